@@ -1,0 +1,108 @@
+"""The parameter file: its model base, its loader and its error messages.
+
+Each command's module declares one frozen model for each section of ``params.yaml`` that it owns. This module knows
+none of them: :mod:`sigma.cli` collects them and validates the whole file before any command starts.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sigma.errors import SigmaError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Section(BaseModel):
+    """A frozen section of ``params.yaml``: unknown keys are refused, types are strict, ranges are checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping; duplicate keys, several documents and other top-level types are refused."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.allow_duplicate_keys = False
+    yaml.max_depth = 20
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SigmaError(f"{path}: not found; run the command from the project's root") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SigmaError(f"{path}: not readable ({error})") from None
+    if "&" in text and any(line.lstrip().startswith(("*", "<<")) or ": *" in line for line in text.splitlines()):
+        raise SigmaError(f"{path}: YAML anchors and aliases are not used here; write the values out")
+    try:
+        data = yaml.load(text)
+    except YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise SigmaError(f"{path}: not valid YAML: {detail}") from None
+    if not isinstance(data, dict):
+        raise SigmaError(f"{path}: expected a mapping of sections, found {type(data).__name__}")
+    return data
+
+
+def _legal(model: type[BaseModel], location: tuple[Any, ...]) -> str:
+    """What the field at ``location`` accepts, in words: its range, or its choices."""
+    field, owner = None, model
+    for part in location:
+        if not (isinstance(owner, type) and issubclass(owner, BaseModel)) or part not in owner.model_fields:
+            break
+        field = owner.model_fields[part]
+        owner = field.annotation
+    if field is None:
+        return ""
+    schema = model.model_json_schema()
+    node: Any = schema
+    for part in location:
+        while "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+        node = node.get("properties", {}).get(part)
+        if node is None:
+            return ""
+    options = node.get("anyOf", [node])
+    words = []
+    names = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    for option in options:
+        if "enum" in option:
+            words.append("one of " + ", ".join(map(str, option["enum"])))
+            continue
+        if "const" in option:
+            words.append(str(option["const"]))
+            continue
+        bounds = " and ".join(f"{sign} {option[key]}" for key, sign in names.items() if key in option)
+        words.append(" ".join(filter(None, [option.get("type", ""), bounds, option.get("pattern", "")])))
+    return " or ".join(filter(None, words))
+
+
+def validate(sections: Mapping[str, type[Section]], data: Mapping[str, Any], source: Path) -> dict[str, Section]:
+    """Check every section of ``data``; raises :class:`SigmaError` that names file, key and legal range."""
+    unknown = sorted(set(data) - set(sections))
+    if unknown:
+        raise SigmaError(f"{source}: unknown section {unknown[0]!r}; the sections are {', '.join(sorted(sections))}")
+    parsed: dict[str, Section] = {}
+    for name, model in sections.items():
+        if name not in data:
+            raise SigmaError(f"{source}: section {name!r} is missing")
+        if not isinstance(data[name], dict):
+            raise SigmaError(f"{source}: {name}: expected a mapping, found {type(data[name]).__name__}")
+        try:
+            parsed[name] = model.model_validate(data[name])
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join([name, *map(str, first["loc"])])
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(sorted(model.model_fields))
+                raise SigmaError(f"{source}: {key}: unknown key; {name} has {known}") from None
+            legal = _legal(model, first["loc"])
+            found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+            message = first["msg"].removeprefix("Value error, ")
+            raise SigmaError(
+                f"{source}: {key}: {message[0].lower()}{message[1:]}{found}" + (f"; legal: {legal}" if legal else "")
+            ) from None
+    return parsed
