@@ -1,0 +1,19 @@
+"""Sigma: telepathy residuals on a frozen π0.5 policy, as a DVC pipeline of cached stages.
+
+The public classes load on first use, so that importing the package costs nothing:
+
+>>> from sigma import SigmaTelepathyVLA, SigmaTelepathyAdapter
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+__all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA", "__version__"]
+
+_LAZY = {"SigmaTelepathyVLA": "sigma.policy.sigma", "SigmaTelepathyAdapter": "sigma.policy.adapter"}
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'sigma' has no attribute {name!r}")

@@ -1,0 +1,21 @@
+"""Shared by all tests: threads, offline mode, and what happens where nothing can be rendered."""
+
+import ctypes.util
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    if ctypes.util.find_library("OSMesa"):
+        return
+    if os.environ.get("SIGMA_REQUIRE_GL"):
+        raise pytest.UsageError("no off-screen GL library: install libosmesa6")
+    skip = pytest.mark.skip(reason="no off-screen GL library: install libosmesa6")
+    for item in items:
+        if "render" in item.keywords:
+            item.add_marker(skip)
