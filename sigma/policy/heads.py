@@ -1,0 +1,103 @@
+"""The telepathy heads: everything that Sigma trains beside LoRA, as one module with its own file.
+
+The source keeps them in ``sigma_telepathy_heads.pt``; the same tensors are written as ``.safetensors`` too, which is
+the form that this project reads first.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sigma.errors import SigmaError
+from sigma.io import atomic_file
+from sigma.policy.residuals import ResidualHeads
+from sigma.policy.sizes import TelepathySizes
+from sigma.policy.telepathy import FiLM, StateEncoder, TelepathyPath
+
+FILE = "sigma_telepathy_heads.safetensors"
+SOURCE_FILE = "sigma_telepathy_heads.pt"
+
+
+class TelepathyHeads(nn.Module):
+    """State encoder, FiLM, telepathy path and residual heads, in float32."""
+
+    def __init__(self, sizes: TelepathySizes, token_rms: float):
+        super().__init__()
+        self.sizes = sizes
+        self.state_encoder = StateEncoder(sizes, token_rms)
+        self.film = FiLM(sizes.factors, sizes.factor_dim, sizes.width)
+        self.path = TelepathyPath(sizes)
+        self.residuals = ResidualHeads(sizes)
+
+
+def build_heads(sizes: TelepathySizes, token_rms: float, seed: int) -> TelepathyHeads:
+    """Heads with seeded initial weights; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TelepathyHeads(sizes, token_rms)
+
+
+def save_heads(heads: TelepathyHeads, folder: Path) -> None:
+    """Write the tensors as ``.safetensors`` and, in the source's form, as ``.pt``; the bytes depend on them alone."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(heads.state_dict().items())}
+    with atomic_file(Path(folder) / FILE) as temporary:
+        save_file(tensors, temporary)
+    with atomic_file(Path(folder) / SOURCE_FILE) as temporary, open(temporary, "wb") as file:
+        torch.save(tensors, file)
+
+
+def read_heads(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a heads file, ``.safetensors`` or ``.pt``; nothing is unpickled."""
+    path = Path(path)
+    if not path.is_file():
+        raise SigmaError(f"{path}: not found; run `dvc repro` or give the file that finetune wrote")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise SigmaError(f"{path}: not a plain file of tensors ({type(error).__name__}: {reason})") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise SigmaError(f"{path}: expected a mapping of names to tensors")
+    return tensors
+
+
+def load_heads(heads: TelepathyHeads, path: Path) -> None:
+    """Load strictly; raises :class:`SigmaError` naming the first tensor that is missing, extra, misshapen or NaN."""
+    tensors, expected = read_heads(path), heads.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors:
+            raise SigmaError(f"{path}: tensor {name} is missing; the heads were made with other sizes")
+        if name not in expected:
+            raise SigmaError(f"{path}: tensor {name} is unknown; the heads were made with other sizes")
+        if tensors[name].shape != expected[name].shape:
+            found, wanted = tuple(tensors[name].shape), tuple(expected[name].shape)
+            raise SigmaError(f"{path}: tensor {name} has shape {found}, expected {wanted}")
+        if not torch.isfinite(tensors[name]).all():
+            raise SigmaError(f"{path}: tensor {name} holds a non-finite number")
+    heads.load_state_dict(tensors)
+
+
+def describe_heads(heads: TelepathyHeads) -> dict[str, float | int | str]:
+    """What CHECK A compares: a digest of every tensor, their count, and mean, std and rms of all numbers together."""
+    whole, values = hashlib.sha256(), []
+    for name, tensor in sorted(heads.state_dict().items()):
+        data = tensor.detach().cpu().contiguous()
+        whole.update(f"{name}:{data.dtype}:{tuple(data.shape)}:".encode() + data.numpy().tobytes())
+        values.append(data.double().flatten())
+    numbers = torch.cat(values)
+    return {
+        "digest": whole.hexdigest(),
+        "tensors": len(values),
+        "mean": numbers.mean().item(),
+        "std": numbers.std(correction=0).item(),
+        "rms": numbers.square().mean().sqrt().item(),
+    }
