@@ -1,0 +1,244 @@
+"""The frozen π0.5 that Sigma stands on: where it lies, what it is to the bit, and how it is loaded.
+
+A base is a LeRobot policy folder: ``config.json``, ``model.safetensors``, the pre-processor's files with the
+statistics, and, where it has its own, a tokenizer folder. Nothing here trusts LeRobot's ``from_pretrained``; see
+:mod:`sigma.policy.checkpoint`.
+"""
+
+import hashlib
+import importlib.resources
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.policies.pi05.configuration_pi05 import PI05Config
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from sigma.errors import SigmaError
+from sigma.io import digest_file, read_json
+from sigma.policy.checkpoint import load_strictly, stored_tensors, tensor_digest, tensor_digests
+from sigma.policy.configuration_pi05_small import PI05SmallConfig
+from sigma.policy.prefix import text_embeddings
+from sigma.policy.prompt import INSTRUCTION, Prompt, Prompter
+from sigma.policy.quantiles import Quantiles
+
+__all__ = ["Base", "Quantiles", "describe_base", "load_base", "resolve_base", "tensor_digests"]
+
+EMBEDDED = "embedded"
+STATE, ACTION = "observation.state", "action"
+_PREPROCESSOR = "policy_preprocessor.json"
+_TYPES = {"pi05": PI05Config, "pi05_small": PI05SmallConfig}
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A frozen π0.5, ready to run.
+
+    Attributes:
+        policy: LeRobot's policy in evaluation mode, no tensor trainable.
+        prompter: writes and tokenises its prompts.
+        cameras: image feature names in the policy's order (V of them).
+        state_dim, action_dim: sizes of ``observation.state`` and ``action``.
+        chunk_size: actions predicted at once.
+        resolution: side of its square images in pixels.
+        num_steps: Euler steps of its sampler.
+        statistics: the checkpoint's own quantiles by feature name; ``None`` where it was published without.
+        reference: what :func:`describe_base` said of it.
+    """
+
+    policy: PI05Policy
+    prompter: Prompter
+    cameras: tuple[str, ...]
+    state_dim: int
+    action_dim: int
+    chunk_size: int
+    resolution: int
+    num_steps: int
+    statistics: dict[str, Quantiles] | None
+    reference: dict[str, Any]
+
+    def text_embedding_mean(self, prompt: Prompt) -> Tensor:
+        """Mean frozen embedding ``[B, d]`` of the instruction's tokens (not the state's, not the frame words)."""
+        device = next(self.policy.parameters()).device
+        with torch.no_grad():
+            embeddings = text_embeddings(self.policy, prompt.tokens.to(device)).float()
+        chosen = (prompt.groups == INSTRUCTION).to(device)[..., None]
+        return (embeddings * chosen).sum(dim=1) / chosen.sum(dim=1)
+
+
+def resolve_base(source: str, revision: str | None) -> Path:
+    """The folder of a base: ``embedded`` (shipped in the package), a local folder, or a Hub id at a pinned commit.
+
+    Raises:
+        SigmaError: the folder is not there, the revision is no 40-hex commit, or the Hub does not give it.
+    """
+    folder = Path(str(importlib.resources.files("sigma"))) / "embedded" / "base" if source == EMBEDDED else Path(source)
+    if source == EMBEDDED or folder.is_dir():
+        if revision:
+            raise SigmaError(
+                f"the base {source!r} is not a Hub id, so it has no revision; found {revision!r}; legal: null"
+            )
+        if not (folder / "config.json").is_file():
+            raise SigmaError(f"{folder / 'config.json'}: not found; a base is a LeRobot policy folder")
+        return folder
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
+        raise SigmaError(f"{source}: no such folder, and not a Hub id of the form owner/name")
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise SigmaError(f"the Hub base {source} needs a revision of 40 hex digits (a commit), found {revision!r}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model"]))
+    except Exception as error:  # the Hub client raises a wide family; all of them mean "not available"
+        raise SigmaError(f"{source}@{revision}: not available from the Hub ({' '.join(str(error).split())})") from None
+
+
+def _configuration(folder: Path) -> PI05Config:
+    raw = read_json(folder / "config.json")
+    kind = raw.get("type") if isinstance(raw, dict) else None
+    if kind not in _TYPES:
+        raise SigmaError(f"{folder / 'config.json'}: type is {kind!r}; legal: {', '.join(sorted(_TYPES))}")
+    try:
+        config = PreTrainedConfig.from_pretrained(folder)
+        config.validate_features()
+    except SigmaError:
+        raise
+    except Exception as error:  # draccus raises a wide family
+        raise SigmaError(
+            f"{folder / 'config.json'}: not a {kind} configuration ({' '.join(str(error).split())})"
+        ) from None
+    if config.use_relative_actions:
+        raise SigmaError(
+            f"{folder / 'config.json'}: use_relative_actions is true; checkpoints that predict relative actions are "
+            "not supported; legal: false"
+        )
+    for kind_of_feature in ("STATE", "ACTION"):
+        mode = config.normalization_mapping.get(kind_of_feature)
+        if mode is not NormalizationMode.QUANTILES:
+            raise SigmaError(
+                f"{folder / 'config.json'}: normalization_mapping.{kind_of_feature} is {mode}; legal: QUANTILES"
+            )
+    return config
+
+
+def _steps(folder: Path) -> list[dict[str, Any]]:
+    """The saved pre-processor's steps; empty where the checkpoint has none."""
+    file = folder / _PREPROCESSOR
+    return read_json(file)["steps"] if file.is_file() else []
+
+
+def _statistics(folder: Path, dims: dict[str, int]) -> dict[str, Quantiles] | None:
+    """q01 and q99 of state and action from LeRobot's saved normalizer step."""
+    for step in _steps(folder):
+        if step.get("registry_name") == "relative_actions_processor" and step.get("config", {}).get("enabled"):
+            raise SigmaError(f"{folder / _PREPROCESSOR}: relative actions are switched on; they are not supported")
+    step = next((one for one in _steps(folder) if one.get("registry_name") == "normalizer_processor"), None)
+    if step is None or "state_file" not in step:
+        return None
+    file = folder / step["state_file"]
+    try:
+        stored = load_file(file)
+    except Exception as error:  # missing or corrupt
+        raise SigmaError(f"{file}: not readable as safetensors ({' '.join(str(error).split())})") from None
+    statistics = {}
+    for feature, dim in dims.items():
+        names = [f"{feature}.q01", f"{feature}.q99"]
+        if not all(name in stored for name in names):
+            return None
+        low, high = (stored[name].float().numpy() for name in names)
+        if low.shape != (dim,):
+            raise SigmaError(f"{file}: {names[0]} has shape {low.shape}; config.json asks for ({dim},)")
+        statistics[feature] = Quantiles(low, high, float(step.get("config", {}).get("eps", 1e-8)))
+    return statistics
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The policy's tokenizer: its own folder, else the one that the saved pre-processor names."""
+    source: str | None = str(folder / "tokenizer")
+    if not Path(source).is_dir():
+        step = next((one for one in _steps(folder) if one.get("registry_name") == "tokenizer_processor"), {})
+        source = step.get("config", {}).get("tokenizer_name")
+    if source is None:
+        raise SigmaError(f"{folder}: no tokenizer folder, and {_PREPROCESSOR} names none")
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # not found, gated, or corrupt
+        raise SigmaError(
+            f"the tokenizer {source} is not available; accept its licence and set HF_TOKEN, or save it into "
+            f"{folder / 'tokenizer'} ({' '.join(str(error).split())[:200]})"
+        ) from None
+
+
+def _dims(config: PI05Config) -> dict[str, int]:
+    return {STATE: config.input_features[STATE].shape[0], ACTION: config.output_features[ACTION].shape[0]}
+
+
+def _facts(folder: Path) -> tuple[PI05Config, PreTrainedTokenizerFast, dict[str, Quantiles] | None, dict[str, Any]]:
+    """Everything but the weights, and the JSON-ready description of it."""
+    config, tokenizer = _configuration(folder), _tokenizer(folder)
+    dims = _dims(config)
+    statistics = _statistics(folder, dims)
+    vocabulary = getattr(config, "vocabulary_size", 257152)
+    if len(tokenizer) > vocabulary:
+        raise SigmaError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the policy embeds {vocabulary}")
+    description = {
+        "type": config.type,
+        "cameras": list(config.image_features),
+        "resolution": config.image_resolution[0],
+        "state_dim": dims[STATE],
+        "action_dim": dims[ACTION],
+        "chunk_size": config.chunk_size,
+        "num_steps": config.num_inference_steps,
+        "prompt_length": config.tokenizer_max_length,
+        "relative_actions": False,
+        "statistics": None if statistics is None else {name: one.to_json() for name, one in statistics.items()},
+        "config": digest_file(folder / "config.json"),
+        "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+    }
+    return config, tokenizer, statistics, description
+
+
+def describe_base(source: str, revision: str | None) -> dict[str, Any]:
+    """A JSON-ready reference of a base: source, revision, sizes, statistics and a digest of everything it consists of.
+
+    ``digest`` covers the whole description but source and revision, so equal bases in two places have equal digests.
+    """
+    folder = resolve_base(source, revision)
+    *_, description = _facts(folder)
+    description["tensors"] = {name: tensor_digest(tensor) for name, tensor in stored_tensors(folder)}
+    whole = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    return {"source": source, "revision": revision or None, **description, "digest": whole}
+
+
+def load_base(reference: dict[str, Any], *, device: str = "cpu", dtype: str = "float32") -> Base:
+    """Load the base that a reference describes, and nothing else: every digest is checked.
+
+    Raises:
+        SigmaError: the base is gone, altered, incomplete, relative, or its weights are not finite.
+    """
+    folder = resolve_base(reference["source"], reference["revision"])
+    config, tokenizer, statistics, description = _facts(folder)
+    for key, value in description.items():
+        if reference.get(key) != value:
+            raise SigmaError(f"{folder}: its {key} is not the one that was recorded; fetch the base again (dvc repro)")
+    policy = load_strictly(config, folder, reference["tensors"], dtype=dtype).to(device)
+    policy.config.device = device
+    return Base(
+        policy=policy,
+        prompter=Prompter(tokenizer, config.tokenizer_max_length),
+        cameras=tuple(config.image_features),
+        state_dim=description["state_dim"],
+        action_dim=description["action_dim"],
+        chunk_size=config.chunk_size,
+        resolution=config.image_resolution[0],
+        num_steps=config.num_inference_steps,
+        statistics=statistics,
+        reference=reference,
+    )

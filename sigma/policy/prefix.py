@@ -1,0 +1,161 @@
+"""π0.5 in its parts: image and text embeddings, one pass over the prefix, and the action expert over its cache.
+
+Every function runs LeRobot's own modules in LeRobot's own order, so that for one noise draw the actions equal
+``PI05Policy.predict_action_chunk`` to the bit. What is added: prefix tokens that a caller may change or append, and
+several noise draws that share one prefix.
+
+Legend: B batch, V cameras, P tokens an image, L prompt tokens, N prefix tokens, Ns appended tokens, d language-model
+width, K noise draws, Tc action chunk, A action dim, Ap the policy's padded action dim (``config.max_action_dim``).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from lerobot.policies.common.flow_matching import euler_integrate
+from lerobot.policies.common.vla_utils import make_att_2d_masks, pad_vector, prepare_attention_masks_4d
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from torch import Tensor
+from transformers import DynamicCache
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the language model reads: embeddings ``[B, N, d]`` and the mask of real tokens ``[B, N]``."""
+
+    embeddings: Tensor
+    pad_mask: Tensor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prefix after the language model.
+
+    Attributes:
+        cache: keys and values of every layer, for the action expert.
+        pad_mask: ``[B, N]`` bool, true at real tokens.
+        last: ``[B, N, d]``, after the final norm.
+        layers: ``[B, N, d]`` after each decoder layer, the last one after the final norm; ``None`` unless asked for.
+    """
+
+    cache: DynamicCache
+    pad_mask: Tensor
+    last: Tensor
+    layers: tuple[Tensor, ...] | None
+
+
+def vision_tokens(policy: PI05Policy, images: Tensor) -> Tensor:
+    """Image tokens ``[B, V, P, d]`` of images ``[B, V, 3, S, S]``, float in [0, 1] at the policy's resolution.
+
+    Raises:
+        ValueError: the images are not at the policy's resolution; resizing belongs to the data's preparation.
+    """
+    height, width = policy.config.image_resolution
+    if images.ndim != 5 or tuple(images.shape[2:]) != (3, height, width):
+        raise ValueError(f"images must be [B, V, 3, {height}, {width}], found {tuple(images.shape)}")
+    tower = policy.model.paligemma_with_expert
+    # Camera by camera, as LeRobot does: a fused batch would pick other kernels and other last digits.
+    return torch.stack([tower.embed_image(images[:, view] * 2.0 - 1.0) for view in range(images.shape[1])], dim=1)
+
+
+def text_embeddings(policy: PI05Policy, tokens: Tensor) -> Tensor:
+    """Embeddings ``[B, L, d]`` of prompt tokens ``[B, L]``, scaled as the language model expects them."""
+    return policy.model.paligemma_with_expert.embed_language_tokens(tokens)
+
+
+def assemble(
+    vision: Tensor,
+    text: Tensor,
+    text_mask: Tensor,
+    camera_mask: Tensor | None = None,
+    extra: Tensor | None = None,
+) -> Prefix:
+    """Join image tokens ``[B, V, P, d]``, text ``[B, L, d]`` and appended tokens ``[B, Ns, d]`` into a prefix.
+
+    All of them attend to each other. ``text_mask`` is ``[B, L]``; ``camera_mask`` ``[B, V]`` hides absent cameras.
+    """
+    batch, views, patches, _ = vision.shape
+    if camera_mask is None:
+        camera_mask = torch.ones(batch, views, dtype=torch.bool, device=vision.device)
+    embeddings = [vision.flatten(1, 2), text]
+    masks = [camera_mask.repeat_interleave(patches, dim=1), text_mask]
+    if extra is not None:
+        embeddings.append(extra)
+        masks.append(torch.ones(extra.shape[:2], dtype=torch.bool, device=extra.device))
+    return Prefix(torch.cat(embeddings, dim=1), torch.cat(masks, dim=1))
+
+
+def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False) -> Encoded:
+    """One pass of the language model over the prefix, as LeRobot's ``sample_actions`` makes it, with gradients if on.
+
+    Works with LoRA attached to the language model. Raises ``ValueError`` under gradient checkpointing in training mode,
+    where the language model gives no cache.
+    """
+    model = policy.model.paligemma_with_expert.paligemma.model.language_model
+    model.config._attn_implementation = "eager"
+    embeddings = prefix.embeddings
+    if model.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16:
+        embeddings = embeddings.to(torch.bfloat16)
+    all_to_all = make_att_2d_masks(prefix.pad_mask, torch.zeros_like(prefix.pad_mask))
+    output = model.forward(
+        inputs_embeds=embeddings,
+        attention_mask=prepare_attention_masks_4d(all_to_all),
+        position_ids=torch.cumsum(prefix.pad_mask, dim=1) - 1,
+        past_key_values=None,
+        use_cache=True,
+        adarms_cond=None,
+        output_hidden_states=hidden_states,
+    )
+    if output.past_key_values is None:
+        raise ValueError("the language model gave no cache: switch gradient checkpointing off or use eval mode")
+    layers = tuple(output.hidden_states[1:]) if hidden_states else None
+    return Encoded(output.past_key_values, prefix.pad_mask, output.last_hidden_state, layers)
+
+
+def repeat(encoded: Encoded, draws: int) -> Encoded:
+    """The same prefix ``draws`` times in a row for each sample: batch B becomes B·K, sample-major."""
+    if draws == 1:
+        return encoded
+    cache = DynamicCache(
+        tuple(
+            (keys.repeat_interleave(draws, dim=0), values.repeat_interleave(draws, dim=0), window)
+            for keys, values, window in encoded.cache
+        )
+    )
+    # The hidden states are not needed by the action expert, so they are not repeated.
+    return Encoded(cache, encoded.pad_mask.repeat_interleave(draws, dim=0), encoded.last, None)
+
+
+def integrate(policy: PI05Policy, encoded: Encoded, noise: Tensor, num_steps: int) -> Tensor:
+    """Action chunks ``[B, K, Tc, A]`` from noise ``[B, K, Tc, Ap]`` in ``num_steps`` Euler steps over the cache.
+
+    In normalised units, with gradients if they are on. For K = 1 bit-identical to ``predict_action_chunk``.
+    """
+    batch, draws = noise.shape[:2]
+    shared = repeat(encoded, draws)
+
+    def velocity(x_t: Tensor, time: Tensor) -> Tensor:
+        return policy.model.denoise_step(shared.pad_mask, shared.cache, x_t, time)
+
+    actions = euler_integrate(velocity, noise.flatten(0, 1), num_steps)
+    return actions.unflatten(0, (batch, draws))[..., : policy.config.output_features["action"].shape[0]]
+
+
+def flow_matching_loss(policy: PI05Policy, encoded: Encoded, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """π0.5's flow-matching loss, unreduced ``[B, K, Tc, A]``, of K noise draws that share one prefix.
+
+    Equal to LeRobot's joint training forward at K = 1, because the prefix never attends to the actions.
+
+    Args:
+        actions: ``[B, Tc, A]``, normalised.
+        noise: ``[B, K, Tc, Ap]``.
+        time: ``[B, K]`` in (0, 1]; 1 is pure noise.
+    """
+    batch, draws = time.shape
+    shared = repeat(encoded, draws)
+    target = pad_vector(actions, policy.config.max_action_dim).repeat_interleave(draws, dim=0)
+    flat_noise, flat_time = noise.flatten(0, 1), time.flatten()
+    weight = flat_time[:, None, None]
+    x_t = weight * flat_noise + (1 - weight) * target
+    velocity = policy.model.denoise_step(shared.pad_mask, shared.cache, x_t, flat_time)
+    loss = (flat_noise - target - velocity).square()
+    return loss.unflatten(0, (batch, draws))[..., : actions.shape[-1]]
