@@ -1,0 +1,89 @@
+"""Bringing a LeRobotDataset into the project: from the package, a local folder, or the Hub at a pinned revision."""
+
+import importlib.resources
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sigma.data.source import CODEBASE_VERSION, open_dataset
+from sigma.errors import SigmaError
+from sigma.io import atomic_directory, digest_folder
+
+EMBEDDED = "embedded"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REVISION = re.compile(r"[0-9a-f]{40}")
+
+
+def locate_dataset(source: str, revision: str | None) -> Path:
+    """The folder that holds the dataset ``source``: ``embedded``, a local folder, or a snapshot of a Hub id.
+
+    Raises :class:`SigmaError` where there is none, where a Hub id comes without a pinned revision, and where a revision
+    is given for something that has none.
+    """
+    folder = Path(source)
+    if source == EMBEDDED or folder.is_dir():
+        if revision is not None:
+            raise SigmaError(
+                f"params.yaml: fetch.dataset.revision: {source!r} is a folder, only a Hub id has a revision; "
+                "legal: null"
+            )
+        if source != EMBEDDED:
+            return folder
+        shipped = Path(str(importlib.resources.files("sigma") / "embedded" / "dataset"))
+        if not shipped.is_dir():
+            raise SigmaError(f"{shipped}: the shipped dataset is not in this installation; reinstall, or name another")
+        return shipped
+    if not HUB_ID.fullmatch(source):
+        raise SigmaError(
+            f"params.yaml: fetch.dataset.source: {source!r} is no folder here; "
+            "legal: embedded, a LeRobotDataset folder, or a Hub id such as lerobot/svla_so101_pickplace"
+        )
+    if revision is None or not REVISION.fullmatch(revision):
+        raise SigmaError(
+            f"params.yaml: fetch.dataset.revision: {source!r} is no folder here, and as a Hub id it needs a commit; "
+            "legal: 40 hex digits"
+        )
+    return _download(source, revision)
+
+
+def _download(repository: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, repo_type="dataset", revision=revision))
+    except LocalEntryNotFoundError:
+        reason = "it is not in the local cache and the Hub cannot be reached"
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+    raise SigmaError(f"{repository}@{revision}: the dataset cannot be downloaded: {reason}")
+
+
+def fetch_dataset(source: str, revision: str | None, target: Path) -> None:
+    """Copy the checked dataset to ``target``, whole or not at all: its metadata and every file that names, no other."""
+    dataset = open_dataset(locate_dataset(source, revision))
+    if target.resolve() == dataset.root.resolve():
+        raise SigmaError(f"params.yaml: fetch.dataset.source: {source!r} is the folder that fetch writes; name another")
+    with atomic_directory(target) as folder:
+        for name in dataset.files():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(dataset.root / name, folder / name)
+
+
+def describe_dataset(folder: Path, source: str, revision: str | None) -> dict[str, Any]:
+    """The record of a fetched dataset: where it came from, the digest of its content, and what it holds."""
+    dataset = open_dataset(folder)
+    return {
+        "source": source,
+        "revision": revision,
+        "digest": digest_folder(folder),
+        "codebase_version": CODEBASE_VERSION,
+        "episodes": len(dataset.episodes),
+        "frames": dataset.frames,
+        "fps": dataset.fps,
+        "robot_type": dataset.robot_type,
+        "joint_names": list(dataset.joint_names),
+        "cameras": {key: [camera.height, camera.width] for key, camera in dataset.cameras.items()},
+        "tasks": list(dataset.tasks),
+    }

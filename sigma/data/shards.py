@@ -1,0 +1,190 @@
+"""The files between the dataset and everything that learns or scores: later stages read these and nothing else.
+
+A folder holds ``shard_0000x.pt`` (tensors), ``windows.parquet`` (one row a candidate window) and ``meta.json`` (format
+version, protocol, statistics, splits, digests). A frame is stored once, however many windows see it; an episode lies in
+one shard. The same input gives the same bytes.
+
+Legend: F frames, W windows, M history, V cameras, S resolution, T chunk_size of the base, D joints.
+"""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sigma.errors import SigmaError
+from sigma.io import digest_file, read_json, read_table, write_json, write_table
+
+FORMAT_VERSION = 1
+META, WINDOWS = "meta.json", "windows.parquet"
+
+# Name: (dtype, dimensions). Frame tensors share their first size F, window tensors W.
+TENSORS: dict[str, tuple[torch.dtype, int]] = {
+    "frame_images": (torch.uint8, 5),  # [F, V, 3, S, S]
+    "frame_state": (torch.float32, 2),  # [F, D], raw units
+    "frame_episode": (torch.int64, 1),
+    "frame_step": (torch.int64, 1),
+    "frame_task": (torch.int64, 1),
+    "window_episode": (torch.int64, 1),
+    "window_step": (torch.int64, 1),
+    "window_task": (torch.int64, 1),
+    "window_frames": (torch.int64, 2),  # [W, M], rows of this shard, oldest first; −1 before the episode began
+    "window_action": (torch.float32, 3),  # [W, T, D], raw units, the last action repeated past the episode's end
+    "window_valid": (torch.bool, 2),  # [W, T]
+}
+
+
+def shard_name(index: int) -> str:
+    """The file name of shard ``index``."""
+    return f"shard_{index:05d}.pt"
+
+
+def write_shard(folder: Path, index: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Write one shard and return its record for ``meta.json``: name, bytes, sha256, frames, windows."""
+    _check_tensors(tensors, shard_name(index))
+    path = folder / shard_name(index)
+    # An open file, not a path: torch stores a path's stem inside the archive, and temporary names differ.
+    with open(path, "wb") as file:
+        torch.save({name: tensors[name].contiguous() for name in TENSORS}, file)
+    return {
+        "name": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": digest_file(path),
+        "frames": len(tensors["frame_step"]),
+        "windows": len(tensors["window_step"]),
+    }
+
+
+def write_index(folder: Path, meta: Mapping[str, Any], windows) -> None:
+    """Write ``windows.parquet`` (a pyarrow table) and ``meta.json`` beside the shards; ``meta`` has the rest of it."""
+    write_table(folder / WINDOWS, windows)
+    version = {"format_version": FORMAT_VERSION, "windows_sha256": digest_file(folder / WINDOWS)}
+    write_json(folder / META, {**meta, **version})
+
+
+def _check_tensors(tensors: Mapping[str, Any], name: str) -> None:
+    missing = sorted(set(TENSORS) - set(tensors))
+    if missing:
+        raise SigmaError(f"{name}: tensor {missing[0]!r} is missing")
+    sizes: dict[str, int] = {}
+    for key, (dtype, dimensions) in TENSORS.items():
+        tensor = tensors[key]
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype or tensor.ndim != dimensions:
+            raise SigmaError(f"{name}: tensor {key!r} is not {dtype} with {dimensions} dimensions")
+        group = key.partition("_")[0]
+        if sizes.setdefault(group, len(tensor)) != len(tensor):
+            raise SigmaError(f"{name}: tensor {key!r} has {len(tensor)} rows where others have {sizes[group]}")
+
+
+def _load_shard(folder: Path, record: Mapping[str, Any], verify: bool) -> dict[str, torch.Tensor]:
+    path = folder / record["name"]
+    again = "run the window stage again (dvc repro window)"
+    if not path.is_file():
+        raise SigmaError(f"{path}: the shard is missing; {again}")
+    size = path.stat().st_size
+    if size < record["bytes"]:
+        raise SigmaError(f"{path}: the shard is truncated ({size} of {record['bytes']} bytes); {again}")
+    if size > record["bytes"] or (verify and digest_file(path) != record["sha256"]):
+        raise SigmaError(f"{path}: the shard was altered (its digest is not that of {META}); {again}")
+    try:
+        tensors = torch.load(path, mmap=True, weights_only=True, map_location="cpu")
+    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise SigmaError(f"{path}: not readable as a shard ({' '.join(str(error).split())[:120]}); {again}") from None
+    _check_tensors(tensors, str(path))
+    if (len(tensors["frame_step"]), len(tensors["window_step"])) != (record["frames"], record["windows"]):
+        raise SigmaError(f"{path}: frame and window counts differ from {META}; {again}")
+    return tensors
+
+
+@dataclass(frozen=True)
+class Shards:
+    """All shards of a folder as one set of arrays; images stay on disk until they are asked for.
+
+    Frame ids are global: rows of the shards one after the other. Arrays (NumPy): ``frame_state`` float32 [F, D] in raw
+    units; ``frame_episode``, ``frame_step``, ``frame_task`` int64 [F]; ``window_episode``, ``window_step``,
+    ``window_task`` int64 [W]; ``window_split`` str [W]; ``window_kept``, ``window_strided`` bool [W]; ``window_frames``
+    int64 [W, M] (−1 where masked); ``window_action`` float32 [W, T, D] in raw units; ``window_valid`` bool [W, T].
+    """
+
+    folder: Path
+    meta: dict[str, Any]
+    tasks: list[str]
+    frame_state: np.ndarray
+    frame_episode: np.ndarray
+    frame_step: np.ndarray
+    frame_task: np.ndarray
+    window_episode: np.ndarray
+    window_step: np.ndarray
+    window_task: np.ndarray
+    window_split: np.ndarray
+    window_kept: np.ndarray
+    window_strided: np.ndarray
+    window_frames: np.ndarray
+    window_action: np.ndarray
+    window_valid: np.ndarray
+    _images: tuple[torch.Tensor, ...]
+    _first_frame: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path, verify: bool = True) -> "Shards":
+        """Open ``folder`` and check it; ``verify=False`` skips the digests (sizes are still checked).
+
+        Raises :class:`SigmaError`, naming the file, for a newer format and for a missing, truncated or altered file.
+        """
+        folder = Path(folder)
+        meta = read_json(folder / META)
+        version = meta.get("format_version") if isinstance(meta, dict) else None
+        if version != FORMAT_VERSION:
+            newer = isinstance(version, int) and version > FORMAT_VERSION
+            hint = "update this package" if newer else "run the window stage again (dvc repro window)"
+            raise SigmaError(
+                f"{folder / META}: format version {version!r} is not read here, only {FORMAT_VERSION}; {hint}"
+            )
+        if verify and (folder / WINDOWS).is_file() and digest_file(folder / WINDOWS) != meta["windows_sha256"]:
+            raise SigmaError(
+                f"{folder / WINDOWS}: altered or truncated (its digest is not that of {META}); "
+                "run the window stage again (dvc repro window)"
+            )
+        table = read_table(folder / WINDOWS, ["window", "split", "kept", "strided"]).to_pandas()
+        table = table[table["window"] >= 0].sort_values("window")
+        loaded = [_load_shard(folder, record, verify) for record in meta["shards"]]
+        if not loaded:
+            raise SigmaError(f"{folder / META}: no shard is listed; run the window stage again (dvc repro window)")
+        first_frame = np.cumsum([0, *(record["frames"] for record in meta["shards"])])
+        joined = {
+            name: np.concatenate([shard[name].numpy() for shard in loaded])
+            for name in TENSORS
+            if name not in ("frame_images", "window_frames")
+        }
+        frames = [shard["window_frames"].numpy() for shard in loaded]
+        frames = [np.where(rows >= 0, rows + first, -1) for rows, first in zip(frames, first_frame, strict=False)]
+        if len(table) != len(joined["window_step"]):
+            raise SigmaError(f"{folder / WINDOWS}: {len(table)} stored windows, the shards hold another number")
+        return cls(
+            folder=folder,
+            meta=meta,
+            tasks=list(meta["tasks"]),
+            window_split=table["split"].to_numpy().astype(str),
+            window_kept=table["kept"].to_numpy(),
+            window_strided=table["strided"].to_numpy(),
+            window_frames=np.concatenate(frames),
+            _images=tuple(shard["frame_images"] for shard in loaded),
+            _first_frame=first_frame,
+            **joined,
+        )
+
+    def images(self, frames: np.ndarray) -> torch.Tensor:
+        """Images of global frame ids [n], uint8 [n, V, 3, S, S]; raises ``IndexError`` outside 0 ≤ id < F."""
+        ids = np.asarray(frames, dtype=np.int64)
+        if ids.size and (ids.min() < 0 or ids.max() >= self._first_frame[-1]):
+            raise IndexError(f"frame ids must lie in 0 to {self._first_frame[-1] - 1}")
+        result = torch.empty((len(ids), *self._images[0].shape[1:]), dtype=torch.uint8)
+        shard_of = np.searchsorted(self._first_frame, ids, side="right") - 1
+        for shard in np.unique(shard_of):
+            rows = np.flatnonzero(shard_of == shard)
+            result[torch.from_numpy(rows)] = self._images[shard][torch.from_numpy(ids[rows] - self._first_frame[shard])]
+        return result

@@ -1,0 +1,82 @@
+"""Cutting an episode into windows: where decisions fall, what each sees, what is filtered.
+
+Legend: n frames of the episode, W windows, M history, T horizon, D joints. A window at decision step t has the actions
+t, t + 1, … as targets and the frames t − k·history_stride, k = M − 1 … 0, as observation; nothing later than t is
+observed. The filter reads the whole horizon, but it only selects training windows and is no input of a model.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How windows are cut: horizon T and strides in steps, history M in decisions, chunk_size targets a window."""
+
+    horizon: int
+    chunk_size: int
+    history: int
+    history_stride: int
+    train_stride: int
+    eval_stride: int
+
+
+def decision_steps(length: int, protocol: Protocol, split: str) -> np.ndarray:
+    """Decision steps of an episode, int64 [W].
+
+    Train episodes are cut every ``train_stride`` steps to the end; targets past the end are padded and masked.
+    Held-out episodes are cut every ``eval_stride`` steps and every window is full, so that at ``eval_stride`` = T an
+    episode gives floor(length / T) windows.
+    """
+    if split == "train":
+        return np.arange(0, length, protocol.train_stride, dtype=np.int64)
+    return np.arange(0, length - protocol.horizon + 1, protocol.eval_stride, dtype=np.int64)
+
+
+def is_strided(steps: np.ndarray, length: int, horizon: int) -> np.ndarray:
+    """Whether a window is one of the full, non-overlapping windows of T steps, bool [W]."""
+    return (steps % horizon == 0) & (steps + horizon <= length)
+
+
+def history_steps(steps: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Observed steps of each window, oldest first, its own step last; −1 before the episode began. int64 [W, M]."""
+    back = np.arange(protocol.history - 1, -1, -1, dtype=np.int64) * protocol.history_stride
+    observed = steps[:, None] - back[None, :]
+    return np.where(observed >= 0, observed, -1)
+
+
+def targets(action: np.ndarray, steps: np.ndarray, chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Target actions [W, chunk_size, D] with the last action repeated past the end, and their mask [W, chunk_size]."""
+    index = steps[:, None] + np.arange(chunk_size)[None, :]
+    return action[np.minimum(index, len(action) - 1)], index < len(action)
+
+
+def action_norm(action: np.ndarray, steps: np.ndarray, horizon: int) -> np.ndarray:
+    """Mean L2 norm of the raw action over each window's steps within the episode, float64 [W]."""
+    return _window_mean(np.linalg.norm(action.astype(np.float64), axis=1), steps, horizon)
+
+
+def motion(state: np.ndarray, action: np.ndarray, spread: np.ndarray, steps: np.ndarray, horizon: int) -> np.ndarray:
+    """How much a window commands to move, in normalised units, float64 [W] (own design).
+
+    The mean over the window of the commanded offset ‖a_i − s_i‖ and of the commanded change ‖a_i − a_{i−1}‖, averaged
+    with equal weights. Absolute joint targets far from zero have a large norm while nothing moves; this sees it.
+    ``spread`` [D] is the raw size of a normalised unit.
+    """
+    exact_action, exact_state = action.astype(np.float64), state.astype(np.float64)
+    offset = np.linalg.norm((exact_action - exact_state) / spread, axis=1)
+    change = np.linalg.norm(np.diff(exact_action, axis=0, prepend=exact_action[:1]) / spread, axis=1)
+    return _window_mean((offset + change) / 2, steps, horizon)
+
+
+def _window_mean(values: np.ndarray, steps: np.ndarray, horizon: int) -> np.ndarray:
+    return np.array([values[step : step + horizon].mean() for step in steps], dtype=np.float64)
+
+
+def filter_reasons(norms: np.ndarray, motions: np.ndarray, min_action_norm: float, min_motion: float) -> list[str]:
+    """Why each window is filtered: ``min_action_norm``, ``min_motion``, or an empty string where it is kept."""
+    return [
+        "min_action_norm" if norm < min_action_norm else "min_motion" if moved < min_motion else ""
+        for norm, moved in zip(norms, motions, strict=True)
+    ]
