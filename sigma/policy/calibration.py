@@ -85,8 +85,8 @@ def feature_distance(
     left = np.isfinite(distances).sum(axis=1)
     if len(features) and (reference.shape[0] == 0 or left.min() == 0):
         raise SigmaError(
-            "adapter calibration: the distance of a window to those of other episodes needs validation windows of 2 or more "
-            "episodes; legal: at least 2 validation episodes"
+            "adapter calibration: windows are compared with those of other validation episodes and none is left; "
+            "legal: at least 2 validation episodes"
         )
     nearest = np.sort(distances, axis=1)
     return nearest[np.arange(len(features)), np.minimum(neighbours, left) - 1]

@@ -205,7 +205,7 @@ def test_known_instructions_pass_and_unknown_ones_are_refused(calibration):
     ],
 )
 def test_values_out_of_range_are_refused(arguments):
-    with pytest.raises(ValueError, match="scale|risk_temperature|weights"):
+    with pytest.raises(ValueError, match=r"scale|risk_temperature|weights"):
         SigmaTelepathyAdapter(**arguments)
 
 
@@ -233,7 +233,7 @@ def test_feature_distance_matches_a_loop_and_leaves_the_own_episode_out():
 
 def test_feature_distance_needs_a_second_episode():
     features = np.zeros((4, 2))
-    with pytest.raises(SigmaError, match="2 validation episodes"):
+    with pytest.raises(SigmaError, match=r"2 validation episodes"):
         feature_distance(features, features, episodes=np.zeros(4), calibration_episodes=np.zeros(4))
 
 

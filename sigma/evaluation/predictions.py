@@ -1,0 +1,118 @@
+"""What the model stages predicted, read back for scoring: arrays and JSON, no model and no torch.
+
+Legend: W windows, T horizon, C chunk, D joints, S samples, K factors, E factor dim. Actions are in normalised units.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sigma.errors import SigmaError
+from sigma.evaluation.tables import read_columns
+from sigma.io import read_json, read_table
+from sigma.policy.calibration import BRANCHES
+from sigma.policy.quantiles import Quantiles
+
+SPLITS = ("test", "validation", "train")
+IDENTITY = ("window", "episode", "step", "split")
+BASELINE_COLUMNS = (
+    *IDENTITY,
+    *("task", "kept", "strided", "action", "valid", "hold", "base_action", "base_zero_noise", "base_samples"),
+)
+SIGMA_COLUMNS = (
+    *IDENTITY,
+    *("base_action", "adapted_action", "residual_vector", "residual_chunk", "residual_trajectory", "tau", "tau_l2"),
+    *("sem_align", "control_tau_l2", "control_sem_align", "feature_distance", "text_distance"),
+)
+# Two passes of one base differ by less than this between batch shapes; another base or other windows differ by more.
+SAME_BASE = 1e-3
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Both tables, joined, and the facts of the shards and features that they were made from.
+
+    ``base`` and ``sigma`` map a column's name to its array ``[W, ...]``. ``scored [D]`` is False at joints that the
+    window stage excludes by name.
+    """
+
+    base: dict[str, np.ndarray]
+    sigma: dict[str, np.ndarray]
+    shards: dict[str, Any]
+    features: dict[str, Any]
+    joints: list[str]
+    scored: np.ndarray
+    quantiles: Quantiles
+    frames: dict[int, list[tuple[str, bytes]]] = field(default_factory=dict)
+
+    @property
+    def chunk(self) -> int:
+        return self.sigma["residual_chunk"].shape[1]
+
+    @property
+    def horizon(self) -> int:
+        return self.base["action"].shape[1]
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of one split's windows."""
+        return np.flatnonzero(self.base["split"] == split)
+
+    def residuals(self) -> dict[str, np.ndarray]:
+        """The residual of each branch, ``[W, n, D]``."""
+        return {branch: self.sigma[f"residual_{branch}"] for branch in BRANCHES}
+
+
+def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], names: tuple[Path, Path]) -> None:
+    """Refuse tables that are not of one run."""
+    first, second = names
+    for name in IDENTITY:
+        if not np.array_equal(base[name], sigma[name]):
+            raise SigmaError(f"{second}: column {name!r} differs from {first}; run the stage again (dvc repro)")
+    windows, horizon, joints = base["action"].shape
+    shapes = {"residual_vector": (windows, 1, joints), "residual_trajectory": (windows, horizon, joints)}
+    shapes |= {"base_action": base["action"].shape, "adapted_action": base["action"].shape}
+    for name, shape in shapes.items():
+        if sigma[name].shape != shape:
+            raise SigmaError(f"{second}: column {name!r} has shape {sigma[name].shape}, {first} asks for {shape}")
+    for name in ("action", "hold", "base_action", "base_zero_noise", "base_samples"):
+        if not np.isfinite(base[name]).all():
+            raise SigmaError(f"{first}: column {name!r} holds a value that is not finite; legal: finite numbers")
+    for name in ("tau_l2", "sem_align", "control_tau_l2", "control_sem_align"):
+        if not np.isfinite(sigma[name]).all():
+            raise SigmaError(f"{second}: column {name!r} holds a value that is not finite; legal: finite numbers")
+    if not np.allclose(base["base_action"], sigma["base_action"], rtol=SAME_BASE, atol=SAME_BASE):
+        raise SigmaError(f"{second}: its base actions are not those of {first}; run the stage again (dvc repro)")
+    if not (base["split"] == "test").any():
+        raise SigmaError(f"{first}: no test window; legal: at least one test episode of a horizon's length")
+
+
+def read_frames(path: Path) -> dict[int, list[tuple[str, bytes]]]:
+    """JPEG pictures of each window's decision frame: window id -> (camera, bytes) in the cameras' order."""
+    columns = read_table(path, ["window", "camera", "jpeg"]).to_pydict()
+    frames: dict[int, list[tuple[str, bytes]]] = {}
+    for window, camera, jpeg in zip(columns["window"], columns["camera"], columns["jpeg"], strict=True):
+        frames.setdefault(window, []).append((camera, jpeg))
+    return frames
+
+
+def read_predictions(baseline: Path, sigma: Path, frames: Path, shards: Path, features: Path) -> Predictions:
+    """Read ``baseline`` and ``sigma`` (tables), ``frames`` (pictures) and the ``meta.json`` of ``shards`` and
+    ``features``.
+
+    Raises :class:`SigmaError`, naming file and column, where one is missing, not finite, or of another run.
+    """
+    base, _ = read_columns(baseline, BASELINE_COLUMNS)
+    corrected, _ = read_columns(sigma, SIGMA_COLUMNS)
+    _check(base, corrected, (baseline, sigma))
+    shards_meta, features_meta = read_json(shards), read_json(features)
+    joints = list(shards_meta["joint_names"])
+    if len(joints) != base["action"].shape[2]:
+        raise SigmaError(
+            f"{shards}: joint_names has {len(joints)} names, {baseline} has {base['action'].shape[2]} joints"
+        )
+    excluded = set(shards_meta.get("excluded_joints", []))
+    quantiles = Quantiles.from_json(features_meta["normalisation"]["action"])
+    scored = np.array([name not in excluded for name in joints])
+    return Predictions(base, corrected, shards_meta, features_meta, joints, scored, quantiles, read_frames(frames))

@@ -1,0 +1,182 @@
+"""The report's pictures: each function takes plain arrays and returns one SVG as text.
+
+SVG with outlined text looks the same everywhere, needs no font and, with a fixed salt, has the same bytes every time.
+Colours are Okabe and Ito's, told apart by colour-blind readers; line styles differ too.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sigma.evaluation.references import TITLES
+
+STYLE = {
+    "base": {"color": "#D55E00", "linestyle": "--"},
+    "sigma": {"color": "#0072B2", "linestyle": "-"},
+    "sigma_scale_1": {"color": "#56B4E9", "linestyle": "-."},
+    "base_mean_of_samples": {"color": "#E69F00", "linestyle": "--"},
+    "hold_state": {"color": "#7F7F7F", "linestyle": ":"},
+    "mean_trajectory": {"color": "#009E73", "linestyle": ":"},
+}
+RECORDED = "#111111"
+BRANCH_COLOURS = {"vector": "#CC79A7", "chunk": "#009E73", "trajectory": "#0072B2"}
+SETTINGS = {
+    "svg.hashsalt": "sigma",
+    "svg.fonttype": "path",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "grid.color": "#E8E8E8",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+ERROR = "mean squared error (normalised units)"
+
+
+def plain(text: str, longest: int = 48) -> str:
+    """A name as a label: no mathematics is read out of it, and it does not outgrow the figure."""
+    text = " ".join(text.split())
+    return (text if len(text) <= longest else text[: longest - 1] + "…").replace("$", r"\$")
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def trajectories(
+    seconds: np.ndarray,
+    recorded: np.ndarray,
+    predicted: Mapping[str, np.ndarray],
+    joints: Sequence[str],
+    decisions: np.ndarray,
+) -> str:
+    """Recorded and predicted joint positions ``[n, D]`` in joint units over an episode; thin lines mark decisions."""
+    with rc_context(SETTINGS):
+        rows = -(-len(joints) // 2)
+        figure, axes = _figure(10, 1.9 * rows + 0.5, rows, 2, sharex=True)
+        for index, ax in enumerate(axes.flat):
+            if index >= len(joints):
+                ax.set_visible(False)
+                continue
+            for moment in decisions:
+                ax.axvline(moment, color="#DDDDDD", linewidth=0.8, zorder=0)
+            ax.plot(seconds, recorded[:, index], color=RECORDED, linewidth=2.0, label="recorded")
+            for name, values in predicted.items():
+                ax.plot(seconds, values[:, index], linewidth=1.4, label=TITLES[name], **STYLE[name])
+            ax.set_title(plain(joints[index]), loc="left", fontsize=10)
+            ax.set_ylabel("joint units")
+            ax.grid(axis="x", visible=False)
+        for ax in axes[-1]:
+            ax.set_xlabel("time in the episode (s)")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        return _svg(figure)
+
+
+def error_by_step(errors: Mapping[str, Sequence[float]], fps: float) -> str:
+    """Error of the executed plan at each step of the horizon, for the arms that :data:`STYLE` knows."""
+    with rc_context(SETTINGS):
+        figure, axes = _figure(7, 3.6)
+        ax: Axes = axes[0, 0]
+        for name, style in STYLE.items():
+            if name in errors and name != "sigma_scale_1":
+                ax.plot(
+                    np.arange(len(errors[name])) + 1,
+                    errors[name],
+                    marker="o",
+                    markersize=3,
+                    label=TITLES[name],
+                    **style,
+                )
+        if min(min(errors[name]) for name in STYLE if name in errors) > 0:
+            ax.set_yscale("log")
+        ax.set_xlabel(f"step of the horizon (1 step = {1 / fps:.3g} s)")
+        ax.set_ylabel(ERROR)
+        figure.legend(loc="outside right upper")
+        return _svg(figure)
+
+
+def grouped_bars(labels: Sequence[str], values: Mapping[str, Sequence[float]], axis_label: str) -> str:
+    """Horizontal bars, one group a label and one bar an arm, each with its number."""
+    with rc_context(SETTINGS):
+        figure, axes = _figure(7, 0.8 + 0.62 * len(labels))
+        ax, size = axes[0, 0], 0.8 / len(values)
+        for index, (name, numbers) in enumerate(values.items()):
+            places = np.arange(len(labels)) + (index - (len(values) - 1) / 2) * size
+            bars = ax.barh(places, numbers, height=0.9 * size, color=STYLE[name]["color"], label=TITLES[name])
+            ax.bar_label(bars, fmt=" {:.3g}", fontsize=8, color="#444444")
+        ax.set_yticks(np.arange(len(labels)), [plain(label) for label in labels])
+        ax.invert_yaxis()
+        ax.margins(x=0.12)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel(axis_label)
+        figure.legend(loc="outside upper center", ncols=len(values))
+        return _svg(figure)
+
+
+def differences(intervals: Mapping[str, Mapping[str, tuple[float, float, float]]], metrics: Mapping[str, str]) -> str:
+    """Sigma against each arm: (estimate, low, high) of the difference in per cent of the arm's error, a panel a
+    metric."""
+    with rc_context(SETTINGS):
+        figure, axes = _figure(10, 0.9 + 0.36 * len(intervals), 1, len(metrics), sharey=True)
+        places = np.arange(len(intervals))
+        for ax, (metric, title) in zip(axes[0], metrics.items(), strict=True):
+            middle, low, high = np.array([by_metric[metric] for by_metric in intervals.values()]).T
+            colours = [STYLE["sigma"]["color"] if top < 0 else STYLE["base"]["color"] for top in high]
+            ax.axvline(0, color="#444444", linewidth=1)
+            ax.hlines(places, low, high, colors=colours, linewidth=2.5)
+            ax.scatter(middle, places, c=colours, s=26, zorder=3)
+            ax.set_title(title, loc="left", fontsize=10)
+            ax.set_xlabel("% of its error")
+            ax.margins(x=0.08)
+        axes[0, 0].set_yticks(places, [plain(TITLES[name]) for name in intervals])
+        axes[0, 0].invert_yaxis()
+        return _svg(figure)
+
+
+def telepathy(seconds: np.ndarray, tau: Mapping[str, np.ndarray], scales: Mapping[str, np.ndarray]) -> str:
+    """Norm of the telepathy factors of both passes, and the adapter's scale of each branch, over an episode."""
+    with rc_context(SETTINGS):
+        figure, axes = _figure(10, 3.0, 1, 2, sharex=True)
+        left, right = axes[0]
+        for name, title in (("base", "control (LoRA and FiLM off)"), ("sigma", "Sigma")):
+            left.plot(seconds, tau[name], marker="o", markersize=3, label=title, **STYLE[name])
+        left.set_ylabel("‖τ‖₂ of the telepathy factors")
+        for branch, values in scales.items():
+            right.plot(seconds, values, marker="o", markersize=3, label=branch, color=BRANCH_COLOURS[branch])
+        right.set_ylim(-0.03, 1.03)
+        right.set_ylabel("adapter scale (0 = π0.5 alone)")
+        for ax in (left, right):
+            ax.set_xlabel("time in the episode (s)")
+            ax.legend(fontsize=9)
+        return _svg(figure)
+
+
+def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
+    """Trajectory error of the base, of the whole correction and of what is executed, in groups of rising risk."""
+    with rc_context(SETTINGS):
+        figure, axes = _figure(7, 3.4)
+        ax = axes[0, 0]
+        places = np.arange(len(bins))
+        for name in ("base", "sigma_scale_1", "sigma"):
+            ax.plot(places, [part[name] for part in bins], marker="o", markersize=4, label=TITLES[name], **STYLE[name])
+        labels = ["∞" if part["risk"] is None else f"{part['risk']:.2g}" for part in bins]
+        ax.set_xticks(places, [f"{risk}\n({part['scale']:.2f})" for risk, part in zip(labels, bins, strict=True)])
+        ax.set_xlabel("mean risk of the group (mean scale below it)")
+        ax.set_ylabel(ERROR)
+        ax.set_ylim(bottom=0)
+        figure.legend(loc="outside right upper")
+        return _svg(figure)

@@ -1,0 +1,178 @@
+"""``reports/index.html``: one file that needs nothing else, for the person who decides whether Sigma helps."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sigma.evaluation.references import CHECKED, TITLES
+from sigma.evaluation.scores import METRICS
+from sigma.evaluation.summary import Evaluation
+from sigma.report import figures
+from sigma.report.verdict import number
+
+METRIC_TITLES = {
+    "mse_vec": "action vector (step 0)",
+    "mse_chk": "action chunk (first C steps)",
+    "mse_trj": "action trajectory (all T steps)",
+    "mse_plan": "executed plan",
+    "tau_l2": "‖τ‖₂ of the telepathy factors",
+    "sem_align": "semantic alignment with the text",
+}
+COMPARED = ("base", "base_one_sample", "base_zero_noise", *CHECKED, "sigma_scale_1")
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def picture(svg: str) -> str:
+    """An SVG as the address of an image: nothing inside it can run or be styled by the page."""
+    return _data_uri("image/svg+xml", svg.encode())
+
+
+def typical_episode(evaluation: Evaluation) -> int:
+    """The test episode whose executed plan has the median error: neither Sigma's best nor its worst."""
+    base, rows = evaluation.predictions.base, evaluation.test
+    episodes = np.unique(base["episode"][rows])
+    errors = evaluation.errors["sigma"]["mse_plan"]
+    means = [errors[rows[base["episode"][rows] == episode]].mean() for episode in episodes]
+    return int(episodes[np.argsort(means, kind="stable")[(len(episodes) - 1) // 2]])
+
+
+def _episode_figures(evaluation: Evaluation, episode: int) -> dict[str, str]:
+    """Joint trajectories of the strided windows of one episode end to end, and what telepathy did there."""
+    predictions, execution = evaluation.predictions, evaluation.execution
+    base, fps = predictions.base, predictions.shards["fps"]
+    own = np.flatnonzero((base["episode"] == episode) & (base["split"] == "test"))
+    own = own[np.argsort(base["step"][own])]
+    rows = own[base["strided"][own]] if base["strided"][own].any() else own
+    shape = (-1, len(predictions.joints))
+    seconds = ((base["step"][rows][:, None] + np.arange(predictions.horizon)) / fps).ravel()
+
+    def raw(plan: np.ndarray) -> np.ndarray:
+        return predictions.quantiles.unnormalise(plan[rows].astype(np.float64)).reshape(shape)
+
+    plans = {name: raw(evaluation.arms[name]["mse_plan"]) for name in ("base", "sigma")}
+    moments = base["step"][own] / fps
+    tau = {name: evaluation.errors[name]["tau_l2"][own] for name in ("base", "sigma")}
+    scales = {branch: values[own] for branch, values in execution.scales.items()}
+    decisions = base["step"][rows] / fps
+    return {
+        "trajectories": picture(
+            figures.trajectories(seconds, raw(base["action"]), plans, predictions.joints, decisions)
+        ),
+        "telepathy": picture(figures.telepathy(moments, tau, scales)),
+    }
+
+
+def _interval_shares(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Differences in per cent of the compared arm's error; an arm without error is left out."""
+    shares = {}
+    for name in COMPARED:
+        by_metric = evaluation.control if name == "base" else evaluation.differences[name]
+        if all(by_metric[metric].first > 0 for metric in METRICS):
+            shares[name] = {
+                metric: tuple(
+                    100 * value / by_metric[metric].first
+                    for value in (by_metric[metric].delta, by_metric[metric].low, by_metric[metric].high)
+                )
+                for metric in METRICS
+            }
+    return shares
+
+
+def draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> dict[str, str]:
+    """Every picture of the page, by name, as the address of an image."""
+    joints, tasks = summary["by_joint"], summary["tasks"]
+    pair = ("base", "sigma")
+    drawn = {
+        "by_step": figures.error_by_step(summary["by_step"], evaluation.predictions.shards["fps"]),
+        "by_joint": figures.grouped_bars(
+            joints["joints"], {name: joints[name]["rmse_joint_units"] for name in pair}, "RMSE (joint units)"
+        ),
+        "by_task": figures.grouped_bars(
+            list(tasks),
+            {name: [group["mse"][name]["mse_plan"] for group in tasks.values()] for name in pair},
+            figures.ERROR,
+        ),
+        "reliability": figures.reliability(summary["risk"]),
+    }
+    shares = _interval_shares(evaluation)
+    if shares:
+        drawn["differences"] = figures.differences(shares, {metric: metric for metric in METRICS})
+    return {name: picture(svg) for name, svg in drawn.items()} | _episode_figures(evaluation, episode)
+
+
+def _worst(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    frames = evaluation.predictions.frames
+    return [
+        {
+            **window,
+            "pictures": [(camera, _data_uri("image/jpeg", jpeg)) for camera, jpeg in frames.get(window["window"], [])],
+        }
+        for window in summary["worst_windows"]
+    ]
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted name, text) rows."""
+    rows: list[tuple[str, str]] = []
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", "–" if value is None else str(value)))
+    return rows
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def build_page(
+    evaluation: Evaluation,
+    summary: Mapping[str, Any],
+    *,
+    sentence: str,
+    check_a: Mapping[str, Any],
+    check_b: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    thresholds: Mapping[str, Any],
+) -> str:
+    """The whole page; names that come from data (tasks, joints, cameras, sources) are escaped.
+
+    ``thresholds`` are the adapter's and the report's parameters, shown beside the numbers they shape.
+    """
+    environment = Environment(
+        loader=PackageLoader("sigma.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "p": _p}
+    episode = typical_episode(evaluation)
+    return environment.get_template("page.html").render(
+        sentence=sentence,
+        check_a=check_a,
+        check_b=check_b,
+        summary=summary,
+        metrics=METRICS,
+        metric_titles=METRIC_TITLES,
+        titles=TITLES,
+        checked=CHECKED,
+        compared=COMPARED,
+        control=evaluation.control,
+        differences={"base": evaluation.control, **evaluation.differences},
+        episode=episode,
+        pictures=draw(evaluation, summary, episode),
+        worst=_worst(evaluation, summary),
+        thresholds=_flat(thresholds),
+        provenance=_flat(provenance),
+        shards=evaluation.predictions.shards,
+        own_statistics=evaluation.predictions.features["statistics"] == "checkpoint",
+        critical=thresholds["report"]["critical_threshold"],
+    )

@@ -1,0 +1,166 @@
+"""A small, coherent set of what the model stages write, for tests of scoring and of the report.
+
+A "true" controller draws sine-like trajectories; the base predicts them with a large error, Sigma's residual removes
+``skill`` of that error. Everything else (calibration, heads, pictures) is made by the project's own writers.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from sigma.evaluation.tables import to_table
+from sigma.io import write_json, write_table
+from sigma.policy.adapter import (
+    calibrate,
+    feature_distance,
+    reference_set,
+    text_distance,
+    write_calibration,
+)
+
+T, C, D, S, K, E = 8, 4, 3, 4, 2, 3
+JOINTS = ["shoulder_pan.pos", "elbow_flex.pos", "gripper.pos"]
+CAMERAS = ["observation.images.up", "observation.images.wrist"]
+TASKS = ["put the cube in the red box", "put the cube in the blue box"]
+Q01, Q99 = [-50.0, 0.0, 0.0], [50.0, 90.0, 30.0]
+
+
+def _jpeg(random: np.random.Generator) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(random.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
+def _windows(episodes: dict[str, int], length: int) -> dict[str, np.ndarray]:
+    rows, episode = [], 0
+    for split in ("train", "validation", "test"):
+        for _ in range(episodes[split]):
+            stride = T // 2 if split == "train" else T
+            rows += [(episode, step, split) for step in range(0, length - T + 1, stride)]
+            episode += 1
+    number, step, split = zip(*rows, strict=True)
+    return {
+        "window": np.arange(len(rows)),
+        "episode": np.array(number),
+        "step": np.array(step),
+        "split": np.array(split),
+    }
+
+
+def write_predictions(
+    root: Path,
+    *,
+    skill: float = 0.9,
+    test: int = 24,
+    validation: int = 4,
+    train: int = 4,
+    length: int = 33,
+    tasks: tuple[str, ...] = tuple(TASKS),
+    same_heads: bool = True,
+    control_tau: float = 1.0,
+    seed: int = 0,
+) -> None:
+    """Write ``data/``, ``models/adapter_calibration.json`` and what else the report stage reads under ``root``.
+
+    ``skill`` 1 makes Sigma perfect, 0 the base itself, negative ones worse; ``control_tau`` scales the control pass's
+    factor norms.
+    """
+    random = np.random.default_rng(seed)
+    columns = _windows({"train": train, "validation": validation, "test": test}, length)
+    windows, episodes = len(columns["window"]), columns["episode"]
+    time = (columns["step"][:, None] + np.arange(T))[..., None]
+    phase = random.uniform(0, 2 * np.pi, (episodes.max() + 1, 1, D))[episodes]
+    action = (0.8 * np.sin(time / 6.0 + phase)).astype(np.float32)
+    hold = (0.8 * np.sin((time[:, 0] - 1) / 6.0 + phase[:, 0])).astype(np.float32)
+    error = random.normal(0.2, 0.2, (windows, 1, D)) + random.normal(0, 0.1, (windows, T, D))
+    base_action = (action + error).astype(np.float32)
+    residual = (-skill * error + random.normal(0, 0.02, error.shape)).astype(np.float32)
+    task = np.array([tasks[episode % len(tasks)] for episode in episodes])
+    baseline = columns | {
+        "task": task,
+        "kept": random.random(windows) > 0.2,
+        "strided": columns["step"] % T == 0,
+        "action": action,
+        "valid": np.ones((windows, T), dtype=bool),
+        "hold": hold,
+        "base_action": base_action,
+        "base_zero_noise": base_action,
+        "base_samples": (base_action[:, None] + random.normal(0, 0.2, (windows, S, T, D))).astype(np.float32),
+    }
+    texts = random.normal(size=(len(tasks), 8))
+    features = random.normal(size=(windows, 10)).astype(np.float32)
+    known = columns["split"] == "validation"
+    reference = reference_set(features[known], episodes[known], texts)
+    tau = random.normal(0, 1, (windows, K, E)).astype(np.float32)
+    tau_l2 = np.linalg.norm(tau.reshape(windows, -1), axis=1).astype(np.float32)
+    align = random.uniform(0.4, 0.6, windows).astype(np.float32)
+    sigma = {name: columns[name] for name in ("window", "episode", "step", "split")} | {
+        "base_action": base_action,
+        "adapted_action": base_action,
+        "residual_vector": residual[:, :1],
+        "residual_chunk": residual[:, :C],
+        "residual_trajectory": residual,
+        "tau": tau,
+        "tau_l2": tau_l2,
+        "sem_align": align,
+        "control_tau_l2": tau_l2 * np.float32(control_tau),
+        "control_sem_align": align,
+        "feature_distance": feature_distance(
+            features, reference["features"], episodes=episodes, calibration_episodes=reference["episodes"]
+        ),
+        "text_distance": text_distance(texts[[tasks.index(name) for name in task]], reference["texts"]),
+    }
+    calibration = calibrate(
+        base_action=base_action[known],
+        hold=hold[known],
+        corrections={"vector": residual[known, :1], "chunk": residual[known, :C], "trajectory": residual[known]},
+        tau_l2=tau_l2[known],
+        alignment=align[known],
+        feature_distance=sigma["feature_distance"][known],
+        episodes=episodes[known],
+        instructions=list(tasks),
+    )
+    pictures = [
+        (int(row), camera, _jpeg(random)) for row in np.flatnonzero(columns["split"] != "train") for camera in CAMERAS
+    ]
+    window, camera, jpeg = zip(*pictures, strict=True)
+    folder = root / "data" / "predictions"
+    write_table(folder / "baseline.parquet", to_table(baseline))
+    write_table(folder / "sigma.parquet", to_table(sigma))
+    frames = {"window": np.array(window), "camera": np.array(camera), "jpeg": np.array(jpeg, dtype=object)}
+    write_table(folder / "frames.parquet", to_table(frames))
+    heads = {"digest": "a" * 64, "tensors": 12, "mean": 0.001, "std": 0.1, "rms": 0.1}
+    write_json(
+        folder / "heads.json", {"control": heads, "sigma": heads if same_heads else {**heads, "digest": "b" * 64}}
+    )
+    write_calibration(root / "models" / "adapter_calibration.json", calibration, reference)
+    quantiles = {"q01": Q01, "q99": Q99, "eps": 1e-8}
+    write_json(
+        root / "data" / "features" / "meta.json",
+        {
+            "base_digest": "c" * 64,
+            "normalisation": {"action": quantiles, "observation.state": quantiles},
+            "statistics": "checkpoint",
+            "action": "zero_noise",
+            "samples": S,
+            "seed": 0,
+            "num_steps": 5,
+        },
+    )
+    write_json(
+        root / "data" / "shards" / "meta.json",
+        {
+            "format_version": 1,
+            "horizon": T,
+            "chunk": C,
+            "fps": 10,
+            "cameras": CAMERAS,
+            "joint_names": JOINTS,
+            "tasks": list(tasks),
+            "dataset": {"source": "embedded", "revision": None, "digest": "d" * 64},
+        },
+    )
+    write_json(root / "data" / "base.json", {"source": "embedded", "revision": None, "digest": "c" * 64, "tensors": {}})
