@@ -31,13 +31,13 @@ class Encoded:
     """A prefix after the language model.
 
     Attributes:
-        cache: keys and values of every layer, for the action expert.
+        cache: keys and values of every layer, for the action expert; ``None`` unless asked for.
         pad_mask: ``[B, N]`` bool, true at real tokens.
         last: ``[B, N, d]``, after the final norm.
         layers: ``[B, N, d]`` after each decoder layer, the last one after the final norm; ``None`` unless asked for.
     """
 
-    cache: DynamicCache
+    cache: DynamicCache | None
     pad_mask: Tensor
     last: Tensor
     layers: tuple[Tensor, ...] | None
@@ -84,11 +84,11 @@ def assemble(
     return Prefix(torch.cat(embeddings, dim=1), torch.cat(masks, dim=1))
 
 
-def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False) -> Encoded:
+def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, cache: bool = True) -> Encoded:
     """One pass of the language model over the prefix, as LeRobot's ``sample_actions`` makes it, with gradients if on.
 
-    Works with LoRA attached to the language model. Raises ``ValueError`` under gradient checkpointing in training mode,
-    where the language model gives no cache.
+    Works with LoRA attached to the language model. Under gradient checkpointing in training mode the language model
+    gives no cache: pass ``cache=False`` where the action expert does not read it, else a ``ValueError`` says so.
     """
     model = policy.model.paligemma_with_expert.paligemma.model.language_model
     model.config._attn_implementation = "eager"
@@ -101,11 +101,11 @@ def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False) -
         attention_mask=prepare_attention_masks_4d(all_to_all),
         position_ids=torch.cumsum(prefix.pad_mask, dim=1) - 1,
         past_key_values=None,
-        use_cache=True,
+        use_cache=cache,
         adarms_cond=None,
         output_hidden_states=hidden_states,
     )
-    if output.past_key_values is None:
+    if cache and output.past_key_values is None:
         raise ValueError("the language model gave no cache: switch gradient checkpointing off or use eval mode")
     layers = tuple(output.hidden_states[1:]) if hidden_states else None
     return Encoded(output.past_key_values, prefix.pad_mask, output.last_hidden_state, layers)
