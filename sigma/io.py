@@ -53,6 +53,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(0o644)
                 _fsync(file)
         temporary.chmod(0o755)
         if path.exists():

@@ -109,9 +109,8 @@ def load(policy: nn.Module, folder: Path, *, trainable: bool = False) -> PeftMod
                 f"{weights}: tensor {name} is not one of this base's; the adapter was made for another base"
             )
         if tensors[name].shape != expected[name].shape:
-            raise SigmaError(
-                f"{weights}: tensor {name} has shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-            )
+            found, wanted = tuple(tensors[name].shape), tuple(expected[name].shape)
+            raise SigmaError(f"{weights}: tensor {name} has shape {found}, expected {wanted}")
         if not torch.isfinite(tensors[name]).all():
             raise SigmaError(f"{weights}: tensor {name} holds a non-finite number")
     set_peft_model_state_dict(model, tensors)

@@ -1,0 +1,70 @@
+"""``sigma baseline``: the frozen π0.5 on every window, kept because training and evaluation both need it."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from sigma.parameters import Section
+
+
+class BaseParameters(Section):
+    samples: int = Field(ge=1, le=256)
+    action: Literal["zero_noise", "mean", "sample"]
+    branch: Literal["frozen", "adapted"]
+    statistics: Literal["checkpoint", "dataset"]
+    seed: int = Field(ge=0)
+
+
+SECTIONS: dict[str, type[Section]] = {"base": BaseParameters}
+
+BASE = Path("data/base.json")
+SHARDS = Path("data/shards")
+PREDICTIONS = Path("data/predictions/baseline.parquet")
+FRAMES = Path("data/predictions/frames.parquet")
+FEATURES = Path("data/features")
+
+
+def run(parameters: dict[str, Section]) -> str:
+    """Write the base's actions, samples and pooled features; returns one line that says how many."""
+    from sigma.data.shards import Shards
+    from sigma.evaluation.replay import frame_pictures, replay_base, select_normalisation
+    from sigma.evaluation.tables import to_table
+    from sigma.io import atomic_directory, read_json, write_json, write_table
+    from sigma.machine import MachineParameters, open_device
+    from sigma.policy.base import load_base
+
+    base_parameters, machine = parameters["base"], parameters["machine"]
+    assert isinstance(base_parameters, BaseParameters) and isinstance(machine, MachineParameters)
+    reference = read_json(BASE)
+    shards = Shards.open(SHARDS)
+    base = load_base(reference, device=str(open_device(machine)), dtype=machine.dtype)
+    normalisation = select_normalisation(base_parameters.statistics, base, shards)
+    result = replay_base(base, shards, normalisation, base_parameters, batch=machine.batch)
+
+    write_table(PREDICTIONS, to_table(result.columns))
+    write_table(FRAMES, frame_pictures(shards))
+    with atomic_directory(FEATURES) as folder:
+        from safetensors.torch import save_file
+
+        save_file({"pooled": result.pooled, "text": result.text}, folder / "features.safetensors")
+        write_json(
+            folder / "meta.json",
+            {
+                "base_digest": reference["digest"],
+                "normalisation": normalisation.to_json(),
+                "statistics": base_parameters.statistics,
+                "action": base_parameters.action,
+                "samples": base_parameters.samples,
+                "seed": base_parameters.seed,
+                "num_steps": base.num_steps,
+                "token_rms": result.token_rms,
+                "frames": len(result.pooled),
+                "pools": result.pooled.shape[1],
+                "width": result.pooled.shape[2],
+            },
+        )
+    return (
+        f"baseline: {len(result.columns['window'])} windows, {base_parameters.samples} samples each, "
+        f"{len(result.pooled)} frames of features"
+    )

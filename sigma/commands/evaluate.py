@@ -1,0 +1,43 @@
+"""``sigma evaluate``: Sigma and the control on the same windows, and the adapter's calibration."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from sigma.parameters import Section
+
+
+class EvalParameters(Section):
+    calibration_split: str = Field(pattern="^(validation)$")
+
+
+SECTIONS: dict[str, type[Section]] = {"eval": EvalParameters}
+
+BASE = Path("data/base.json")
+SHARDS = Path("data/shards")
+FEATURES = Path("data/features")
+BASELINE = Path("data/predictions/baseline.parquet")
+MODEL = Path("models/sigma")
+PREDICTIONS = Path("data/predictions/sigma.parquet")
+HEADS = Path("data/predictions/heads.json")
+CALIBRATION = Path("models/adapter_calibration.json")
+
+
+def run(parameters: dict[str, Section]) -> str:
+    """Write residuals, factors, alignment and distances of every window; returns one line that says how many."""
+    from sigma.evaluation.sigma_replay import calibrate_windows, replay_sigma
+    from sigma.evaluation.tables import to_table
+    from sigma.io import write_json, write_table
+    from sigma.machine import MachineParameters, open_device
+    from sigma.policy.calibration import write_calibration
+    from sigma.training.material import load_material
+
+    machine = parameters["machine"]
+    assert isinstance(machine, MachineParameters)
+    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=open_device(machine), dtype=machine.dtype)
+    result = replay_sigma(material, MODEL, batch=machine.batch)
+    calibration, reference = calibrate_windows(material, result)
+    write_table(PREDICTIONS, to_table(result.columns))
+    write_json(HEADS, result.heads)
+    write_calibration(CALIBRATION, calibration, reference)
+    return f"evaluate: {len(result.columns['window'])} windows, calibrated on {calibration['windows']} of validation"

@@ -1,0 +1,137 @@
+"""``sigma finetune``: train LoRA and the telepathy heads on the train windows, select on validation."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from sigma.parameters import Section
+
+
+class TrainParameters(Section):
+    steps: int = Field(ge=1, le=1_000_000)
+    flow_steps: int = Field(ge=0, le=1_000_000)
+    flow_draws: int = Field(ge=1, le=64)
+    batch: int = Field(ge=1, le=4096)
+    accumulation: int = Field(ge=1, le=1024)
+    learning_rate: float = Field(gt=0, le=1)
+    lora_learning_rate: float = Field(gt=0, le=1)
+    warmup: float = Field(ge=0, le=0.5)
+    weight_decay: float = Field(ge=0, le=1)
+    clip: float = Field(gt=0)
+    average: float = Field(ge=0, lt=1)
+    state_noise: float = Field(ge=0, le=1)
+    validate_every: int = Field(ge=1)
+    checkpoint_every: int = Field(ge=1)
+    select: Literal["best", "last"]
+    cache_vision: bool
+    gradient_checkpointing: bool
+    seed: int = Field(ge=0)
+
+
+class LoraParameters(Section):
+    rank: int = Field(ge=1, le=1024)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    projections: list[Literal["q", "k", "v", "o"]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "LoraParameters":
+        if len(set(self.projections)) != len(self.projections):
+            raise ValueError("projections must be distinct")
+        return self
+
+
+class TelepathyParameters(Section):
+    factors: int = Field(ge=1, le=1024)
+    factor_dim: int = Field(ge=1, le=4096)
+    width: int = Field(ge=8, le=8192)
+    state_tokens: int = Field(ge=1, le=64)
+    head_layers: int = Field(ge=1, le=32)
+    head_heads: int = Field(ge=1, le=64)
+    layers: list[int] = Field(min_length=1)
+    tau_norm: float | None = Field(gt=0)
+    film: bool
+    memory: Literal["carried", "reset"]
+    factor_source: Literal["memory", "constant"]
+    read_base_action: bool
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TelepathyParameters":
+        if self.width % self.head_heads:
+            raise ValueError(f"width must be a multiple of head_heads ({self.head_heads})")
+        if len(set(self.layers)) != len(self.layers):
+            raise ValueError("layers must be distinct")
+        return self
+
+
+class TrafParameters(Section):
+    top_k: float = Field(ge=0, lt=1)
+    focus: float = Field(gt=0, lt=1)
+    decay: float = Field(ge=0, lt=1)
+    draw: bool
+
+
+class TsacParameters(Section):
+    memory_text: float = Field(ge=0)
+    intent_telepathy: float = Field(ge=0)
+    start: float = Field(ge=0, le=1)
+    end: float = Field(ge=0, le=1)
+    temperature: float = Field(gt=0)
+    bank: list[str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "TsacParameters":
+        if self.end < self.start:
+            raise ValueError(f"end must not lie before start ({self.start})")
+        return self
+
+
+class LossParameters(Section):
+    vec: float = Field(ge=0)
+    chk: float = Field(ge=0)
+    trj: float = Field(ge=0)
+    tau: float = Field(ge=0)
+    tau_band: float = Field(ge=0, le=1)
+    flow: float = Field(ge=0)
+    traf: TrafParameters
+    tsac: TsacParameters
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "train": TrainParameters,
+    "lora": LoraParameters,
+    "telepathy": TelepathyParameters,
+    "loss": LossParameters,
+}
+
+BASE = Path("data/base.json")
+SHARDS = Path("data/shards")
+FEATURES = Path("data/features")
+BASELINE = Path("data/predictions/baseline.parquet")
+MODEL = Path("models/sigma")
+CURVES = Path("data/training")
+
+
+def run(parameters: dict[str, Section]) -> str:
+    """Train, select, and move the finished model into place; returns one line with the selected step."""
+    from sigma.machine import MachineParameters, open_device
+    from sigma.training.checkpoint import Scratch
+    from sigma.training.material import load_material
+    from sigma.training.output import write_curves, write_model
+    from sigma.training.trainer import Trainer
+
+    machine = parameters["machine"]
+    assert isinstance(machine, MachineParameters)
+    device = open_device(machine)
+    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=device, dtype=machine.dtype)
+    trainer = Trainer(material, parameters)
+    with Scratch.open(trainer.key()) as scratch:
+        result = trainer.run(scratch)
+        write_model(result, MODEL)
+        write_curves(result, CURVES)
+        scratch.clear()
+    return (
+        f"finetune: {result.trainable:,} trained parameters, {result.steps} steps, "
+        f"validation mse_plan {result.validation:.5f} at step {result.selected}"
+    )

@@ -1,0 +1,93 @@
+"""From recorded or live observations to what the policy computes on: one way, offline and on a robot.
+
+Legend: B batch, M history, V cameras, S side of an image in pixels, D state dim, d backbone width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigma.policy import prefix
+from sigma.policy.base import ACTION, STATE, Base, Quantiles
+from sigma.policy.observation import Observation, instruction_embedding
+
+
+@dataclass(frozen=True, eq=False)
+class Normalisation:
+    """Quantiles of state and action that a run computes with, be they the checkpoint's or the dataset's."""
+
+    state: Quantiles
+    action: Quantiles
+
+    def to_json(self) -> dict:
+        return {STATE: self.state.to_json(), ACTION: self.action.to_json()}
+
+    @classmethod
+    def from_json(cls, value: dict) -> "Normalisation":
+        return cls(Quantiles.from_json(value[STATE]), Quantiles.from_json(value[ACTION]))
+
+
+class InputBuilder:
+    """Builds :class:`Observation` from images, raw states and instructions."""
+
+    def __init__(self, base: Base, normalisation: Normalisation):
+        self.base, self.normalisation = base, normalisation
+        self.device = next(base.policy.parameters()).device
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Frozen image tokens (B, V, n, d) of uint8 images (B, V, 3, S, S) at the policy's resolution."""
+        with torch.no_grad():
+            pixels = images.to(self.device).to(torch.float32) / 255.0
+            return prefix.vision_tokens(self.base.policy, pixels)
+
+    def observation(
+        self,
+        vision: Tensor,
+        states: np.ndarray,
+        texts: Sequence[str],
+        history: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Observation:
+        """Join image tokens (B, V, n, d), raw states (B, D) and instructions with the past (B, M−1, P, d).
+
+        Without a past the history is empty, which is what the frozen base reads.
+        """
+        normalised = self.normalisation.state.normalise(np.asarray(states, dtype=np.float32))
+        prompt = self.base.prompter(texts, normalised)
+        tokens, groups = prompt.tokens.to(self.device), prompt.groups.to(self.device)
+        with torch.no_grad():
+            text = instruction_embedding(self.base.policy, tokens, groups)
+        if history is None or present is None:
+            history = text.new_zeros(len(texts), 0, vision.shape[1] + 2, text.shape[-1])
+            present = torch.zeros(len(texts), 0, dtype=torch.bool, device=self.device)
+        state = torch.from_numpy(normalised).to(self.device)
+        mask = prompt.mask.to(self.device)
+        return Observation(
+            vision.to(self.device),
+            tokens,
+            mask,
+            groups,
+            state,
+            text,
+            history.to(self.device),
+            present.to(self.device),
+        )
+
+
+def gather_history(pooled: Tensor, frames: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Pooled features of the earlier decisions.
+
+    Args:
+        pooled: (F, P, d) of every stored frame.
+        frames: (B, M) frame ids of each window, oldest first, the decision's own last; −1 before the episode began.
+
+    Returns:
+        history (B, M−1, P, d), zero where absent, and its mask (B, M−1).
+    """
+    earlier = torch.from_numpy(np.ascontiguousarray(frames[:, :-1]))
+    present = earlier >= 0
+    history = pooled[earlier.clamp_min(0)] * present[..., None, None]
+    return history, present

@@ -1,0 +1,118 @@
+"""The folder of a trained Sigma: what ``config.json`` says, and how the parts are put together again."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from transformers import AutoTokenizer
+
+from sigma.errors import SigmaError
+from sigma.io import read_json
+from sigma.policy import lora
+from sigma.policy.base import Base
+from sigma.policy.checkpoint import tensor_digest
+from sigma.policy.decision import SigmaModel
+from sigma.policy.heads import TelepathyHeads, load_heads
+from sigma.policy.prompt import Prompter
+from sigma.policy.sizes import TelepathySizes
+
+CONFIG = "config.json"
+FORMAT_VERSION = 1
+_KEYS = (
+    *("format_version", "base", "branch", "sizes", "token_rms", "normalisation", "history_stride", "base_action"),
+    *("samples", "seed", "num_steps", "cameras", "joint_names", "exclude_joints", "prompt_length", "selected_step"),
+    *("dataset", "fps", "weights_digest", "weights_dtype"),
+)
+
+
+def base_tensors(policy: PI05Policy) -> dict[str, torch.Tensor]:
+    """The base's own tensors by their original names, also where LoRA has wrapped their modules."""
+    return {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in policy.state_dict().items()
+        if ".lora_" not in name
+    }
+
+
+def base_digest(policy: PI05Policy) -> str:
+    """One digest over every tensor of the base as loaded; LoRA beside them does not change it."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(base_tensors(policy).items()):
+        whole.update(f"{name}:{tensor_digest(tensor)}".encode())
+    return whole.hexdigest()
+
+
+def model_config(
+    *,
+    base: Base,
+    weights_digest: str,
+    branch: str,
+    sizes: TelepathySizes,
+    features_meta: dict[str, Any],
+    shards_meta: dict[str, Any],
+    selected_step: int,
+) -> dict[str, Any]:
+    """Everything but weights that is needed to run the model, JSON-ready."""
+    reference = {key: value for key, value in base.reference.items() if key != "tensors"}
+    return {
+        "format_version": FORMAT_VERSION,
+        "base": reference,
+        "branch": branch,
+        "sizes": sizes.to_dict(),
+        "token_rms": features_meta["token_rms"],
+        "normalisation": features_meta["normalisation"],
+        "history_stride": shards_meta["history_stride"],
+        "base_action": features_meta["action"],
+        "samples": features_meta["samples"],
+        "seed": features_meta["seed"],
+        "num_steps": features_meta["num_steps"],
+        "cameras": list(base.cameras),
+        "joint_names": shards_meta["joint_names"],
+        "exclude_joints": shards_meta.get("exclude_joints", []),
+        "prompt_length": base.prompter.max_length,
+        "selected_step": selected_step,
+        "dataset": shards_meta["dataset"],
+        "fps": shards_meta["fps"],
+        "weights_digest": weights_digest,
+        "weights_dtype": str(next(base.policy.parameters()).dtype),
+    }
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder; raises :class:`SigmaError` naming a wrong version or a missing key."""
+    path = Path(folder) / CONFIG
+    config = read_json(path)
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if version != FORMAT_VERSION:
+        raise SigmaError(f"{path}: format_version: found {version!r}; legal: {FORMAT_VERSION}")
+    for key in _KEYS:
+        if key not in config:
+            raise SigmaError(f"{path}: key {key!r} is missing; run finetune again")
+    return config
+
+
+def load_prompter(folder: Path, config: dict[str, Any]) -> Prompter:
+    """The tokenizer that was saved with the model."""
+    try:
+        return Prompter(AutoTokenizer.from_pretrained(Path(folder) / "tokenizer"), config["prompt_length"])
+    except (OSError, ValueError) as error:
+        raise SigmaError(f"{folder}/tokenizer: not readable ({' '.join(str(error).split())[:200]})") from None
+
+
+def load_model(policy: PI05Policy, folder: Path, config: dict[str, Any], heads_file: Path) -> SigmaModel:
+    """Put LoRA and heads on a base policy; everything is checked strictly.
+
+    Raises :class:`SigmaError` where the base's tensors are not those that the model was trained on, or where a tensor
+    of the adapter or of the heads is missing, extra, of another shape or not finite.
+    """
+    dtype = str(next(policy.parameters()).dtype)
+    if dtype == config["weights_dtype"] and base_digest(policy) != config["weights_digest"]:
+        raise SigmaError(f"{Path(folder) / CONFIG}: the base policy's weights are not those that Sigma was trained on")
+    sizes = TelepathySizes.from_dict(config["sizes"], str(Path(folder) / CONFIG))
+    heads = TelepathyHeads(sizes, config["token_rms"])
+    load_heads(heads, heads_file)
+    adapted = lora.load(policy, folder)
+    device = next(policy.parameters()).device
+    return SigmaModel(adapted, heads.to(device)).requires_grad_(False).eval()

@@ -1,0 +1,130 @@
+"""Sigma and the frozen base as closed-loop controllers: one decision every few control steps, memory kept between.
+
+The carried memory is a queue of the frozen base's pooled features, addressed by control step, so that a decision reads
+exactly what training read: the decisions 1, 2, … ``history_stride`` steps ago, masked before the episode began.
+
+Legend: B environments, n executed steps, A action dim, P pooled vectors, d backbone width, V cameras.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigma.data.resize import to_resolution
+from sigma.errors import SigmaError
+from sigma.policy.adapter import SigmaTelepathyAdapter
+from sigma.policy.calibration import feature_distance, read_calibration, read_reference, text_distance
+from sigma.policy.sigma import SigmaTelepathyVLA
+
+
+@dataclass
+class _Episode:
+    """What one running environment has seen: its control step and the features of its earlier decisions."""
+
+    step: int = 0
+    features: dict[int, Tensor] = field(default_factory=dict)  # control step -> (P, d)
+
+
+class Controller:
+    """Acts in closed loop; ``adapter`` None is the frozen base alone.
+
+    Args:
+        vla: the model.
+        adapter: how much of Sigma's correction is applied; None for the base.
+        calibration: ``models/adapter_calibration.json``, needed with an adapter.
+        n_action_steps: control steps executed a decision; must divide the history's stride.
+    """
+
+    def __init__(
+        self,
+        vla: SigmaTelepathyVLA,
+        *,
+        adapter: SigmaTelepathyAdapter | None = None,
+        calibration: Path | None = None,
+        n_action_steps: int,
+    ):
+        stride, horizon = vla.config["history_stride"], vla.config["sizes"]["horizon"]
+        if n_action_steps < 1 or stride % n_action_steps or n_action_steps > horizon:
+            raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: divisors of {stride} up to {horizon}")
+        self.vla, self.adapter, self.n_action_steps = vla, adapter, n_action_steps
+        if adapter is not None:
+            if calibration is None:
+                raise SigmaError("an adapter needs models/adapter_calibration.json")
+            adapter.calibration = adapter.calibration or read_calibration(calibration)
+            self.reference = read_reference(calibration)
+        self.episodes: dict[int, _Episode] = {}
+        self.scales: dict[int, list[dict[str, float]]] = {}
+
+    def reset(self, indices: list[int]) -> None:
+        """Forget everything about these environments: their next decision is an episode's first."""
+        for index in indices:
+            self.episodes[index] = _Episode()
+            self.scales[index] = []
+
+    def act(self, observations: list[dict[str, Any]], indices: list[int]) -> np.ndarray:
+        """Actions (B, n, A) in the robot's units for B observations of the environments ``indices``.
+
+        An observation holds ``images`` (camera name, full or short, to uint8 (H, W, 3)), ``state`` (D,) and ``task``.
+        """
+        vla = self.vla
+        vision = vla.builder.encode_images(self._images(observations))
+        states = np.stack([observation["state"] for observation in observations])
+        texts = [observation["task"] for observation in observations]
+        past, present = self._past(indices)
+        observation = vla.builder.observation(vision, states, texts, past, present)
+        frozen = vla.model.frozen_pass(observation)
+        addresses = [("live", index, self.episodes[index].step) for index in indices]
+        output = vla.decide(observation, addresses, use_telepathy=self.adapter is not None, frozen=frozen)
+        plan = output["base_action_trajectory"]
+        if self.adapter is not None:
+            hold = torch.from_numpy(vla.normalisation.action.normalise(states.astype(np.float32))).to(plan.device)
+            features = feature_distance(frozen.pooled.flatten(1).cpu().numpy(), self.reference["features"])
+            texts_away = text_distance(observation.text.cpu().numpy(), self.reference["texts"])
+            execution = self.adapter.execute(
+                plan,
+                {
+                    "vector": output["telepathy_residual_vector"][:, None],
+                    "chunk": output["telepathy_residual_chunk"],
+                    "trajectory": output["telepathy_residual_trajectory"],
+                },
+                telepathy_factors=output["telepathy_factors"],
+                alignment=output["alignment"],
+                hold=hold,
+                feature_distance=torch.from_numpy(features).to(plan),
+                text_distance=torch.from_numpy(texts_away).to(plan),
+            )
+            plan = execution.plan
+            for row, index in enumerate(indices):
+                self.scales[index].append({name: float(scale[row]) for name, scale in execution.scales.items()})
+        for row, index in enumerate(indices):
+            episode = self.episodes[index]
+            episode.features[episode.step] = frozen.pooled[row]
+            episode.step += self.n_action_steps
+        return vla.to_robot(plan[:, : self.n_action_steps]).cpu().numpy()
+
+    def _past(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        past, present = self.vla.empty_past(len(indices))
+        length, stride = past.shape[1], self.vla.config["history_stride"]
+        for row, index in enumerate(indices):
+            episode = self.episodes[index]
+            for back in range(1, length + 1):
+                features = episode.features.get(episode.step - back * stride)
+                if features is not None:
+                    past[row, length - back], present[row, length - back] = features, True
+        return past, present
+
+    def _images(self, observations: list[dict[str, Any]]) -> Tensor:
+        rows = []
+        for observation in observations:
+            views = []
+            for name in self.vla.config["cameras"]:
+                picture = observation["images"].get(name, observation["images"].get(name.rsplit(".", 1)[-1]))
+                if picture is None:
+                    raise SigmaError(f"the observation has no camera {name}; it has {', '.join(observation['images'])}")
+                views.append(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1))
+            rows.append(torch.stack(views))
+        return to_resolution(torch.stack(rows), self.vla.builder.base.resolution)

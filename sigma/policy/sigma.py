@@ -1,0 +1,246 @@
+"""The public model: Sigma on top of a π0.5 policy, with the interface that the source's card shows.
+
+Legend: B batch, T steps of observation (the last is now), V cameras, S side of an image, D state dim, A action dim,
+C chunk, H horizon, K factors, E factor dim, d backbone width.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from torch import Tensor, nn
+
+from sigma.data.resize import to_resolution
+from sigma.errors import SigmaError
+from sigma.policy import lora, prefix
+from sigma.policy.adapter import SigmaTelepathyAdapter
+from sigma.policy.base import STATE, Base
+from sigma.policy.base_action import deterministic_action
+from sigma.policy.decision import SigmaModel
+from sigma.policy.heads import FILE, SOURCE_FILE
+from sigma.policy.inputs import InputBuilder, Normalisation
+from sigma.policy.model_folder import load_model, load_prompter, read_config
+from sigma.policy.observation import BasePass, Observation
+
+__all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
+
+_TASK = "task"
+
+
+class SigmaTelepathyVLA(nn.Module):
+    """A frozen π0.5, LoRA and telepathy heads; says what the base would do and by how much Sigma would change it.
+
+    Actions come out as π0.5's own do: in normalised units; :meth:`to_robot` brings them to the robot's units.
+    """
+
+    def __init__(self, model: SigmaModel, base: Base, config: Mapping[str, Any]):
+        super().__init__()
+        self.model, self.config = model, dict(config)
+        self.normalisation = Normalisation.from_json(config["normalisation"])
+        self.builder = InputBuilder(base, self.normalisation)
+
+    @classmethod
+    def from_base(
+        cls,
+        *,
+        base_policy: Base | PI05Policy,
+        lora_dir: str | Path,
+        telepathy_heads_path: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "SigmaTelepathyVLA":
+        """Put a trained Sigma on its base; LoRA is inserted into ``base_policy`` in place.
+
+        Args:
+            base_policy: LeRobot's policy, or what :func:`sigma.policy.base.load_base` returned.
+            lora_dir: the folder that finetune wrote (``models/sigma``), with ``adapter_model.safetensors``.
+            telepathy_heads_path: the heads, ``.safetensors`` or the source's ``.pt``; by default those in ``lora_dir``.
+            device: where to compute.
+            dtype: of the base; must be the one it was loaded with. The heads compute in float32.
+
+        Raises:
+            SigmaError: a missing file, a base other than the one that Sigma was trained on, or tensors that do not fit.
+        """
+        folder = Path(lora_dir)
+        config = read_config(folder)
+        policy = base_policy.policy if isinstance(base_policy, Base) else base_policy
+        found = policy.model.action_out_proj.weight.dtype
+        language = policy.model.paligemma_with_expert.paligemma.model.language_model.layers[0].self_attn.q_proj
+        if language.weight.dtype != dtype:
+            raise SigmaError(f"dtype: {dtype} asked for, but the base policy was loaded as {found}; load it as {dtype}")
+        policy = policy.to(device).eval().requires_grad_(False)
+        policy.config.device = str(device)
+        model = load_model(policy, folder, config, Path(telepathy_heads_path or folder / FILE))
+        base = Base(
+            policy=policy,
+            prompter=load_prompter(folder, config),
+            cameras=tuple(config["cameras"]),
+            state_dim=config["sizes"]["state_dim"],
+            action_dim=config["sizes"]["action_dim"],
+            chunk_size=policy.config.chunk_size,
+            resolution=policy.config.image_resolution[0],
+            num_steps=config["num_steps"],
+            statistics=None,
+            reference=config["base"],
+        )
+        return cls(model, base, config).eval()
+
+    def to_robot(self, action: Tensor) -> Tensor:
+        """Normalised actions (..., A) in the robot's units."""
+        return self.normalisation.action.unnormalise(action)
+
+    def forward(
+        self,
+        batch: Mapping[str, Any] | None = None,
+        *,
+        vis_obs: Tensor | None = None,
+        robot_state: Tensor | None = None,
+        texts: Sequence[str] | None = None,
+        use_telepathy: bool = True,
+        noise: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Base action, residuals and telepathy at the last step of an observation.
+
+        Args:
+            batch: a π0.5 batch as LeRobot's pre-processor gives it, instead of the next three; it holds no past.
+            vis_obs: (B, T, V, 3, S, S) or, with one camera, (B, T, 3, S, S); float in [0, 1]; T control steps.
+            robot_state: (B, T, D) in the robot's units.
+            texts: B instructions.
+            use_telepathy: False gives the base alone; every residual is zero.
+            noise: (B, Tc, A') the base's initial noise; by default its deterministic action.
+
+        Returns:
+            ``base_action_vector`` (B, A), ``base_action_chunk`` (B, C, A), ``base_action_trajectory`` (B, H, A), the
+            same three as ``telepathy_residual_*``, ``telepathy_factors`` (B, K, E), ``semantic_factors`` (B, d),
+            ``intent`` and ``memory`` (B, w), ``alignment`` (B,). Actions are normalised; adding a residual gives
+            Sigma's action at scale 1, with either base branch.
+        """
+        if batch is not None:
+            observation = self._from_batch(batch)
+        else:
+            if vis_obs is None or robot_state is None or texts is None:
+                raise SigmaError("give either a π0.5 batch or vis_obs, robot_state and texts")
+            observation = self._from_sequence(vis_obs, robot_state, texts)
+        addresses = [("call", row) for row in range(len(observation.state))]
+        return self.decide(observation, addresses, use_telepathy=use_telepathy, noise=noise)
+
+    def decide(
+        self,
+        observation: Observation,
+        addresses: list[tuple],
+        *,
+        use_telepathy: bool = True,
+        noise: Tensor | None = None,
+        frozen: BasePass | None = None,
+    ) -> dict[str, Tensor]:
+        """The same from prepared inputs; ``addresses`` name the decisions whose base action needs seeded samples."""
+        with torch.no_grad():
+            frozen = frozen or self.model.frozen_pass(observation)
+            base_action = self._base_action(frozen.encoded, addresses, noise, adapters=False)
+            output = self._spans("base_action", base_action)
+            if not use_telepathy:
+                return output | self._spans("telepathy_residual", torch.zeros_like(base_action))
+            corrected = base_action
+            if self.config["branch"] == "adapted":
+                passed = self.model.adapted_pass(observation)
+                corrected = self._base_action(passed.encoded, addresses, noise, adapters=True)
+            decision = self.model(observation, corrected)
+        shift = corrected - base_action
+        residuals = decision.residuals
+        return output | {
+            "telepathy_residual_vector": (residuals.vector + shift[:, :1])[:, 0],
+            "telepathy_residual_chunk": residuals.chunk + shift[:, : residuals.chunk.shape[1]],
+            "telepathy_residual_trajectory": residuals.trajectory + shift,
+            "telepathy_factors": decision.thought.factors,
+            "semantic_factors": decision.thought.semantic,
+            "intent": decision.thought.intent,
+            "memory": decision.thought.memory,
+            "alignment": decision.alignment,
+        }
+
+    def _base_action(
+        self, encoded: prefix.Encoded, addresses: list[tuple], noise: Tensor | None, *, adapters: bool
+    ) -> Tensor:
+        config, policy = self.config, self.model.policy
+        with nullcontext() if adapters else lora.disabled(self.model.adapted):
+            if noise is not None:
+                action = prefix.integrate(policy, encoded, noise[:, None], config["num_steps"])[:, 0]
+            else:
+                action = deterministic_action(
+                    config["base_action"],
+                    policy,
+                    encoded,
+                    config["num_steps"],
+                    samples=config["samples"],
+                    seed=config["seed"],
+                    addresses=addresses,
+                )
+        return action[:, : config["sizes"]["horizon"]]
+
+    def _spans(self, name: str, action: Tensor) -> dict[str, Tensor]:
+        chunk = self.config["sizes"]["chunk"]
+        return {f"{name}_vector": action[:, 0], f"{name}_chunk": action[:, :chunk], f"{name}_trajectory": action}
+
+    def _from_sequence(self, vis_obs: Tensor, robot_state: Tensor, texts: Sequence[str]) -> Observation:
+        """History is read every ``history_stride`` control steps, as in training; before the first it is masked."""
+        views = len(self.config["cameras"])
+        if vis_obs.ndim == 5 and views == 1:
+            vis_obs = vis_obs[:, :, None]
+        state_dim = self.config["sizes"]["state_dim"]
+        if vis_obs.ndim != 6 or vis_obs.shape[2:4] != (views, 3):
+            raise SigmaError(f"vis_obs: found shape {tuple(vis_obs.shape)}; legal: [B, T, {views}, 3, H, W]")
+        if tuple(robot_state.shape) != (*vis_obs.shape[:2], state_dim) or len(texts) != len(vis_obs):
+            found = (tuple(robot_state.shape), len(texts))
+            legal = f"[{len(vis_obs)}, {vis_obs.shape[1]}, {state_dim}] and {len(vis_obs)} texts"
+            raise SigmaError(f"robot_state and texts: found {found}; legal: {legal}")
+        if not (torch.isfinite(vis_obs).all() and vis_obs.min() >= 0 and vis_obs.max() <= 1):
+            raise SigmaError("vis_obs: legal values lie in [0, 1]")
+        batch, steps = vis_obs.shape[:2]
+        stride, history = self.config["history_stride"], self.config["sizes"]["history"]
+        times = [steps - 1 - stride * back for back in reversed(range(history))]
+        used = [time for time in times if time >= 0]
+        images = to_resolution((vis_obs[:, used] * 255).round().to(torch.uint8), self.builder.base.resolution)
+        states = robot_state[:, used].float().cpu().numpy()
+        vision = self.builder.encode_images(images.flatten(0, 1)).unflatten(0, (batch, len(used)))
+        past, present = self.empty_past(batch)
+        for index in range(len(used) - 1):
+            place = history - len(used) + index
+            earlier = self.builder.observation(vision[:, index], states[:, index], texts)
+            past[:, place], present[:, place] = self.model.frozen_pass(earlier).pooled, True
+        return self.builder.observation(vision[:, -1], states[:, -1], texts, past, present)
+
+    def empty_past(self, batch: int) -> tuple[Tensor, Tensor]:
+        """History features (B, M−1, P, d) and their mask before anything has been seen."""
+        sizes, device = self.config["sizes"], self.builder.device
+        past = torch.zeros(batch, sizes["history"] - 1, sizes["pools"], sizes["width"], device=device)
+        return past, torch.zeros(past.shape[:2], dtype=torch.bool, device=device)
+
+    def _from_batch(self, batch: Mapping[str, Any]) -> Observation:
+        """A π0.5 batch: images in [0, 1], a normalised state, and the prompt that LeRobot's processor wrote."""
+        for key in (*self.config["cameras"], STATE, _TASK):
+            if key not in batch:
+                raise SigmaError(f"batch: {key!r} is missing; it is given by the policy's pre-processor")
+        images = torch.stack([batch[name] for name in self.config["cameras"]], dim=1)
+        pixels = to_resolution((images.float() * 255).round().to(torch.uint8), self.builder.base.resolution)
+        texts = []
+        for prompt in batch[_TASK]:
+            head, _, tail = prompt.partition(", State: ")
+            if not head.startswith("Task: ") or not tail:
+                raise SigmaError(f"batch: {_TASK!r}: {prompt!r} is not a π0.5 prompt")
+            texts.append(head.removeprefix("Task: "))
+        raw = self.normalisation.state.unnormalise(batch[STATE].float().cpu().numpy())
+        vision = self.builder.encode_images(pixels)
+        observation = self.builder.observation(vision, raw, texts, *self.empty_past(len(texts)))
+        tokens = batch.get("observation.language.tokens")
+        if tokens is not None and not torch.equal(observation.tokens.cpu(), tokens.cpu()):
+            raise SigmaError("batch: its tokens are not those of Sigma's tokenizer and statistics")
+        return observation
+
+
+def default_heads(folder: str | Path) -> Path:
+    """The heads file of a model folder: ``.safetensors`` first, else the source's ``.pt``."""
+    folder = Path(folder)
+    return folder / FILE if (folder / FILE).is_file() else folder / SOURCE_FILE

@@ -1,0 +1,180 @@
+"""The optimisation loop: accumulation, schedule, averaged weights, selection on validation, exact resume.
+
+A phase is one objective with the parameters it trains. The order of windows, all noise and the learning rate are
+functions of the seed and the step, so that the state to keep is small: weights, their average, the optimizer, the
+objective's own table, the best weights so far, and the curve.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sigma.progress import progress
+from sigma.seeding import seed_from
+from sigma.training.checkpoint import Scratch
+
+
+class Objective(Protocol):
+    """What a phase minimises; ``loss`` of all parts of a step add up to the step's loss."""
+
+    name: str
+
+    def rows(self, step: int) -> np.ndarray: ...
+    def loss(self, rows: np.ndarray, step: int, part: int, total: int) -> tuple[Tensor, dict[str, float]]: ...
+    def after_step(self) -> None: ...
+    def validate(self, batch: int) -> float: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def load_state(self, state: dict[str, Tensor]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Numbers of one phase; see ``train`` in params.yaml."""
+
+    steps: int
+    batch: int
+    accumulation: int
+    warmup: float
+    weight_decay: float
+    clip: float
+    average: float
+    validate_every: int
+    checkpoint_every: int
+    select: str
+    seed: int
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate: linear warm-up, then a cosine to zero."""
+        warm = self.warmup * self.steps
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1.0, self.steps - warm))
+
+
+@dataclass
+class Curve:
+    """Points of one phase, in the order of steps."""
+
+    name: str
+    train: list[dict[str, float]] = field(default_factory=list)
+    validation: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    curve: Curve
+    selected: int
+    validation: float
+
+
+class Phase:
+    """One objective, its named parameters in groups of one learning rate each, and its state."""
+
+    def __init__(self, objective: Objective, groups: list[tuple[dict[str, nn.Parameter], float]], schedule: Schedule):
+        self.objective, self.schedule = objective, schedule
+        self.named = {name: parameter for group, _ in groups for name, parameter in group.items()}
+        self.rates = [rate for _, rate in groups]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(group.values()), "lr": rate} for group, rate in groups],
+            weight_decay=schedule.weight_decay,
+        )
+        self.averaged = {name: parameter.detach().clone() for name, parameter in self.named.items()}
+        self.best: dict[str, Any] = {"step": 0, "value": math.inf, "tensors": {}}
+        self.curve = Curve(objective.name)
+        self.step = 0
+
+    def run(self, scratch: Scratch, carried: dict[str, Any], validation_batch: int) -> PhaseResult:
+        """Train from the last saved step to the end and put the selected weights into the parameters.
+
+        Args:
+            scratch: where the state is kept.
+            carried: entries of earlier phases that every saved state must hold too.
+            validation_batch: windows a forward pass in validation.
+        """
+        schedule = self.schedule
+        with progress(self.objective.name, schedule.steps) as meter:
+            meter.advance(self.step)
+            while self.step < schedule.steps:
+                loss = self._optimize()
+                self.step += 1
+                if self.step % schedule.validate_every == 0 or self.step == schedule.steps:
+                    self._validate(validation_batch)
+                if self.step % schedule.checkpoint_every == 0 and self.step < schedule.steps:
+                    scratch.save(carried | {"phase": self.objective.name, "state": self.state()})
+                meter.advance(1, f"loss {loss:.4f}")
+        tensors = self.best["tensors"] if schedule.select == "best" else self.averaged
+        last = self.curve.validation[-1]
+        chosen = self.best if schedule.select == "best" else {"step": last["step"], "value": last["value"]}
+        self._assign(tensors)
+        return PhaseResult(self.curve, int(chosen["step"]), float(chosen["value"]))
+
+    def _optimize(self) -> float:
+        schedule, objective = self.schedule, self.objective
+        rows = objective.rows(self.step)
+        rate = schedule.rate(self.step)
+        for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = peak * rate
+        torch.manual_seed(seed_from(schedule.seed, "dropout", objective.name, self.step) % 2**63)
+        logs: dict[str, float] = {}
+        value = 0.0
+        for part in range(schedule.accumulation):
+            chosen = rows[part * schedule.batch : (part + 1) * schedule.batch]
+            loss, terms = objective.loss(chosen, self.step, part, len(rows))
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"{objective.name}: the loss is not finite at step {self.step}")
+            loss.backward()
+            value += loss.item()
+            for name, term in terms.items():
+                logs[name] = logs.get(name, 0.0) + term
+        norm = nn.utils.clip_grad_norm_(self.named.values(), schedule.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.after_step()
+        # A young average must not remember the initial weights: the decay grows towards its value.
+        decay = min(schedule.average, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                self.averaged[name].lerp_(parameter, 1 - decay)
+        self.curve.train.append({"step": self.step + 1, "loss": value, "grad_norm": norm.item(), "rate": rate, **logs})
+        return value
+
+    def _validate(self, batch: int) -> None:
+        live = {name: parameter.detach().clone() for name, parameter in self.named.items()}
+        self._assign(self.averaged)
+        value = self.objective.validate(batch)
+        self._assign(live)
+        self.curve.validation.append({"step": self.step, "value": value})
+        if value < self.best["value"]:
+            tensors = {name: tensor.clone() for name, tensor in self.averaged.items()}
+            self.best = {"step": self.step, "value": value, "tensors": tensors}
+
+    def _assign(self, tensors: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                parameter.copy_(tensors[name])
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "weights": {name: parameter.detach().clone() for name, parameter in self.named.items()},
+            "averaged": self.averaged,
+            "optimizer": self.optimizer.state_dict(),
+            "objective": self.objective.state(),
+            "best": self.best,
+            "train": self.curve.train,
+            "validation": self.curve.validation,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self._assign(state["weights"])
+        device = next(iter(self.named.values())).device
+        self.averaged = {name: tensor.to(device) for name, tensor in state["averaged"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state(state["objective"])
+        self.best = state["best"]
+        self.curve.train, self.curve.validation = state["train"], state["validation"]

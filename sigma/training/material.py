@@ -1,0 +1,144 @@
+"""What training and Sigma's evaluation read: the base, the shards, and what the baseline stage kept of both."""
+
+import hashlib
+import importlib.resources
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigma.data.shards import Shards
+from sigma.errors import SigmaError
+from sigma.evaluation.tables import read_columns
+from sigma.io import digest_file, read_json
+from sigma.policy.base import Base, load_base
+from sigma.policy.base_action import deterministic_action
+from sigma.policy.decision import SigmaModel
+from sigma.policy.inputs import InputBuilder, Normalisation, gather_history
+from sigma.policy.observation import Observation
+
+COLUMNS = ("window", "episode", "step", "split", "action", "valid", "base_action")
+
+
+@dataclass(eq=False)
+class Material:
+    """Inputs of every window, ready to be batched.
+
+    Legend: W windows, F frames, M history, P pooled vectors, d backbone width, T horizon, A action dim.
+    """
+
+    base: Base
+    shards: Shards
+    builder: InputBuilder
+    meta: dict  # of data/features
+    pooled: Tensor  # (F, P, d)
+    columns: dict[str, np.ndarray]
+    digest: str
+    vision: dict[int, Tensor] = field(default_factory=dict)  # decision frame -> (V, n, d), where cached
+
+    @property
+    def split(self) -> np.ndarray:
+        return self.columns["split"]
+
+    def targets(self, windows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Recorded actions (B, T, A), normalised, and their mask (B, T)."""
+        device = self.builder.device
+        action = torch.from_numpy(self.columns["action"][windows]).to(device)
+        return action, torch.from_numpy(self.columns["valid"][windows]).to(device)
+
+    def base_action(self, windows: np.ndarray) -> Tensor:
+        """The frozen base's deterministic action (B, T, A)."""
+        return torch.from_numpy(self.columns["base_action"][windows]).to(self.builder.device)
+
+    def scored_joints(self) -> Tensor:
+        """(A,) bool, False at joints that the window stage excludes by name."""
+        excluded = set(self.shards.meta.get("exclude_joints", []))
+        keep = [name not in excluded for name in self.shards.meta["joint_names"]]
+        return torch.tensor(keep, device=self.builder.device)
+
+    def cache_vision(self, windows: np.ndarray, batch: int) -> None:
+        """Keep the frozen image tokens of these windows' decision frames; they never change during training."""
+        frames = np.unique(self.shards.window_frames[windows, -1])
+        for start in range(0, len(frames), batch):
+            rows = frames[start : start + batch]
+            tokens = self.builder.encode_images(self.shards.images(rows)).cpu()
+            self.vision.update({int(frame): tokens[index] for index, frame in enumerate(rows)})
+
+    def observation(self, windows: np.ndarray, state_noise: np.ndarray | None = None) -> Observation:
+        """What the decisions of ``windows`` may read; ``state_noise`` (B, D) is added in normalised units."""
+        shards = self.shards
+        frames = shards.window_frames[windows]
+        now = frames[:, -1]
+        if all(int(frame) in self.vision for frame in now):
+            vision = torch.stack([self.vision[int(frame)] for frame in now])
+        else:
+            vision = self.builder.encode_images(shards.images(now))
+        states = shards.frame_state[now]
+        if state_noise is not None:
+            quantiles = self.builder.normalisation.state
+            states = states + state_noise.astype(np.float32) * (quantiles.q99 - quantiles.q01) / 2
+        texts = [shards.tasks[task] for task in shards.window_task[windows]]
+        history, present = gather_history(self.pooled, frames)
+        return self.builder.observation(vision, states, texts, history, present)
+
+
+def load_material(
+    base_file: Path, shards_folder: Path, features: Path, baseline: Path, *, device: torch.device, dtype: str
+) -> Material:
+    """Open and cross-check everything; raises :class:`SigmaError` where two parts are not of one run."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    reference, meta = read_json(base_file), read_json(features / "meta.json")
+    if meta["base_digest"] != reference["digest"]:
+        raise SigmaError(f"{features}: made with another base than {base_file}; run `dvc repro baseline`")
+    shards = Shards.open(shards_folder)
+    try:
+        pooled = load_file(features / "features.safetensors")["pooled"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise SigmaError(
+            f"{features / 'features.safetensors'}: not readable ({' '.join(str(error).split())})"
+        ) from None
+    columns, _ = read_columns(baseline, COLUMNS)
+    if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
+        raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")
+    base = load_base(reference, device=str(device), dtype=dtype)
+    builder = InputBuilder(base, Normalisation.from_json(meta["normalisation"]))
+    whole = hashlib.sha256()
+    for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):
+        whole.update(digest_file(file).encode())
+    return Material(base, shards, builder, meta, pooled, columns, whole.hexdigest())
+
+
+def adapted_actions(model: SigmaModel, material: Material, windows: np.ndarray, batch: int) -> Tensor:
+    """Deterministic action (B, T, A) of the policy with LoRA on, by the same rule as the frozen base's."""
+    meta, shards = material.meta, material.shards
+    actions = []
+    with torch.no_grad():
+        for start in range(0, len(windows), batch):
+            rows = windows[start : start + batch]
+            passed = model.adapted_pass(material.observation(rows))
+            addresses = [(int(shards.window_episode[row]), int(shards.window_step[row])) for row in rows]
+            action = deterministic_action(
+                meta["action"],
+                model.policy,
+                passed.encoded,
+                meta["num_steps"],
+                samples=meta["samples"],
+                seed=meta["seed"],
+                addresses=addresses,
+            )
+            actions.append(action[:, : shards.meta["horizon"]])
+    return torch.cat(actions)
+
+
+def code_digest() -> str:
+    """Digest of the sources that training runs, so that no checkpoint of other code is ever resumed."""
+    package, whole = Path(str(importlib.resources.files("sigma"))), hashlib.sha256()
+    for file in sorted(package / part for part in ("seeding.py", "machine.py")) + [
+        file for folder in ("policy", "training", "data") for file in sorted((package / folder).glob("*.py"))
+    ]:
+        whole.update(file.name.encode() + file.read_bytes())
+    return whole.hexdigest()

@@ -1,0 +1,51 @@
+"""What training leaves behind: the model folder and the curves."""
+
+from pathlib import Path
+
+from sigma.io import atomic_directory, write_json
+from sigma.policy import lora
+from sigma.policy.heads import save_heads
+from sigma.policy.model_folder import CONFIG, base_digest, model_config
+from sigma.training.trainer import TrainingResult
+
+
+def write_model(result: TrainingResult, folder: Path) -> None:
+    """Write ``models/sigma``: adapter, heads in two formats, configuration, statistics and tokenizer, whole or not."""
+    material = result.material
+    with atomic_directory(folder) as temporary:
+        lora.save(result.model.adapted, temporary)
+        save_heads(result.model.heads, temporary)
+        material.base.prompter.tokenizer.save_pretrained(temporary / "tokenizer")
+        config = model_config(
+            base=material.base,
+            weights_digest=base_digest(result.model.policy),
+            branch=result.branch,
+            sizes=result.sizes,
+            features_meta=material.meta,
+            shards_meta=material.shards.meta,
+            selected_step=result.selected,
+        )
+        write_json(temporary / CONFIG, config)
+
+
+def write_curves(result: TrainingResult, folder: Path) -> None:
+    """Write one table a phase through DVCLive, so that ``dvc plots`` draws them."""
+    from dvclive import Live
+
+    with atomic_directory(folder) as temporary:
+        for curve in result.curves:
+            with Live(
+                dir=str(temporary / curve.name),
+                report=None,
+                save_dvc_exp=False,
+                dvcyaml=None,
+                monitor_system=False,
+            ) as live:
+                at_step = {int(point["step"]): point["value"] for point in curve.validation}
+                for point in curve.train:
+                    live.step = int(point["step"])
+                    for name, value in point.items():
+                        if name != "step":
+                            live.log_metric(f"train/{name}", value)
+                    if live.step in at_step:
+                        live.log_metric("validation/error", at_step[live.step])

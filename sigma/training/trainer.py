@@ -1,0 +1,207 @@
+"""From parameters to a trained Sigma: builds the model, runs its phases, resumes what was interrupted.
+
+With the frozen base branch there is one phase: LoRA on the language model and the heads learn residuals of the frozen
+base's action. With the adapted branch LoRA on language model and action expert first learns by flow matching; it is
+then frozen, and the heads learn residuals of the adapted policy's deterministic action.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+from torch import Tensor
+
+from sigma.errors import SigmaError
+from sigma.parameters import Section
+from sigma.policy import lora
+from sigma.policy.decision import SigmaModel
+from sigma.policy.heads import build_heads
+from sigma.policy.sizes import TelepathySizes
+from sigma.seeding import seed_from
+from sigma.training.checkpoint import Scratch
+from sigma.training.loop import Curve, Phase, PhaseResult, Schedule
+from sigma.training.material import Material, adapted_actions, code_digest
+from sigma.training.objectives import FlowObjective, ResidualObjective
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained model and how it came about."""
+
+    model: SigmaModel
+    material: Material
+    branch: str
+    sizes: TelepathySizes
+    curves: list[Curve]
+    steps: int
+    selected: int
+    validation: float
+    trainable: int
+
+
+def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
+    """Sizes of the heads from ``telepathy`` in params.yaml and from what they stand on."""
+    meta, base = material.shards.meta, material.base
+    depth = len(base.policy.model.paligemma_with_expert.paligemma.model.language_model.layers)
+    read = tuple(sorted(layer % depth for layer in parameters.layers if -depth <= layer < depth))
+    if len(read) != len(parameters.layers) or len(set(read)) != len(read):
+        legal = f"distinct integers from {-depth} to {depth - 1}"
+        raise SigmaError(f"params.yaml: telepathy.layers: found {parameters.layers}; legal: {legal}")
+    return TelepathySizes(
+        width=material.pooled.shape[2],
+        layers=depth,
+        pools=material.pooled.shape[1],
+        state_dim=base.state_dim,
+        action_dim=base.action_dim,
+        horizon=meta["horizon"],
+        chunk=meta["chunk"],
+        history=meta["history"],
+        inner=parameters.width,
+        factors=parameters.factors,
+        factor_dim=parameters.factor_dim,
+        state_tokens=parameters.state_tokens,
+        head_layers=parameters.head_layers,
+        head_heads=parameters.head_heads,
+        read_layers=read,
+        film=parameters.film,
+        memory=parameters.memory,
+        factor_source=parameters.factor_source,
+        read_base_action=parameters.read_base_action,
+    )
+
+
+class Trainer:
+    """Runs one training described by the sections ``train``, ``lora``, ``telepathy``, ``loss`` and ``base.branch``."""
+
+    def __init__(self, material: Material, parameters: Mapping[str, Section], validation_batch: int = 64):
+        self.material, self.validation_batch = material, validation_batch
+        self.train, self.lora = parameters["train"], parameters["lora"]
+        self.telepathy, self.losses = parameters["telepathy"], parameters["loss"]
+        self.branch = parameters["base"].branch
+        self.parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
+        for name, rows in self.parts.items():
+            if not len(rows):
+                raise SigmaError(f"data/shards: no {name} window is left; see window in params.yaml")
+        if self.branch == "adapted" and not self.train.flow_steps:
+            raise SigmaError("params.yaml: train.flow_steps: found 0 with base.branch adapted; legal: integer ≥ 1")
+        self.sizes = telepathy_sizes(material, self.telepathy)
+
+    def key(self) -> str:
+        """Digest of every input: a checkpoint of anything else is never resumed."""
+        sections = {name: section.model_dump() for name, section in self._sections().items()}
+        versions = [torch.__version__, peft.__version__, transformers.__version__]
+        device = self.material.builder.device.type
+        text = json.dumps(
+            [self.material.digest, sections, self.branch, versions, device, code_digest()], sort_keys=True
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _sections(self) -> dict[str, Section]:
+        return {"train": self.train, "lora": self.lora, "telepathy": self.telepathy, "loss": self.losses}
+
+    def _schedule(self, steps: int) -> Schedule:
+        train = self.train
+        names = ("batch", "accumulation", "warmup", "weight_decay", "clip", "average", "validate_every")
+        names += ("checkpoint_every", "select", "seed")
+        return Schedule(steps=steps, **{name: getattr(train, name) for name in names})
+
+    def build(self) -> SigmaModel:
+        """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
+        expert = self.branch == "adapted" or self.losses.flow > 0
+        adapted = lora.attach(
+            self.material.base.policy,
+            rank=self.lora.rank,
+            alpha=self.lora.alpha,
+            dropout=self.lora.dropout,
+            towers=("language", "expert") if expert else ("language",),
+            projections=self.lora.projections,
+            seed=seed_from(self.train.seed, "lora") % 2**63,
+        )
+        heads = build_heads(self.sizes, self.material.meta["token_rms"], seed_from(self.train.seed, "heads") % 2**63)
+        model = SigmaModel(adapted, heads.to(self.material.builder.device))
+        if self.train.gradient_checkpointing:
+            model.policy.model.paligemma_with_expert.paligemma.model.language_model.gradient_checkpointing = True
+        return model.train()
+
+    def run(self, scratch: Scratch) -> TrainingResult:
+        """Train every phase, resuming from ``scratch`` where it holds a state of these inputs."""
+        model, material = self.build(), self.material
+        if self.train.cache_vision:
+            material.cache_vision(np.concatenate(list(self.parts.values())), self.validation_batch)
+        saved = scratch.load() or {}
+        adapter = {name: parameter for name, parameter in sorted(model.adapted.named_parameters()) if ".lora_" in name}
+        count = sum(parameter.numel() for parameter in (*adapter.values(), *model.heads.parameters()))
+        curves: list[Curve] = []
+        steps = 0
+        if self.branch == "adapted":
+            phase = self._flow_phase(model, adapter)
+            result = self._run_phase(phase, scratch, saved, {})
+            curves, steps = [result.curve], self.train.flow_steps
+            for parameter in adapter.values():
+                parameter.requires_grad_(False)
+        phase = self._residual_phase(model, {} if self.branch == "adapted" else adapter)
+        carried = (
+            {"adapter": {name: parameter.detach().clone() for name, parameter in adapter.items()}} if curves else {}
+        )
+        carried |= {"flow_curve": [curves[0].train, curves[0].validation]} if curves else {}
+        result = self._run_phase(phase, scratch, saved, carried)
+        return TrainingResult(
+            model.eval(),
+            material,
+            self.branch,
+            self.sizes,
+            [*curves, result.curve],
+            steps + self.train.steps,
+            result.selected,
+            result.validation,
+            count,
+        )
+
+    def _run_phase(self, phase: Phase, scratch: Scratch, saved: dict[str, Any], carried: dict[str, Any]) -> PhaseResult:
+        if saved.get("phase") == phase.objective.name:
+            phase.load_state(saved["state"])
+        elif saved.get("phase") == "residual" and phase.objective.name == "flow":
+            # The flow phase was finished: its weights and its curve travel in every later state.
+            phase.step = phase.schedule.steps
+            phase.averaged = phase.best["tensors"] = saved["adapter"]
+            phase.curve.train, phase.curve.validation = saved["flow_curve"]
+        return phase.run(scratch, carried, self.validation_batch)
+
+    def _flow_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
+        objective = FlowObjective(model, self.material, self.train, self.parts)
+        return Phase(objective, [(adapter, self.train.lora_learning_rate)], self._schedule(self.train.flow_steps))
+
+    def _residual_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
+        material = self.material
+        if self.branch == "adapted":
+            windows = np.concatenate(list(self.parts.values()))
+            order = np.full(len(material.split), -1)
+            order[windows] = np.arange(len(windows))
+            model.eval()
+            actions = adapted_actions(model, material, windows, self.validation_batch)
+            model.train()
+
+            def head_base(rows: np.ndarray) -> Tensor:
+                return actions[torch.from_numpy(order[rows])]
+        else:
+            head_base = material.base_action
+        tsac, base = self.losses.tsac, material.base
+        prompt = base.prompter(tsac.bank, np.zeros((len(tsac.bank), base.state_dim), dtype=np.float32))
+        norm = self.telepathy.tau_norm or (self.sizes.factors * self.sizes.factor_dim) ** 0.5
+        bank = torch.cat([base.text_embedding_mean(prompt), self._instructions()])
+        objective = ResidualObjective(model, material, self.train, self.losses, self.parts, head_base, bank, norm)
+        groups = [({f"heads.{name}": p for name, p in model.heads.named_parameters()}, self.train.learning_rate)]
+        if adapter:
+            groups.append((adapter, self.train.lora_learning_rate))
+        return Phase(objective, groups, self._schedule(self.train.steps))
+
+    def _instructions(self) -> Tensor:
+        """(tasks, d): the dataset's own instructions belong to the bank, each the others' contrast."""
+        base, tasks = self.material.base, self.material.shards.tasks
+        return base.text_embedding_mean(base.prompter(tasks, np.zeros((len(tasks), base.state_dim), dtype=np.float32)))
