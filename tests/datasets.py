@@ -52,12 +52,13 @@ def write_dataset(
     size: tuple[int, int] = (48, 64),
     fps: int = 10,
     alter: Callable[[int, int, Frame], Frame] | None = None,
-    video_files_size_in_mb: int | None = None,
+    vcodec: str = "h264",
+    use_videos: bool = True,
 ) -> Path:
     """Write episodes of ``lengths`` frames under ``root`` and return it.
 
     Episode ``e`` carries ``tasks[e % len(tasks)]``. ``size`` is (height, width). ``alter(episode, step, frame)`` may
-    change a frame before it is written: the place where a test injects its fault.
+    change a frame before it is written: the place where a test injects its fault. ``vcodec`` is a LeRobot codec name.
     """
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -67,16 +68,16 @@ def write_dataset(
     features = {"observation.state": dict(vector), "action": dict(vector)}
     for camera in cameras:
         names = ["height", "width", "channels"]
-        features[camera] = {"dtype": "video", "shape": (height, width, 3), "names": names}
+        features[camera] = {"dtype": "video" if use_videos else "image", "shape": (height, width, 3), "names": names}
     dataset = LeRobotDataset.create(
         "tests/small",
         fps=fps,
         features=features,
         root=root,
         robot_type="so101_follower",
-        rgb_encoder=RGBEncoderConfig(vcodec="h264", crf=16, preset="ultrafast"),
+        use_videos=use_videos,
+        rgb_encoder=RGBEncoderConfig(vcodec=vcodec, crf=16, preset="ultrafast" if vcodec == "h264" else 12),
         encoder_threads=1,
-        video_files_size_in_mb=video_files_size_in_mb,
     )
     for episode, length in enumerate(lengths):
         for step in range(length):

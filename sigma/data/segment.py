@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sigma.data.source import ACTION, STATE, Dataset
+from sigma.data.source import ACTION, STATE, Dataset, Rows
 from sigma.data.split import SPLITS
 from sigma.data.statistics import Statistics, feature_statistics, spread
 from sigma.data.windows import Protocol, action_norm, decision_steps, filter_reasons, is_strided, motion
@@ -21,15 +21,31 @@ class Filter:
     min_motion: float
 
 
+def read_usable(dataset: Dataset, index: int) -> Rows:
+    """The rows of an episode that can be cut into windows; an error where they cannot, whatever the audit says.
+
+    Windows take neighbouring rows for neighbouring moments, and one non-finite value spoils statistics and losses.
+    """
+    episode = dataset.episodes[index]
+    rows = dataset.read(episode)
+    faults = {
+        f"{len(rows.state)} rows, {episode.length} declared": len(rows.state) != episode.length,
+        "no rows": episode.length == 0,
+        "frame_index does not count 0, 1, 2, …": not np.array_equal(rows.frame_index, np.arange(len(rows.frame_index))),
+        "non-finite state or action": not (np.isfinite(rows.state).all() and np.isfinite(rows.action).all()),
+        "a task that meta/tasks.parquet does not list": not np.isin(rows.task, np.arange(len(dataset.tasks))).all(),
+    }
+    for fault, found in faults.items():
+        if found:
+            raise SigmaError(
+                f"{dataset.root}/{episode.table}: episode {index}: {fault}; list it in params.yaml: audit.exclude"
+            )
+    return rows
+
+
 def first_tasks(dataset: Dataset, episodes: Sequence[int]) -> dict[int, int]:
     """The task each episode begins with, by episode."""
-    tasks = {}
-    for index in episodes:
-        task = dataset.read(dataset.episodes[index]).task
-        if len(task) == 0:
-            raise SigmaError(f"{dataset.root}: episode {index} has no row; list it in params.yaml: audit.exclude")
-        tasks[index] = int(task[0])
-    return tasks
+    return {index: int(read_usable(dataset, index).task[0]) for index in episodes}
 
 
 def train_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, Statistics]:
@@ -38,15 +54,9 @@ def train_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, Sta
     Exact quantiles need every value at once: the one place where memory grows with the dataset, by 8 bytes a joint
     and frame (48 MB for a million frames of six joints).
     """
-    rows = [dataset.read(dataset.episodes[index]) for index in episodes]
+    rows = [read_usable(dataset, index) for index in episodes]
     values = {STATE: [item.state for item in rows], ACTION: [item.action for item in rows]}
-    statistics = {}
-    for feature, parts in values.items():
-        joined = np.concatenate(parts)
-        if not np.isfinite(joined).all():
-            raise SigmaError(f"{dataset.root}: {feature} has non-finite values in train episodes; see the audit stage")
-        statistics[feature] = feature_statistics(joined)
-    return statistics
+    return {feature: feature_statistics(np.concatenate(parts)) for feature, parts in values.items()}
 
 
 def candidate_windows(
@@ -58,13 +68,14 @@ def candidate_windows(
 ) -> dict[str, np.ndarray]:
     """One entry a candidate window, ordered by episode and step, as columns of ``windows.parquet``.
 
-    The filter marks windows of every split; it only keeps training windows out of storage.
+    The filter marks windows of every split; it only keeps training windows out of storage. Raises :class:`SigmaError`
+    where a split would have no window.
     """
     split_of = {episode: name for name in SPLITS for episode in splits[name]}
     unit = spread(statistics[ACTION])
     columns: dict[str, list[Any]] = {}
     for index in sorted(split_of):
-        rows = dataset.read(dataset.episodes[index])
+        rows = read_usable(dataset, index)
         steps = decision_steps(len(rows.action), protocol, split_of[index])
         norms = action_norm(rows.action, steps, protocol.horizon)
         motions = motion(rows.state, rows.action, unit, steps, protocol.horizon)
@@ -82,7 +93,20 @@ def candidate_windows(
         }
         for name, values in part.items():
             columns.setdefault(name, []).append(values)
-    return {name: np.concatenate(values) for name, values in columns.items()}
+    windows = {name: np.concatenate(values) for name, values in columns.items()}
+    for name in SPLITS:
+        of_split = windows["split"] == name
+        if not of_split.any():
+            raise SigmaError(
+                f"{dataset.root}: every {name} episode is shorter than params.yaml: window.horizon "
+                f"({protocol.horizon} steps); lower it, or list them in audit.exclude"
+            )
+        if name == "train" and not windows["kept"][of_split].any():
+            raise SigmaError(
+                "params.yaml: window.min_action_norm, window.min_motion: no training window is left; the medians are "
+                f"{np.median(windows['action_norm'][of_split]):.3g} and {np.median(windows['motion'][of_split]):.3g}"
+            )
+    return windows
 
 
 def stored_windows(windows: Mapping[str, np.ndarray]) -> np.ndarray:

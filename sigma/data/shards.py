@@ -21,6 +21,7 @@ from sigma.io import digest_file, read_json, read_table, write_json, write_table
 
 FORMAT_VERSION = 1
 META, WINDOWS = "meta.json", "windows.parquet"
+AGAIN = "run the window stage again (dvc repro window)"
 
 # Name: (dtype, dimensions). Frame tensors share their first size F, window tensors W.
 TENSORS: dict[str, tuple[torch.dtype, int]] = {
@@ -82,21 +83,20 @@ def _check_tensors(tensors: Mapping[str, Any], name: str) -> None:
 
 def _load_shard(folder: Path, record: Mapping[str, Any], verify: bool) -> dict[str, torch.Tensor]:
     path = folder / record["name"]
-    again = "run the window stage again (dvc repro window)"
     if not path.is_file():
-        raise SigmaError(f"{path}: the shard is missing; {again}")
+        raise SigmaError(f"{path}: the shard is missing; {AGAIN}")
     size = path.stat().st_size
     if size < record["bytes"]:
-        raise SigmaError(f"{path}: the shard is truncated ({size} of {record['bytes']} bytes); {again}")
+        raise SigmaError(f"{path}: the shard is truncated ({size} of {record['bytes']} bytes); {AGAIN}")
     if size > record["bytes"] or (verify and digest_file(path) != record["sha256"]):
-        raise SigmaError(f"{path}: the shard was altered (its digest is not that of {META}); {again}")
+        raise SigmaError(f"{path}: the shard was altered (its digest is not that of {META}); {AGAIN}")
     try:
         tensors = torch.load(path, mmap=True, weights_only=True, map_location="cpu")
     except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise SigmaError(f"{path}: not readable as a shard ({' '.join(str(error).split())[:120]}); {again}") from None
+        raise SigmaError(f"{path}: not readable as a shard ({' '.join(str(error).split())[:120]}); {AGAIN}") from None
     _check_tensors(tensors, str(path))
     if (len(tensors["frame_step"]), len(tensors["window_step"])) != (record["frames"], record["windows"]):
-        raise SigmaError(f"{path}: frame and window counts differ from {META}; {again}")
+        raise SigmaError(f"{path}: frame and window counts differ from {META}; {AGAIN}")
     return tensors
 
 
@@ -140,20 +140,20 @@ class Shards:
         version = meta.get("format_version") if isinstance(meta, dict) else None
         if version != FORMAT_VERSION:
             newer = isinstance(version, int) and version > FORMAT_VERSION
-            hint = "update this package" if newer else "run the window stage again (dvc repro window)"
+            hint = "update this package" if newer else AGAIN
             raise SigmaError(
                 f"{folder / META}: format version {version!r} is not read here, only {FORMAT_VERSION}; {hint}"
             )
+        for key in ("shards", "tasks", "windows_sha256"):
+            if key not in meta:
+                raise SigmaError(f"{folder / META}: {key} is missing; {AGAIN}")
         if verify and (folder / WINDOWS).is_file() and digest_file(folder / WINDOWS) != meta["windows_sha256"]:
-            raise SigmaError(
-                f"{folder / WINDOWS}: altered or truncated (its digest is not that of {META}); "
-                "run the window stage again (dvc repro window)"
-            )
+            raise SigmaError(f"{folder / WINDOWS}: altered or truncated (its digest is not that of {META}); {AGAIN}")
         table = read_table(folder / WINDOWS, ["window", "split", "kept", "strided"]).to_pandas()
         table = table[table["window"] >= 0].sort_values("window")
         loaded = [_load_shard(folder, record, verify) for record in meta["shards"]]
         if not loaded:
-            raise SigmaError(f"{folder / META}: no shard is listed; run the window stage again (dvc repro window)")
+            raise SigmaError(f"{folder / META}: no shard is listed; {AGAIN}")
         first_frame = np.cumsum([0, *(record["frames"] for record in meta["shards"])])
         joined = {
             name: np.concatenate([shard[name].numpy() for shard in loaded])
@@ -163,7 +163,9 @@ class Shards:
         frames = [shard["window_frames"].numpy() for shard in loaded]
         frames = [np.where(rows >= 0, rows + first, -1) for rows, first in zip(frames, first_frame, strict=False)]
         if len(table) != len(joined["window_step"]):
-            raise SigmaError(f"{folder / WINDOWS}: {len(table)} stored windows, the shards hold another number")
+            raise SigmaError(
+                f"{folder / WINDOWS}: {len(table)} stored windows, the shards hold another number; {AGAIN}"
+            )
         return cls(
             folder=folder,
             meta=meta,

@@ -132,13 +132,15 @@ def _matrix(table, column: str, width: int, path: Path) -> np.ndarray:
     if column not in table.column_names:
         raise SigmaError(f"{path}: column {column!r} is missing")
     rows = table[column].to_pylist()
+    if not rows:
+        return np.zeros((0, width), dtype=np.float32)
     try:
         values = np.array(rows, dtype=np.float32).reshape(len(rows), -1)
     except (TypeError, ValueError):
         raise SigmaError(f"{path}: column {column!r} is not numeric with equal lengths") from None
-    if len(rows) and values.shape[1] != width:
+    if values.shape[1] != width:
         raise SigmaError(f"{path}: column {column!r} has {values.shape[1]} values a row, meta/info.json says {width}")
-    return values.reshape(len(rows), width)
+    return values
 
 
 def _path(root: Path, template: Any, where: str, **fields: Any) -> str:

@@ -115,7 +115,10 @@ def dead_joint(audited: AuditedEpisode) -> Iterator[Measure]:
 
 
 def saturated_joint(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Share of frames in which a joint sits bit-exactly at the dataset's lowest or highest value: a clipped sensor."""
+    """Share of frames in which a joint sits bit-exactly at the dataset's lowest or highest value.
+
+    A clipped sensor does that, and a joint at its stop: there the state no longer answers the action.
+    """
     state, summary = audited.rows.state, audited.summary
     moving = summary.high[STATE] > summary.low[STATE]
     clipped = ((state == summary.low[STATE]) | (state == summary.high[STATE])) & moving

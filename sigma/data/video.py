@@ -8,15 +8,18 @@ import numpy as np
 from sigma.data.source import Dataset, Episode
 from sigma.errors import SigmaError
 
+# Largest distance of a frame's time from its step's, in frame periods. Containers round to their own time base.
+TOLERANCE = 0.1
+
 
 def decode(
     dataset: Dataset, episode: Episode, camera: str, steps: Collection[int] | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (step, uint8 [H, W, 3]) for an episode's frames in order; ``steps`` selects some, none means all.
 
-    A frame belongs to the step its time stamp is nearest to. Seeking for single frames is about forty times slower than
-    one pass, so one pass it is. Raises :class:`SigmaError` where the file cannot be decoded; a step that the file does
-    not hold is left out.
+    A frame belongs to the step whose time it has, give or take ``TOLERANCE``; other frames are skipped. Seeking for single
+    frames is about forty times slower than one pass, so one pass it is. Raises :class:`SigmaError` where the file cannot
+    be decoded; a step that the file does not hold is left out.
     """
     wanted = None if steps is None else frozenset(steps)
     if dataset.cameras[camera].kind == "image":
@@ -43,10 +46,11 @@ def _decode_video(
             for frame in container.decode(stream):
                 if frame.pts is None:
                     continue
-                step = round((float(frame.pts * stream.time_base) - segment.start) * dataset.fps)
+                ticks = (float(frame.pts * stream.time_base) - segment.start) * dataset.fps
+                step = round(ticks)
                 if step > last:
                     return
-                if step >= 0 and (wanted is None or step in wanted):
+                if step >= 0 and abs(ticks - step) <= TOLERANCE and (wanted is None or step in wanted):
                     yield step, frame.to_ndarray(format="rgb24")
     except (av.error.FFmpegError, OSError) as error:
         reason = " ".join(str(error).split())

@@ -1,0 +1,155 @@
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from sigma.data.shards import FORMAT_VERSION, TENSORS, Shards, shard_name, write_index, write_shard
+from sigma.errors import SigmaError
+
+V, S, D, T, M = 2, 8, 3, 5, 2
+
+
+def shard_tensors(index: int, frames: int, windows: int) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(index)
+    frame_of = torch.arange(windows) % frames
+    return {
+        "frame_images": torch.randint(0, 256, (frames, V, 3, S, S), dtype=torch.uint8, generator=random),
+        "frame_state": torch.randn(frames, D, generator=random),
+        "frame_episode": torch.full((frames,), index),
+        "frame_step": torch.arange(frames),
+        "frame_task": torch.zeros(frames, dtype=torch.int64),
+        "window_episode": torch.full((windows,), index),
+        "window_step": frame_of,
+        "window_task": torch.zeros(windows, dtype=torch.int64),
+        "window_frames": torch.stack([frame_of - 1, frame_of], dim=1),
+        "window_action": torch.randn(windows, T, D, generator=random),
+        "window_valid": torch.rand(windows, T, generator=random) > 0.2,
+    }
+
+
+def write_folder(folder):
+    folder.mkdir()
+    records = [write_shard(folder, 0, shard_tensors(0, 4, 3)), write_shard(folder, 1, shard_tensors(1, 5, 5))]
+    columns = {
+        "window": [0, 1, -1, 2, 3, 4, 5, 6, 7],
+        "split": ["train"] * 4 + ["test"] * 5,
+        "kept": [True, True, False, True, True, False, True, True, True],
+        "strided": [True, False, False, True, True, True, True, True, False],
+    }
+    write_index(folder, {"tasks": ["push"], "shards": records}, pa.table(columns))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "shards")
+
+
+def test_what_was_written_is_read_with_global_frame_ids(folder):
+    shards, first, second = Shards.open(folder), shard_tensors(0, 4, 3), shard_tensors(1, 5, 5)
+    for name in set(TENSORS) - {"frame_images", "window_frames"}:
+        np.testing.assert_array_equal(getattr(shards, name), torch.cat([first[name], second[name]]).numpy())
+    np.testing.assert_array_equal(shards.window_frames[:3], [[-1, 0], [0, 1], [1, 2]])
+    np.testing.assert_array_equal(shards.window_frames[3:], [[-1, 4], [4, 5], [5, 6], [6, 7], [7, 8]])
+    assert list(shards.window_split) == ["train"] * 3 + ["test"] * 5
+    assert list(shards.window_kept) == [True, True, True, True, False, True, True, True]
+    assert shards.tasks == ["push"]
+
+
+def test_images_come_in_the_order_asked_for(folder):
+    shards = Shards.open(folder)
+    whole = torch.cat([shard_tensors(0, 4, 3)["frame_images"], shard_tensors(1, 5, 5)["frame_images"]])
+    ids = np.array([8, 0, 3, 4, 0, 7])
+    assert torch.equal(shards.images(ids), whole[ids])
+    assert shards.images(np.zeros(0, dtype=np.int64)).shape == (0, V, 3, S, S)
+
+
+@pytest.mark.parametrize("frame", [-1, 9])
+def test_masked_and_unknown_frames_are_no_images(folder, frame):
+    with pytest.raises(IndexError):
+        Shards.open(folder).images(np.array([0, frame]))
+
+
+def test_bytes_are_stable(folder, tmp_path):
+    again = write_folder(tmp_path / "elsewhere_with_another_name")
+    for path in folder.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_truncated_shard_is_named(folder):
+    path = folder / shard_name(1)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SigmaError, match=r"shard_00001\.pt: the shard is truncated"):
+        Shards.open(folder)
+
+
+@pytest.mark.parametrize("position", [5, 700, -5])
+def test_one_flipped_bit_is_noticed(folder, position):
+    path = folder / shard_name(0)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SigmaError, match=r"shard_00000\.pt: the shard was altered"):
+        Shards.open(folder)
+
+
+def test_missing_shard_is_named(folder):
+    (folder / shard_name(0)).unlink()
+    with pytest.raises(SigmaError, match=r"shard_00000\.pt: the shard is missing"):
+        Shards.open(folder)
+
+
+def test_altered_table_is_named(folder):
+    path = folder / "windows.parquet"
+    shutil.copy(path, folder / "copy")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SigmaError, match=r"windows\.parquet: altered or truncated"):
+        Shards.open(folder)
+
+
+@pytest.mark.parametrize(("version", "hint"), [(FORMAT_VERSION + 1, "update this package"), ("x", "dvc repro window")])
+def test_other_format_version_is_refused(folder, version, hint):
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"format_version": version}))
+    with pytest.raises(SigmaError, match=rf"meta\.json: format version .* is not read here.*{hint}"):
+        Shards.open(folder)
+
+
+@pytest.mark.parametrize("key", ["shards", "tasks", "windows_sha256"])
+def test_incomplete_index_is_refused(folder, key):
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta[key]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(SigmaError, match=rf"meta\.json: {key} is missing"):
+        Shards.open(folder)
+
+
+def test_folder_without_index_says_which_stage_writes_it(tmp_path):
+    with pytest.raises(SigmaError, match=r"meta\.json: not found; run the stage"):
+        Shards.open(tmp_path)
+
+
+def test_code_in_a_shard_is_not_run(folder):
+    class Run:
+        def __reduce__(self):
+            return (pytest.fail, ("the shard ran code",))
+
+    path = folder / shard_name(0)
+    with open(path, "wb") as file:
+        torch.save({"frame_images": Run()}, file)
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["shards"][0]["bytes"] = path.stat().st_size
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(SigmaError, match=r"shard_00000\.pt: not readable as a shard"):
+        Shards.open(folder, verify=False)
+
+
+def test_tensors_of_another_type_are_refused(tmp_path):
+    tensors = shard_tensors(0, 4, 3)
+    tensors["window_valid"] = tensors["window_valid"].float()
+    with pytest.raises(SigmaError, match=r"'window_valid' is not torch\.bool"):
+        write_shard(tmp_path, 0, tensors)
+    assert not list(tmp_path.iterdir())
