@@ -52,8 +52,13 @@ def episode_sums(values: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, 
     return np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
 
 
-def _bootstrap(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+def _interval(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> tuple[float, float] | None:
+    """The interval of Σ sums / Σ counts over episodes; None where every episode has the same ratio, or there is one."""
     from scipy.stats import bootstrap
+
+    by_episode = sums / counts
+    if np.ptp(by_episode) <= 1e-12 * np.abs(by_episode).max():
+        return None
 
     def mean(total: np.ndarray, number: np.ndarray, axis: int = -1) -> np.ndarray:
         return total.sum(axis=axis) / number.sum(axis=axis)
@@ -103,12 +108,17 @@ def paired_difference(
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     sums, counts = episode_sums(second - first, episodes)
     delta = float((second - first).mean())
-    low = high = delta
-    p = 1.0
-    if len(sums) >= 2:
-        by_episode = sums / counts
-        if np.ptp(by_episode) > 1e-12 * np.abs(by_episode).max():
-            low, high = _bootstrap(sums, counts, resamples, seed)
-        if np.any(sums != 0.0):
-            p = _sign_flip(sums, resamples, seed)
+    low, high = _interval(sums, counts, resamples, seed) or (delta, delta)
+    p = _sign_flip(sums, resamples, seed) if len(sums) >= 2 and np.any(sums != 0.0) else 1.0
     return Difference(float(first.mean()), float(second.mean()), delta, low, high, p, len(sums))
+
+
+def relative_change(
+    first: np.ndarray, second: np.ndarray, episodes: np.ndarray, *, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """How much lower (negative) or higher the mean of ``second`` is than that of ``first``, as a share of it: estimate
+    and 95 % interval over episodes. ``first`` is positive in every episode."""
+    totals = [episode_sums(np.asarray(values, dtype=np.float64), episodes)[0] for values in (first, second)]
+    change = float(totals[1].sum() / totals[0].sum()) - 1.0
+    low, high = _interval(totals[1], totals[0], resamples, seed) or (change + 1.0, change + 1.0)
+    return change, low - 1.0, high - 1.0

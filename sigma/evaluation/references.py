@@ -15,7 +15,7 @@ CHECKED = ("base_mean_of_samples", *TRIVIAL)
 TITLES = {
     "base": "frozen π0.5",
     "sigma": "Sigma",
-    "sigma_scale_1": "Sigma, adapter off (scale 1)",
+    "sigma_scale_1": "Sigma at scale 1",
     "base_one_sample": "π0.5, one sample",
     "base_zero_noise": "π0.5, zero noise",
     "base_mean_of_samples": "π0.5, mean of samples",

@@ -24,7 +24,12 @@ STYLE = {
     "mean_trajectory": {"color": "#009E73", "linestyle": ":"},
 }
 RECORDED = "#111111"
-BRANCH_COLOURS = {"vector": "#CC79A7", "chunk": "#009E73", "trajectory": "#0072B2"}
+# Drawn one over the other: the widest first.
+BRANCH_STYLE = {
+    "vector": {"color": "#E69F00", "linewidth": 5.0},
+    "chunk": {"color": "#009E73", "linewidth": 3.0},
+    "trajectory": {"color": "#0072B2", "linewidth": 1.2},
+}
 SETTINGS = {
     "svg.hashsalt": "sigma",
     "svg.fonttype": "path",
@@ -55,6 +60,14 @@ def _svg(figure: Figure) -> str:
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def _log_where_wide(ax: Axes, values: Sequence[float]) -> None:
+    """Logarithmic where the values span more than a factor of ten, else from zero."""
+    if min(values) > 0 and max(values) > 10 * min(values):
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(bottom=0)
 
 
 def trajectories(
@@ -101,8 +114,7 @@ def error_by_step(errors: Mapping[str, Sequence[float]], fps: float) -> str:
                     label=TITLES[name],
                     **style,
                 )
-        if min(min(errors[name]) for name in STYLE if name in errors) > 0:
-            ax.set_yscale("log")
+        _log_where_wide(ax, [error for name in STYLE if name in errors for error in errors[name]])
         ax.set_xlabel(f"step of the horizon (1 step = {1 / fps:.3g} s)")
         ax.set_ylabel(ERROR)
         figure.legend(loc="outside right upper")
@@ -112,7 +124,7 @@ def error_by_step(errors: Mapping[str, Sequence[float]], fps: float) -> str:
 def grouped_bars(labels: Sequence[str], values: Mapping[str, Sequence[float]], axis_label: str) -> str:
     """Horizontal bars, one group a label and one bar an arm, each with its number."""
     with rc_context(SETTINGS):
-        figure, axes = _figure(7, 0.8 + 0.62 * len(labels))
+        figure, axes = _figure(5.2, 0.9 + 0.55 * len(labels))
         ax, size = axes[0, 0], 0.8 / len(values)
         for index, (name, numbers) in enumerate(values.items()):
             places = np.arange(len(labels)) + (index - (len(values) - 1) / 2) * size
@@ -120,29 +132,30 @@ def grouped_bars(labels: Sequence[str], values: Mapping[str, Sequence[float]], a
             ax.bar_label(bars, fmt=" {:.3g}", fontsize=8, color="#444444")
         ax.set_yticks(np.arange(len(labels)), [plain(label) for label in labels])
         ax.invert_yaxis()
-        ax.margins(x=0.12)
+        ax.margins(x=0.15)
         ax.grid(axis="y", visible=False)
         ax.set_xlabel(axis_label)
         figure.legend(loc="outside upper center", ncols=len(values))
         return _svg(figure)
 
 
-def differences(intervals: Mapping[str, Mapping[str, tuple[float, float, float]]], metrics: Mapping[str, str]) -> str:
-    """Sigma against each arm: (estimate, low, high) of the difference in per cent of the arm's error, a panel a
-    metric."""
+def differences(changes: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
+    """Sigma against each row, a panel a metric: (estimate, low, high) of the change in per cent of the row's error."""
     with rc_context(SETTINGS):
-        figure, axes = _figure(10, 0.9 + 0.36 * len(intervals), 1, len(metrics), sharey=True)
-        places = np.arange(len(intervals))
-        for ax, (metric, title) in zip(axes[0], metrics.items(), strict=True):
-            middle, low, high = np.array([by_metric[metric] for by_metric in intervals.values()]).T
+        metrics = list(next(iter(changes.values())))
+        figure, axes = _figure(10, 0.9 + 0.36 * len(changes), 1, len(metrics), sharey=True)
+        places = np.arange(len(changes))
+        for ax, metric in zip(axes[0], metrics, strict=True):
+            middle, low, high = np.array([by_metric[metric] for by_metric in changes.values()]).T
             colours = [STYLE["sigma"]["color"] if top < 0 else STYLE["base"]["color"] for top in high]
             ax.axvline(0, color="#444444", linewidth=1)
             ax.hlines(places, low, high, colors=colours, linewidth=2.5)
             ax.scatter(middle, places, c=colours, s=26, zorder=3)
-            ax.set_title(title, loc="left", fontsize=10)
-            ax.set_xlabel("% of its error")
-            ax.margins(x=0.08)
-        axes[0, 0].set_yticks(places, [plain(TITLES[name]) for name in intervals])
+            ax.set_title(metric, loc="left", fontsize=10)
+            ax.set_xlabel("Sigma − row (% of the row)")
+            left, right = ax.get_xlim()
+            ax.set_xlim(min(left, -5), max(right, 5))
+        axes[0, 0].set_yticks(places, [plain(TITLES[name]) for name in changes])
         axes[0, 0].invert_yaxis()
         return _svg(figure)
 
@@ -156,7 +169,7 @@ def telepathy(seconds: np.ndarray, tau: Mapping[str, np.ndarray], scales: Mappin
             left.plot(seconds, tau[name], marker="o", markersize=3, label=title, **STYLE[name])
         left.set_ylabel("‖τ‖₂ of the telepathy factors")
         for branch, values in scales.items():
-            right.plot(seconds, values, marker="o", markersize=3, label=branch, color=BRANCH_COLOURS[branch])
+            right.plot(seconds, values, label=branch, **BRANCH_STYLE[branch])
         right.set_ylim(-0.03, 1.03)
         right.set_ylabel("adapter scale (0 = π0.5 alone)")
         for ax in (left, right):
@@ -177,6 +190,6 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
         ax.set_xticks(places, [f"{risk}\n({part['scale']:.2f})" for risk, part in zip(labels, bins, strict=True)])
         ax.set_xlabel("mean risk of the group (mean scale below it)")
         ax.set_ylabel(ERROR)
-        ax.set_ylim(bottom=0)
+        _log_where_wide(ax, [part[name] for part in bins for name in ("base", "sigma_scale_1", "sigma")])
         figure.legend(loc="outside right upper")
         return _svg(figure)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sigma.evaluation.intervals import episode_sums, relative_change
 from sigma.evaluation.references import CHECKED, TITLES
 from sigma.evaluation.scores import METRICS
 from sigma.evaluation.summary import Evaluation
@@ -21,7 +22,7 @@ METRIC_TITLES = {
     "tau_l2": "‖τ‖₂ of the telepathy factors",
     "sem_align": "semantic alignment with the text",
 }
-COMPARED = ("base", "base_one_sample", "base_zero_noise", *CHECKED, "sigma_scale_1")
+COMPARED = ("base", "base_one_sample", "base_zero_noise", *CHECKED)
 
 
 def _data_uri(kind: str, content: bytes) -> str:
@@ -68,20 +69,25 @@ def _episode_figures(evaluation: Evaluation, episode: int) -> dict[str, str]:
     }
 
 
-def _interval_shares(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Differences in per cent of the compared arm's error; an arm without error is left out."""
-    shares = {}
+def _relative_changes(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Sigma against each row in per cent of the row's error; a row that is right everywhere in an episode is left
+    out."""
+    rows, errors = evaluation.test, evaluation.errors
+    episodes = evaluation.predictions.base["episode"][rows]
+    options = {"resamples": evaluation.resamples, "seed": evaluation.seed}
+    changes = {}
     for name in COMPARED:
-        by_metric = evaluation.control if name == "base" else evaluation.differences[name]
-        if all(by_metric[metric].first > 0 for metric in METRICS):
-            shares[name] = {
+        if all(episode_sums(errors[name][metric][rows], episodes)[0].min() > 0 for metric in METRICS):
+            changes[name] = {
                 metric: tuple(
-                    100 * value / by_metric[metric].first
-                    for value in (by_metric[metric].delta, by_metric[metric].low, by_metric[metric].high)
+                    100 * share
+                    for share in relative_change(
+                        errors[name][metric][rows], errors["sigma"][metric][rows], episodes, **options
+                    )
                 )
                 for metric in METRICS
             }
-    return shares
+    return changes
 
 
 def draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> dict[str, str]:
@@ -100,9 +106,9 @@ def draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> di
         ),
         "reliability": figures.reliability(summary["risk"]),
     }
-    shares = _interval_shares(evaluation)
-    if shares:
-        drawn["differences"] = figures.differences(shares, {metric: metric for metric in METRICS})
+    changes = _relative_changes(evaluation)
+    if changes:
+        drawn["differences"] = figures.differences(changes)
     return {name: picture(svg) for name, svg in drawn.items()} | _episode_figures(evaluation, episode)
 
 

@@ -9,8 +9,9 @@ from sigma.evaluation.references import TITLES
 
 
 def number(value: float) -> str:
-    """Three significant digits, a true minus sign."""
-    return f"{value:.3g}".replace("-", "−")
+    """Three significant digits, those that are zero too, and a true minus sign."""
+    text = "0" if value == 0 else f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}"
+    return text.removesuffix(".").replace("-", "−")
 
 
 def share(difference: Difference) -> str:

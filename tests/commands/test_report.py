@@ -1,0 +1,211 @@
+"""``sigma report`` on the tables of a small, made-up run."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sigma.commands import report
+from sigma.errors import SigmaError
+from sigma.evaluation.tables import from_table, to_table
+from sigma.io import digest_file, digest_folder, read_json, read_table, write_table
+from sigma.parameters import validate
+from tests.predictions import JOINTS, TASKS, C, D, T, write_predictions
+
+ADAPTER = {
+    "min_scale": 0.0,
+    "max_scale": 1.0,
+    "risk_temperature": 1.0,
+    "threshold": 6.0,
+    "text_tolerance": 0.02,
+    "weights": {"size": 0.5, "motion": 0.5, "misalignment": 0.5, "tau": 0.5, "feature": 0.5, "text": 4.0},
+}
+REPORT = {
+    "tolerance": 0.05,
+    "resamples": 200,
+    "seed": 0,
+    "batch": 4,
+    "worst_windows": 10,
+    "gripper": "gripper.pos",
+    "critical_threshold": 0.25,
+}
+FILES = {"baseline", "sigma", "check_a", "check_b", "sigma_eval_report", "provenance"}
+
+
+def _parameters(adapter=None, **changes):
+    data = {"adapter": {**ADAPTER, **(adapter or {})}, "report": {**REPORT, **changes}}
+    return validate(report.SECTIONS, data, "params.yaml")
+
+
+def _run(root, monkeypatch, adapter=None, **changes):
+    monkeypatch.chdir(root)
+    line = report.run(_parameters(adapter, **changes))
+    return line, {name: read_json(root / "metrics" / f"{name}.json") for name in FILES}
+
+
+def test_a_skilled_sigma_passes_both_checks(tmp_path, monkeypatch):
+    write_predictions(tmp_path)
+    line, metrics = _run(tmp_path, monkeypatch)
+    assert metrics["check_a"]["passed"] is True
+    assert metrics["check_b"]["passed"] is True
+    assert "CHECK A passed" in line and "CHECK B passed" in line
+    assert set(metrics["baseline"]) == set(metrics["sigma"]) == {"test", "validation", "train"}
+    keys = {"mse_vec", "mse_chk", "mse_trj", "mse_plan", "tau_l2", "sem_align", "samples", "batches"}
+    for split in metrics["sigma"]:
+        assert set(metrics["baseline"][split]) == set(metrics["sigma"][split]) == keys
+    assert metrics["sigma"]["test"]["samples"] == 24 * 4
+    assert metrics["sigma"]["test"]["batches"] == 24
+
+
+def test_an_unskilled_sigma_fails_check_b_and_still_gets_its_report(tmp_path, monkeypatch):
+    write_predictions(tmp_path, skill=-0.5)
+    line, metrics = _run(tmp_path, monkeypatch)
+    assert metrics["check_b"]["passed"] is False
+    assert "CHECK B failed" in line and "higher" in line
+    assert len(metrics["sigma_eval_report"]["worst_windows"]) == 10
+    excess = [window["sigma"] - window["base"] for window in metrics["sigma_eval_report"]["worst_windows"]]
+    assert excess == sorted(excess, reverse=True) and min(excess) > 0
+    assert (tmp_path / "reports" / "index.html").is_file()
+
+
+def test_other_heads_or_other_factors_fail_check_a(tmp_path, monkeypatch):
+    for folder, change in (("heads", {"same_heads": False}), ("factors", {"control_tau": 0.9})):
+        write_predictions(tmp_path / folder, test=3, **change)
+        line, metrics = _run(tmp_path / folder, monkeypatch)
+        assert metrics["check_a"]["passed"] is False
+        assert "CHECK A failed" in line
+        assert _run(tmp_path / folder, monkeypatch, tolerance=0.2)[1]["check_a"]["passed"] is (folder == "factors")
+
+
+def test_few_episodes_are_said_to_be_few(tmp_path, monkeypatch):
+    write_predictions(tmp_path, test=3)
+    line, metrics = _run(tmp_path, monkeypatch)
+    assert "n too small" in line
+    assert "n too small" in metrics["sigma_eval_report"]["notes"][0]
+    assert "n too small" in (tmp_path / "reports" / "index.html").read_text()
+
+
+def test_scale_zero_repeats_the_baseline_to_the_bit(tmp_path, monkeypatch):
+    write_predictions(tmp_path)
+    _, before = _run(tmp_path, monkeypatch)
+    _, after = _run(tmp_path, monkeypatch, {"max_scale": 0.0, "min_scale": 0.0})
+    for split, values in after["sigma"].items():
+        for metric in ("mse_vec", "mse_chk", "mse_trj", "mse_plan"):
+            assert values[metric] == after["baseline"][split][metric] == before["baseline"][split][metric]
+            assert values[metric] != before["sigma"][split][metric]
+    assert after["check_b"]["passed"] is False
+
+
+def test_the_scores_are_those_of_the_plan_that_would_be_executed(tmp_path, monkeypatch):
+    write_predictions(tmp_path)
+    _, metrics = _run(tmp_path, monkeypatch, {"min_scale": 1.0})
+    tables = (from_table(read_table(tmp_path / f"data/predictions/{name}.parquet")) for name in ("baseline", "sigma"))
+    base, sigma = tables
+    rows = base["split"] == "test"
+    plan = np.concatenate([sigma["residual_vector"], sigma["residual_chunk"][:, 1:]], axis=1)
+    plan = np.concatenate([plan, sigma["residual_trajectory"][:, C:]], axis=1) + base["base_action"]
+    error = ((plan - base["action"])[rows].astype(float) ** 2).reshape(-1, T * D).mean(axis=1).mean()
+    assert metrics["sigma"]["test"]["mse_plan"] == pytest.approx(error, rel=1e-5)
+
+
+def test_check_b_agrees_with_the_metrics_files(tmp_path, monkeypatch):
+    write_predictions(tmp_path)
+    _, metrics = _run(tmp_path, monkeypatch)
+    for metric, item in metrics["check_b"]["test"].items():
+        if not isinstance(item, dict):
+            continue
+        assert item["baseline"] == pytest.approx(metrics["baseline"]["test"][metric], rel=1e-12)
+        assert item["sigma"] == pytest.approx(metrics["sigma"]["test"][metric], rel=1e-12)
+        assert item["delta"] == pytest.approx(item["sigma"] - item["baseline"], abs=1e-12)
+        assert item["delta_lo"] <= item["delta"] <= item["delta_hi"]
+
+
+def test_a_residual_that_is_not_finite_leaves_finite_metrics(tmp_path, monkeypatch):
+    write_predictions(tmp_path, test=2)
+    path = tmp_path / "data/predictions/sigma.parquet"
+    columns = {name: np.array(values) for name, values in from_table(read_table(path)).items()}
+    for branch in ("vector", "chunk", "trajectory"):
+        columns[f"residual_{branch}"][-1] = np.nan
+    write_table(path, to_table(columns))
+    _, metrics = _run(tmp_path, monkeypatch)
+    assert np.isfinite(metrics["sigma"]["test"]["mse_plan"])
+
+
+def test_plot_files_have_a_row_a_step_and_a_row_a_joint(tmp_path, monkeypatch):
+    write_predictions(tmp_path, test=2)
+    _run(tmp_path, monkeypatch)
+    steps = (tmp_path / "reports/error_by_step.csv").read_text().splitlines()
+    joints = (tmp_path / "reports/error_by_joint.csv").read_text().splitlines()
+    assert steps[0] == "step,base,sigma,base_mean_of_samples,hold_state,mean_trajectory"
+    assert len(steps) == 1 + T
+    assert [line.split(",")[0] for line in joints] == ["joint", *JOINTS]
+
+
+def test_a_second_run_writes_the_same_bytes(tmp_path, monkeypatch):
+    write_predictions(tmp_path, test=3)
+    digests = []
+    for _ in range(2):
+        _run(tmp_path, monkeypatch)
+        digests.append((digest_folder(tmp_path / "reports"), digest_folder(tmp_path / "metrics")))
+    assert digests[0] == digests[1]
+
+
+def test_a_hostile_task_name_is_shown_and_not_run(tmp_path, monkeypatch):
+    hostile = "<script>alert(1)</script> $\\frac{1}{0}$ \"'><img src=x onerror=alert(2)>"
+    write_predictions(tmp_path, test=3, skill=-0.5, tasks=(hostile, TASKS[1]))
+    _run(tmp_path, monkeypatch)
+    page = (tmp_path / "reports" / "index.html").read_text()
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_the_report_imports_no_torch(tmp_path):
+    write_predictions(tmp_path, test=2)
+    code = (
+        "import json, sys\n"
+        "from sigma.commands import report\n"
+        "from sigma.parameters import validate\n"
+        f"data = json.loads({json.dumps({'adapter': ADAPTER, 'report': REPORT})!r})\n"
+        "report.run(validate(report.SECTIONS, data, 'params.yaml'))\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_an_unknown_gripper_is_named_with_the_joints_there_are(tmp_path, monkeypatch):
+    write_predictions(tmp_path, test=2)
+    with pytest.raises(SigmaError, match=r"report\.gripper: found 'claw'; legal: one of shoulder_pan\.pos"):
+        _run(tmp_path, monkeypatch, gripper="claw")
+    assert not (tmp_path / "metrics").exists()
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_missing_table_is_one_line_and_leaves_the_former_report(tmp_path, monkeypatch):
+    write_predictions(tmp_path, test=2)
+    _run(tmp_path, monkeypatch)
+    before = digest_file(tmp_path / "reports/index.html")
+    (tmp_path / "data/predictions/sigma.parquet").unlink()
+    with pytest.raises(SigmaError, match=r"sigma\.parquet: not found"):
+        _run(tmp_path, monkeypatch)
+    assert digest_file(tmp_path / "reports/index.html") == before
+
+
+@pytest.mark.parametrize(
+    "section, key, value, message",
+    [
+        ("adapter", "max_scale", 1.5, r"adapter\.max_scale.*≤ 1"),
+        ("adapter", "risk_temperature", 0.0, r"adapter\.risk_temperature.*> 0"),
+        ("adapter", "min_scale", 1.0, r"adapter: max_scale must not lie below min_scale"),
+        ("adapter", "unknown", 1.0, r"adapter\.unknown: unknown key"),
+        ("report", "tolerance", -0.1, r"report\.tolerance.*≥ 0"),
+        ("report", "resamples", 1, r"report\.resamples.*≥ 100"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(section, key, value, message):
+    data = {"adapter": {**ADAPTER, "max_scale": 0.5}, "report": dict(REPORT)}
+    data[section][key] = value
+    with pytest.raises(SigmaError, match=message):
+        validate(report.SECTIONS, data, "params.yaml")

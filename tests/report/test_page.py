@@ -1,0 +1,80 @@
+"""The page stands alone and shows what was measured."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from sigma.evaluation.references import TITLES
+from tests.commands.test_report import _parameters
+from tests.predictions import CAMERAS, write_predictions
+
+
+class Page(HTMLParser):
+    """Collects what the page asks a browser to load, its headings and its pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.sources, self.open = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        self.sources += [attributes[name] for name in ("src", "href", "data", "action") if name in attributes]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    from sigma.commands import report
+
+    root = tmp_path_factory.mktemp("run")
+    write_predictions(root, test=4, skill=-0.2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        report.run(_parameters(worst_windows=3))
+    return (root / "reports" / "index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def parsed(page):
+    parser = Page()
+    parser.feed(page)
+    assert parser.open == []
+    return parser
+
+
+def test_nothing_is_loaded_from_elsewhere(page, parsed):
+    assert "script" not in parsed.tags and "link" not in parsed.tags and "iframe" not in parsed.tags
+    assert all(source.startswith("data:image/") for source in parsed.sources)
+    assert not re.search(r"url\(|@import|https?://", page)
+
+
+def test_every_figure_is_a_well_formed_picture(parsed):
+    figures = [source for source in parsed.sources if source.startswith("data:image/svg+xml;base64,")]
+    assert len(figures) == 7
+    for source in figures:
+        root = ElementTree.fromstring(base64.b64decode(source.split(",", 1)[1]))
+        assert root.tag.endswith("svg")
+
+
+def test_the_worst_windows_show_what_each_camera_saw(page, parsed):
+    pictures = [source for source in parsed.sources if source.startswith("data:image/jpeg")]
+    assert len(pictures) == 3 * len(CAMERAS)
+    assert all(base64.b64decode(source.split(",", 1)[1]).startswith(b"\xff\xd8") for source in pictures)
+    assert page.count(f'alt="{CAMERAS[1]}"') == 3
+
+
+def test_the_verdict_comes_first_and_every_row_is_there(page):
+    body = page.split("<body>", 1)[1]
+    assert re.sub(r"<[^>]+>", "", body).strip().startswith("On 16 windows of 4 held-out episodes")
+    for title in TITLES.values():
+        assert title in body
+    for word in ("mse_vec", "tau_l2", "Provenance", "only a closed loop tells", "not for a physical robot"):
+        assert word.lower() in body.lower()
