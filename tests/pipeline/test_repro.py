@@ -1,0 +1,159 @@
+"""The pipeline through DVC, as a user runs it, in a clone of its own on a small dataset."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.datasets import write_dataset
+from tests.imports import ROOT
+
+SMALL = {
+    "window": {"validation": 3, "test": 4},
+    "base": {"samples": 2},
+    "train": {"steps": 6, "batch": 8, "validate_every": 3, "checkpoint_every": 3},
+    "telepathy": {"factors": 2, "factor_dim": 4, "width": 16, "head_layers": 1},
+    "report": {"resamples": 200},
+    "machine": {"threads": 1, "workers": 1},
+}
+
+
+def run(folder: Path, *command: str, fails: bool = False) -> str:
+    """Output of a command in ``folder``; a DVC command runs with the environment's own python first on PATH."""
+    environment = os.environ | {"PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}", "SIGMA_DEVICE": "cpu"}
+    for name in ("DVC_ROOT", "GIT_DIR", "SIGMA_SCRATCH"):
+        environment.pop(name, None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, output[-4000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A repository with the tracked files as they are here, small parameters, and a finished ``dvc repro``."""
+    folder = tmp_path_factory.mktemp("pipeline") / "sigma-clone"
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file() and not name.startswith(("stages/", "metrics/")) and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    dataset = write_dataset(folder.parent / "recorded", lengths=(36,) * 12)
+    yaml = YAML()
+    parameters = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
+    parameters["fetch"]["dataset"]["source"] = str(dataset)
+    for section, values in SMALL.items():
+        parameters[section].update(values)
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(parameters, file)
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "config", "user.email", "test@example.org")
+    run(folder, "git", "config", "user.name", "test")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "start")
+    run(folder, "dvc", "repro")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "first run")
+    return folder
+
+
+def metrics(folder: Path, name: str) -> dict:
+    return json.loads((folder / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_repro_writes_both_checks_and_a_page(clone):
+    assert set(metrics(clone, "check_b")["test"]) >= {"mse_vec", "mse_chk", "mse_trj", "mse_plan"}
+    assert metrics(clone, "check_a")["digest"]["sigma"] == metrics(clone, "check_a")["digest"]["baseline"]
+    page = (clone / "reports/index.html").read_text(encoding="utf-8")
+    assert "CHECK A" in page and "CHECK B" in page
+    assert set(metrics(clone, "baseline")["test"]) == set(metrics(clone, "sigma")["test"])
+
+
+def test_second_repro_does_nothing(clone):
+    before = (clone / "dvc.lock").read_bytes()
+    output = run(clone, "dvc", "repro")
+    assert "up to date" in output and "Running stage" not in output
+    assert (clone / "dvc.lock").read_bytes() == before
+
+
+def test_adapter_off_gives_the_baseline_to_the_bit_and_the_diff_shows_sigma(clone):
+    options = ["-S", "adapter.max_scale=0", "-S", "adapter.min_scale=0", "-n", "frozen"]
+    output = run(clone, "dvc", "exp", "run", "--temp", *options)
+    assert output.count("Running stage") == 1 and "Running stage 'report'" in output
+    shown = json.loads(run(clone, "dvc", "metrics", "show", "--json", "-A"))
+    difference = json.loads(run(clone, "dvc", "metrics", "diff", "--json", "frozen"))
+    changed = {
+        key.removeprefix("test."): value
+        for key, value in difference["metrics/sigma.json"].items()
+        if key.startswith("test.mse_")
+    }
+    baseline = metrics(clone, "baseline")["test"]
+    assert set(changed) == {key for key in baseline if key.startswith("mse_")}, shown.keys()
+    for key, value in changed.items():
+        assert value["old"] == baseline[key], key
+        assert value["new"] == metrics(clone, "sigma")["test"][key], key
+
+
+def test_loss_change_reruns_from_training_and_earlier_values_come_from_the_run_cache(clone):
+    before = (clone / "dvc.lock").read_bytes()
+    output = run(clone, "dvc", "exp", "run", "-S", "loss.tau=0.3")
+    assert "Running stage 'finetune'" in output and "Running stage 'baseline'" not in output
+    assert (clone / "dvc.lock").read_bytes() != before
+    output = run(clone, "dvc", "exp", "run", "-S", "loss.tau=0.1")
+    assert "Running stage 'finetune'" not in output.replace("is cached - skipping run", "")
+    assert (clone / "dvc.lock").read_bytes() == before
+    run(clone, "git", "checkout", "-q", "--", ".")
+
+
+@pytest.mark.slow
+def test_queued_sweep_runs_each_value(clone):
+    run(clone, "dvc", "exp", "run", "--queue", "-S", "adapter.threshold=5,7")
+    run(clone, "dvc", "queue", "start", "-j", "1")
+    import time
+
+    for _ in range(120):
+        status = run(clone, "dvc", "queue", "status")
+        if status.count("Success") == 2:
+            break
+        assert "Failed" not in status, status
+        time.sleep(2)
+    else:
+        pytest.fail(status)
+    run(clone, "dvc", "queue", "stop")
+
+
+def test_later_stages_never_open_the_dataset(clone):
+    hidden = clone / "data" / "hidden"
+    (clone / "data/dataset").rename(hidden)
+    try:
+        for command in ("baseline", "report"):
+            run(clone, "python", "-m", "sigma", command)
+    finally:
+        hidden.rename(clone / "data/dataset")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("train", "steps", 0), "params.yaml: train.steps"),
+        (("adapter", "max_scale", 2.0), "params.yaml: adapter.max_scale"),
+        (("window", "horizont", 8), "params.yaml: window.horizont: unknown key"),
+    ],
+)
+def test_bad_late_key_stops_the_first_stage_before_any_work(clone, tmp_path, change, expected):
+    section, key, value = change
+    yaml = YAML()
+    parameters = yaml.load((clone / "params.yaml").read_text(encoding="utf-8"))
+    parameters[section][key] = value
+    with (tmp_path / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(parameters, file)
+    output = run(tmp_path, "python", "-m", "sigma", "fetch", fails=True)
+    line = [line for line in output.splitlines() if line.startswith("sigma: error:")]
+    assert len(line) == 1 and expected in line[0] and "Traceback" not in output
+    assert not (tmp_path / "data").exists()
