@@ -106,6 +106,20 @@ def simulate(
     )
 
 
+@app.command(rich_help_panel="Tools")
+def rollout(
+    params: Annotated[Path, typer.Option(help="File with the section rollout.")] = Path("stages/rollout/params.yaml"),
+    output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/rollout.json"),
+    episodes_table: Annotated[Path, typer.Option(help="Table to write, one row an episode.")] = Path(
+        "stages/rollout/out/episodes.parquet"
+    ),
+) -> None:
+    """Roll out expert, base and Sigma in the simulator on the same fresh episodes."""
+    from sigma.commands import rollout as module
+
+    typer.echo(module.run(params=params, output=output, episodes_table=episodes_table))
+
+
 def main() -> None:
     """Run the command line; a fault of the user's ends in one line and status 1."""
     try:
