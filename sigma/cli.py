@@ -120,6 +120,22 @@ def rollout(
     typer.echo(module.run(params=params, output=output, episodes_table=episodes_table))
 
 
+@app.command(rich_help_panel="Tools")
+def compare(
+    revision: Annotated[str, typer.Argument(help="Commit whose metrics are compared with those here.")] = "HEAD",
+    frozen_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers of the frozen base.")] = 1e-3,
+    trained_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers behind a training.")] = 0.2,
+) -> None:
+    """Say within what tolerance the metrics here agree with a commit's; status 1 if they do not."""
+    from sigma.commands import compare as module
+
+    table, agreed = module.run(
+        revision=revision, frozen_tolerance=frozen_tolerance, trained_tolerance=trained_tolerance
+    )
+    typer.echo(table)
+    raise typer.Exit(0 if agreed else 1)
+
+
 def main() -> None:
     """Run the command line; a fault of the user's ends in one line and status 1."""
     try:
