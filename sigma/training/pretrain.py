@@ -95,10 +95,14 @@ def new_policy(recipe: Recipe, cameras: tuple[str, ...], joints: int) -> PI05Sma
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a half cosine to zero at the last step; ``step`` counts from 0."""
+    """Linear warm-up, a plateau, and a half cosine to zero over the last ``cooldown`` of the steps (counted from 0).
+
+    Until the cooldown begins the rate does not depend on the number of steps, so a longer run shares its beginning.
+    """
     if step < recipe.warmup:
         return recipe.learning_rate * (step + 1) / recipe.warmup
-    share = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    begin = round((1 - recipe.cooldown) * recipe.steps)
+    share = max(0, step - begin) / max(1, recipe.steps - begin)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 

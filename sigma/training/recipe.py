@@ -40,6 +40,7 @@ class Recipe(Section):
     draws: Count
     learning_rate: Annotated[float, Field(gt=0, le=0.1)]
     warmup: Count
+    cooldown: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
     clip: Annotated[float, Field(gt=0)]
     ema: Annotated[float, Field(ge=0, lt=1)]

@@ -45,6 +45,7 @@ VALUES = dict(
     draws=3,
     learning_rate=3e-3,
     warmup=2,
+    cooldown=0.5,
     weight_decay=0.01,
     clip=1.0,
     ema=0.9,
@@ -143,12 +144,12 @@ def test_times_follow_the_beta_law_of_the_policy():
 
 
 def test_training_beats_the_references_that_know_nothing(demonstrations, scratch):
-    values = dict(steps=150, batch=16, warmup=10, evaluate_every=50, checkpoint_seconds=1e9)
-    trained = Pretraining(recipe(**values), demonstrations).run(scratch)
-    losses = [row["held_out_loss"] for row in trained.curve]
-    assert losses[-1] < 0.9 * losses[0]
-    assert trained.summary["open_loop_mse_policy"] < trained.summary["open_loop_mse_mean"]
-    assert [row["step"] for row in trained.curve] == [50, 100, 150]
+    values = dict(steps=200, batch=32, learning_rate=1e-2, warmup=20, ema=0.95, evaluate_every=50)
+    trained = Pretraining(recipe(**values, checkpoint_seconds=1e9), demonstrations).run(scratch)
+    summary = trained.summary
+    assert trained.curve[-1]["held_out_loss"] < trained.curve[0]["held_out_loss"]
+    assert summary["open_loop_mse_policy"] < 0.8 * min(summary["open_loop_mse_mean"], summary["open_loop_mse_hold"])
+    assert [row["step"] for row in trained.curve] == [50, 100, 150, 200]
 
 
 def test_a_killed_run_resumes_to_the_same_weights_and_curve(demonstrations, scratch):
@@ -193,13 +194,17 @@ def test_weights_are_averaged(demonstrations):
         torch.testing.assert_close(tensor, expected[name])
 
 
-def test_the_rate_warms_up_and_ends_at_zero():
-    plan = recipe(steps=100, warmup=10)
+def test_the_rate_warms_up_stays_and_ends_at_zero():
+    plan = recipe(steps=100, warmup=10, cooldown=0.3)
     rates = [learning_rate(plan, step) for step in range(100)]
     assert rates[0] == pytest.approx(plan.learning_rate / 10)
     assert max(rates) == pytest.approx(plan.learning_rate)
     assert all(later <= earlier for earlier, later in pairwise(rates[10:]))
-    assert rates[-1] < 1e-3 * plan.learning_rate
+    assert rates[9:71] == [plan.learning_rate] * 62
+    assert rates[71] < plan.learning_rate
+    assert rates[-1] < 5e-3 * plan.learning_rate
+    longer = recipe(steps=200, warmup=10, cooldown=0.3)
+    assert [learning_rate(longer, step) for step in range(70)] == rates[:70]
 
 
 def test_the_stop_rule_compares_the_last_fifth():

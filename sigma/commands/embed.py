@@ -1,0 +1,39 @@
+"""``sigma embed``: copy the finished base and the recorded target episodes into the package."""
+
+from importlib.resources import files
+from pathlib import Path
+
+LIMIT_MIB = 25
+
+
+def run(*, base: Path, dataset: Path, output: Path | None = None) -> str:
+    """Put ``base`` (a policy folder) and ``dataset`` (a LeRobotDataset) into ``sigma/embedded``, each whole or not.
+
+    Both are opened first, so that nothing unusable is shipped. Raises :class:`sigma.errors.SigmaError` for a folder
+    that does not load, or when the two together exceed 25 MiB.
+    """
+    import shutil
+
+    from sigma.data.source import open_dataset
+    from sigma.errors import SigmaError
+    from sigma.io import atomic_directory
+    from sigma.policy.base import describe_base, load_base
+
+    base, dataset = Path(base), Path(dataset)
+    output = Path(str(files("sigma"))) / "embedded" if output is None else Path(output)
+    reference = describe_base(str(base), None)
+    load_base(reference)
+    recorded = open_dataset(dataset)
+    missing = [camera for camera in reference["cameras"] if camera not in recorded.cameras]
+    if missing:
+        raise SigmaError(f"{dataset}: the base reads camera {missing[0]!r}, which the dataset lacks")
+    size = sum(file.stat().st_size for folder in (base, dataset) for file in folder.rglob("*") if file.is_file())
+    if size > LIMIT_MIB * 2**20:
+        raise SigmaError(f"{base} and {dataset} hold {size / 2**20:.1f} MiB; the package takes at most {LIMIT_MIB} MiB")
+    for source, name in ((base, "base"), (dataset, "dataset")):
+        with atomic_directory(output / name) as temporary:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
+    return (
+        f"{output}: base {reference['digest'][:12]}, {len(recorded.episodes)} episodes with {recorded.frames} frames, "
+        f"{size / 2**20:.1f} MiB"
+    )

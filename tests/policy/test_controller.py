@@ -1,0 +1,97 @@
+"""The controller gives what LeRobot's own processors and policy give, and each robot's noise is its own."""
+
+import numpy as np
+import pytest
+import torch
+from lerobot.policies.factory import make_pre_post_processors
+
+from sigma.errors import SigmaError
+from sigma.policy.controller import BaseController
+from sigma.seeding import normal
+from tests.bases import ACTION_DIM, CAMERAS, STATE_DIM, load_tiny_base
+
+
+@pytest.fixture
+def base(tmp_path):
+    return load_tiny_base(tmp_path / "base")
+
+
+def observations(count: int) -> list[dict]:
+    draw = np.random.default_rng(count)
+    return [
+        {
+            "images": {name: draw.integers(0, 256, (32, 32, 3), dtype=np.uint8) for name in ("up", "wrist")},
+            "state": draw.uniform(-40, 40, STATE_DIM).astype(np.float32),
+            "task": ["lift the cube", "push the cube"][index % 2],
+        }
+        for index in range(count)
+    ]
+
+
+def through_lerobot(base, observation, noise):
+    before, after = make_pre_post_processors(base.policy.config, pretrained_path=base.reference["source"])
+    images = {
+        camera: torch.from_numpy(observation["images"][camera.rsplit(".", 1)[-1]]).permute(2, 0, 1).float() / 255
+        for camera in CAMERAS
+    }
+    raw = {**images, "observation.state": torch.from_numpy(observation["state"]), "task": observation["task"]}
+    chunk = base.policy.predict_action_chunk(before(raw), noise=torch.from_numpy(noise)[None])
+    return after(chunk)[0].numpy()
+
+
+def test_actions_equal_lerobots_processors_and_policy_to_the_bit(base):
+    controller = BaseController(base, execute=8, seed=3)
+    for index, observation in enumerate(observations(3)):
+        controller.reset([index])
+        noise = normal((base.chunk_size, ACTION_DIM), 3, "closed loop", index, 0, 0)
+        found = controller.act([observation], [index])
+        np.testing.assert_array_equal(found[0], through_lerobot(base, observation, noise)[:8])
+
+
+def test_robots_in_a_batch_act_as_if_alone(base):
+    views = observations(3)
+    together, alone = BaseController(base, execute=4), BaseController(base, execute=4)
+    together.reset([0, 1, 2])
+    alone.reset([0, 1, 2])
+    for _ in range(2):
+        batch = together.act(views, [0, 1, 2])
+        for index, view in enumerate(views):
+            np.testing.assert_allclose(batch[index], alone.act([view], [index])[0], rtol=1e-4, atol=1e-3)
+
+
+def test_a_new_episode_repeats_its_noise_and_a_later_decision_has_other_noise(base):
+    view = observations(1)
+    controller = BaseController(base, execute=4)
+    controller.reset([0])
+    first, second = controller.act(view, [0]), controller.act(view, [0])
+    controller.reset([0])
+    np.testing.assert_array_equal(controller.act(view, [0]), first)
+    assert not np.array_equal(first, second)
+
+
+def test_zero_samples_integrate_from_zero_noise(base):
+    view = observations(1)
+    found = BaseController(base, execute=16, samples=0).act(view, [0])
+    zero = np.zeros((base.chunk_size, ACTION_DIM), np.float32)
+    np.testing.assert_array_equal(found[0], through_lerobot(base, view[0], zero))
+
+
+def test_samples_are_averaged(base):
+    view = observations(1)
+    found = BaseController(base, execute=16, samples=3, seed=5).act(view, [0])[0]
+    draws = [normal((base.chunk_size, ACTION_DIM), 5, "closed loop", 0, 0, draw) for draw in range(3)]
+    expected = np.mean([through_lerobot(base, view[0], noise) for noise in draws], axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_missing_camera_is_named(base):
+    view = observations(1)
+    del view[0]["images"]["wrist"]
+    with pytest.raises(SigmaError, match=r"observation\.images\.wrist.*gives up"):
+        BaseController(base, execute=4).act(view, [0])
+
+
+@pytest.mark.parametrize("execute", [0, 17])
+def test_more_steps_than_the_chunk_holds_are_refused(base, execute):
+    with pytest.raises(SigmaError, match="1 to the base's chunk size 16"):
+        BaseController(base, execute=execute)
