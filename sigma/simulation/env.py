@@ -1,0 +1,93 @@
+"""The simulator as a Gymnasium environment: one step is one control step of 0.1 s."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sigma.policy.limits import limit_action
+from sigma.seeding import seed_from
+from sigma.simulation.scene import CAMERAS, CONTROL_HZ, IMAGE_SIZE, World, to_units, unit_ranges
+from sigma.simulation.tasks import TARGET, Monitor, Scenario, task_named
+
+MAX_STEP = 30.0  # the greatest change of a joint's target in one control step, units; the expert's is below 20
+_TEXT = spaces.Text(max_length=80, charset="abcdefghijklmnopqrstuvwxyz ")
+
+
+class SO101Env(gym.Env):
+    """One task of :data:`sigma.simulation.tasks.TASKS`.
+
+    Observation: ``images`` (camera -> uint8 [size, size, 3]), ``state`` (float32 [6], measured joints) and ``task``
+    (the instruction). Action: float32 [6], absolute joint targets. Both in LeRobot's normalised units, [-100, 100] and
+    [0, 100] for the gripper. An executed action is clamped to the joint limits and to ``MAX_STEP`` a control step; a
+    non-finite one raises :class:`sigma.policy.limits.NonFiniteActionError`. Reward is 1 with success, which ends the
+    episode; ``info`` holds ``success``, ``progress`` in [0, 1] and ``wrong_box``.
+
+    ``reset(seed=n)`` always gives the same episode, and none that :mod:`sigma.simulation.record` can write.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (Gymnasium's own attribute)
+
+    def __init__(
+        self,
+        task: str = TARGET,
+        cameras: Sequence[str] = tuple(CAMERAS),
+        size: int = IMAGE_SIZE,
+        max_steps: int | None = None,
+        render_mode: str | None = None,
+    ):
+        self.task = task_named(task)
+        self.cameras, self.size, self.render_mode = tuple(cameras), size, render_mode
+        self.max_steps = self.task.max_steps if max_steps is None else max_steps
+        low, high = unit_ranges()
+        image = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.action_space = spaces.Box(low, high, dtype=np.float32)
+        self.observation_space = spaces.Dict(
+            {
+                "images": spaces.Dict({camera: image for camera in self.cameras}),
+                # A joint that is pushed by a contact can pass its limit a little.
+                "state": spaces.Box(-np.inf, np.inf, (len(low),), np.float32),
+                "task": _TEXT,
+            }
+        )
+        self.world = World()
+        self.scenario: Scenario
+        self.monitor: Monitor
+        self.steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin the episode of ``seed``; ``options={"instruction": ...}`` replaces the drawn instruction."""
+        super().reset(seed=seed)
+        self.begin(int(self.np_random.integers(2**31)) if seed is None else seed, (options or {}).get("instruction"))
+        return self.observe(), self.monitor.info()
+
+    def begin(self, seed: int, instruction: str | None = None) -> None:
+        """:meth:`reset` without rendering."""
+        self.scenario = self.task.scenario(seed_from("rollout", self.task.name, seed), instruction)
+        self.world.reset(self.scenario.layout)
+        self.monitor = Monitor(self.task, self.scenario, self.world)
+        self.steps = 0
+
+    def observe(self) -> dict[str, Any]:
+        """The present observation; this is what renders."""
+        images = {camera: self.world.render(camera, self.size) for camera in self.cameras}
+        return {"images": images, "state": self.world.state(), "task": self.scenario.instruction}
+
+    def advance(self, action: np.ndarray) -> tuple[bool, bool]:
+        """:meth:`step` without rendering; returns whether the episode succeeded and whether its time is over."""
+        previous = to_units(self.world.command)
+        self.world.step(limit_action(np.asarray(action, np.float32), previous, *unit_ranges(), MAX_STEP))
+        self.monitor.update(self.world)
+        self.steps += 1
+        return self.monitor.success, not self.monitor.success and self.steps >= self.max_steps
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        success, late = self.advance(action)
+        return self.observe(), float(success), success, late, self.monitor.info()
+
+    def render(self) -> np.ndarray | None:
+        return self.world.render(self.cameras[0], self.size) if self.render_mode == "rgb_array" else None

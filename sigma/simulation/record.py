@@ -1,0 +1,181 @@
+"""Demonstrations on disk: the expert's successes as a LeRobotDataset v3.0, written by LeRobot's own writer."""
+
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from sigma.errors import SigmaError
+from sigma.io import atomic_directory
+from sigma.progress import track
+from sigma.seeding import generator, seed_from
+from sigma.simulation.expert import NOISE_MEMORY, demonstrate
+from sigma.simulation.scene import CAMERAS, CONTROL_HZ, FEATURE_NAMES, World, camera_named, unit_ranges
+from sigma.simulation.tasks import Monitor, task_named
+
+ROBOT_TYPE = "so101_follower"
+DEFAULT_NOISE = 1.5
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One successful episode of N control steps; ``rejected`` counts the failed attempts before it."""
+
+    instruction: str
+    images: dict[str, np.ndarray]  # camera -> uint8 [N, size, size, 3], taken before each action
+    states: np.ndarray  # float32 [N, 6], measured joints in normalised units
+    actions: np.ndarray  # float32 [N, 6], the expert's clean joint targets in normalised units
+    rejected: int
+
+
+def attempt(
+    world: World, name: str, address: int, instruction: str, noise: float, cameras: Sequence[str], size: int
+) -> Demonstration | None:
+    """One episode of the expert from this address, or None if it failed.
+
+    What is executed differs from the stored action by noise of standard deviation ``noise`` (normalised units),
+    correlated over steps: the arm leaves the plan and the stored actions say how to return (as in DART, Laskey et al.,
+    2017).
+    """
+    task = task_named(name)
+    scenario = task.scenario(address, instruction)
+    world.reset(scenario.layout)
+    monitor = Monitor(task, scenario, world)
+    draw = generator("noise", address)
+    error = noise * draw.standard_normal(6)
+    frames: dict[str, list[np.ndarray]] = {camera: [] for camera in cameras}
+    states, actions = [], []
+    for action, slack in demonstrate(world, name, scenario):
+        states.append(world.state())
+        actions.append(action)
+        for camera in cameras:
+            frames[camera].append(world.render(camera, size))
+        world.step(np.clip(action + slack * error, *unit_ranges()))
+        monitor.update(world)
+        error = NOISE_MEMORY * error + np.sqrt(1 - NOISE_MEMORY**2) * noise * draw.standard_normal(6)
+    if not monitor.success:
+        return None
+    images = {camera: np.stack(views) for camera, views in frames.items()}
+    return Demonstration(scenario.instruction, images, np.stack(states), np.stack(actions), 0)
+
+
+def demonstration(name: str, seed: int, index: int, noise: float, cameras: Sequence[str], size: int) -> Demonstration:
+    """The episode of (seed, task, index): the first success of a fixed row of attempts, instructions taking turns."""
+    world = _world()
+    instructions = task_named(name).instructions
+    for tries in range(_ATTEMPTS):
+        address = seed_from("record", name, seed, index, tries)
+        found = attempt(world, name, address, instructions[index % len(instructions)], noise, cameras, size)
+        if found is not None:
+            return Demonstration(found.instruction, found.images, found.states, found.actions, tries)
+    raise SigmaError(f"{name}: the expert failed {_ATTEMPTS} times in a row with noise={noise}; lower the noise")
+
+
+_worlds: list[World] = []
+
+
+def _world() -> World:
+    """This process's one world."""
+    if not _worlds:
+        _worlds.append(World())
+    return _worlds[0]
+
+
+def demonstrations(jobs: Sequence[tuple], workers: int) -> Iterator[Demonstration]:
+    """Episodes of :func:`demonstration` for each argument tuple, in order, from ``workers`` processes."""
+    if workers == 1:
+        yield from (demonstration(*job) for job in jobs)
+        return
+    waiting: deque[Future[Demonstration]] = deque()
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for job in jobs:
+            waiting.append(pool.submit(demonstration, *job))
+            if len(waiting) > 4 * workers:  # the writer may be slower than the workers: memory must not grow
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def features(cameras: Sequence[str], size: int) -> dict[str, dict]:
+    """The LeRobot feature specification of the simulator's episodes."""
+    vector = {"dtype": "float32", "shape": (len(FEATURE_NAMES),), "names": list(FEATURE_NAMES)}
+    image = {"dtype": "video", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
+    views = {f"observation.images.{camera}": dict(image) for camera in cameras}
+    return {"observation.state": dict(vector), "action": dict(vector), **views}
+
+
+def record(
+    output: Path,
+    tasks: Sequence[str],
+    episodes: Sequence[int],
+    seed: int,
+    size: int,
+    noise: float,
+    workers: int,
+    cameras: Sequence[str] = tuple(CAMERAS),
+) -> dict[str, int]:
+    """Write demonstrations to the new folder ``output``, ``episodes[i]`` of ``tasks[i]``, tasks taking turns.
+
+    Returns the counts ``episodes``, ``frames`` and ``rejected``. Raises :class:`SigmaError` for an unknown task or
+    camera, or where ``output`` exists.
+    """
+    import av
+    import datasets
+    from lerobot.configs.video import RGBEncoderConfig
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    output = Path(output)
+    if output.exists():
+        raise SigmaError(f"{output}: exists already; name a new folder")
+    for name in tasks:
+        task_named(name)
+    for camera in cameras:
+        camera_named(camera)
+    av.logging.set_level(av.logging.ERROR)
+    datasets.disable_progress_bars()
+    jobs = [
+        (name, seed, index, noise, tuple(cameras), size)
+        for index in range(max(episodes))
+        for name, count in zip(tasks, episodes, strict=True)
+        if index < count
+    ]
+    rejected = 0
+    with atomic_directory(output) as temporary:
+        root = temporary / "dataset"
+        dataset = LeRobotDataset.create(
+            repo_id=f"sigma/{output.name}",
+            fps=CONTROL_HZ,
+            features=features(cameras, size),
+            root=root,
+            robot_type=ROBOT_TYPE,
+            video_backend="pyav",
+            rgb_encoder=RGBEncoderConfig(vcodec="h264", g=10, crf=23, preset="medium"),
+            encoder_threads=1,
+        )
+        for episode in track(demonstrations(jobs, workers), "recording", len(jobs)):
+            rejected += episode.rejected
+            for step in range(len(episode.actions)):
+                views = {f"observation.images.{camera}": images[step] for camera, images in episode.images.items()}
+                dataset.add_frame(
+                    {
+                        "observation.state": episode.states[step],
+                        "action": episode.actions[step],
+                        "task": episode.instruction,
+                        **views,
+                    }
+                )
+            dataset.save_episode(parallel_encoding=False)
+        dataset.finalize()
+        frames = dataset.meta.total_frames
+        for item in root.iterdir():
+            shutil.move(item, temporary / item.name)
+        root.rmdir()
+        for file in temporary.rglob("*.mp4"):
+            file.chmod(0o644)  # LeRobot leaves its videos readable by their owner alone
+    return {"episodes": len(jobs), "frames": frames, "rejected": rejected}

@@ -1,0 +1,199 @@
+"""The tasks: their instructions, how an episode begins, and what counts as done, read from the simulator's state.
+
+``pick_place`` is the target task. The others (``reach``, ``push``, ``lift``, ``carry``) are what a base policy is
+trained on: the same scene, cube and both boxes always present, and none of them picks the cube up *and* puts it down.
+Distances, thresholds and durations are our own design.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sigma.errors import SigmaError
+from sigma.seeding import generator
+from sigma.simulation.kinematics import GRASP_ROLL, OPEN, inverse
+from sigma.simulation.scene import BOXES, CONTROL_HZ, CUBE_HALF, PAN_AXIS, Layout, World
+
+HELD_STEPS = CONTROL_HZ // 2  # a success must last this long
+_LIFTED = 0.045  # height of the cube's centre above the table
+_REACHED = 0.022
+_PUSHED = 0.04
+_STILL = 0.02  # metres a second
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One episode's beginning. ``goal`` is the box that the instruction names, ``pace`` scales the expert's times."""
+
+    layout: Layout
+    instruction: str
+    goal: str | None
+    pace: float
+
+
+def near(world: World, _: "Monitor") -> bool:
+    return bool(np.linalg.norm(world.gripper_position - world.cube_position) < 2 * _REACHED)
+
+
+def enclosed(world: World, _: "Monitor") -> bool:
+    return bool(np.linalg.norm(world.gripper_position - world.cube_position) < _REACHED)
+
+
+def undisturbed(world: World, monitor: "Monitor") -> bool:
+    moved = np.linalg.norm(world.cube_position - monitor.cube_start)
+    return enclosed(world, monitor) and bool(moved < 2 * _REACHED)
+
+
+def grasped(world: World, _: "Monitor") -> bool:
+    return all(world.jaw_contacts())
+
+
+def lifted(world: World, monitor: "Monitor") -> bool:
+    return grasped(world, monitor) and bool(world.cube_position[2] > _LIFTED)
+
+
+def behind(world: World, _: "Monitor") -> bool:
+    """The jaws are low and on the robot's side of the cube."""
+    gripper, cube = world.gripper_position, world.cube_position
+    radial = np.linalg.norm(gripper[:2] - PAN_AXIS) < np.linalg.norm(cube[:2] - PAN_AXIS)
+    return bool(radial and gripper[2] < 0.04 and np.linalg.norm(gripper[:2] - cube[:2]) < 0.06)
+
+
+def moved(world: World, monitor: "Monitor") -> bool:
+    return monitor.advance(world) > _PUSHED / 4
+
+
+def pushed(world: World, monitor: "Monitor") -> bool:
+    """Further from the robot, still on the table, and not off to one side."""
+    advance = monitor.advance(world)
+    aside = np.linalg.norm(world.cube_position[:2] - monitor.cube_start[:2]) ** 2 - advance**2
+    on_table = world.cube_position[2] < 2 * CUBE_HALF
+    return bool(_PUSHED < advance < 2.25 * _PUSHED and aside < 0.02**2 and on_table)
+
+
+def over_goal(world: World, monitor: "Monitor") -> bool:
+    return world.over_box(monitor.scenario.goal)
+
+
+def released_in_goal(world: World, monitor: "Monitor") -> bool:
+    return world.in_box(monitor.scenario.goal) and not any(world.jaw_contacts())
+
+
+def at_rest_in_goal(world: World, monitor: "Monitor") -> bool:
+    return released_in_goal(world, monitor) and world.cube_speed < _STILL
+
+
+Milestone = Callable[[World, "Monitor"], bool]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task. ``milestones`` are passed in this order; the last one, held for half a second, is success."""
+
+    name: str
+    instructions: tuple[str, ...]
+    milestones: tuple[Milestone, ...]
+    max_steps: int  # control steps (10 Hz) after which an episode has failed
+    starts_held: bool = False
+    distances: tuple[float, float] = (0.15, 0.27)  # of the cube from the shoulder's axis, metres
+
+    def scenario(self, address: int, instruction: str | None = None) -> Scenario:
+        """The episode of this address: cube, boxes, start pose, pace and, unless given, the instruction, all drawn."""
+        draw = generator("scenario", self.name, address)
+        drawn = self.instructions[int(draw.integers(len(self.instructions)))]
+        if instruction is None:
+            instruction = drawn
+        elif instruction not in self.instructions:
+            raise SigmaError(f"{self.name}: no instruction {instruction!r}; it has {', '.join(self.instructions)}")
+        goal = next((box for box in BOXES if f"{box} box" in instruction), None)
+        return Scenario(_layout(draw, self), instruction, goal, pace=float(draw.uniform(1.0, 1.35)))
+
+
+def _polar(draw: np.random.Generator, radius: tuple[float, float], angle: float) -> np.ndarray:
+    distance, direction = draw.uniform(*radius), draw.uniform(-angle, angle)
+    return PAN_AXIS + distance * np.array([np.cos(direction), np.sin(direction)])
+
+
+def _layout(draw: np.random.Generator, task: Task) -> Layout:
+    side = 1 if draw.random() < 0.5 else -1
+    boxes = {}
+    for name in BOXES:
+        boxes[name] = (float(draw.uniform(0.14, 0.28)), float(side * draw.uniform(0.09, 0.145)))
+        side = -side
+    while True:  # the open jaws need room between the cube and a box
+        cube = _polar(draw, task.distances, 0.5)
+        if min(np.linalg.norm(cube - np.array(box)) for box in boxes.values()) > 0.085:
+            break
+    yaw = np.arctan2(*(cube - PAN_AXIS)[::-1]) + draw.uniform(-0.25, 0.25)
+    start = _polar(draw, (0.15, 0.25), 0.35)
+    opening = OPEN if task.starts_held else draw.uniform(0.0, OPEN)
+    roll = GRASP_ROLL + draw.uniform(-0.25, 0.25)
+    height = draw.uniform(0.08, 0.12) if task.starts_held else draw.uniform(0.1, 0.17)
+    joints = (*inverse(np.array([*start, height]), roll), opening)
+    return Layout((float(cube[0]), float(cube[1]), float(yaw)), boxes, tuple(map(float, joints)), task.starts_held)
+
+
+class Monitor:
+    """Follows one episode: milestones passed in order, success, and whether the cube was left in the wrong box."""
+
+    def __init__(self, task: Task, scenario: Scenario, world: World):
+        self.task, self.scenario = task, scenario
+        self.cube_start = world.cube_position
+        self.passed, self.success, self.wrong_box = 0, False, False
+        self._held = 0
+
+    def advance(self, world: World) -> float:
+        """How far the cube has moved away from the robot along its first direction, in metres."""
+        direction = self.cube_start[:2] - PAN_AXIS
+        return float((world.cube_position - self.cube_start)[:2] @ direction / np.linalg.norm(direction))
+
+    def update(self, world: World) -> None:
+        """Read the world after a control step."""
+        milestones = self.task.milestones
+        while self.passed < len(milestones) and milestones[self.passed](world, self):
+            self.passed += 1
+        self._held = self._held + 1 if milestones[-1](world, self) else 0
+        self.success = self.success or self._held >= HELD_STEPS
+        others = [box for box in BOXES if self.scenario.goal not in (None, box)]
+        self.wrong_box = any(world.in_box(box) for box in others) and not any(world.jaw_contacts())
+
+    @property
+    def progress(self) -> float:
+        """The share of milestones passed; 1 only with success."""
+        steps = len(self.task.milestones)
+        return 1.0 if self.success else min(self.passed, steps - 0.5) / steps
+
+    def info(self) -> dict[str, float | bool]:
+        return {"success": self.success, "progress": self.progress, "wrong_box": self.wrong_box}
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            "pick_place",
+            ("put the cube in the red box", "put the cube in the blue box"),
+            (near, grasped, lifted, over_goal, released_in_goal, at_rest_in_goal),
+            max_steps=110,
+        ),
+        Task("reach", ("move the gripper to the cube",), (near, enclosed, undisturbed), max_steps=50),
+        Task("push", ("push the cube forward",), (behind, moved, pushed), max_steps=80, distances=(0.18, 0.24)),
+        Task("lift", ("lift the cube",), (near, grasped, lifted), max_steps=70),
+        Task(
+            "carry",
+            ("carry the cube to the red box", "carry the cube to the blue box"),
+            (over_goal, released_in_goal, at_rest_in_goal),
+            max_steps=70,
+            starts_held=True,
+        ),
+    )
+}
+TARGET, BASE_TASKS = "pick_place", ("reach", "push", "lift", "carry")
+
+
+def task_named(name: str) -> Task:
+    """The task of this name; raises :class:`SigmaError` for an unknown one."""
+    if name not in TASKS:
+        raise SigmaError(f"task {name!r} does not exist; the tasks are {', '.join(TASKS)}")
+    return TASKS[name]

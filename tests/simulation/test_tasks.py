@@ -1,0 +1,116 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sigma.errors import SigmaError
+from sigma.simulation.rollout import TIMEOUT, run_expert
+from sigma.simulation.scene import CUBE_HALF, World
+from sigma.simulation.tasks import BASE_TASKS, HELD_STEPS, TARGET, TASKS, Monitor, task_named
+
+
+@pytest.mark.parametrize("task", (*BASE_TASKS, TARGET))
+def test_expert_solves_fresh_seeds(task):
+    results = run_expert(task, range(8))
+    assert sum(result.success for result in results) >= 7
+    assert not any(result.wrong_box for result in results)
+
+
+def test_base_tasks_share_no_instruction_with_the_target():
+    base = {instruction for task in BASE_TASKS for instruction in TASKS[task].instructions}
+    assert base.isdisjoint(TASKS[TARGET].instructions)
+
+
+def test_scenario_depends_on_its_address_alone():
+    task = TASKS[TARGET]
+    assert task.scenario(5) == task.scenario(5) != task.scenario(6)
+
+
+def test_instruction_changes_the_goal_and_nothing_else():
+    red, blue = (TASKS[TARGET].scenario(5, text) for text in TASKS[TARGET].instructions)
+    assert (red.goal, blue.goal) == ("red", "blue")
+    assert red.layout == blue.layout and red.pace == blue.pace
+
+
+def test_both_goals_and_both_sides_are_drawn():
+    scenarios = [TASKS[TARGET].scenario(address) for address in range(40)]
+    pairs = {(scenario.goal, scenario.layout.boxes["red"][1] > 0) for scenario in scenarios}
+    assert len(pairs) == 4
+
+
+def test_unknown_task_and_instruction_are_refused_by_name():
+    with pytest.raises(SigmaError, match=r"'stack'.*pick_place"):
+        task_named("stack")
+    with pytest.raises(SigmaError, match=r"'put it away'.*red box"):
+        TASKS[TARGET].scenario(0, "put it away")
+
+
+def _left_in(box: str) -> Monitor:
+    """A target episode that asks for the red box; the arm stands still and the cube lies at rest in this box."""
+    task, world = TASKS[TARGET], World()
+    scenario = task.scenario(4, task.instructions[0])
+    world.reset(scenario.layout)
+    monitor = Monitor(task, scenario, world)
+    world.reset(dataclasses.replace(scenario.layout, cube=(*scenario.layout.boxes[box], 0.0)))
+    hold = world.state()
+    for _ in range(2 * HELD_STEPS):
+        world.step(hold)
+        monitor.update(world)
+    return monitor
+
+
+def test_cube_in_the_named_box_is_success():
+    monitor = _left_in("red")
+    assert monitor.success and monitor.progress == 1.0 and not monitor.wrong_box
+
+
+def test_cube_in_the_other_box_is_failure_and_recorded_apart():
+    monitor = _left_in("blue")
+    assert not monitor.success and monitor.wrong_box and monitor.progress < 1.0
+
+
+def test_cube_beside_the_box_is_not_in_it():
+    scenario = TASKS[TARGET].scenario(4)
+    x, y = scenario.layout.boxes["red"]
+    world = World()
+    world.reset(dataclasses.replace(scenario.layout, cube=(x + 0.036 + 2 * CUBE_HALF, y, 0.0)))
+    assert not world.in_box("red")
+
+
+@pytest.mark.parametrize("task", (*BASE_TASKS, TARGET))
+def test_doing_nothing_fails(task):
+    world = World()
+    for address in range(8):
+        scenario = TASKS[task].scenario(address)
+        world.reset(scenario.layout)
+        monitor, hold = Monitor(TASKS[task], scenario, world), world.state()
+        for _ in range(TASKS[task].max_steps):
+            world.step(hold)
+            monitor.update(world)
+        assert not monitor.success and monitor.progress < 0.5
+
+
+def test_progress_rises_with_the_milestones_of_a_target_episode():
+    from sigma.simulation.expert import demonstrate
+
+    task, world = TASKS[TARGET], World()
+    scenario = task.scenario(0)
+    world.reset(scenario.layout)
+    monitor, seen = Monitor(task, scenario, world), []
+    for action, _ in demonstrate(world, TARGET, scenario):
+        world.step(action)
+        monitor.update(world)
+        seen.append(monitor.progress)
+    assert (np.diff(seen) >= 0).all()
+    assert {passed / len(task.milestones) for passed in range(len(task.milestones))} <= set(seen)
+    assert seen[-1] == 1.0
+
+
+def test_expert_out_of_time_is_a_named_failure():
+    from sigma.simulation.env import SO101Env
+
+    env = SO101Env(TARGET, max_steps=3)
+    env.begin(0)
+    outcome = [env.advance(env.world.state()) for _ in range(3)]
+    assert outcome == [(False, False), (False, False), (False, True)]
+    assert TIMEOUT == "time limit"
