@@ -63,7 +63,7 @@ def _interval(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -
     def mean(total: np.ndarray, number: np.ndarray, axis: int = -1) -> np.ndarray:
         return total.sum(axis=axis) / number.sum(axis=axis)
 
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         result = bootstrap(
             (sums, counts),
             mean,

@@ -153,7 +153,7 @@ def test_a_second_run_writes_the_same_bytes(tmp_path, monkeypatch):
 
 
 def test_a_hostile_task_name_is_shown_and_not_run(tmp_path, monkeypatch):
-    hostile = "<script>alert(1)</script> $\\frac{1}{0}$ \"'><img src=x onerror=alert(2)>"
+    hostile = "<script>alert(1)</script> $\\nosuchmacro{$ \"'><img src=x onerror=alert(2)>"
     write_predictions(tmp_path, test=3, skill=-0.5, tasks=(hostile, TASKS[1]))
     _run(tmp_path, monkeypatch)
     page = (tmp_path / "reports" / "index.html").read_text()

@@ -72,6 +72,13 @@ def test_nothing_is_ever_nan_and_bounds_are_ordered(values, episodes):
     assert 0 < found.p <= 1
 
 
+@pytest.mark.parametrize("size", [1e-120, 1e200])
+def test_differences_too_small_or_large_for_bca_still_have_an_interval(size):
+    difference = size * np.array([1.0, -2.0, 3.0, 0.5, 1.5])
+    found = paired_difference(np.zeros(5), difference, np.arange(5), **OPTIONS)
+    assert -2.0 * size <= found.low < found.delta < found.high <= 3.0 * size
+
+
 def test_p_is_the_exact_share_of_sign_patterns_as_extreme():
     difference = np.array([-0.5, -0.2, -0.9, 0.1, -0.4, -0.3])
     found = paired_difference(np.zeros(6), difference, np.arange(6), **OPTIONS)

@@ -105,6 +105,8 @@ def test_a_residual_that_is_not_finite_counts_as_zero(actions, value, row, step)
     done = adapter.execute(base, _residuals(residual))
     assert np.isfinite(done.plan).all()
     assert np.array_equal(done.actions["trajectory"][row], base[row] + np.float32(0))
+    without = adapter.execute(base, _residuals(np.zeros_like(residual)))
+    assert done.risks["trajectory"][row] == without.risks["trajectory"][row]
 
 
 @pytest.mark.parametrize("measure", ["alignment", "feature_distance", "text_distance", "telepathy_factors", "hold"])
