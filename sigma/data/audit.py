@@ -7,7 +7,7 @@ check's ``fail`` limit is a failure, one above ``warn`` a warning, anything else
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,7 @@ def audit_dataset(dataset: Dataset, limits: Mapping[str, Limit], min_frames: int
         for name, function in DATASET_CHECKS.items()
         for finding in _judged(name, WHOLE_DATASET, limits[name], function(summary))
     ]
-    slim = replace(dataset, episodes=())
+    slim = dataset.for_workers()
     jobs = (delayed(audit_episode)(slim, episode, summary, limits, min_frames) for episode in dataset.episodes)
     made = Parallel(n_jobs=workers, return_as="generator")(jobs)
     for found in track(made, "audit", len(dataset.episodes)):

@@ -4,7 +4,7 @@ Legend as in :mod:`sigma.data.shards`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,8 @@ def write_shards(
         for episode, steps in steps_of.items()
     }
     groups = group_episodes(sizes, budget)
-    slim = replace(dataset, episodes=())
-    with atomic_directory(target) as folder:
+    slim = dataset.for_workers()
+    with atomic_directory(target.resolve()) as folder:
         jobs = (
             delayed(write_episodes)(
                 folder, index, slim, view, protocol, [(dataset.episodes[item], steps_of[item]) for item in group]

@@ -7,7 +7,7 @@ Legend: n frames of an episode, D joints. State and action share their joints; b
 own units. The state at a step was measured before the action of that step was sent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -74,6 +74,10 @@ class Dataset:
     def frames(self) -> int:
         """Declared frames of all episodes."""
         return sum(episode.length for episode in self.episodes)
+
+    def for_workers(self) -> "Dataset":
+        """The part that other processes need: no episodes, and a root that holds in any current directory."""
+        return replace(self, root=self.root.resolve(), episodes=())
 
     def files(self) -> list[str]:
         """Every file the metadata names, and the metadata itself, relative to the root and sorted."""

@@ -30,7 +30,15 @@ def feature_statistics(values: np.ndarray) -> Statistics:
 def refuse_constant_joints(
     statistics: dict[str, Statistics], joint_names: Sequence[str], excluded: Collection[str]
 ) -> None:
-    """Raise :class:`SigmaError` for the first joint whose 1 % and 99 % quantiles coincide: it cannot be normalised."""
+    """Raise :class:`SigmaError` for the first joint whose 1 % and 99 % quantiles coincide: it cannot be normalised.
+
+    So is a name in ``excluded`` that is no joint.
+    """
+    unknown = sorted(set(excluded) - set(joint_names))
+    if unknown:
+        raise SigmaError(
+            f"params.yaml: window.exclude_joints: no joint {unknown[0]!r}; legal: {', '.join(joint_names)}"
+        )
     for feature, columns in statistics.items():
         for name, low, high in zip(joint_names, columns["q01"], columns["q99"], strict=True):
             if low == high and name not in excluded:

@@ -17,9 +17,9 @@ def decode(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (step, uint8 [H, W, 3]) for an episode's frames in order; ``steps`` selects some, none means all.
 
-    A frame belongs to the step whose time it has, give or take ``TOLERANCE``; other frames are skipped. Seeking for single
-    frames is about forty times slower than one pass, so one pass it is. Raises :class:`SigmaError` where the file cannot
-    be decoded; a step that the file does not hold is left out.
+    A frame belongs to the step whose time it has, give or take ``TOLERANCE``; other frames are skipped. Seeking for
+    single frames is about forty times slower than one pass, so one pass it is. Raises :class:`SigmaError` where the
+    file cannot be decoded; a step that the file does not hold is left out.
     """
     wanted = None if steps is None else frozenset(steps)
     if dataset.cameras[camera].kind == "image":

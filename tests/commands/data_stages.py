@@ -1,0 +1,37 @@
+"""Running the three data stages in a test: shipped parameters with changes, in the current directory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sigma.commands import audit, fetch, window
+from sigma.machine import SECTIONS as MACHINE
+from sigma.parameters import Section, read_yaml, validate
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+SECTIONS = {**fetch.SECTIONS, **audit.SECTIONS, **window.SECTIONS, **MACHINE}
+
+
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with dotted keys replaced, e.g. ``{"window.seed": 3}``."""
+    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for name, value in changes.items():
+        *path, last = name.split(".")
+        node = merged
+        for part in path:
+            node[part] = dict(node[part])
+            node = node[part]
+        node[last] = value
+    return merged
+
+
+def parameters(dataset: Path | None = None, base: Path | None = None, **changes: Any) -> dict[str, Section]:
+    """The shipped sections of the data stages, for a small dataset; ``window__seed=3`` changes ``window.seed``."""
+    shipped = {name: value for name, value in read_yaml(SHIPPED).items() if name in SECTIONS}
+    small = {"window.validation": 2, "window.test": 2, "machine.workers": 1}
+    if dataset is not None:
+        small["fetch.dataset.source"] = str(dataset)
+    if base is not None:
+        small["fetch.base.source"] = str(base)
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    return validate(SECTIONS, merge(shipped, small | dotted), Path("params.yaml"))

@@ -1,0 +1,148 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sigma.commands import fetch
+from sigma.errors import SigmaError
+from sigma.io import digest_folder
+from tests.commands.data_stages import parameters
+from tests.datasets import JOINTS, TASKS
+
+REVISION = "f641879e22172be7e8161d5e6c1503c2d2feb657"
+
+
+@pytest.fixture
+def copy(small_dataset, tmp_path):
+    return shutil.copytree(small_dataset, tmp_path / "recorded")
+
+
+def refused(folder, words: str, **changes):
+    with pytest.raises(SigmaError, match=words) as error:
+        fetch.run(parameters(**changes))
+    assert "\n" not in str(error.value)
+    assert not [item for item in (folder / "data").rglob("*") if item.is_file()]
+
+
+def test_a_folder_is_copied_whole_and_recorded(project, small_dataset, small_base):
+    line = fetch.run(parameters(small_dataset, small_base))
+    assert line.startswith("fetch: 8 episodes, 326 frames, 2 tasks from ")
+    assert digest_folder(Path("data/dataset")) == digest_folder(small_dataset)
+    record = json.loads(Path("data/dataset.json").read_text())
+    assert record["digest"] == digest_folder(small_dataset)
+    assert (record["episodes"], record["frames"], record["fps"]) == (8, 326, 10)
+    assert (record["tasks"], record["joint_names"]) == (list(TASKS), list(JOINTS))
+    assert record["robot_type"] == "so101_follower"
+    base = json.loads(Path("data/base.json").read_text())
+    assert base["chunk_size"] == 16 and base["cameras"] == ["observation.images.up", "observation.images.wrist"]
+
+
+def test_only_files_of_the_dataset_are_copied(project, copy, small_base, small_dataset):
+    (copy / ".cache").mkdir()
+    (copy / ".cache" / "lock").write_text("x")
+    (copy / "videos" / "notes.txt").write_text("x")
+    fetch.run(parameters(copy, small_base))
+    assert digest_folder(Path("data/dataset")) == digest_folder(small_dataset)
+
+
+def test_the_copy_is_of_content_where_the_source_has_links(project, copy, small_base):
+    table = next((copy / "data").rglob("*.parquet"))
+    blob = copy / "blob"
+    table.rename(blob)
+    table.symlink_to(blob)
+    fetch.run(parameters(copy, small_base))
+    assert not [item for item in Path("data/dataset").rglob("*") if item.is_symlink()]
+
+
+def test_a_second_fetch_replaces_the_first(project, copy, small_base):
+    fetch.run(parameters(copy, small_base))
+    Path("data/dataset/stray").write_text("x")
+    fetch.run(parameters(copy, small_base))
+    assert not Path("data/dataset/stray").exists()
+
+
+def test_another_content_has_another_digest(project, copy, small_base):
+    fetch.run(parameters(copy, small_base))
+    first = json.loads(Path("data/dataset.json").read_text())["digest"]
+    stats = copy / "meta" / "stats.json"
+    stats.write_text(stats.read_text() + "\n")
+    fetch.run(parameters(copy, small_base))
+    assert json.loads(Path("data/dataset.json").read_text())["digest"] != first
+
+
+def test_a_folder_that_is_no_dataset_is_refused(project, small_base):
+    (project / "empty").mkdir()
+    refused(project, r"empty: not a LeRobotDataset folder", dataset=project / "empty", base=small_base)
+
+
+def test_an_older_format_is_refused_with_what_to_do(project, copy, small_base):
+    info = json.loads((copy / "meta" / "info.json").read_text()) | {"codebase_version": "v2.1"}
+    (copy / "meta" / "info.json").write_text(json.dumps(info))
+    refused(project, "'v2.1' is not read, only 'v3.0'; convert it with", dataset=copy, base=small_base)
+
+
+def test_an_incomplete_dataset_is_refused(project, copy, small_base):
+    next((copy / "data").rglob("*.parquet")).unlink()
+    refused(project, r"file-000\.parquet: not found, but the metadata names it", dataset=copy, base=small_base)
+
+
+def test_a_path_that_leaves_the_folder_is_refused(project, copy, small_base):
+    (project / "secret").write_text("secret")
+    info = json.loads((copy / "meta" / "info.json").read_text()) | {"data_path": "../secret"}
+    (copy / "meta" / "info.json").write_text(json.dumps(info))
+    refused(project, "data_path: '../secret' leaves the dataset's folder", dataset=copy, base=small_base)
+
+
+def test_an_unknown_base_is_refused_before_the_dataset_is_copied(project, small_dataset):
+    refused(project, "missing_base", dataset=small_dataset, base=project / "missing_base")
+
+
+def test_the_output_is_no_source(project, small_dataset, small_base):
+    fetch.run(parameters(small_dataset, small_base))
+    with pytest.raises(SigmaError, match="is the folder that fetch writes"):
+        fetch.run(parameters(Path("data/dataset"), small_base))
+    assert Path("data/dataset/meta/info.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("source", "revision", "words"),
+    [
+        (
+            "nowhere",
+            None,
+            "fetch.dataset.source: 'nowhere' is no folder here; legal: embedded, a LeRobotDataset folder",
+        ),
+        ("a/b/c", None, "fetch.dataset.source: 'a/b/c' is no folder here"),
+        ("lerobot/svla_so101_pickplace", None, "fetch.dataset.revision: .* needs a commit; legal: 40 hex digits"),
+        ("embedded", REVISION, "fetch.dataset.revision: 'embedded' is a folder, only a Hub id has a revision"),
+    ],
+)
+def test_sources_and_revisions_must_fit(project, small_base, source, revision, words):
+    refused(project, words, dataset=source, base=small_base, fetch__dataset__revision=revision)
+
+
+def test_a_local_folder_has_no_revision(project, small_dataset, small_base):
+    refused(
+        project,
+        "only a Hub id has a revision",
+        dataset=small_dataset,
+        base=small_base,
+        fetch__dataset__revision=REVISION,
+    )
+
+
+def test_a_hub_id_out_of_reach_is_named(project, small_base):
+    refused(
+        project,
+        f"nobody/nothing@{REVISION}: the dataset cannot be downloaded",
+        dataset="nobody/nothing",
+        base=small_base,
+        fetch__dataset__revision=REVISION,
+    )
+
+
+@pytest.mark.parametrize("revision", ["main", "F" * 40, "f" * 39])
+def test_a_branch_is_no_revision(revision):
+    with pytest.raises(SigmaError, match=r"params\.yaml: fetch\.dataset\.revision: .*legal: string"):
+        parameters(fetch__dataset__revision=revision)

@@ -1,0 +1,198 @@
+import ast
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sigma
+from sigma.commands import fetch, window
+from sigma.data.shards import Shards
+from sigma.errors import SigmaError
+from sigma.io import write_json
+from tests.commands.data_stages import parameters
+from tests.datasets import CAMERAS, JOINTS, TASKS
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory, small_dataset, small_base):
+    folder = tmp_path_factory.mktemp("window") / "project"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fetch.run(parameters(small_dataset, small_base))
+        write_json(Path("data/episodes.json"), {"used": list(range(8)), "excluded": {}})
+    return folder
+
+
+@pytest.fixture
+def ready(project, fetched):
+    return shutil.copytree(fetched, project, dirs_exist_ok=True)
+
+
+def edit(name, **changes):
+    path = Path(name)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def refused(words, **changes):
+    with pytest.raises(SigmaError, match=words) as error:
+        window.run(parameters(**changes))
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in Path("data").iterdir()) == [
+        "base.json",
+        "dataset",
+        "dataset.json",
+        "episodes.json",
+    ]
+
+
+def digests():
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path("data/shards").iterdir()}
+
+
+def test_shards_hold_everything_once_the_dataset_is_gone(ready):
+    line = window.run(parameters())
+    assert line.startswith("window: kept train ")
+    shutil.rmtree("data/dataset")
+    shards = Shards.open(Path("data/shards"))
+    meta = shards.meta
+    assert (meta["horizon"], meta["chunk"], meta["chunk_size"], meta["history"]) == (16, 8, 16, 4)
+    assert (meta["train_stride"], meta["eval_stride"], meta["history_stride"], meta["fps"]) == (4, 16, 8, 10)
+    assert (meta["cameras"], meta["resolution"]) == (list(CAMERAS), 32)
+    assert (meta["joint_names"], meta["tasks"]) == (list(JOINTS), list(TASKS))
+    assert meta["dataset"]["digest"] == json.loads(Path("data/dataset.json").read_text())["digest"]
+    assert [len(meta["splits"][name]) for name in ("train", "validation", "test")] == [4, 2, 2]
+    assert shards.images(np.arange(3)).shape == (3, 2, 3, 32, 32)
+    for name, count in meta["counts"].items():
+        assert (shards.window_split == name).sum() == count["kept"] == count["candidates"]
+
+
+def imported_modules(name: str) -> set[str]:
+    """Every module of the package that ``name`` imports, at its top or inside a function, directly or not."""
+    found, queue = set(), [name]
+    while queue:
+        module = queue.pop()
+        path = Path(sigma.__file__).parent.parent.joinpath(*module.split(".")).with_suffix(".py")
+        if module in found or not path.is_file():
+            continue
+        found.add(module)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                queue += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                queue += [alias.name for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("stage", ["baseline", "finetune", "evaluate", "report"])
+def test_later_stages_cannot_read_the_dataset(stage):
+    modules = imported_modules(f"sigma.commands.{stage}")
+    assert len(modules) > 5
+    assert not modules & {"sigma.data.source", "sigma.data.video", "sigma.data.packing", "sigma.data.fetching"}
+    assert "sigma.data.source" in imported_modules("sigma.commands.window")
+
+
+def test_excluded_episodes_are_in_no_split(ready):
+    edit("data/episodes.json", used=[0, 1, 2, 4, 5, 7], excluded={"3": "failed jump", "6": "failed jump"})
+    window.run(parameters())
+    shards = Shards.open(Path("data/shards"))
+    assert sorted(episode for part in shards.meta["splits"].values() for episode in part) == [0, 1, 2, 4, 5, 7]
+    assert not set(shards.window_episode) & {3, 6}
+
+
+def test_bytes_depend_on_neither_workers_nor_time(ready):
+    window.run(parameters(window__shard_mib=1, window__train_stride=1))
+    once = digests()
+    window.run(parameters(window__shard_mib=1, window__train_stride=1, machine__workers=2))
+    assert digests() == once
+    assert len(once) > 3
+
+
+def test_another_seed_draws_another_split(ready):
+    splits = []
+    for seed in (0, 1, 0):
+        window.run(parameters(window__seed=seed))
+        splits.append(Shards.open(Path("data/shards")).meta["splits"])
+    assert splits[0] == splits[2] != splits[1]
+
+
+def test_cameras_are_mapped_left_out_and_ordered_by_the_base(ready):
+    window.run(parameters(window__cameras={CAMERAS[0]: CAMERAS[1], CAMERAS[1]: None}))
+    shards = Shards.open(Path("data/shards"))
+    assert (shards.meta["cameras"], shards.meta["dataset_cameras"]) == ([CAMERAS[0]], [CAMERAS[1]])
+    swapped = shards.images(np.arange(4))
+    window.run(parameters())
+    both = Shards.open(Path("data/shards")).images(np.arange(4))
+    np.testing.assert_array_equal(swapped[:, 0], both[:, 1])
+
+
+def test_a_camera_that_the_dataset_lacks_is_named(ready):
+    edit("data/base.json", cameras=[CAMERAS[0], "observation.images.side"])
+    refused(r"window\.cameras\.observation\.images\.side: .* has no 'observation\.images\.side'; legal: null .*wrist")
+
+
+def test_a_camera_that_the_base_lacks_is_named(ready):
+    refused(r"window\.cameras\.top: no camera of the base; legal: .*up", window__cameras={"top": CAMERAS[0]})
+
+
+def test_leaving_out_every_camera_is_refused(ready):
+    refused("every camera of the base is left out", window__cameras=dict.fromkeys(CAMERAS))
+
+
+def test_a_horizon_beyond_the_base_is_refused(ready):
+    edit("data/base.json", chunk_size=12)
+    refused(r"window\.horizon: 16 steps, but the base predicts 12; legal: 1 to 12")
+
+
+def test_more_joints_than_the_base_takes_are_refused(ready):
+    edit("data/base.json", action_dim=5)
+    refused(r"6 joints, but the base takes at most 5 \(action_dim\)")
+
+
+def test_too_many_held_out_episodes_are_refused(ready):
+    refused(r"window\.validation \+ window\.test: 4 \+ 4 episodes", window__validation=4, window__test=0.5)
+
+
+def test_held_out_episodes_shorter_than_a_window_are_refused(ready):
+    edit("data/base.json", chunk_size=60)
+    refused(
+        r"every validation episode is shorter than .*window\.horizon \(60", window__horizon=60, window__eval_stride=60
+    )
+
+
+def test_a_missing_base_names_the_stage_that_writes_it(ready):
+    Path("data/base.json").unlink()
+    with pytest.raises(SigmaError, match=r"^data/base\.json: not found; run the stage"):
+        window.run(parameters())
+
+
+def test_an_unknown_excluded_joint_is_refused(ready):
+    refused(r"window\.exclude_joints: no joint 'hand'; legal: shoulder_pan\.pos", window__exclude_joints=["hand"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"window__chunk": 17}, r"window\.chunk: .*longer than window\.horizon \(16\), found 17"),
+        ({"window__train_stride": 5}, r"window\.train_stride: must divide window\.horizon \(16\), found 5"),
+        ({"window__eval_stride": 12}, r"window\.eval_stride: must divide window\.horizon \(16\) or a multiple"),
+        ({"window__eval_stride": 0}, r"window\.eval_stride: .*legal: integer ≥ 1"),
+        ({"window__history_stride": 6}, r"window\.history_stride: must be a multiple of window\.train_stride \(4\)"),
+        ({"window__validation": 0}, r"window\.validation.*"),
+        ({"window__test": 1.5}, r"window\.test.*"),
+        ({"window__min_motion": -0.1}, r"window\.min_motion: .*legal: number ≥ 0"),
+        ({"window__stride": 4}, r"window\.stride: unknown key"),
+        ({"window__seed": True}, r"window\.seed: .*integer"),
+    ],
+)
+def test_parameters_out_of_range_are_named(changes, words):
+    with pytest.raises(SigmaError, match=rf"^params\.yaml: {words}"):
+        parameters(**changes)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_held_out_strides_that_fit_the_horizon_are_taken(stride):
+    assert parameters(window__eval_stride=stride)["window"].eval_stride == stride
