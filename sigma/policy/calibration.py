@@ -22,6 +22,8 @@ BRANCHES = ("vector", "chunk", "trajectory")
 FORMAT_VERSION = 1
 NEIGHBOURS = 3
 REFERENCE_WINDOWS = 1024
+# Rows compared at once, so that memory does not grow with the dataset.
+BLOCK = 4096
 # Normalised units: a base that moves less than 2.5 % of a joint's range counts as moving that much.
 MOTION_FLOOR = 0.05
 # Keeps a quantile that is zero on the calibration windows from becoming a divisor.
@@ -66,7 +68,7 @@ def feature_distance(
     distance is the root mean square over them, so that F does not set its scale. With ``episodes`` and
     ``calibration_episodes`` rows of the same episode are left out: this is how calibration windows are measured against
     each other. Where fewer than ``neighbours`` rows are left the farthest of them counts; where none is left a
-    :class:`SigmaError` says so.
+    :class:`SigmaError` says so. A row that is not finite has a distance that is not finite.
     """
     from scipy.spatial.distance import cdist
 
@@ -79,17 +81,24 @@ def feature_distance(
     deviation = reference.std(axis=0)
     typical = sqrt(float(np.mean(deviation**2))) or 1.0
     deviation = np.maximum(deviation, DEVIATION_FLOOR * typical)
-    distances = cdist(features / deviation, reference / deviation) / sqrt(features.shape[1])
+    own = np.zeros((len(features), 1), dtype=np.int64), np.ones((1, len(reference)), dtype=np.int64)
     if episodes is not None:
-        distances[np.asarray(episodes)[:, None] == np.asarray(calibration_episodes)[None, :]] = np.inf
-    left = np.isfinite(distances).sum(axis=1)
-    if len(features) and (reference.shape[0] == 0 or left.min() == 0):
-        raise SigmaError(
-            "adapter calibration: windows are compared with those of other validation episodes and none is left; "
-            "legal: at least 2 validation episodes"
-        )
-    nearest = np.sort(distances, axis=1)
-    return nearest[np.arange(len(features)), np.minimum(neighbours, left) - 1]
+        own = np.asarray(episodes)[:, None], np.asarray(calibration_episodes)[None, :]
+    result = np.empty(len(features))
+    for start in range(0, len(features), BLOCK):
+        rows = slice(start, start + BLOCK)
+        distances = cdist(features[rows] / deviation, reference / deviation) / sqrt(features.shape[1])
+        left_out = own[0][rows] == own[1]
+        distances[left_out] = np.inf
+        left = len(reference) - left_out.sum(axis=1)
+        if left.min() == 0:
+            raise SigmaError(
+                "adapter calibration: windows are compared with those of other validation episodes and none is left; "
+                "legal: at least 2 validation episodes"
+            )
+        nearest = np.sort(distances, axis=1)
+        result[rows] = nearest[np.arange(len(distances)), np.minimum(neighbours, left) - 1]
+    return result
 
 
 def text_distance(texts: np.ndarray, calibration_texts: np.ndarray) -> np.ndarray:

@@ -233,6 +233,15 @@ def test_feature_distance_matches_a_loop_and_leaves_the_own_episode_out():
     assert far.min() > found.max()
 
 
+def test_feature_distance_is_the_same_in_blocks_and_not_finite_where_the_features_are(monkeypatch):
+    features = np.random.default_rng(4).normal(size=(7, 3))
+    whole = feature_distance(features, features[:5])
+    monkeypatch.setattr("sigma.policy.calibration.BLOCK", 2)
+    assert np.array_equal(feature_distance(features, features[:5]), whole)
+    features[6, 1] = np.nan
+    assert np.isfinite(feature_distance(features, features[:5])).tolist() == [True] * 6 + [False]
+
+
 def test_feature_distance_needs_a_second_episode():
     features = np.zeros((4, 2))
     with pytest.raises(SigmaError, match=r"2 validation episodes"):
