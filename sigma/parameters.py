@@ -35,9 +35,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SigmaError(f"{path}: not found; run the command from the project's root") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SigmaError(f"{path}: not readable ({error})") from None
-    if "&" in text and any(line.lstrip().startswith(("*", "<<")) or ": *" in line for line in text.splitlines()):
-        raise SigmaError(f"{path}: YAML anchors and aliases are not used here; write the values out")
     try:
+        for event in yaml.parse(text):
+            if getattr(event, "anchor", None) is not None:
+                line = event.start_mark.line + 1
+                raise SigmaError(f"{path}: line {line}: anchors and aliases are not used here; write the values out")
         data = yaml.load(text)
     except YAMLError as error:
         detail = " ".join(str(error).split())
@@ -82,7 +84,7 @@ def _legal(model: type[BaseModel], location: tuple[Any, ...]) -> str:
 
 def validate(sections: Mapping[str, type[Section]], data: Mapping[str, Any], source: Path) -> dict[str, Section]:
     """Check every section of ``data``; raises :class:`SigmaError` that names file, key and legal range."""
-    unknown = sorted(set(data) - set(sections))
+    unknown = sorted(set(data) - set(sections), key=str)
     if unknown:
         raise SigmaError(f"{source}: unknown section {unknown[0]!r}; the sections are {', '.join(sorted(sections))}")
     parsed: dict[str, Section] = {}
@@ -100,7 +102,8 @@ def validate(sections: Mapping[str, type[Section]], data: Mapping[str, Any], sou
                 known = ", ".join(sorted(model.model_fields))
                 raise SigmaError(f"{source}: {key}: unknown key; {name} has {known}") from None
             legal = _legal(model, first["loc"])
-            found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+            whole = first["type"] == "missing" or isinstance(first["input"], dict)
+            found = "" if whole else f", found {first['input']!r}"
             message = first["msg"].removeprefix("Value error, ")
             raise SigmaError(
                 f"{source}: {key}: {message[0].lower()}{message[1:]}{found}" + (f"; legal: {legal}" if legal else "")

@@ -3,9 +3,6 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-Item = TypeVar("Item")
 
 
 class _Plain:
@@ -44,7 +41,7 @@ def progress(description: str, total: int) -> Iterator[_Plain | _Bar]:
         yield _Bar(bar, bar.add_task(description, total=total, note=""))
 
 
-def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+def track[Item](items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
     """Iterate over ``items`` under a meter of ``total`` steps."""
     with progress(description, total) as meter:
         for item in items:
