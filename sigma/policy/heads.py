@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sigma.errors import SigmaError
 from sigma.io import atomic_file
 from sigma.policy.residuals import ResidualHeads
 from sigma.policy.sizes import TelepathySizes
 from sigma.policy.telepathy import FiLM, StateEncoder, TelepathyPath
+from sigma.policy.tensors import check_tensors, read_tensors
 
 FILE = "sigma_telepathy_heads.safetensors"
 SOURCE_FILE = "sigma_telepathy_heads.pt"
@@ -50,40 +50,17 @@ def save_heads(heads: TelepathyHeads, folder: Path) -> None:
         torch.save(tensors, file)
 
 
-def read_heads(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a heads file, ``.safetensors`` or ``.pt``; nothing is unpickled."""
-    path = Path(path)
-    if not path.is_file():
-        raise SigmaError(f"{path}: not found; run `dvc repro` or give the file that finetune wrote")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise SigmaError(f"{path}: not a plain file of tensors ({type(error).__name__}: {reason})") from None
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise SigmaError(f"{path}: expected a mapping of names to tensors")
-    return tensors
-
-
 def load_heads(heads: TelepathyHeads, path: Path) -> None:
     """Load strictly; raises :class:`SigmaError` naming the first tensor that is missing, extra, misshapen or NaN."""
-    tensors, expected = read_heads(path), heads.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors:
-            raise SigmaError(f"{path}: tensor {name} is missing; the heads were made with other sizes")
-        if name not in expected:
-            raise SigmaError(f"{path}: tensor {name} is unknown; the heads were made with other sizes")
-        if tensors[name].shape != expected[name].shape:
-            found, wanted = tuple(tensors[name].shape), tuple(expected[name].shape)
-            raise SigmaError(f"{path}: tensor {name} has shape {found}, expected {wanted}")
-        if not torch.isfinite(tensors[name]).all():
-            raise SigmaError(f"{path}: tensor {name} holds a non-finite number")
+    tensors = read_tensors(path)
+    check_tensors(path, tensors, heads.state_dict(), "other sizes")
     heads.load_state_dict(tensors)
+
+
+def heads_file(folder: Path) -> Path:
+    """``sigma_telepathy_heads.safetensors``, or the source's ``.pt`` where only that is there."""
+    file, source = Path(folder) / FILE, Path(folder) / SOURCE_FILE
+    return source if source.is_file() and not file.is_file() else file
 
 
 def describe_heads(heads: TelepathyHeads) -> dict[str, float | int | str]:

@@ -56,6 +56,17 @@ class InputBuilder:
         Without a past the history is empty, which is what the frozen base reads.
         """
         normalised = self.normalisation.state.normalise(np.asarray(states, dtype=np.float32))
+        return self.normalised_observation(vision, normalised, texts, history, present)
+
+    def normalised_observation(
+        self,
+        vision: Tensor,
+        normalised: np.ndarray,
+        texts: Sequence[str],
+        history: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Observation:
+        """The same from states (B, D) that are normalised already, float32."""
         prompt = self.base.prompter(texts, normalised)
         tokens, groups = prompt.tokens.to(self.device), prompt.groups.to(self.device)
         with torch.no_grad():

@@ -15,19 +15,25 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from sigma.errors import SigmaError
-from sigma.io import atomic_directory
+from sigma.policy.tensors import check_tensors, read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _TOWERS = {"language": r"paligemma\.model\.language_model", "expert": r"gemma_expert\.model"}
 Tower = Literal["language", "expert"]
+WEIGHTS, SOURCE_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
 
 def target_pattern(towers: "Sequence[Tower]", projections: "Sequence[str]") -> str:
     """The regular expression over module names that PEFT matches in full."""
     names = "|".join(_TOWERS[tower] for tower in towers)
     return rf".*\.({names})\.layers\.\d+\.self_attn\.({'|'.join(projections)})_proj"
+
+
+def _refuse_second(policy: nn.Module) -> None:
+    if lora_layers(policy):
+        raise SigmaError("the base policy carries LoRA already; load the base again")
 
 
 def attach(
@@ -41,6 +47,7 @@ def attach(
     seed: int,
 ) -> PeftModel:
     """Insert LoRA into the policy in place; B starts at zero, so that outputs are unchanged to the bit."""
+    _refuse_second(policy)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -59,60 +66,51 @@ def save(model: PeftModel, folder: Path) -> None:
     (Path(folder) / "README.md").unlink(missing_ok=True)
 
 
-def convert_bin(folder: Path, target: Path) -> None:
-    """Rewrite an ``adapter_model.bin`` folder (the source's layout) as safetensors, read with ``weights_only``."""
-    import shutil
-
-    from safetensors.torch import save_file
-
-    try:
-        tensors = torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise SigmaError(
-            f"{folder / 'adapter_model.bin'}: not a plain file of tensors ({type(error).__name__})"
-        ) from None
-    with atomic_directory(target) as temporary:
-        shutil.copyfile(folder / "adapter_config.json", temporary / "adapter_config.json")
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "adapter_model.safetensors"
-        )
+def weights_file(folder: Path) -> Path:
+    """``adapter_model.safetensors``, or the source's ``adapter_model.bin`` where only that is there."""
+    file = Path(folder) / WEIGHTS
+    source = Path(folder) / SOURCE_WEIGHTS
+    return source if source.is_file() and not file.is_file() else file
 
 
-def load(policy: nn.Module, folder: Path, *, trainable: bool = False) -> PeftModel:
-    """Attach a saved adapter strictly: every LoRA tensor of the model must be in the file, and no other.
+def _read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    from peft import PeftConfig
 
-    Raises :class:`SigmaError` naming the first tensor that is missing, extra or of another shape.
-    """
-    from peft import PeftConfig, set_peft_model_state_dict
-    from peft.utils import get_peft_model_state_dict
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    weights = Path(folder) / "adapter_model.safetensors"
-    config_file = Path(folder) / "adapter_config.json"
+    weights, config_file = weights_file(folder), Path(folder) / "adapter_config.json"
     for file in (config_file, weights):
         if not file.is_file():
             raise SigmaError(f"{file}: not found; run `dvc repro` or give the folder that finetune wrote")
     try:
         config = PeftConfig.from_pretrained(str(folder))
-        tensors = load_file(weights)
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise SigmaError(f"{folder}: not a readable adapter ({' '.join(str(error).split())})") from None
+    except Exception as error:  # PEFT lets through whatever a wrong key or value raises
+        raise SigmaError(f"{config_file}: not readable ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(config, LoraConfig):
+        raise SigmaError(f"{config_file}: peft_type: found {config.peft_type}; legal: LORA")
+    return config, read_tensors(weights)
+
+
+def load(policy: nn.Module, folder: Path, *, trainable: bool = False) -> PeftModel:
+    """Attach a saved adapter strictly: every LoRA tensor of the model must be in the file, and no other.
+
+    Raises :class:`SigmaError` naming the first tensor that is missing, extra, misshapen or not finite; the policy is
+    then what it was before.
+    """
+    from peft import set_peft_model_state_dict
+    from peft.utils import get_peft_model_state_dict
+
+    _refuse_second(policy)
+    config, tensors = _read(Path(folder))
     config.inference_mode = not trainable
-    model = get_peft_model(policy, config)
-    expected = get_peft_model_state_dict(model)
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors:
-            raise SigmaError(f"{weights}: tensor {name} is missing; this adapter was made for another base or rank")
-        if name not in expected:
-            raise SigmaError(
-                f"{weights}: tensor {name} is not one of this base's; the adapter was made for another base"
-            )
-        if tensors[name].shape != expected[name].shape:
-            found, wanted = tuple(tensors[name].shape), tuple(expected[name].shape)
-            raise SigmaError(f"{weights}: tensor {name} has shape {found}, expected {wanted}")
-        if not torch.isfinite(tensors[name]).all():
-            raise SigmaError(f"{weights}: tensor {name} holds a non-finite number")
+    try:
+        model = get_peft_model(policy, config)
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SigmaError(f"{folder}: the adapter does not fit this base ({reason})") from None
+    try:
+        check_tensors(weights_file(folder), tensors, get_peft_model_state_dict(model), "another base or rank")
+    except SigmaError:
+        model.unload()
+        raise
     set_peft_model_state_dict(model, tensors)
     for parameter in model.parameters():
         parameter.requires_grad_(False)

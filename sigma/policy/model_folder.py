@@ -44,6 +44,12 @@ def base_digest(policy: PI05Policy) -> str:
     return whole.hexdigest()
 
 
+def weights_dtype(policy: PI05Policy) -> str:
+    """``float32`` or ``bfloat16``: what the language model computes in (LeRobot keeps some tensors in float32)."""
+    layer = policy.model.paligemma_with_expert.paligemma.model.language_model.layers[0].self_attn.q_proj
+    return str(layer.weight.dtype).removeprefix("torch.")
+
+
 def model_config(
     *,
     base: Base,
@@ -76,7 +82,7 @@ def model_config(
         "dataset": shards_meta["dataset"],
         "fps": shards_meta["fps"],
         "weights_digest": weights_digest,
-        "weights_dtype": str(next(base.policy.parameters()).dtype),
+        "weights_dtype": weights_dtype(base.policy),
     }
 
 
@@ -107,8 +113,12 @@ def load_model(policy: PI05Policy, folder: Path, config: dict[str, Any], heads_f
     Raises :class:`SigmaError` where the base's tensors are not those that the model was trained on, or where a tensor
     of the adapter or of the heads is missing, extra, of another shape or not finite.
     """
-    dtype = str(next(policy.parameters()).dtype)
-    if dtype == config["weights_dtype"] and base_digest(policy) != config["weights_digest"]:
+    if weights_dtype(policy) != config["weights_dtype"]:
+        raise SigmaError(
+            f"{Path(folder) / CONFIG}: weights_dtype: Sigma was trained on a base in {config['weights_dtype']}, found "
+            f"{weights_dtype(policy)}; load the base in {config['weights_dtype']}"
+        )
+    if base_digest(policy) != config["weights_digest"]:
         raise SigmaError(f"{Path(folder) / CONFIG}: the base policy's weights are not those that Sigma was trained on")
     sizes = TelepathySizes.from_dict(config["sizes"], str(Path(folder) / CONFIG))
     heads = TelepathyHeads(sizes, config["token_rms"])

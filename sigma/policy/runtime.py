@@ -51,6 +51,7 @@ class Controller:
         if n_action_steps < 1 or stride % n_action_steps or n_action_steps > horizon:
             raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: divisors of {stride} up to {horizon}")
         self.vla, self.adapter, self.n_action_steps = vla, adapter, n_action_steps
+        self._reach = stride * (vla.config["sizes"]["history"] - 1)  # control steps that a decision looks back
         if adapter is not None:
             if calibration is None:
                 raise SigmaError("an adapter needs models/adapter_calibration.json")
@@ -103,6 +104,7 @@ class Controller:
         for row, index in enumerate(indices):
             episode = self.episodes[index]
             episode.features[episode.step] = frozen.pooled[row]
+            episode.features.pop(episode.step - self._reach, None)
             episode.step += self.n_action_steps
         return vla.to_robot(plan[:, : self.n_action_steps]).cpu().numpy()
 

@@ -20,9 +20,9 @@ from sigma.policy.adapter import SigmaTelepathyAdapter
 from sigma.policy.base import STATE, Base
 from sigma.policy.base_action import deterministic_action
 from sigma.policy.decision import SigmaModel
-from sigma.policy.heads import FILE, SOURCE_FILE
+from sigma.policy.heads import heads_file
 from sigma.policy.inputs import InputBuilder, Normalisation
-from sigma.policy.model_folder import load_model, load_prompter, read_config
+from sigma.policy.model_folder import load_model, load_prompter, read_config, weights_dtype
 from sigma.policy.observation import BasePass, Observation
 
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
@@ -56,10 +56,11 @@ class SigmaTelepathyVLA(nn.Module):
 
         Args:
             base_policy: LeRobot's policy, or what :func:`sigma.policy.base.load_base` returned.
-            lora_dir: the folder that finetune wrote (``models/sigma``), with ``adapter_model.safetensors``.
+            lora_dir: the folder that finetune wrote (``models/sigma``), with ``adapter_model.safetensors`` or the
+                source's ``adapter_model.bin``.
             telepathy_heads_path: the heads, ``.safetensors`` or the source's ``.pt``; by default those in ``lora_dir``.
             device: where to compute.
-            dtype: of the base; must be the one it was loaded with. The heads compute in float32.
+            dtype: of the base; must be the one it was loaded with, and Sigma trained on. The heads compute in float32.
 
         Raises:
             SigmaError: a missing file, a base other than the one that Sigma was trained on, or tensors that do not fit.
@@ -67,13 +68,12 @@ class SigmaTelepathyVLA(nn.Module):
         folder = Path(lora_dir)
         config = read_config(folder)
         policy = base_policy.policy if isinstance(base_policy, Base) else base_policy
-        found = policy.model.action_out_proj.weight.dtype
-        language = policy.model.paligemma_with_expert.paligemma.model.language_model.layers[0].self_attn.q_proj
-        if language.weight.dtype != dtype:
-            raise SigmaError(f"dtype: {dtype} asked for, but the base policy was loaded as {found}; load it as {dtype}")
+        found, wanted = weights_dtype(policy), str(dtype).removeprefix("torch.")
+        if found != wanted:
+            raise SigmaError(f"dtype: {wanted} asked for, but the base policy was loaded in {found}; legal: {found}")
         policy = policy.to(device).eval().requires_grad_(False)
         policy.config.device = str(device)
-        model = load_model(policy, folder, config, Path(telepathy_heads_path or folder / FILE))
+        model = load_model(policy, folder, config, Path(telepathy_heads_path or heads_file(folder)))
         base = Base(
             policy=policy,
             prompter=load_prompter(folder, config),
@@ -105,7 +105,8 @@ class SigmaTelepathyVLA(nn.Module):
         """Base action, residuals and telepathy at the last step of an observation.
 
         Args:
-            batch: a π0.5 batch as LeRobot's pre-processor gives it, instead of the next three; it holds no past.
+            batch: a π0.5 batch as LeRobot's pre-processor gives it, with the statistics that Sigma was trained with,
+                instead of the next three; it holds no past.
             vis_obs: (B, T, V, 3, S, S) or, with one camera, (B, T, 3, S, S); float in [0, 1]; T control steps.
             robot_state: (B, T, D) in the robot's units.
             texts: B instructions.
@@ -231,16 +232,10 @@ class SigmaTelepathyVLA(nn.Module):
             if not head.startswith("Task: ") or not tail:
                 raise SigmaError(f"batch: {_TASK!r}: {prompt!r} is not a π0.5 prompt")
             texts.append(head.removeprefix("Task: "))
-        raw = self.normalisation.state.unnormalise(batch[STATE].float().cpu().numpy())
+        states = batch[STATE].float().cpu().numpy()
         vision = self.builder.encode_images(pixels)
-        observation = self.builder.observation(vision, raw, texts, *self.empty_past(len(texts)))
+        observation = self.builder.normalised_observation(vision, states, texts, *self.empty_past(len(texts)))
         tokens = batch.get("observation.language.tokens")
         if tokens is not None and not torch.equal(observation.tokens.cpu(), tokens.cpu()):
             raise SigmaError("batch: its tokens are not those of Sigma's tokenizer and statistics")
         return observation
-
-
-def default_heads(folder: str | Path) -> Path:
-    """The heads file of a model folder: ``.safetensors`` first, else the source's ``.pt``."""
-    folder = Path(folder)
-    return folder / FILE if (folder / FILE).is_file() else folder / SOURCE_FILE
