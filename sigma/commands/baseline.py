@@ -58,6 +58,7 @@ def run(parameters: dict[str, Section]) -> str:
                 "samples": base_parameters.samples,
                 "seed": base_parameters.seed,
                 "num_steps": base.num_steps,
+                "dtype": machine.dtype,
                 "token_rms": result.token_rms,
                 "frames": len(result.pooled),
                 "pools": result.pooled.shape[1],

@@ -1,14 +1,13 @@
 """``sigma evaluate``: Sigma and the control on the same windows, and the adapter's calibration."""
 
 from pathlib import Path
-
-from pydantic import Field
+from typing import Literal
 
 from sigma.parameters import Section
 
 
 class EvalParameters(Section):
-    calibration_split: str = Field(pattern="^(validation)$")
+    calibration_split: Literal["validation"]
 
 
 SECTIONS: dict[str, type[Section]] = {"eval": EvalParameters}

@@ -36,6 +36,9 @@ def replay_sigma(material: Material, folder: Path, *, batch: int) -> SigmaReplay
     config = read_config(folder)
     if config["dataset"] != material.shards.meta["dataset"] or config["base"]["digest"] != material.meta["base_digest"]:
         raise SigmaError(f"{folder}: trained on another dataset or base than data/ holds; run `dvc repro`")
+    for key, now in (("normalisation", "normalisation"), ("base_action", "action"), ("seed", "seed")):
+        if config[key] != material.meta[now]:
+            raise SigmaError(f"{folder}: trained with another {key} than data/features holds; run `dvc repro`")
     model = load_model(material.base.policy, folder, config, folder / FILE)
     parts: dict[str, list[np.ndarray]] = {}
 

@@ -59,6 +59,9 @@ class ResidualHeads(nn.Module):
     factors; it attends to the mixed backbone features and to the K factors as tokens. Queries of one branch see each
     other, never those of another branch, so that the branches are three heads on one trunk. The last layers start at
     zero: at initialisation every residual is zero and Sigma is the base.
+
+    With ``sizes.read_base_action`` False this is a direct regressor, for comparison: what the last layers say is the
+    action itself, and the residual is what leads there from a base action that the decoder has not seen.
     """
 
     def __init__(self, sizes: TelepathySizes):
@@ -99,12 +102,14 @@ class ResidualHeads(nn.Module):
         context = torch.cat([self.mix(features), self.factor_tokens(factors)], dim=1)
         padding = torch.cat([~token_mask, token_mask.new_zeros(factors.shape[:2])], dim=1)
         queries = self.place + (self.state_in(state) + self.factors_in(factors.flatten(1)))[:, None]
+        base = base_action.detach().float()
         if self.base_in is not None:
-            base = base_action.detach().float()
             queries = queries + self.base_in(torch.cat([base[:, :length] for length in lengths], dim=1))
         hidden = self.decoder(queries, context, tgt_mask=self.other_branch, memory_key_padding_mask=padding)
-        parts = hidden.split(lengths, dim=1)
-        return Residuals(**{scale: self.out[scale](part) for scale, part in zip(SCALES, parts, strict=True)})
+        parts = {scale: self.out[scale](part) for scale, part in zip(SCALES, hidden.split(lengths, dim=1), strict=True)}
+        if self.base_in is None:
+            parts = {scale: action - base[:, : action.shape[1]] for scale, action in parts.items()}
+        return Residuals(**parts)
 
 
 def executed_plan(residuals: Residuals) -> Tensor:

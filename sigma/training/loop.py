@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sigma.errors import SigmaError
 from sigma.progress import progress
 from sigma.seeding import seed_from
 from sigma.training.checkpoint import Scratch
@@ -125,7 +126,10 @@ class Phase:
             chosen = rows[part * schedule.batch : (part + 1) * schedule.batch]
             loss, terms = objective.loss(chosen, self.step, part, len(rows))
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"{objective.name}: the loss is not finite at step {self.step}")
+                raise SigmaError(
+                    f"{objective.name}: the loss is not finite at step {self.step}; lower train.learning_rate, "
+                    "train.lora_learning_rate or train.clip in params.yaml"
+                )
             loss.backward()
             value += loss.item()
             for name, term in terms.items():
@@ -147,6 +151,11 @@ class Phase:
         self._assign(self.averaged)
         value = self.objective.validate(batch)
         self._assign(live)
+        if not math.isfinite(value):
+            raise SigmaError(
+                f"{self.objective.name}: the validation error is not finite at step {self.step}; lower "
+                "train.learning_rate or train.lora_learning_rate in params.yaml"
+            )
         self.curve.validation.append({"step": self.step, "value": value})
         if value < self.best["value"]:
             tensors = {name: tensor.clone() for name, tensor in self.averaged.items()}

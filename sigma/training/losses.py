@@ -60,9 +60,14 @@ class HardWindows:
         self.top_k, self.focus, self.decay = top_k, focus, decay
         self.errors = np.full(windows, np.nan)
 
+    @property
+    def known(self) -> bool:
+        """Whether every window has been seen."""
+        return not np.isnan(self.errors).any()
+
     def hard(self) -> np.ndarray:
         """(W,) bool; nothing is hard until the whole table is known or where TRAF is off (top_k = 0)."""
-        if self.top_k == 0 or np.isnan(self.errors).any():
+        if self.top_k == 0 or not self.known:
             return np.zeros(len(self.errors), dtype=bool)
         return self.errors > np.quantile(self.errors, 1 - self.top_k)
 

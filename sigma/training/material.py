@@ -36,6 +36,7 @@ class Material:
     pooled: Tensor  # (F, P, d)
     columns: dict[str, np.ndarray]
     digest: str
+    dtype: str
     vision: dict[int, Tensor] = field(default_factory=dict)  # decision frame -> (V, n, d), where cached
 
     @property
@@ -94,6 +95,11 @@ def load_material(
     reference, meta = read_json(base_file), read_json(features / "meta.json")
     if meta["base_digest"] != reference["digest"]:
         raise SigmaError(f"{features}: made with another base than {base_file}; run `dvc repro baseline`")
+    if meta.get("dtype") != dtype:
+        raise SigmaError(
+            f"params.yaml: machine.dtype: found {dtype}; legal: {meta.get('dtype')}, which {features} was made with, "
+            "or run `dvc repro --force baseline`"
+        )
     shards = Shards.open(shards_folder)
     try:
         pooled = load_file(features / "features.safetensors")["pooled"]
@@ -109,7 +115,7 @@ def load_material(
     whole = hashlib.sha256()
     for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):
         whole.update(digest_file(file).encode())
-    return Material(base, shards, builder, meta, pooled, columns, whole.hexdigest())
+    return Material(base, shards, builder, meta, pooled, columns, whole.hexdigest(), dtype)
 
 
 def adapted_actions(model: SigmaModel, material: Material, windows: np.ndarray, batch: int) -> Tensor:

@@ -3,17 +3,19 @@
 Legend: B batch, T horizon, Tc the base's chunk size, A action dim, R noise draws.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sigma.policy import prefix
 from sigma.policy.decision import SigmaModel
 from sigma.policy.residuals import SCALES, executed_plan
 from sigma.seeding import generator
+from sigma.training.flow import draw_noise_and_time
 from sigma.training.losses import HardWindows, curriculum, regularisers, residual_errors
 from sigma.training.material import Material
 from sigma.training.sampler import WindowSampler
@@ -22,21 +24,42 @@ if TYPE_CHECKING:
     from sigma.commands.finetune import LossParameters, TrainParameters
 
 
-def flow_loss(model: SigmaModel, material: Material, windows: np.ndarray, draws: int, *address: int | str) -> Tensor:
-    """π0.5's flow-matching loss of each window (B,), masked at padded steps, over R noise draws on one prefix."""
-    config, device = model.policy.config, material.builder.device
+def flow_loss(model: SigmaModel, material: Material, windows: np.ndarray, noise: Tensor, time: Tensor) -> Tensor:
+    """π0.5's flow-matching loss of each window (B,), masked at padded steps.
+
+    Args:
+        noise: (B, R, Tc, Ap), R draws that share one prefix.
+        time: (B, R).
+    """
+    device = material.builder.device
     passed = model.adapted_pass(material.observation(windows))
-    random = generator(*address)
-    shape = (len(windows), draws, config.chunk_size, config.max_action_dim)
-    noise = torch.from_numpy(random.standard_normal(shape, dtype=np.float32)).to(device)
-    beta = random.beta(config.time_sampling_beta_alpha, config.time_sampling_beta_beta, shape[:2])
-    time = torch.from_numpy((beta * config.time_sampling_scale + config.time_sampling_offset).astype(np.float32))
     raw = material.shards.window_action[windows]
     actions = torch.from_numpy(material.builder.normalisation.action.normalise(raw)).to(device)
-    losses = prefix.flow_matching_loss(model.policy, passed.encoded, actions, noise, time.to(device))
+    losses = prefix.flow_matching_loss(model.policy, passed.encoded, actions, noise.to(device), time.to(device))
     valid = torch.from_numpy(material.shards.window_valid[windows]).to(device)[:, None, :, None]
     weight = (valid & material.scored_joints()).expand_as(losses).to(losses.dtype)
     return (losses * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp_min(1)
+
+
+def step_noise(
+    model: SigmaModel, parameters: "TrainParameters", step: int, part: int, total: int
+) -> tuple[Tensor, Tensor]:
+    """Noise and time of one micro-batch: a slice of the whole step's, so that accumulation cannot change the draws."""
+    drawn = draw_noise_and_time(model.policy.config, total, parameters.flow_draws, parameters.seed, "flow", step)
+    rows = slice(part * parameters.batch, (part + 1) * parameters.batch)
+    return drawn[0][rows], drawn[1][rows]
+
+
+@contextmanager
+def evaluating(model: SigmaModel) -> Iterator[None]:
+    """Without gradients and without dropout inside the block."""
+    before = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(before)
 
 
 class FlowObjective:
@@ -53,8 +76,8 @@ class FlowObjective:
         return self.sampler.rows(step)
 
     def loss(self, rows: np.ndarray, step: int, part: int, total: int) -> tuple[Tensor, dict[str, float]]:
-        address = (self.parameters.seed, "flow", step, part)
-        losses = flow_loss(self.model, self.material, self.train[rows], self.parameters.flow_draws, *address)
+        noise, time = step_noise(self.model, self.parameters, step, part, total)
+        losses = flow_loss(self.model, self.material, self.train[rows], noise, time)
         return losses.sum() / total, {"flow": losses.sum().item() / total}
 
     def after_step(self) -> None:
@@ -62,12 +85,13 @@ class FlowObjective:
 
     def validate(self, batch: int) -> float:
         """Flow-matching loss on the validation windows under fixed noise."""
-        values = []
-        with torch.no_grad():
-            for start in range(0, len(self.validation), batch):
-                windows = self.validation[start : start + batch]
-                address = (self.parameters.seed, "flow-validation", start)
-                values.append(flow_loss(self.model, self.material, windows, self.parameters.flow_draws, *address).cpu())
+        windows, draws, values = self.validation, self.parameters.flow_draws, []
+        address = (self.parameters.seed, "flow-validation")
+        noise, time = draw_noise_and_time(self.model.policy.config, len(windows), draws, *address)
+        with evaluating(self.model):
+            for start in range(0, len(windows), batch):
+                rows = slice(start, start + batch)
+                values.append(flow_loss(self.model, self.material, windows[rows], noise[rows], time[rows]).cpu())
         return torch.cat(values).mean().item()
 
     def state(self) -> dict[str, Tensor]:
@@ -105,7 +129,8 @@ class ResidualObjective:
 
     def rows(self, step: int) -> np.ndarray:
         self.weights = self.hard.weights()
-        if self.losses.traf.draw:
+        # Drawn in proportion to equal weights, some windows would wait for very long to be seen at all.
+        if self.losses.traf.draw and self.hard.known:
             rows, self.weights = self.sampler.rows(step, self.weights), np.ones_like(self.weights)
             return rows
         return self.sampler.rows(step)
@@ -113,8 +138,8 @@ class ResidualObjective:
     def loss(self, rows: np.ndarray, step: int, part: int, total: int) -> tuple[Tensor, dict[str, float]]:
         parameters, losses = self.parameters, self.losses
         windows = self.train[rows]
-        shape = (len(rows), self.material.base.state_dim)
-        jitter = generator(parameters.seed, "state", step, part).standard_normal(shape) * parameters.state_noise
+        jitter = generator(parameters.seed, "state", step).standard_normal((total, self.material.base.state_dim))
+        jitter = jitter[part * parameters.batch :][: len(rows)] * parameters.state_noise
         observation = self.material.observation(windows, jitter if parameters.state_noise else None)
         action, valid = self.material.targets(windows)
         base = self.head_base(windows)
@@ -146,8 +171,8 @@ class ResidualObjective:
         logs["tau_l2"] = share * decision.thought.factors.flatten(1).norm(dim=-1).mean().item()
         logs["sem_align"] = share * decision.alignment.mean().item()
         if losses.flow:
-            address = (parameters.seed, "flow", step, part)
-            flow = flow_loss(self.model, self.material, windows, parameters.flow_draws, *address).sum() / total
+            noise, time = step_noise(self.model, parameters, step, part, total)
+            flow = flow_loss(self.model, self.material, windows, noise, time).sum() / total
             objective = objective + losses.flow * flow
             logs["flow"] = flow.item()
         mean_error = (errors.vector + errors.chunk + errors.trajectory) / 3
@@ -163,7 +188,7 @@ class ResidualObjective:
     def validate(self, batch: int) -> float:
         """mse_plan of the validation windows at scale 1, in normalised units."""
         total, count = 0.0, 0
-        with torch.no_grad():
+        with evaluating(self.model):
             for start in range(0, len(self.validation), batch):
                 windows = self.validation[start : start + batch]
                 action, valid = self.material.targets(windows)
@@ -180,7 +205,3 @@ class ResidualObjective:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.hard.errors = state["errors"].numpy().copy()
-
-
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]

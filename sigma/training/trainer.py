@@ -79,8 +79,8 @@ def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
 class Trainer:
     """Runs one training described by the sections ``train``, ``lora``, ``telepathy``, ``loss`` and ``base.branch``."""
 
-    def __init__(self, material: Material, parameters: Mapping[str, Section], validation_batch: int = 64):
-        self.material, self.validation_batch = material, validation_batch
+    def __init__(self, material: Material, parameters: Mapping[str, Section]):
+        self.material = material
         self.train, self.lora = parameters["train"], parameters["lora"]
         self.telepathy, self.losses = parameters["telepathy"], parameters["loss"]
         self.branch = parameters["base"].branch
@@ -90,6 +90,16 @@ class Trainer:
                 raise SigmaError(f"data/shards: no {name} window is left; see window in params.yaml")
         if self.branch == "adapted" and not self.train.flow_steps:
             raise SigmaError("params.yaml: train.flow_steps: found 0 with base.branch adapted; legal: integer ≥ 1")
+        if self.branch == "adapted" and self.losses.flow:
+            raise SigmaError(
+                f"params.yaml: loss.flow: found {self.losses.flow} with base.branch adapted, whose LoRA is trained "
+                "before the residuals; legal: 0"
+            )
+        if self.train.gradient_checkpointing and (self.branch == "adapted" or self.losses.flow):
+            raise SigmaError(
+                "params.yaml: train.gradient_checkpointing: found true with flow matching, whose action expert reads "
+                "a cache that checkpointing cannot keep; legal: false, or base.branch frozen with loss.flow 0"
+            )
         self.sizes = telepathy_sizes(material, self.telepathy)
 
     def key(self) -> str:
@@ -98,7 +108,8 @@ class Trainer:
         versions = [torch.__version__, peft.__version__, transformers.__version__]
         device = self.material.builder.device.type
         text = json.dumps(
-            [self.material.digest, sections, self.branch, versions, device, code_digest()], sort_keys=True
+            [self.material.digest, sections, self.branch, versions, device, self.material.dtype, code_digest()],
+            sort_keys=True,
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -126,14 +137,15 @@ class Trainer:
         heads = build_heads(self.sizes, self.material.meta["token_rms"], seed_from(self.train.seed, "heads") % 2**63)
         model = SigmaModel(adapted, heads.to(self.material.builder.device))
         if self.train.gradient_checkpointing:
-            model.policy.model.paligemma_with_expert.paligemma.model.language_model.gradient_checkpointing = True
+            language_model = model.policy.model.paligemma_with_expert.paligemma.model.language_model
+            language_model.gradient_checkpointing_enable({"use_reentrant": False})
         return model.train()
 
     def run(self, scratch: Scratch) -> TrainingResult:
         """Train every phase, resuming from ``scratch`` where it holds a state of these inputs."""
         model, material = self.build(), self.material
         if self.train.cache_vision:
-            material.cache_vision(np.concatenate(list(self.parts.values())), self.validation_batch)
+            material.cache_vision(np.concatenate(list(self.parts.values())), self.train.batch)
         saved = scratch.load() or {}
         adapter = {name: parameter for name, parameter in sorted(model.adapted.named_parameters()) if ".lora_" in name}
         count = sum(parameter.numel() for parameter in (*adapter.values(), *model.heads.parameters()))
@@ -171,7 +183,7 @@ class Trainer:
             phase.step = phase.schedule.steps
             phase.averaged = phase.best["tensors"] = saved["adapter"]
             phase.curve.train, phase.curve.validation = saved["flow_curve"]
-        return phase.run(scratch, carried, self.validation_batch)
+        return phase.run(scratch, carried, self.train.batch)
 
     def _flow_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
         objective = FlowObjective(model, self.material, self.train, self.parts)
@@ -184,7 +196,7 @@ class Trainer:
             order = np.full(len(material.split), -1)
             order[windows] = np.arange(len(windows))
             model.eval()
-            actions = adapted_actions(model, material, windows, self.validation_batch)
+            actions = adapted_actions(model, material, windows, self.train.batch)
             model.train()
 
             def head_base(rows: np.ndarray) -> Tensor:
