@@ -113,12 +113,13 @@ def paired_difference(
     return Difference(float(first.mean()), float(second.mean()), delta, low, high, p, len(sums))
 
 
-def relative_change(
+def ratio_of_means(
     first: np.ndarray, second: np.ndarray, episodes: np.ndarray, *, resamples: int, seed: int
 ) -> tuple[float, float, float]:
-    """How much lower (negative) or higher the mean of ``second`` is than that of ``first``, as a share of it: estimate
-    and 95 % interval over episodes. ``first`` is positive in every episode."""
+    """The mean of ``second`` over that of ``first`` on the same windows: estimate and 95 % interval over episodes.
+
+    Both hold errors, ``[W]``, and ``first`` is positive in every episode.
+    """
     totals = [episode_sums(np.asarray(values, dtype=np.float64), episodes)[0] for values in (first, second)]
-    change = float(totals[1].sum() / totals[0].sum()) - 1.0
-    low, high = _interval(totals[1], totals[0], resamples, seed) or (change + 1.0, change + 1.0)
-    return change, low - 1.0, high - 1.0
+    ratio = float(totals[1].sum() / totals[0].sum())
+    return ratio, *(_interval(totals[1], totals[0], resamples, seed) or (ratio, ratio))

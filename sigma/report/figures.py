@@ -93,8 +93,9 @@ def trajectories(
             ax.set_title(plain(joints[index]), loc="left", fontsize=10)
             ax.set_ylabel("joint units")
             ax.grid(axis="x", visible=False)
-        for ax in axes[-1]:
-            ax.set_xlabel("time in the episode (s)")
+            if index >= len(joints) - 2:
+                ax.tick_params(labelbottom=True)
+                ax.set_xlabel("time in the episode (s)")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         return _svg(figure)
 
@@ -139,24 +140,25 @@ def grouped_bars(labels: Sequence[str], values: Mapping[str, Sequence[float]], a
         return _svg(figure)
 
 
-def differences(changes: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
-    """Sigma against each row, a panel a metric: (estimate, low, high) of the change in per cent of the row's error."""
+def error_ratios(ratios: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
+    """Sigma's error over each row's, a panel a metric: (estimate, low, high), left of 1 where Sigma's is lower."""
     with rc_context(SETTINGS):
-        metrics = list(next(iter(changes.values())))
-        figure, axes = _figure(10, 0.9 + 0.36 * len(changes), 1, len(metrics), sharey=True)
-        places = np.arange(len(changes))
+        metrics = list(next(iter(ratios.values())))
+        figure, axes = _figure(10, 1.0 + 0.36 * len(ratios), 1, len(metrics), sharey=True, sharex=True)
+        places = np.arange(len(ratios))
         for ax, metric in zip(axes[0], metrics, strict=True):
-            middle, low, high = np.array([by_metric[metric] for by_metric in changes.values()]).T
-            colours = [STYLE["sigma"]["color"] if top < 0 else STYLE["base"]["color"] for top in high]
-            ax.axvline(0, color="#444444", linewidth=1)
+            middle, low, high = np.array([by_metric[metric] for by_metric in ratios.values()]).T
+            colours = [STYLE["sigma"]["color"] if top < 1 else STYLE["base"]["color"] for top in high]
+            ax.axvline(1, color="#444444", linewidth=1)
             ax.hlines(places, low, high, colors=colours, linewidth=2.5)
             ax.scatter(middle, places, c=colours, s=26, zorder=3)
             ax.set_title(metric, loc="left", fontsize=10)
-            ax.set_xlabel("Sigma − row (% of the row)")
-            left, right = ax.get_xlim()
-            ax.set_xlim(min(left, -5), max(right, 5))
-        axes[0, 0].set_yticks(places, [plain(TITLES[name]) for name in changes])
+        if min(values[0] for by_metric in ratios.values() for values in by_metric.values()) > 0:
+            axes[0, 0].set_xscale("log")
+        axes[0, 0].xaxis.set_major_formatter("{x:g}")
+        axes[0, 0].set_yticks(places, [plain(TITLES[name]) for name in ratios])
         axes[0, 0].invert_yaxis()
+        figure.supxlabel("Sigma's error / the row's error (below 1: Sigma's is lower)", fontsize=10)
         return _svg(figure)
 
 

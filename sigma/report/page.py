@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sigma.evaluation.intervals import episode_sums, relative_change
+from sigma.evaluation.intervals import episode_sums, ratio_of_means
 from sigma.evaluation.references import CHECKED, TITLES
 from sigma.evaluation.scores import METRICS
 from sigma.evaluation.summary import Evaluation
@@ -69,25 +69,19 @@ def _episode_figures(evaluation: Evaluation, episode: int) -> dict[str, str]:
     }
 
 
-def _relative_changes(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Sigma against each row in per cent of the row's error; a row that is right everywhere in an episode is left
-    out."""
+def _ratios(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Sigma's error over each row's; a row that is right everywhere in some episode is left out."""
     rows, errors = evaluation.test, evaluation.errors
     episodes = evaluation.predictions.base["episode"][rows]
     options = {"resamples": evaluation.resamples, "seed": evaluation.seed}
-    changes = {}
-    for name in COMPARED:
-        if all(episode_sums(errors[name][metric][rows], episodes)[0].min() > 0 for metric in METRICS):
-            changes[name] = {
-                metric: tuple(
-                    100 * share
-                    for share in relative_change(
-                        errors[name][metric][rows], errors["sigma"][metric][rows], episodes, **options
-                    )
-                )
-                for metric in METRICS
-            }
-    return changes
+    return {
+        name: {
+            metric: ratio_of_means(errors[name][metric][rows], errors["sigma"][metric][rows], episodes, **options)
+            for metric in METRICS
+        }
+        for name in COMPARED
+        if all(episode_sums(errors[name][metric][rows], episodes)[0].min() > 0 for metric in METRICS)
+    }
 
 
 def draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> dict[str, str]:
@@ -106,9 +100,9 @@ def draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> di
         ),
         "reliability": figures.reliability(summary["risk"]),
     }
-    changes = _relative_changes(evaluation)
-    if changes:
-        drawn["differences"] = figures.differences(changes)
+    ratios = _ratios(evaluation)
+    if ratios:
+        drawn["ratios"] = figures.error_ratios(ratios)
     return {name: picture(svg) for name, svg in drawn.items()} | _episode_figures(evaluation, episode)
 
 
@@ -160,7 +154,7 @@ def build_page(
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "p": _p}
-    episode = typical_episode(evaluation)
+    episode, tolerance = typical_episode(evaluation), thresholds["adapter"]["text_tolerance"]
     return environment.get_template("page.html").render(
         sentence=sentence,
         check_a=check_a,
@@ -180,5 +174,6 @@ def build_page(
         provenance=_flat(provenance),
         shards=evaluation.predictions.shards,
         own_statistics=evaluation.predictions.features["statistics"] == "checkpoint",
+        unknown=int(np.sum(evaluation.predictions.sigma["text_distance"][evaluation.test] > tolerance)),
         critical=thresholds["report"]["critical_threshold"],
     )
