@@ -19,7 +19,6 @@ from sigma.simulation.scene import CAMERAS, CONTROL_HZ, FEATURE_NAMES, World, ca
 from sigma.simulation.tasks import Monitor, task_named
 
 ROBOT_TYPE = "so101_follower"
-DEFAULT_NOISE = 1.5
 _ATTEMPTS = 20
 
 

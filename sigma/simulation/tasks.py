@@ -18,7 +18,7 @@ from sigma.simulation.scene import BOXES, CONTROL_HZ, CUBE_HALF, PAN_AXIS, Layou
 HELD_STEPS = CONTROL_HZ // 2  # a success must last this long
 _LIFTED = 0.045  # height of the cube's centre above the table
 _REACHED = 0.022
-_PUSHED = 0.04
+_PUSHED = (0.04, 0.09)  # metres away from the robot
 _STILL = 0.02  # metres a second
 
 
@@ -61,7 +61,7 @@ def behind(world: World, _: "Monitor") -> bool:
 
 
 def moved(world: World, monitor: "Monitor") -> bool:
-    return monitor.advance(world) > _PUSHED / 4
+    return monitor.advance(world) > _PUSHED[0] / 4
 
 
 def pushed(world: World, monitor: "Monitor") -> bool:
@@ -69,7 +69,7 @@ def pushed(world: World, monitor: "Monitor") -> bool:
     advance = monitor.advance(world)
     aside = np.linalg.norm(world.cube_position[:2] - monitor.cube_start[:2]) ** 2 - advance**2
     on_table = world.cube_position[2] < 2 * CUBE_HALF
-    return bool(_PUSHED < advance < 2.25 * _PUSHED and aside < 0.02**2 and on_table)
+    return bool(_PUSHED[0] < advance < _PUSHED[1] and aside < 0.02**2 and on_table)
 
 
 def over_goal(world: World, monitor: "Monitor") -> bool:
