@@ -9,6 +9,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+pytest_plugins = ["tests.worlds"]
+
 
 def pytest_collection_modifyitems(items):
     if ctypes.util.find_library("OSMesa"):
