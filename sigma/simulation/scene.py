@@ -274,9 +274,9 @@ def camera_named(name: str) -> str:
 def _renderer(size: int) -> mujoco.Renderer:
     try:
         renderer = mujoco.Renderer(build_model(), size, size)
-    except (AttributeError, RuntimeError, ImportError) as error:
+    except (AttributeError, ImportError, RuntimeError, mujoco.FatalError):
         raise SigmaError(
-            f"the simulator cannot render: no off-screen GL library ({error}); on Debian or Ubuntu install libosmesa6"
+            "the simulator cannot render: no off-screen GL library; on Debian or Ubuntu install libosmesa6"
         ) from None
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0

@@ -5,7 +5,7 @@ from sigma.commands.simulate import run
 from sigma.errors import SigmaError
 from sigma.seeding import seed_from
 from sigma.simulation import record
-from sigma.simulation.record import Demonstration, demonstration
+from sigma.simulation.record import Demonstration, demonstration, demonstrations
 from sigma.simulation.tasks import TARGET, TASKS
 
 
@@ -23,6 +23,13 @@ def test_episode_does_not_depend_on_those_before_it():
     alone = _episode(7, 1)
     _episode(3, 4)
     assert np.array_equal(alone.states, _episode(7, 1).states)
+
+
+def test_workers_change_neither_episodes_nor_their_order():
+    jobs = [(name, 5, index, 1.5, (), 96) for index in range(3) for name in ("reach", "carry")]
+    alone, shared = (list(demonstrations(jobs, workers)) for workers in (1, 2))
+    assert [len(episode.actions) for episode in alone] == [len(episode.actions) for episode in shared]
+    assert all(np.array_equal(a.states, b.states) for a, b in zip(alone, shared, strict=True))
 
 
 def test_instructions_take_turns():

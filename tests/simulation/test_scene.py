@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -119,6 +123,13 @@ def test_wrist_camera_sees_the_cube_below_the_gripper():
     cube = (0.24, 0.0, 0.0)
     world.reset(Layout(cube, LAYOUT.boxes, (*inverse(np.array([0.24, 0.0, 0.075])), 0.7)))
     assert _pixels(world.render("wrist"), 1) > 300
+
+
+def test_missing_gl_library_is_named():
+    script = "from sigma.simulation.scene import World; World().render('up')"
+    environment = os.environ | {"MUJOCO_GL": "disable"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert "SigmaError" in done.stderr and "install libosmesa6" in done.stderr
 
 
 @pytest.mark.render
