@@ -107,6 +107,55 @@ def simulate(
 
 
 @app.command(rich_help_panel="Tools")
+def pretrain(
+    dataset: Annotated[Path, typer.Option(help="LeRobotDataset of the base tasks.")],
+    output: Annotated[Path, typer.Option(help="Folder to write: the policy, its curve and a summary.")],
+    params: Annotated[Path, typer.Option(help="File with the section pretrain.")] = Path("stages/embedded/params.yaml"),
+) -> None:
+    """Train the small π0.5 from scratch and write it as a base."""
+    from sigma.commands import pretrain as module
+
+    typer.echo(module.run(dataset=dataset, output=output, params=params))
+
+
+@app.command(rich_help_panel="Tools")
+def embed(
+    base: Annotated[Path, typer.Option(help="Folder of the base policy.")] = Path("stages/embedded/out/pretrain/base"),
+    dataset: Annotated[Path, typer.Option(help="Folder of the target episodes.")] = Path("stages/embedded/out/dataset"),
+) -> None:
+    """Copy a base and a dataset into the package: they become the embedded default."""
+    from sigma.commands import embed as module
+
+    typer.echo(module.run(base=base, dataset=dataset))
+
+
+@app.command("closed-loop", rich_help_panel="Tools")
+def closed_loop(
+    base: Annotated[Path, typer.Option(help="Folder of the base policy.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write.")],
+    task: Annotated[list[str], typer.Option(help="Task to roll out; repeat for several.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Episodes of each task.")] = 50,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode.")] = 0,
+    execute: Annotated[int, typer.Option(min=1, help="Steps of each chunk that are executed.")] = 8,
+    samples: Annotated[int, typer.Option(min=0, help="0: zero noise; n: mean of n seeded samples.")] = 0,
+) -> None:
+    """Roll out a base, trained and with random weights, on fresh episodes of several tasks."""
+    from sigma.commands import closed_loop as module
+
+    typer.echo(
+        module.run(
+            base=base,
+            output=output,
+            tasks=task,
+            seeds=seeds,
+            first_seed=first_seed,
+            execute=execute,
+            samples=samples,
+        )
+    )
+
+
+@app.command(rich_help_panel="Tools")
 def rollout(
     params: Annotated[Path, typer.Option(help="File with the section rollout.")] = Path("stages/rollout/params.yaml"),
     output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/rollout.json"),
