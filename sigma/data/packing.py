@@ -43,16 +43,16 @@ def observed_steps(steps: np.ndarray, protocol: Protocol) -> np.ndarray:
 
 
 def group_episodes(sizes: dict[int, int], budget: int) -> list[list[int]]:
-    """Put episodes, in order, into shards of at most ``budget`` bytes; an episode larger than that has its own."""
-    groups: list[list[int]] = []
-    filled = budget
+    """Put episodes, in order, into shards of even size: as few as keep the mean within ``budget`` bytes."""
+    total = sum(sizes.values())
+    shards = -(-total // budget)
+    groups: dict[int, list[int]] = {}
+    before = 0
     for episode, size in sizes.items():
-        if filled + size > budget:
-            groups.append([])
-            filled = 0
-        groups[-1].append(episode)
-        filled += size
-    return groups
+        middle = before + size / 2
+        groups.setdefault(int(middle * shards / total), []).append(episode)
+        before += size
+    return list(groups.values())
 
 
 def write_episodes(
@@ -65,7 +65,7 @@ def write_episodes(
 ) -> dict[str, Any]:
     """Write shard ``index`` from ``stored``: pairs of an episode and the decision steps whose windows are stored.
 
-    Runs in one worker from the first decoded frame to the written file, so that nothing large travels between
+    It runs in one worker from the first decoded frame to the written file, so that nothing large travels between
     processes and the bytes cannot depend on how many there are. Returns the shard's record for ``meta.json``.
     """
     total = sum(len(observed_steps(steps, protocol)) for _, steps in stored)

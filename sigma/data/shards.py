@@ -149,8 +149,10 @@ class Shards:
                 raise SigmaError(f"{folder / META}: {key} is missing; {AGAIN}")
         if verify and (folder / WINDOWS).is_file() and digest_file(folder / WINDOWS) != meta["windows_sha256"]:
             raise SigmaError(f"{folder / WINDOWS}: altered or truncated (its digest is not that of {META}); {AGAIN}")
-        table = read_table(folder / WINDOWS, ["window", "split", "kept", "strided"]).to_pandas()
-        table = table[table["window"] >= 0].sort_values("window")
+        table = read_table(folder / WINDOWS, ["window", "split", "kept", "strided"]).to_pydict()
+        ids = np.array(table.pop("window"), dtype=np.int64)
+        order = [row for row in np.argsort(ids, kind="stable") if ids[row] >= 0]
+        stored = {name: np.array(values)[order] for name, values in table.items()}
         loaded = [_load_shard(folder, record, verify) for record in meta["shards"]]
         if not loaded:
             raise SigmaError(f"{folder / META}: no shard is listed; {AGAIN}")
@@ -162,17 +164,17 @@ class Shards:
         }
         frames = [shard["window_frames"].numpy() for shard in loaded]
         frames = [np.where(rows >= 0, rows + first, -1) for rows, first in zip(frames, first_frame, strict=False)]
-        if len(table) != len(joined["window_step"]):
+        if len(order) != len(joined["window_step"]):
             raise SigmaError(
-                f"{folder / WINDOWS}: {len(table)} stored windows, the shards hold another number; {AGAIN}"
+                f"{folder / WINDOWS}: {len(order)} stored windows, the shards hold another number; {AGAIN}"
             )
         return cls(
             folder=folder,
             meta=meta,
             tasks=list(meta["tasks"]),
-            window_split=table["split"].to_numpy().astype(str),
-            window_kept=table["kept"].to_numpy(),
-            window_strided=table["strided"].to_numpy(),
+            window_split=stored["split"].astype(str),
+            window_kept=stored["kept"].astype(bool),
+            window_strided=stored["strided"].astype(bool),
             window_frames=np.concatenate(frames),
             _images=tuple(shard["frame_images"] for shard in loaded),
             _first_frame=first_frame,

@@ -205,26 +205,29 @@ def _tasks(root: Path) -> tuple[str, ...]:
     path = root / "meta" / "tasks.parquet"
     if not path.is_file():
         raise SigmaError(f"{path}: not found; the dataset is incomplete")
-    frame = read_table(path).to_pandas()
-    if "task" in frame.columns:
-        frame = frame.set_index("task")
-    if "task_index" not in frame.columns or sorted(frame["task_index"]) != list(range(len(frame))):
-        raise SigmaError(f"{path}: expected one row a task with task_index 0 to {len(frame) - 1}")
-    return tuple(map(str, frame.sort_values("task_index").index))
+    table = read_table(path)
+    # The text is the table's pandas index, whose name LeRobot's writers do not agree on.
+    texts = [name for name in ("task", "__index_level_0__") if name in table.column_names]
+    if not texts or "task_index" not in table.column_names:
+        raise SigmaError(f"{path}: expected the columns task and task_index, found {', '.join(table.column_names)}")
+    text_of = dict(zip(table["task_index"].to_pylist(), table[texts[0]].to_pylist(), strict=True))
+    if sorted(text_of) != list(range(table.num_rows)):
+        raise SigmaError(f"{path}: expected one row a task with task_index 0 to {table.num_rows - 1}")
+    return tuple(str(text_of[index]) for index in range(table.num_rows))
 
 
-def _episode_table(root: Path):
+def _episode_records(root: Path) -> list[dict[str, Any]]:
     files = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
         raise SigmaError(f"{root}/meta/episodes: no table of episodes found; the dataset is incomplete")
-    import pandas
-
-    frames = []
+    records = []
     for file in files:
         table = read_table(file)
+        if "episode_index" not in table.column_names:
+            raise SigmaError(f"{file}: column 'episode_index' is missing")
         kept = [name for name in table.column_names if not name.startswith("stats/")]
-        frames.append(table.select(kept).to_pandas())
-    return pandas.concat(frames, ignore_index=True).sort_values("episode_index").to_dict("records")
+        records += table.select(kept).to_pylist()
+    return sorted(records, key=lambda record: record["episode_index"])
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -251,7 +254,7 @@ def open_dataset(root: Path) -> Dataset:
         raise SigmaError(f"{info_path}: fps: expected a whole number above 0, found {fps!r}")
     joint_names, cameras = _joint_names(features, info_path), _cameras(features, info_path)
     episodes = []
-    for position, record in enumerate(_episode_table(root)):
+    for position, record in enumerate(_episode_records(root)):
         if record["episode_index"] != position:
             raise SigmaError(f"{root}/meta/episodes: episode {position} is missing or listed twice")
         try:

@@ -28,7 +28,7 @@ class CameraTrace:
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """Block means of the grey image, float32 [GRID, GRID], of uint8 [H, W, 3]; smaller images repeat pixels."""
-    grey = image.mean(axis=2, dtype=np.float32)
+    grey = image.sum(axis=2, dtype=np.uint16).astype(np.float32) / 3
     for axis, size in enumerate(grey.shape):
         if size < GRID:
             grey = np.repeat(grey, -(-GRID // size), axis=axis)
