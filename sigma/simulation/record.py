@@ -136,7 +136,7 @@ def record(
         task_named(name)
     for camera in cameras:
         camera_named(camera)
-    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_libav_level(av.logging.ERROR)  # else the encoder prints a page for every episode
     datasets.disable_progress_bars()
     jobs = [
         (name, seed, index, noise, tuple(cameras), size)
