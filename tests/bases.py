@@ -34,14 +34,14 @@ STATISTICS = {
 }
 
 
-def tiny_policy(seed: int = 0, **sizes):
+def tiny_policy(seed: int = 0, cameras: tuple[str, ...] = CAMERAS, **sizes):
     """A small π0.5 with random weights large enough that every part matters to the action."""
     from sigma.policy.modeling_pi05_small import PI05SmallPolicy
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = small_config(CAMERAS, STATE_DIM, ACTION_DIM, vocabulary_size=len(tokenizer), **{**SIZES, **sizes})
+        config = small_config(cameras, STATE_DIM, ACTION_DIM, **{"vocabulary_size": len(tokenizer), **SIZES, **sizes})
         policy = PI05SmallPolicy(config)
         for parameter in policy.parameters():
             torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 0.1)

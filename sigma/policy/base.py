@@ -186,8 +186,8 @@ def _facts(folder: Path) -> tuple[PI05Config, PreTrainedTokenizerFast, dict[str,
     dims = _dims(config)
     statistics = _statistics(folder, dims)
     vocabulary = getattr(config, "vocabulary_size", 257152)
-    if len(tokenizer) > vocabulary:
-        raise SigmaError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the policy embeds {vocabulary}")
+    if tokenizer.vocab_size > vocabulary:
+        raise SigmaError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the policy embeds {vocabulary}")
     description = {
         "type": config.type,
         "cameras": list(config.image_features),

@@ -7,12 +7,13 @@ import pytest
 import torch
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.lerobot_types import TransitionKey
+from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
 from safetensors.torch import load_file, save_file
 
 from sigma.errors import SigmaError
 from sigma.policy.base import describe_base, load_base, resolve_base, tensor_digests
-from sigma.policy.checkpoint import empty_policy, module_name
+from sigma.policy.checkpoint import _FRESH_BUFFERS, empty_policy, module_name
 from sigma.policy.modeling_pi05_small import PI05SmallPolicy
 from sigma.policy.quantiles import Quantiles
 from tests.bases import ACTION_DIM, CAMERAS, STATISTICS, load_tiny_base, write_tiny_base
@@ -177,6 +178,21 @@ def test_names_and_shapes_are_taken_without_memory(folder):
     assert all(parameter.is_meta for parameter in policy.parameters())
 
 
+def test_every_buffer_that_a_full_size_checkpoint_lacks_has_a_rule():
+    policy = empty_policy(PI05Config(device="cpu"), "bfloat16")
+    stored = set(policy.state_dict())
+    names = {name for name, _ in policy.named_buffers()} - stored
+    owners = {type(policy.get_submodule(name.rpartition(".")[0])) for name in names}
+    assert owners == set(_FRESH_BUFFERS)
+    assert policy.model.paligemma_with_expert.paligemma.lm_head.weight.shape == (257152, 2048)
+
+
+def test_a_tokenizer_larger_than_the_policys_vocabulary_is_refused(tmp_path):
+    folder = write_tiny_base(tmp_path / "base", vocabulary_size=300)
+    with pytest.raises(SigmaError, match="the policy embeds 300"):
+        describe_base(str(folder), None)
+
+
 def test_relative_actions_are_refused_by_name(folder):
     edit_config(folder, use_relative_actions=True)
     with pytest.raises(SigmaError, match="use_relative_actions"):
@@ -200,6 +216,12 @@ def test_another_policy_type_is_refused(folder):
 def test_a_hub_base_needs_a_full_commit(revision):
     with pytest.raises(SigmaError, match="40 hex digits"):
         resolve_base("lerobot/pi05_base", revision)
+
+
+def test_a_hub_base_that_cannot_be_had_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SigmaError, match=r"lerobot/pi05_base@a{40}: not available from the Hub"):
+        resolve_base("lerobot/pi05_base", "a" * 40)
 
 
 def test_sources_that_are_neither_folder_nor_hub_id_are_refused(tmp_path):

@@ -15,7 +15,7 @@ from sigma.policy.base import describe_base, load_base
 from sigma.training.checkpoint import Scratch
 from sigma.training.demonstrations import load_demonstrations, sampling_weights, split_frames
 from sigma.training.flow import draw_noise_and_time
-from sigma.training.pretrain import Pretraining, fall_in_last_fifth, learning_rate
+from sigma.training.pretrain import Pretraining, fall_in_last_fifth, learning_rate, new_policy
 from sigma.training.recipe import Recipe
 from tests.bases import tiny_policy
 from tests.datasets import write_dataset
@@ -168,6 +168,13 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curve(demonstrations, scra
     assert resumed.curve == whole.curve
     expected = whole.policy.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.policy.state_dict().items())
+
+
+def test_initial_weights_depend_on_the_seed_alone(demonstrations):
+    first, again, other = (new_policy(recipe(seed=seed), demonstrations.cameras, 6).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    changed = [name for name, tensor in first.items() if not torch.equal(tensor, other[name])]
+    assert all(name in changed for name in first if name.endswith("proj.weight"))
 
 
 def test_evaluation_leaves_the_training_untouched(demonstrations):
