@@ -9,8 +9,6 @@ def run(
     *, tasks: list[str], episodes: list[int], seed: int, output: Path, size: int, noise: float, workers: int
 ) -> str:
     """Record demonstrations, ``episodes`` one number for all tasks or one a task; returns a line that says what."""
-    import time
-
     if len(episodes) == 1:
         episodes = episodes * len(tasks)
     if len(episodes) != len(tasks) or min(episodes) < 1:
@@ -24,10 +22,8 @@ def run(
             raise
         raise SigmaError(f"simulate: {error.name} is not installed; install the extra 'simulation'") from None
 
-    begin = time.perf_counter()
     counts = record(Path(output), tasks, episodes, seed, size, noise, workers)
-    seconds = time.perf_counter() - begin
     return (
         f"{output}: {counts['episodes']} episodes, {counts['frames']} frames, "
-        f"{counts['rejected']} failed attempts left out ({counts['frames'] / seconds:.0f} frames/s)"
+        f"{counts['rejected']} failed attempts left out"
     )
