@@ -236,6 +236,12 @@ def trained_adapted(prepared, tmp_path_factory) -> World:
     return world
 
 
+@pytest.fixture(params=["trained", "trained_adapted"])
+def each_branch(request) -> World:
+    """The trained world of either base branch; read only."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture
 def own(prepared, tmp_path) -> World:
     """A copy of the prepared world that a test may alter."""

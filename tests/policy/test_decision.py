@@ -1,0 +1,209 @@
+"""One decision: the base to the bit before training and with everything off, the past as the only other input."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sigma.policy import lora, prefix
+from sigma.policy.base_action import zero_noise_action
+from sigma.policy.model_folder import base_digest, load_model, read_config
+from sigma.policy.observation import base_pass
+from sigma.policy.residuals import SCALES
+from sigma.training.objectives import ResidualObjective
+
+
+def windows_with_past(material, count: int = 4) -> np.ndarray:
+    """Windows whose whole history is there."""
+    return np.flatnonzero((material.shards.window_frames >= 0).all(axis=1))[:count]
+
+
+def fresh_model(world, *changes):
+    """An untrained Sigma, its trainer, and four windows that have a past."""
+    trainer = world.trainer(*changes)
+    model = trainer.build().eval()
+    return model, trainer, windows_with_past(trainer.material)
+
+
+def trained_model(world):
+    """The world's trained Sigma on a fresh base, with its material and four windows that have a past."""
+    material, folder = world.material(), world.root / "models/sigma"
+    model = load_model(material.base.policy, folder, read_config(folder), folder / "sigma_telepathy_heads.safetensors")
+    return model, material, windows_with_past(material)
+
+
+def actions(policy, encoded):
+    return zero_noise_action(policy, encoded, 5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("branch", ["frozen", "adapted"])
+def test_before_training_sigma_is_the_base_to_the_bit(prepared, branch):
+    changes = {"base": {"branch": branch}, "train": {"flow_steps": 1}}
+    model, trainer, rows = fresh_model(prepared, changes)
+    material = trainer.material
+    untouched = prepared.base().policy
+    observation = material.observation(rows)
+    expected = base_pass(untouched, observation)
+    for passed in (model.frozen_pass(observation), model.adapted_pass(observation)):
+        assert torch.equal(passed.pooled, expected.pooled)
+        assert torch.equal(actions(model.policy, passed.encoded), actions(untouched, expected.encoded))
+    decision = model(observation, material.base_action(rows))
+    assert not any(getattr(decision.residuals, scale).any() for scale in SCALES)
+    factors = model.heads.path.previous_factors(
+        model.heads.path.carry(observation.history, observation.present, observation.text)
+    )
+    assert factors.any() and torch.equal(model.heads.film(observation.vision, factors), observation.vision)
+
+
+@torch.no_grad()
+def test_after_training_the_base_is_untouched_and_comes_back_to_the_bit(each_branch):
+    model, material, rows = trained_model(each_branch)
+    untouched = each_branch.base().policy
+    assert base_digest(model.policy) == base_digest(untouched)
+    observation = material.observation(rows)
+    expected = base_pass(untouched, observation)
+    frozen = model.frozen_pass(observation)
+    assert torch.equal(frozen.pooled, expected.pooled)
+    with lora.disabled(model.adapted):
+        assert torch.equal(actions(model.policy, frozen.encoded), actions(untouched, expected.encoded))
+    adapted = model.adapted_pass(observation)
+    assert not torch.equal(adapted.pooled, expected.pooled), "LoRA must have learned, or this shows nothing"
+    assert not torch.equal(actions(model.policy, adapted.encoded), actions(untouched, expected.encoded))
+    assert any(parameter.any() for parameter in lora.lora_parameters(model.adapted))
+
+
+@pytest.mark.parametrize("changes", [{}, {"base": {"branch": "adapted"}, "train": {"flow_steps": 2}}])
+def test_training_leaves_every_base_tensor_as_it_was(own, changes):
+    from sigma.training.checkpoint import Scratch
+
+    trainer = own.trainer(changes, {"train": {"steps": 2, "learning_rate": 0.1, "lora_learning_rate": 0.1}})
+    before = base_digest(trainer.material.base.policy)
+    with Scratch.open(trainer.key()) as scratch:
+        model = trainer.run(scratch).model
+    assert base_digest(model.policy) == before
+
+
+def training_objective(world, *changes) -> tuple:
+    model, trainer, _ = fresh_model(world, {"train": {"state_noise": 0.0}}, *changes)
+    return model, trainer._residual_phase(model, {}).objective
+
+
+def test_no_gradient_reaches_base_weights_base_action_or_image_tokens(prepared):
+    model, trainer, rows = fresh_model(prepared)
+    model.train()
+    torch.manual_seed(0)
+    for head in model.heads.residuals.out.values():
+        torch.nn.init.normal_(head.weight)
+    torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
+    observation = trainer.material.observation(rows)
+    vision = observation.vision.requires_grad_(True)
+    base = trainer.material.base_action(rows).requires_grad_(True)
+    decision = model(replace(observation, vision=vision), base)
+    sum(getattr(decision.residuals, scale).square().sum() for scale in SCALES).backward()
+    assert base.grad is None
+    named = dict(model.adapted.named_parameters())
+    assert {name for name, one in named.items() if one.grad is not None and one.grad.any()} == {
+        name for name in named if ".lora_B." in name
+    }, "A has no gradient while B is zero, and nothing of the base ever has one"
+    silent = [name for name, one in model.heads.named_parameters() if one.grad is None]
+    assert all(name.startswith(("path.semantic_head", "path.intent_view")) for name in silent), silent
+    assert all(one.grad.any() for name, one in model.heads.named_parameters() if name.startswith("film."))
+
+
+def test_intent_alignment_pulls_the_intent_and_not_the_factors(prepared):
+    from sigma.training.losses import intent_telepathy_loss
+
+    model, trainer, rows = fresh_model(prepared)
+    decision = model(trainer.material.observation(rows), trainer.material.base_action(rows))
+    intent_telepathy_loss(decision.thought.intent_view, decision.thought.factors).backward()
+    path = model.heads.path
+    assert path.intent_view.weight.grad.any() and path.intent_cell.weight_ih.grad.any()
+    # The factors of the past act on vision through FiLM, which starts at zero; so nothing may arrive here.
+    assert all(one.grad is None or not one.grad.any() for one in path.factor_network.parameters())
+
+
+@torch.no_grad()
+def test_masked_history_does_not_matter_and_its_order_does(trained):
+    model, material, rows = trained_model(trained)
+    observation, base = material.observation(rows), material.base_action(rows)
+    mask = observation.present.clone()
+    mask[:, 0] = False
+    short = replace(observation, present=mask)
+    junk = short.history.clone()
+    junk[:, 0] = torch.randn_like(junk[:, 0]) * 100
+    expected, same = model(short, base), model(replace(short, history=junk), base)
+    for scale in SCALES:
+        assert torch.equal(getattr(same.residuals, scale), getattr(expected.residuals, scale))
+    assert torch.equal(same.thought.factors, expected.thought.factors)
+    whole, turned = model(observation, base), model(replace(observation, history=observation.history.flip(1)), base)
+    assert not torch.equal(whole.thought.factors, expected.thought.factors)
+    assert not torch.equal(whole.thought.factors, turned.thought.factors)
+    assert not torch.equal(whole.residuals.trajectory, turned.residuals.trajectory)
+
+
+@torch.no_grad()
+def test_film_lora_and_state_tokens_each_change_the_decision(trained):
+    model, material, rows = trained_model(trained)
+    observation, base = material.observation(rows), material.base_action(rows)
+    whole = model(observation, base).thought.factors
+    control = model(observation, base, adapters=False, film=False).thought.factors
+    without_film = model(observation, base, film=False).thought.factors
+    without_lora = model(observation, base, adapters=False).thought.factors
+    different = [whole, control, without_film, without_lora]
+    assert all(not torch.equal(one, two) for i, one in enumerate(different) for two in different[:i])
+    with lora.disabled(model.adapted):
+        assert torch.equal(model(observation, base, film=False).thought.factors, control)
+    moved = replace(observation, state=observation.state + 0.5)
+    # The prompt keeps its tokens: only the state tokens and the heads' queries see this state.
+    assert not torch.equal(model(moved, base).thought.factors, whole)
+
+
+@torch.no_grad()
+def test_a_decision_without_past_is_not_modulated(trained):
+    model, material, _ = trained_model(trained)
+    rows = np.flatnonzero((material.shards.window_frames[:, :-1] < 0).all(axis=1))[:3]
+    observation, base = material.observation(rows), material.base_action(rows)
+    assert not observation.present.any()
+    with_film, without = model(observation, base), model(observation, base, film=False)
+    assert torch.equal(with_film.residuals.trajectory, without.residuals.trajectory)
+
+
+@torch.no_grad()
+def test_alignment_is_the_cosine_to_the_instructions_embedding(trained):
+    model, material, rows = trained_model(trained)
+    observation = material.observation(rows)
+    decision = model(observation, material.base_action(rows))
+    embedded = prefix.text_embeddings(model.policy, observation.tokens).numpy()
+    for row in range(len(rows)):
+        text = embedded[row][observation.groups[row].numpy() == 1].mean(axis=0)
+        semantic = decision.thought.semantic[row].numpy()
+        cosine = text @ semantic / np.linalg.norm(text) / np.linalg.norm(semantic)
+        assert decision.alignment[row].item() == pytest.approx(cosine, abs=1e-5)
+
+
+def test_checkpointing_gives_the_same_gradients_and_really_recomputes(prepared):
+    gradients, calls = {}, {}
+    for on in (False, True):
+        model, objective = training_objective(prepared, {"train": {"gradient_checkpointing": on}, "lora": {"rank": 3}})
+        assert isinstance(objective, ResidualObjective)
+        model.train()
+        torch.manual_seed(0)
+        for parameter in (
+            *lora.lora_parameters(model.adapted),
+            *(h.weight for h in model.heads.residuals.out.values()),
+        ):
+            torch.nn.init.normal_(parameter, std=0.1)
+        count = []
+        layer = next(iter(lora.lora_layers(model.adapted).values()))
+        layer.register_forward_hook(lambda *_, count=count: count.append(1))
+        loss, _ = objective.loss(np.arange(4), 0, 0, 4)
+        loss.backward()
+        calls[on] = len(count)
+        named = [*model.heads.named_parameters(), *model.adapted.named_parameters()]
+        gradients[on] = {name: one.grad for name, one in named if one.grad is not None}
+    assert (calls[False], calls[True]) == (1, 2)
+    assert gradients[False].keys() == gradients[True].keys()
+    for name, gradient in gradients[False].items():
+        torch.testing.assert_close(gradients[True][name], gradient, rtol=1e-5, atol=1e-7)

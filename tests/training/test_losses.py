@@ -1,0 +1,194 @@
+"""Losses against the same equations written again in NumPy and SciPy."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+
+from sigma.policy.residuals import Residuals
+from sigma.training.losses import (
+    HardWindows,
+    curriculum,
+    intent_telepathy_loss,
+    memory_text_loss,
+    regularisers,
+    residual_errors,
+    tau_norm_loss,
+)
+
+BATCH, HORIZON, CHUNK, JOINTS = 5, 8, 4, 6
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def regression():
+    residuals = Residuals(
+        random(BATCH, 1, JOINTS), random(BATCH, CHUNK, JOINTS, seed=1), random(BATCH, HORIZON, JOINTS)
+    )
+    valid = torch.ones(BATCH, HORIZON, dtype=torch.bool)
+    valid[1, 5:], valid[2, 1:] = False, False
+    joints = torch.tensor([True, True, False, True, True, True])
+    return residuals, random(BATCH, HORIZON, JOINTS, seed=3), valid, joints
+
+
+def test_errors_are_the_mean_square_over_valid_steps_and_scored_joints(regression):
+    residuals, target, valid, joints = regression
+    errors = residual_errors(residuals, target, valid, joints)
+    for name, steps in (("vector", 1), ("chunk", CHUNK), ("trajectory", HORIZON)):
+        for row in range(BATCH):
+            squares = [
+                (getattr(residuals, name)[row, step, joint] - target[row, step, joint]).item() ** 2
+                for step in range(steps)
+                for joint in range(JOINTS)
+                if valid[row, step] and joints[joint]
+            ]
+            assert getattr(errors, name)[row].item() == pytest.approx(np.mean(squares), rel=1e-5)
+
+
+def test_padding_and_excluded_joints_have_neither_value_nor_gradient(regression):
+    residuals, target, valid, joints = regression
+    parts = {name: value.clone().requires_grad_(True) for name, value in vars(residuals).items()}
+    errors = residual_errors(Residuals(**parts), target, valid, joints)
+    sum(value.sum() for value in vars(errors).values()).backward()
+    counted = valid[..., None] & joints
+    for value in parts.values():
+        used = counted[:, : value.shape[1]]
+        assert not value.grad[~used].any() and value.grad[used].all()
+    junk = torch.where(counted, target, torch.full_like(target, 1e9))
+    for name, value in vars(residual_errors(residuals, junk, valid, joints)).items():
+        assert torch.equal(value, getattr(errors, name).detach())
+
+
+def test_a_window_without_any_valid_step_costs_nothing(regression):
+    residuals, target, valid, joints = regression
+    valid[0] = False
+    assert residual_errors(residuals, target, valid, joints).trajectory[0] == 0
+
+
+def table(windows: int = 20, top_k: float = 0.25, focus: float = 0.4, decay: float = 0.8) -> HardWindows:
+    return HardWindows(windows, top_k, focus, decay)
+
+
+def test_hard_windows_are_those_above_the_quantile_and_weights_have_mean_one():
+    hard, errors = table(), np.random.default_rng(0).random(20)
+    hard.update(np.arange(20), errors)
+    expected = errors > np.sort(errors)[14]
+    assert (hard.hard() == expected).all() and expected.sum() == 5
+    weights = hard.weights()
+    assert weights.mean() == pytest.approx(1)
+    assert weights[expected].sum() / weights.sum() == pytest.approx(0.4)
+    assert len(set(weights[expected])) == len(set(weights[~expected])) == 1
+
+
+def test_nothing_is_hard_before_every_window_was_seen_nor_with_traf_off():
+    hard = table()
+    hard.update(np.arange(19), np.arange(19.0))
+    assert not hard.hard().any() and (hard.weights() == 1).all() and not hard.known
+    hard.update(np.array([19]), np.array([100.0]))
+    assert hard.hard()[19] and hard.known
+    off = table(top_k=0.0)
+    off.update(np.arange(20), np.arange(20.0))
+    assert (off.weights() == 1).all()
+    equal = table()
+    equal.update(np.arange(20), np.ones(20))
+    assert (equal.weights() == 1).all()
+
+
+def test_the_table_is_a_moving_average_and_the_split_of_a_step_cannot_change_it():
+    hard = table(windows=4, decay=0.8)
+    hard.update(np.array([0, 1, 2, 3]), np.array([1.0, 2.0, 3.0, 4.0]))
+    hard.update(np.array([1]), np.array([12.0]))
+    np.testing.assert_allclose(hard.errors, [1, 0.8 * 2 + 0.2 * 12, 3, 4])
+    hard.update(np.array([0, 2, 0]), np.array([3.0, 5.0, 7.0]))
+    np.testing.assert_allclose(hard.errors[[0, 2]], [0.8 * 1 + 0.2 * 5, 0.8 * 3 + 0.2 * 5])
+    shuffled = table(windows=4, decay=0.8)
+    shuffled.update(np.array([3, 1, 0, 2]), np.array([4.0, 2.0, 1.0, 3.0]))
+    shuffled.update(np.array([1]), np.array([12.0]))
+    shuffled.update(np.array([0, 0, 2]), np.array([7.0, 3.0, 5.0]))
+    np.testing.assert_array_equal(shuffled.errors, hard.errors)
+
+
+def test_the_curriculum_rises_from_nothing_to_everything():
+    assert [curriculum(progress, 0.2, 0.8) for progress in (0.0, 0.2, 0.8, 1.0)] == [0, 0, 1, 1]
+    assert curriculum(0.5, 0.2, 0.8) == pytest.approx(0.5)
+    assert curriculum(0.35, 0.2, 0.8) == pytest.approx((1 - np.cos(np.pi / 4)) / 2)
+    values = [curriculum(progress, 0.2, 0.8) for progress in np.linspace(0, 1, 101)]
+    assert values == sorted(values)
+    assert [curriculum(progress, 0.5, 0.5) for progress in (0.49, 0.5)] == [0, 1]
+    assert curriculum(0.0, 0.0, 0.0) == 1
+
+
+def contrast(semantic, text, bank, temperature) -> float:
+    """The contrastive loss once more, window by window."""
+    values = []
+    for g, own in zip(semantic.double().numpy(), text.double().numpy(), strict=True):
+        others = [
+            other
+            for other in bank.double().numpy()
+            if other @ own / np.linalg.norm(other) / np.linalg.norm(own) < 1 - 1e-5
+        ]
+        logits = [e @ g / np.linalg.norm(e) / np.linalg.norm(g) / temperature for e in (own, *others)]
+        values.append(logsumexp(logits) - logits[0])
+    return float(np.mean(values))
+
+
+def test_the_contrast_equals_its_equation_and_leaves_out_the_windows_own_text():
+    semantic, bank = random(BATCH, 24), random(7, 24, seed=1)
+    text = bank[torch.tensor([0, 1, 1, 2, 6])] * torch.tensor([1.0, 2.0, 1.0, 3.0, 1.0])[:, None]
+    for temperature in (0.1, 1.0):
+        found = memory_text_loss(semantic, text, bank, temperature)
+        assert found.item() == pytest.approx(contrast(semantic, text, bank, temperature), rel=1e-4)
+    stranger = random(BATCH, 24, seed=9)
+    assert memory_text_loss(semantic, stranger, bank, 0.5).item() == pytest.approx(
+        contrast(semantic, stranger, bank, 0.5), rel=1e-4
+    )
+
+
+def test_the_contrast_falls_as_memory_turns_to_its_instruction_and_is_finite_without_another():
+    bank = random(7, 24, seed=1)
+    text = bank[:BATCH]
+    semantic = random(BATCH, 24).requires_grad_(True)
+    assert memory_text_loss(text, text, bank, 0.1) < memory_text_loss(semantic, text, bank, 0.1)
+    alone = memory_text_loss(semantic, bank[:1].expand(BATCH, -1), bank[:1], 0.1)
+    alone.backward()
+    assert alone.item() == 0 and torch.isfinite(semantic.grad).all()
+
+
+def test_intent_alignment_is_one_minus_the_cosine_and_moves_the_intent_alone():
+    view, factors = random(BATCH, 3, 4).requires_grad_(True), random(BATCH, 3, 4, seed=1).requires_grad_(True)
+    loss = intent_telepathy_loss(view, factors)
+    a, b = (part.detach().flatten(1).numpy() for part in (view, factors))
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert loss.item() == pytest.approx((1 - cosine).mean(), rel=1e-5)
+    loss.backward()
+    assert view.grad.any() and factors.grad is None
+
+
+def test_the_norm_costs_nothing_within_the_band_and_its_relative_square_outside():
+    factors = random(BATCH, 3, 4)
+    factors = factors / factors.flatten(1).norm(dim=1)[:, None, None]
+    norms = torch.tensor([2.0, 1.8, 2.2, 2.5, 1.0])[:, None, None]
+    expected = np.mean([0, 0, 0, 0.15**2, 0.4**2])
+    assert tau_norm_loss(factors * norms, 2.0, 0.1).item() == pytest.approx(expected, rel=1e-4)
+    assert tau_norm_loss(factors * norms, 2.0, 0.6).item() == 0
+    zero = torch.zeros(2, 3, 4, requires_grad=True)
+    tau_norm_loss(zero, 2.0, 0.1).backward()
+    assert torch.isfinite(zero.grad).all()
+
+
+def test_the_regularisers_are_weighted_ramped_and_reported():
+    thought = SimpleNamespace(semantic=random(BATCH, 24), intent_view=random(BATCH, 3, 4), factors=random(BATCH, 3, 4))
+    decision, text, bank = SimpleNamespace(thought=thought), random(BATCH, 24, seed=2), random(6, 24, seed=3)
+    settings = dict(memory_text=0.3, intent_telepathy=0.5, temperature=0.1, tau=0.7, tau_norm=1.0, tau_band=0.1)
+    for ramp in (0.0, 0.4, 1.0):
+        total, parts = regularisers(decision, text, bank, ramp=ramp, **settings)
+        expected = ramp * (0.3 * parts["memory_text"] + 0.5 * parts["intent_telepathy"]) + 0.7 * parts["tau"]
+        assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert parts["memory_text"] == memory_text_loss(thought.semantic, text, bank, 0.1)
+    assert parts["intent_telepathy"] == intent_telepathy_loss(thought.intent_view, thought.factors)
+    assert parts["tau"] == tau_norm_loss(thought.factors, 1.0, 0.1) and parts["tau"] > 0
