@@ -149,10 +149,10 @@ class Shards:
                 raise SigmaError(f"{folder / META}: {key} is missing; {AGAIN}")
         if verify and (folder / WINDOWS).is_file() and digest_file(folder / WINDOWS) != meta["windows_sha256"]:
             raise SigmaError(f"{folder / WINDOWS}: altered or truncated (its digest is not that of {META}); {AGAIN}")
-        table = read_table(folder / WINDOWS, ["window", "split", "kept", "strided"]).to_pydict()
-        ids = np.array(table.pop("window"), dtype=np.int64)
-        order = [row for row in np.argsort(ids, kind="stable") if ids[row] >= 0]
-        stored = {name: np.array(values)[order] for name, values in table.items()}
+        table = read_table(folder / WINDOWS, ["window", "split", "kept", "strided"])
+        ids = table["window"].to_numpy()
+        order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]
+        stored = {name: table[name].to_numpy()[order] for name in ("split", "kept", "strided")}
         loaded = [_load_shard(folder, record, verify) for record in meta["shards"]]
         if not loaded:
             raise SigmaError(f"{folder / META}: no shard is listed; {AGAIN}")

@@ -38,6 +38,19 @@ def test_a_folder_is_copied_whole_and_recorded(project, small_dataset, small_bas
     assert base["chunk_size"] == 16 and base["cameras"] == ["observation.images.up", "observation.images.wrist"]
 
 
+def test_lerobot_reads_the_copy(project, small_dataset, small_base):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    fetch.run(parameters(small_dataset, small_base))
+    copy = LeRobotDataset("tests/small", root="data/dataset", video_backend="pyav")
+    assert len(copy) == 326 and copy[45]["task"] == TASKS[1]
+
+
+def test_an_installation_without_the_shipped_dataset_says_so(project, small_base, monkeypatch):
+    monkeypatch.setattr("sigma.data.fetching.importlib.resources.files", lambda _: project)
+    refused(project, "embedded/dataset: the shipped dataset is not in this installation", base=small_base)
+
+
 def test_only_files_of_the_dataset_are_copied(project, copy, small_base, small_dataset):
     (copy / ".cache").mkdir()
     (copy / ".cache" / "lock").write_text("x")
