@@ -6,6 +6,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 BIN := .venv/bin
+# Two processes, one kernel thread each; a file's tests stay together because they share what they prepared.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 # Experiments that DVC runs in a copy must find the environment's own python first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
@@ -46,11 +48,11 @@ repro: install  ## run the pipeline: from the dataset to CHECK A, CHECK B and re
 
 test: install-test  ## run the tests (installs an off-screen GL library where it may)
 	@bash tests/install_gl.sh
-	$(BIN)/python -m pytest -q -m "not slow and not fullsize" tests
+	$(PYTEST) -m "not slow and not fullsize" tests
 
 test-slow: install-test  ## run the slow tests too
 	@bash tests/install_gl.sh
-	$(BIN)/python -m pytest -q -m "not fullsize" tests
+	$(PYTEST) -m "not fullsize" tests
 
 lint: install-test  ## check style
 	$(BIN)/ruff check sigma tests lerobot_policy_sigma.py
