@@ -27,12 +27,19 @@ def run(*, base: Path, dataset: Path, output: Path | None = None) -> str:
     missing = [camera for camera in reference["cameras"] if camera not in recorded.cameras]
     if missing:
         raise SigmaError(f"{dataset}: the base reads camera {missing[0]!r}, which the dataset lacks")
-    size = sum(file.stat().st_size for folder in (base, dataset) for file in folder.rglob("*") if file.is_file())
+    # Only what the metadata names: a writer may leave empty folders and temporary images behind.
+    content = {
+        "base": (base, sorted(file.relative_to(base).as_posix() for file in base.rglob("*") if file.is_file())),
+        "dataset": (dataset, recorded.files()),
+    }
+    size = sum((folder / name).stat().st_size for folder, names in content.values() for name in names)
     if size > LIMIT_MIB * 2**20:
         raise SigmaError(f"{base} and {dataset} hold {size / 2**20:.1f} MiB; the package takes at most {LIMIT_MIB} MiB")
-    for source, name in ((base, "base"), (dataset, "dataset")):
-        with atomic_directory(output / name) as temporary:
-            shutil.copytree(source, temporary, dirs_exist_ok=True)
+    for target, (folder, names) in content.items():
+        with atomic_directory(output / target) as temporary:
+            for name in names:
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, temporary / name)
     return (
         f"{output}: base {reference['digest'][:12]}, {len(recorded.episodes)} episodes with {recorded.frames} frames, "
         f"{size / 2**20:.1f} MiB"

@@ -18,7 +18,9 @@ def dataset(tmp_path_factory):
 
 def test_base_and_dataset_are_copied_and_load(tmp_path, dataset):
     base = write_tiny_base(tmp_path / "trained")
+    (dataset / "images").mkdir(exist_ok=True)
     line = embed.run(base=base, dataset=dataset, output=tmp_path / "package")
+    assert not (tmp_path / "package" / "dataset" / "images").exists()
     assert "2 episodes with 22 frames" in line
     copied = describe_base(str(tmp_path / "package" / "base"), None)
     assert copied["digest"] == describe_base(str(base), None)["digest"]
