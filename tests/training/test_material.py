@@ -1,0 +1,77 @@
+"""What training reads comes from one run, or is refused by name."""
+
+import numpy as np
+import pytest
+import torch
+
+from sigma.errors import SigmaError
+from sigma.io import read_json, write_json
+from tests.worlds import World
+
+
+def edit(world: World, file: str, **changes) -> None:
+    path = world.root / file
+    write_json(path, read_json(path) | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base_digest": "0" * 64}, "made with another base than"),
+        ({"dtype": "bfloat16"}, r"machine\.dtype: found float32; legal: bfloat16"),
+    ],
+)
+def test_features_of_another_base_or_precision_are_refused(own, changes, message):
+    edit(own, "data/features/meta.json", **changes)
+    with pytest.raises(SigmaError, match=message):
+        own.material()
+
+
+def test_broken_or_foreign_features_and_predictions_are_refused(own, prepared):
+    features = own.root / "data/features/features.safetensors"
+    whole = features.read_bytes()
+    features.write_bytes(whole[:50])
+    with pytest.raises(SigmaError, match=r"features\.safetensors: not readable"):
+        own.material()
+    from safetensors.torch import load_file, save_file
+
+    features.write_bytes(whole)
+    tensors = load_file(features)
+    save_file(tensors | {"pooled": tensors["pooled"][1:].clone()}, features)
+    with pytest.raises(SigmaError, match="made from other shards"):
+        own.material()
+    features.write_bytes(whole)
+    (own.root / "data/predictions/baseline.parquet").unlink()
+    with pytest.raises(SigmaError, match=r"baseline\.parquet: not found"):
+        own.material()
+
+
+def test_the_digest_follows_every_file_that_is_read(own, prepared):
+    before = own.material().digest
+    assert before == prepared.material().digest
+    edit(own, "data/features/meta.json", token_rms=2.0)
+    assert own.material().digest != before
+
+
+@torch.no_grad()
+def test_cached_image_tokens_are_those_of_a_fresh_pass(prepared):
+    cached, fresh = prepared.material(), prepared.material()
+    rows = np.array([3, 0, 41, 17])
+    cached.cache_vision(rows, 4)
+    assert sorted(cached.vision) == sorted(cached.shards.window_frames[rows, -1])
+    torch.testing.assert_close(cached.observation(rows).vision, fresh.observation(rows).vision, rtol=1e-4, atol=1e-5)
+
+
+def test_state_noise_is_in_normalised_units_and_reaches_prompt_and_state(prepared):
+    material, rows = prepared.material(), np.arange(4)
+    plain = material.observation(rows)
+    moved = material.observation(rows, np.full((4, 6), 0.25))
+    torch.testing.assert_close(moved.state, plain.state + 0.25, rtol=0, atol=1e-5)
+    assert not torch.equal(moved.tokens, plain.tokens)
+
+
+def test_excluded_joints_are_not_scored(own):
+    material = own.material()
+    assert material.scored_joints().all()
+    material.shards.meta["exclude_joints"] = ["wrist_roll.pos"]
+    assert material.scored_joints().tolist() == [True] * 4 + [False, True]

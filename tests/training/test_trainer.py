@@ -1,0 +1,435 @@
+"""Training Sigma on the small world: every switch does something, and a killed run ends as if it never was."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sigma.commands import finetune
+from sigma.errors import SigmaError
+from sigma.io import digest_folder
+from sigma.policy import lora
+from sigma.policy.model_folder import load_model, read_config
+from sigma.training.checkpoint import Scratch
+from sigma.training.loop import Phase
+from sigma.training.objectives import FlowObjective, ResidualObjective, evaluating
+from sigma.training.trainer import Trainer
+from tests.worlds import ADAPTED, ROOT, World, inside
+
+WINDOWS = 8
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch) -> Path:
+    """Every test has its own place for checkpoints, as none may find those of another."""
+    monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "scratch"))
+    return tmp_path / "scratch"
+
+
+def products(world: World) -> dict[str, str]:
+    """Digests of what finetune writes."""
+    return {name: digest_folder(world.root / name) for name in ("models/sigma", "data/training")}
+
+
+def awake(trainer: Trainer) -> tuple:
+    """A model whose zero weights are random numbers, so that everything matters, and its residual phase."""
+    model = trainer.build()
+    torch.manual_seed(0)
+    for parameter in lora.lora_parameters(model.adapted):
+        torch.nn.init.normal_(parameter, std=0.1)
+    for head in model.heads.residuals.out.values():
+        torch.nn.init.normal_(head.weight, std=0.1)
+    torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
+    adapter = {name: one for name, one in sorted(model.adapted.named_parameters()) if ".lora_" in name}
+    return model, trainer._residual_phase(model, adapter)
+
+
+def step_loss(world: World, *changes, step: int = 3) -> float:
+    """The loss of optimizer step 3 of 6, in the middle of the curriculum, with a known table of errors."""
+    trainer = world.trainer({"train": {"batch": WINDOWS}}, *changes)
+    _, phase = awake(trainer)
+    phase.objective.hard.errors = np.arange(len(phase.objective.train), dtype=float)
+    torch.manual_seed(1)
+    rows = phase.objective.rows(step)
+    with torch.no_grad():
+        return phase.objective.loss(rows, step, 0, len(rows))[0].item()
+
+
+SWITCHES = {
+    "vec": {"loss": {"vec": 0.5}},
+    "chk": {"loss": {"chk": 0.5}},
+    "trj": {"loss": {"trj": 0.5}},
+    "tau": {"loss": {"tau": 0.5}},
+    "tau_band": {"loss": {"tau_band": 0.3}},
+    "flow": {"loss": {"flow": 0.5}},
+    "traf off": {"loss": {"traf": {"top_k": 0.0}}},
+    "traf top_k": {"loss": {"traf": {"top_k": 0.5}}},
+    "traf focus": {"loss": {"traf": {"focus": 0.9}}},
+    "traf draw": {"loss": {"traf": {"draw": True}}},
+    "memory_text": {"loss": {"tsac": {"memory_text": 0.5}}},
+    "intent_telepathy": {"loss": {"tsac": {"intent_telepathy": 0.5}}},
+    "tsac start": {"loss": {"tsac": {"start": 0.45}}},
+    "tsac end": {"loss": {"tsac": {"end": 0.55}}},
+    "temperature": {"loss": {"tsac": {"temperature": 1.0}}},
+    "bank": {"loss": {"tsac": {"bank": ["close the box"]}}},
+    "state_noise": {"train": {"state_noise": 0.5}},
+    "train seed": {"train": {"seed": 1}},
+    "film": {"telepathy": {"film": False}},
+    "memory": {"telepathy": {"memory": "reset"}},
+    "factor_source": {"telepathy": {"factor_source": "constant"}},
+    "read_base_action": {"telepathy": {"read_base_action": False}},
+    "tau_norm": {"telepathy": {"tau_norm": 5.0}},
+    "layers": {"telepathy": {"layers": [-1]}},
+    "state_tokens": {"telepathy": {"state_tokens": 1}},
+    "alpha": {"lora": {"alpha": 40.0}},
+    "dropout": {"lora": {"dropout": 0.5}},
+    "projections": {"lora": {"projections": ["q"]}},
+}
+
+
+@pytest.fixture(scope="module")
+def plain_loss(prepared) -> float:
+    return step_loss(prepared)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_and_weight_changes_the_loss(prepared, plain_loss, name):
+    assert step_loss(prepared, SWITCHES[name]) != plain_loss
+
+
+def test_the_loss_of_a_step_is_a_function_of_parameters_and_step(prepared, plain_loss):
+    assert step_loss(prepared) == plain_loss
+    assert step_loss(prepared, step=4) != plain_loss
+    assert step_loss(prepared, {"loss": {"traf": {"decay": 0.1}}}) == plain_loss, "decay acts on the table alone"
+
+
+def trained_weights(world: World, *changes) -> dict[str, torch.Tensor]:
+    trainer = world.trainer({"train": {"steps": 3, "select": "last"}}, *changes)
+    with Scratch.open(trainer.key()) as scratch:
+        model = trainer.run(scratch).model
+    named = [*model.heads.named_parameters(), *model.adapted.named_parameters()]
+    return {name: one.detach().clone() for name, one in named if "base_layer" not in name}
+
+
+def test_every_number_of_the_optimisation_changes_the_trained_weights(prepared):
+    plain = trained_weights(prepared)
+    changes = {
+        "learning_rate": 0.01,
+        "lora_learning_rate": 0.01,
+        "warmup": 0.5,
+        "weight_decay": 0.9,
+        "clip": 0.01,
+        "average": 0.0,
+        "batch": 3,
+        "accumulation": 2,
+        "steps": 4,
+    }
+    for name, value in changes.items():
+        other = trained_weights(prepared, {"train": {name: value}})
+        assert any(not torch.equal(other[key], tensor) for key, tensor in plain.items()), name
+    for name, value in {"validate_every": 1, "checkpoint_every": 1}.items():
+        other = trained_weights(prepared, {"train": {name: value}})
+        assert all(torch.equal(other[key], tensor) for key, tensor in plain.items()), name
+    uncached = trained_weights(prepared, {"train": {"cache_vision": False}})
+    for key, tensor in plain.items():
+        torch.testing.assert_close(uncached[key], tensor, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("extra", [{}, {"loss": {"flow": 0.5}}])
+def test_accumulation_equals_the_large_batch_noise_included(prepared, extra):
+    gradients, weights = [], []
+    for batch, accumulation in ((8, 1), (2, 4)):
+        settings = {"batch": batch, "accumulation": accumulation, "clip": 1e9, "weight_decay": 0.0, "warmup": 0.0}
+        _, phase = awake(prepared.trainer({"train": settings | {"state_noise": 0.1}}, extra))
+        phase.optimizer.zero_grad = lambda **_: None
+        phase._optimize()
+        gradients.append({name: one.grad.clone() for name, one in phase.named.items() if one.grad is not None})
+        weights.append({name: one.detach().clone() for name, one in phase.named.items()})
+        np.testing.assert_array_equal(np.isnan(phase.objective.hard.errors).sum(), len(phase.objective.train) - 8)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-4 * max(scale, 1e-3))
+        # Adam divides by the gradient's size: where that is rounding noise, so is the step.
+        sure = expected.abs() > 1e-3 * max(scale, 1e-3)
+        torch.testing.assert_close(weights[1][name][sure], weights[0][name][sure], rtol=0, atol=2e-5)
+
+
+def test_hard_windows_are_drawn_only_once_all_are_known(prepared):
+    trainer = prepared.trainer({"loss": {"traf": {"draw": True, "focus": 0.9}}, "train": {"batch": 10}})
+    _, phase = awake(trainer)
+    objective, windows = phase.objective, len(phase.objective.train)
+    assert windows == 30
+    seen = np.concatenate([objective.rows(step) for step in range(3)])
+    assert sorted(seen) == list(range(windows)) and (objective.weights == 1).all()
+    objective.hard.errors = np.arange(windows, dtype=float)
+    drawn = np.concatenate([objective.rows(step) for step in range(30)])
+    assert 0.8 < np.isin(drawn, np.flatnonzero(objective.hard.hard())).mean() < 1
+    assert (objective.weights == 1).all(), "what is drawn more often is not weighted too"
+
+
+def test_validation_knows_no_dropout_and_ends_in_training_mode(prepared):
+    model, phase = awake(prepared.trainer({"lora": {"dropout": 0.9}}))
+    objective = phase.objective
+    assert isinstance(objective, ResidualObjective)
+    values = {objective.validate(batch) for batch in (4, 4)}
+    assert len(values) == 1
+    assert objective.validate(2) == pytest.approx(values.pop(), rel=1e-5)
+    assert model.training
+    with evaluating(model):
+        assert not model.training and not torch.is_grad_enabled()
+
+
+def test_validation_is_the_error_of_the_executed_plan(prepared):
+    model, phase = awake(prepared.trainer())
+    material, objective, squares = prepared.material(), phase.objective, []
+    model.eval()
+    for window in objective.validation:
+        rows = np.array([window])
+        with torch.no_grad():
+            residuals = model(objective.material.observation(rows), material.base_action(rows)).residuals
+        plan = material.columns["base_action"][window].copy()
+        plan[0] += residuals.vector[0, 0].numpy()
+        plan[1:4] += residuals.chunk[0, 1:].numpy()
+        plan[4:] += residuals.trajectory[0, 4:].numpy()
+        valid = material.columns["valid"][window]
+        squares.append(((plan - material.columns["action"][window])[valid] ** 2).mean())
+    assert objective.validate(4) == pytest.approx(np.mean(squares), rel=1e-4)
+
+
+def test_training_lowers_the_validation_error_below_the_bases(prepared):
+    changes = {"train": {"steps": 80, "batch": 8, "validate_every": 20, "learning_rate": 0.003, "average": 0.9}}
+    trainer = prepared.trainer(changes)
+    before = awake_less_validation(prepared)
+    with Scratch.open(trainer.key()) as scratch:
+        result = trainer.run(scratch)
+    assert result.validation < 0.7 * before
+    assert [curve.name for curve in result.curves] == ["residual"] and len(result.curves[0].train) == 80
+
+
+def awake_less_validation(world: World) -> float:
+    """The validation error of the base itself: Sigma before its first step."""
+    trainer = world.trainer()
+    return trainer._residual_phase(trainer.build(), {}).objective.validate(4)
+
+
+def test_each_trained_projection_carries_its_part(prepared):
+    trainer = prepared.trainer({"train": {"steps": 10, "lora_learning_rate": 0.02, "average": 0.0, "select": "last"}})
+    with Scratch.open(trainer.key()) as scratch:
+        model = trainer.run(scratch).model
+    objective = validation_objective(prepared, model, trainer.material)
+    whole, names = objective.validate(64), list(lora.lora_layers(model.adapted))
+    assert {name.rsplit(".", 1)[1] for name in names} == {"q_proj", "k_proj", "v_proj", "o_proj"} and len(names) == 8
+    for name in names:
+        with lora.disabled(model.adapted, only=[name]):
+            assert abs(objective.validate(64) - whole) > 1e-6 * whole, name
+    assert objective.validate(64) == whole
+
+
+def test_each_projection_of_both_towers_carries_its_part_of_the_flow(trained_adapted):
+    world, material = trained_adapted, trained_adapted.material()
+    folder = world.root / "models/sigma"
+    model = load_model(material.base.policy, folder, read_config(folder), folder / "sigma_telepathy_heads.safetensors")
+    train = world.configure(ADAPTED)["train"]
+    parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
+    objective = FlowObjective(model, material, train, parts)
+    whole = objective.validate(64)
+    silent = []
+    for name in lora.lora_layers(model.adapted):
+        with lora.disabled(model.adapted, only=[name]):
+            if objective.validate(64) == whole:
+                silent.append(name)
+    # The last layer's queries and outputs feed nothing that the action expert reads, so flow matching leaves them.
+    last = "paligemma.model.language_model.layers.1.self_attn."
+    assert sorted(name.split("paligemma_with_expert.")[1] for name in silent) == [f"{last}o_proj", f"{last}q_proj"]
+
+
+def validation_objective(world: World, model, material) -> ResidualObjective:
+    parameters = world.configure()
+    parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
+    head_base, bank = material.base_action, torch.zeros(1, 24)
+    return ResidualObjective(model, material, parameters["train"], parameters["loss"], parts, head_base, bank, 1.0)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(own, trained):
+    own.run("finetune")
+    assert products(own) == products(trained)
+    own.run("finetune", changes={"train": {"seed": 1}})
+    assert products(own)["models/sigma"] != products(trained)["models/sigma"]
+
+
+def test_a_finished_training_leaves_no_state_behind(own, place):
+    own.run("finetune")
+    assert not [file for file in place.rglob("*") if file.is_file() and file.suffix != ".lock"]
+
+
+def interrupt(monkeypatch, after: int) -> Callable[[], None]:
+    """Stop training at the start of optimizer step ``after``, counted over all phases; returns what undoes it."""
+    optimize, count = Phase._optimize, [0]
+
+    def stopping(self):
+        if count[0] == after:
+            raise KeyboardInterrupt
+        count[0] += 1
+        return optimize(self)
+
+    monkeypatch.setattr(Phase, "_optimize", stopping)
+    return lambda: monkeypatch.setattr(Phase, "_optimize", optimize)
+
+
+def steps_taken(monkeypatch) -> list[int]:
+    optimize, steps = Phase._optimize, []
+
+    def counted(self):
+        steps.append(self.step)
+        return optimize(self)
+
+    monkeypatch.setattr(Phase, "_optimize", counted)
+    return steps
+
+
+# Steps: 4 of flow with the adapted branch, then 6 of residuals; the state is saved after every second one.
+@pytest.mark.parametrize(
+    ("branch", "after", "resumed"),
+    [
+        ("frozen", 1, [0, 1, 2, 3, 4, 5]),
+        ("frozen", 3, [2, 3, 4, 5]),
+        ("frozen", 5, [4, 5]),
+        ("adapted", 3, [2, 3, 0, 1, 2, 3, 4, 5]),
+        ("adapted", 5, [2, 3, 0, 1, 2, 3, 4, 5]),
+        ("adapted", 7, [2, 3, 4, 5]),
+        ("adapted", 9, [4, 5]),
+    ],
+)
+def test_an_interrupted_training_ends_as_an_uninterrupted_one_to_the_byte(
+    own, monkeypatch, request, branch, after, resumed
+):
+    changes = ADAPTED if branch == "adapted" else {}
+    undo = interrupt(monkeypatch, after)
+    with pytest.raises(KeyboardInterrupt):
+        own.run("finetune", changes=changes)
+    assert not (own.root / "models/sigma").exists()
+    undo()
+    steps = steps_taken(monkeypatch)
+    own.run("finetune", changes=changes)
+    assert steps == resumed
+    assert products(own) == products(request.getfixturevalue("trained_adapted" if changes else "trained"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("branch", ["frozen", "adapted"])
+def test_a_killed_training_ends_as_an_uninterrupted_one_to_the_byte(prepared, tmp_path, place, branch):
+    changes = {"train": {"steps": 40, "checkpoint_every": 1}}
+    changes = (
+        changes | {"base": {"branch": "adapted"}, "train": changes["train"] | {"flow_steps": 20}}
+        if (branch == "adapted")
+        else changes
+    )
+    whole, killed = prepared.copy(tmp_path / "whole"), prepared.copy(tmp_path / "killed")
+    whole.run("finetune", changes=changes)
+    killed.configure(changes)
+    command = [sys.executable, "-m", "sigma", "finetune"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        process = subprocess.Popen(command, cwd=killed.root, env=environment, stderr=subprocess.DEVNULL)
+        states = {file: file.stat().st_mtime_ns for file in place.rglob("state.pt")}
+        while process.poll() is None:
+            now = {file: file.stat().st_mtime_ns for file in place.rglob("state.pt")}
+            if any(states.get(file) != stamp for file, stamp in now.items()):
+                break
+            time.sleep(0.02)
+        assert process.poll() is None, "the training ended before it could be killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (killed.root / "models/sigma").exists()
+    subprocess.run(command, cwd=killed.root, env=environment, check=True, stderr=subprocess.DEVNULL)
+    assert products(killed) == products(whole)
+
+
+def test_a_state_that_cannot_be_read_stops_the_training(own, monkeypatch, place):
+    undo = interrupt(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        own.run("finetune")
+    undo()
+    (state,) = place.rglob("state.pt")
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(SigmaError, match=r"state\.pt: checkpoint not readable"):
+        own.run("finetune")
+
+
+def test_a_training_that_another_run_holds_is_refused(own):
+    trainer = own.trainer()
+    with Scratch.open(trainer.key()), pytest.raises(SigmaError, match="another run trains on the same inputs"):
+        own.run("finetune")
+
+
+KEYS = {
+    "train": {"train": {"learning_rate": 0.002}},
+    "lora": {"lora": {"rank": 3}},
+    "telepathy": {"telepathy": {"width": 32}},
+    "loss": {"loss": {"tsac": {"temperature": 0.2}}},
+    "branch": ADAPTED,
+}
+
+
+def test_a_checkpoint_of_other_inputs_is_never_found(prepared, tmp_path, monkeypatch):
+    plain = prepared.trainer().key()
+    assert prepared.trainer().key() == plain
+    found = {name: prepared.trainer(change).key() for name, change in KEYS.items()}
+    assert len({plain, *found.values()}) == len(found) + 1
+    for change in ({"machine": {"batch": 3}}, {"report": {"seed": 7}}, {"adapter": {"max_scale": 0.5}}):
+        assert prepared.trainer(change).key() == plain, change
+    for stage, change in {"baseline": {"base": {"seed": 5}}, "window": {"window": {"seed": 5}}}.items():
+        world = prepared.copy(tmp_path / stage)
+        if stage == "window":
+            (world.root / "data/dataset").symlink_to(prepared.root / "data/dataset")
+            world.run("window", changes=change)
+        world.run("baseline", changes=change)
+        assert world.trainer(change).key() != plain, stage
+    import sigma.training.trainer as module
+
+    monkeypatch.setattr(module, "code_digest", lambda: "other code")
+    assert prepared.trainer().key() != plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": {"branch": "adapted"}}, r"train\.flow_steps: found 0 with base\.branch adapted; legal: integer ≥ 1"),
+        ({**ADAPTED, "loss": {"flow": 0.1}}, r"loss\.flow: found 0\.1 with base\.branch adapted.*legal: 0"),
+        ({"telepathy": {"layers": [-3]}}, r"telepathy\.layers: found \[-3\]; legal: distinct integers from -2 to 1"),
+        ({"telepathy": {"layers": [0, -2]}}, r"telepathy\.layers"),
+        (
+            {"train": {"gradient_checkpointing": True}, "loss": {"flow": 0.1}},
+            r"train\.gradient_checkpointing: found true with flow matching",
+        ),
+    ],
+)
+def test_parameters_that_do_not_go_together_are_refused_by_name(prepared, changes, message):
+    with pytest.raises(SigmaError, match=message):
+        prepared.trainer(changes)
+
+
+def test_no_validation_window_is_refused(prepared):
+    material = prepared.material()
+    material.columns["split"] = np.where(material.split == "validation", "test", material.split)
+    with pytest.raises(SigmaError, match="no validation window is left"):
+        Trainer(material, prepared.configure())
+
+
+def test_the_command_says_what_it_did(own):
+    (line,) = own.run("finetune")
+    assert line.startswith("finetune: ") and "6 steps, validation mse_plan" in line
+    with inside(own.root):
+        assert finetune.MODEL.is_dir()
+    losses = (own.root / "data/training/residual/plots/metrics/train/loss.tsv").read_text().splitlines()
+    assert len(losses) == 7
+    errors = (own.root / "data/training/residual/plots/metrics/validation/error.tsv").read_text().splitlines()
+    assert [row.split("\t")[0] for row in errors] == ["step", "3", "6"]
