@@ -142,6 +142,34 @@ def test_every_number_of_the_optimisation_changes_the_trained_weights(prepared):
         torch.testing.assert_close(uncached[key], tensor, rtol=0, atol=2e-3)
 
 
+def test_the_flow_phase_follows_its_own_numbers(prepared):
+    plain = trained_weights(prepared, ADAPTED)
+    for name, value in {"flow_steps": 5, "flow_draws": 3, "lora_learning_rate": 0.01}.items():
+        other = trained_weights(prepared, ADAPTED, {"train": {name: value}})
+        moved = {key for key, tensor in plain.items() if not torch.equal(other[key], tensor)}
+        assert any("gemma_expert" in key for key in moved), name
+    # Residual training must leave the LoRA that flow matching has learned as it is.
+    other = trained_weights(prepared, ADAPTED, {"train": {"learning_rate": 0.01}})
+    assert all(torch.equal(other[key], tensor) for key, tensor in plain.items() if ".lora_" in key)
+    assert any(not torch.equal(other[key], tensor) for key, tensor in plain.items())
+
+
+def test_the_memory_of_errors_decides_what_is_hard(prepared):
+    every = {"train": {"batch": 30, "steps": 6, "learning_rate": 0.05}}
+    plain = trained_weights(prepared, every)
+    for changes in ({"decay": 0.0}, {"top_k": 0.0}, {"draw": True}):
+        other = trained_weights(prepared, every, {"loss": {"traf": changes}})
+        assert any(not torch.equal(other[key], tensor) for key, tensor in plain.items()), changes
+
+
+def test_the_sizes_of_the_heads_are_those_of_the_parameters(prepared):
+    changes = {"width": 24, "factors": 5, "factor_dim": 2, "state_tokens": 3, "head_layers": 2, "head_heads": 4}
+    heads = prepared.trainer({"telepathy": changes}).build().heads
+    assert heads.path.memory_cell.hidden_size == 24 and heads.path.factor_network[2].out_features == 10
+    assert heads.state_encoder.tokens == 3 and len(heads.residuals.decoder.layers) == 2
+    assert heads.residuals.decoder.layers[0].self_attn.num_heads == 4
+
+
 @pytest.mark.parametrize("extra", [{}, {"loss": {"flow": 0.5}}])
 def test_accumulation_equals_the_large_batch_noise_included(prepared, extra):
     gradients, weights = [], []
