@@ -21,8 +21,8 @@ def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: i
     from sigma.io import write_json
     from sigma.policy.base import describe_base, load_base
     from sigma.policy.controller import BaseController
+    from sigma.policy.initialisation import fan_in_initialise
     from sigma.progress import progress
-    from sigma.training.pretrain import fan_in_initialise
 
     try:
         from sigma.simulation.rollout import run_rollouts
