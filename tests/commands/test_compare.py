@@ -75,5 +75,5 @@ def test_a_number_that_is_gone_or_new_does_not_agree(repository):
 
 
 def test_unknown_revision_is_one_line(repository):
-    with pytest.raises(SigmaError, match="metrics/audit.json at nowhere"):
+    with pytest.raises(SigmaError, match=r"metrics/audit\.json at nowhere"):
         compare.run(revision="nowhere", frozen_tolerance=1e-3, trained_tolerance=0.1)
