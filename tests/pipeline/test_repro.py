@@ -130,6 +130,46 @@ def test_queued_sweep_runs_each_value(clone):
     run(clone, "dvc", "queue", "stop")
 
 
+CARD_EXAMPLE = """
+import torch
+from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
+from sigma.io import read_json
+from sigma.policy.base import load_base
+
+base = load_base(read_json("data/base.json"))
+sigma_policy = SigmaTelepathyVLA.from_base(
+    base_policy=base.policy,
+    lora_dir="./models/sigma",
+    telepathy_heads_path="./models/sigma/sigma_telepathy_heads.pt",
+    device="cpu",
+    dtype=torch.float32,
+)
+adapter = SigmaTelepathyAdapter(min_scale=0.0, max_scale=1.0, risk_temperature=1.0)
+batch = {
+    "vis_obs": torch.rand(2, 16, 2, 3, 96, 96),
+    "robot_state": torch.zeros(2, 16, 6),
+    "texts": ["put the cube in the red box", "put the cube in the blue box"],
+}
+with torch.no_grad():
+    out = sigma_policy(**batch, use_telepathy=True)
+    blended_action = adapter(
+        base_action_vector=out["base_action_vector"],
+        telepathy_residual=out["telepathy_residual_vector"],
+        telepathy_factors=out["telepathy_factors"],
+    )
+assert blended_action.shape == (2, 6) and torch.isfinite(blended_action).all()
+assert out["telepathy_residual_vector"].abs().max() > 0
+assert not torch.equal(blended_action, out["base_action_vector"])
+with torch.no_grad():
+    alone = sigma_policy(**batch, use_telepathy=False)
+assert torch.equal(alone["base_action_trajectory"], out["base_action_trajectory"])
+"""
+
+
+def test_the_source_cards_example_runs_on_the_embedded_base(clone):
+    run(clone, "python", "-c", CARD_EXAMPLE)
+
+
 def test_later_stages_never_open_the_dataset(clone):
     hidden = clone / "data" / "hidden"
     (clone / "data/dataset").rename(hidden)
