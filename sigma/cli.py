@@ -172,8 +172,8 @@ def rollout(
 @app.command(rich_help_panel="Tools")
 def compare(
     revision: Annotated[str, typer.Argument(help="Commit whose metrics are compared with those here.")] = "HEAD",
-    frozen_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers of the frozen base.")] = 1e-3,
-    trained_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers behind a training.")] = 0.2,
+    frozen_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers of the frozen base.")] = 1e-4,
+    trained_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers behind a training.")] = 1e-2,
 ) -> None:
     """Say within what tolerance the metrics here agree with a commit's; status 1 if they do not."""
     from sigma.commands import compare as module

@@ -56,7 +56,8 @@ def run(*, revision: str, frozen_tolerance: float, trained_tolerance: float) -> 
             leaf = key.rsplit(".", 1)[-1]
             if leaf in ("delta", "delta_lo", "delta_hi", "p"):
                 continue
-            trained = (name in TRAINED and not key.endswith(".baseline")) or leaf in TRAINED_KEYS
+            from_heads = any(part in TRAINED_KEYS for part in key.split("."))
+            trained = (name in TRAINED and not key.endswith(".baseline")) or from_heads
             kind = "trained" if trained else "frozen"
             gap = relative_difference(here[key], there[key]) if key in here and key in there else math.inf
             if gap > worst[kind][1]:
