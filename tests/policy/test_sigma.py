@@ -146,6 +146,19 @@ def test_a_batch_from_lerobots_own_processor_says_the_same_as_a_sequence_of_one_
 
 
 @torch.no_grad()
+def test_a_batchs_normalised_state_is_taken_as_it_is(trained):
+    vla = trained.vla()
+    # On the edges of the prompt's bins the smallest detour over raw units would write other numbers.
+    state = torch.arange(-96, 96).view(32, 6) / 128
+    texts = ["push the cube"] * len(state)
+    batch = {name: torch.rand(len(state), 3, 32, 32) for name in vla.config["cameras"]}
+    batch |= {"observation.state": state, "task": [f"Task: {text}, State: 1;\nAction: " for text in texts]}
+    observation = vla._from_batch(batch)
+    assert torch.equal(observation.state, state)
+    assert torch.equal(observation.tokens, vla.builder.base.prompter(texts, state.numpy()).tokens)
+
+
+@torch.no_grad()
 def test_noise_reaches_the_base_action_and_without_telepathy_the_base_speaks_alone(each_branch):
     vla, given = each_branch.vla(), sequence(each_branch, whole_window(each_branch))
     plain = vla(**given)
