@@ -91,6 +91,13 @@ def _place(box: str) -> list[Waypoint]:
     ]
 
 
+def _hold(box: str) -> list[Waypoint]:
+    return [
+        Waypoint(_at_box(box, _CARRY), CLOSED),
+        Waypoint(_at_box(box, _CARRY), CLOSED, 0.8, slack=0.5),
+    ]
+
+
 def _push() -> list[Waypoint]:
     return [
         Waypoint(_behind(_ABOVE), CLOSED),
@@ -108,7 +115,7 @@ def _plan(task: str, scenario: Scenario) -> list[Waypoint]:
     if task == "lift":
         return [*_pick(), Waypoint(_here(_LIFT), CLOSED, 0.8, slack=0.5)]
     if task == "carry":
-        return _place(scenario.goal)
+        return _hold(scenario.goal)
     return [*_pick(), *_place(scenario.goal)]
 
 

@@ -1,8 +1,8 @@
 """The tasks: their instructions, how an episode begins, and what counts as done, read from the simulator's state.
 
 ``pick_place`` is the target task. The others (``reach``, ``push``, ``lift``, ``carry``) are what a base policy is
-trained on: the same scene, cube and both boxes always present, and none of them picks the cube up *and* puts it down.
-Distances, thresholds and durations are our own design.
+trained on: the same scene, cube and both boxes always present, and none of them ever lets go of the cube. Distances,
+thresholds and durations are our own design.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 from sigma.errors import SigmaError
 from sigma.seeding import generator
 from sigma.simulation.kinematics import GRASP_ROLL, OPEN, inverse
-from sigma.simulation.scene import BOXES, CONTROL_HZ, CUBE_HALF, PAN_AXIS, Layout, World
+from sigma.simulation.scene import BOX_HALF, BOXES, CONTROL_HZ, CUBE_HALF, PAN_AXIS, Layout, World
 
 HELD_STEPS = CONTROL_HZ // 2  # a success must last this long
 _LIFTED = 0.045  # height of the cube's centre above the table
@@ -76,6 +76,15 @@ def over_goal(world: World, monitor: "Monitor") -> bool:
     return world.over_box(monitor.scenario.goal)
 
 
+def near_goal(world: World, monitor: "Monitor") -> bool:
+    offset = world.cube_position[:2] - world.box_position(monitor.scenario.goal)[:2]
+    return bool(np.linalg.norm(offset) < 2 * BOX_HALF)
+
+
+def held_over_goal(world: World, monitor: "Monitor") -> bool:
+    return over_goal(world, monitor) and lifted(world, monitor)
+
+
 def released_in_goal(world: World, monitor: "Monitor") -> bool:
     return world.in_box(monitor.scenario.goal) and not any(world.jaw_contacts())
 
@@ -126,7 +135,10 @@ def _layout(draw: np.random.Generator, task: Task) -> Layout:
         if min(np.linalg.norm(cube - np.array(box)) for box in boxes.values()) > 0.085:
             break
     yaw = np.arctan2(*(cube - PAN_AXIS)[::-1]) + draw.uniform(-0.25, 0.25)
-    start = _polar(draw, (0.15, 0.25), 0.35)
+    while True:  # a held cube begins beside the boxes, not over one
+        start = _polar(draw, (0.15, 0.25), 0.35)
+        if not task.starts_held or min(np.linalg.norm(start - np.array(box)) for box in boxes.values()) > 0.065:
+            break
     opening = OPEN if task.starts_held else draw.uniform(0.0, OPEN)
     roll = GRASP_ROLL + draw.uniform(-0.25, 0.25)
     height = draw.uniform(0.08, 0.12) if task.starts_held else draw.uniform(0.1, 0.17)
@@ -182,9 +194,9 @@ TASKS = {
         Task("lift", ("lift the cube",), (near, grasped, lifted), max_steps=70),
         Task(
             "carry",
-            ("carry the cube to the red box", "carry the cube to the blue box"),
-            (over_goal, released_in_goal, at_rest_in_goal),
-            max_steps=70,
+            ("hold the cube over the red box", "hold the cube over the blue box"),
+            (near_goal, over_goal, held_over_goal),
+            max_steps=60,
             starts_held=True,
         ),
     )

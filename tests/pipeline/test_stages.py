@@ -26,6 +26,20 @@ def test_deps_name_every_module_that_the_stage_imports_and_no_other(stage):
     assert not listed & EXEMPT
 
 
+def further_stages():
+    for path in sorted(ROOT.glob("stages/*/dvc.yaml")):
+        for name, stage in yaml.load(path.read_text(encoding="utf-8"))["stages"].items():
+            yield pytest.param(stage, id=f"{path.parent.name}-{name}")
+
+
+@pytest.mark.parametrize("stage", further_stages())
+def test_further_stages_too_name_every_module_that_they_import(stage):
+    command = stage["cmd"].split()[3].replace("-", "_")
+    listed = {path for path in stage["deps"] if path.endswith(".py")}
+    assert listed == set(closure(f"sigma/commands/{command}.py"))
+    assert stage["desc"]
+
+
 @pytest.mark.parametrize("stage", PIPELINE)
 def test_stage_is_described_and_every_dependency_exists_or_is_made(stage):
     assert PIPELINE[stage]["desc"]
