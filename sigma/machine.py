@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 class MachineParameters(Section):
     device: Literal["auto", "cpu", "cuda"]
-    dtype: Literal["float32", "bfloat16"]
     threads: int = Field(ge=0, le=1024)
     workers: int = Field(ge=1, le=1024)
     batch: int = Field(ge=1, le=4096)

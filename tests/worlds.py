@@ -138,7 +138,6 @@ class World:
             data / "features",
             data / "predictions/baseline.parquet",
             device=torch.device("cpu"),
-            dtype="float32",
         )
 
     def base(self):

@@ -13,6 +13,7 @@ class BaseParameters(Section):
     action: Literal["zero_noise", "mean", "sample"]
     branch: Literal["frozen", "adapted"]
     statistics: Literal["checkpoint", "dataset"]
+    dtype: Literal["float32", "bfloat16"]
     seed: int = Field(ge=0)
 
 
@@ -38,7 +39,7 @@ def run(parameters: dict[str, Section]) -> str:
     assert isinstance(base_parameters, BaseParameters) and isinstance(machine, MachineParameters)
     reference = read_json(BASE)
     shards = Shards.open(SHARDS)
-    base = load_base(reference, device=str(open_device(machine)), dtype=machine.dtype)
+    base = load_base(reference, device=str(open_device(machine)), dtype=base_parameters.dtype)
     normalisation = select_normalisation(base_parameters.statistics, base, shards)
     result = replay_base(base, shards, normalisation, base_parameters, batch=machine.batch)
 
@@ -58,7 +59,7 @@ def run(parameters: dict[str, Section]) -> str:
                 "samples": base_parameters.samples,
                 "seed": base_parameters.seed,
                 "num_steps": base.num_steps,
-                "dtype": machine.dtype,
+                "dtype": base_parameters.dtype,
                 "token_rms": result.token_rms,
                 "frames": len(result.pooled),
                 "pools": result.pooled.shape[1],

@@ -33,7 +33,7 @@ def run(parameters: dict[str, Section]) -> str:
 
     machine = parameters["machine"]
     assert isinstance(machine, MachineParameters)
-    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=open_device(machine), dtype=machine.dtype)
+    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=open_device(machine))
     result = replay_sigma(material, MODEL, batch=machine.batch)
     calibration, reference = calibrate_windows(material, result)
     write_table(PREDICTIONS, to_table(result.columns))

@@ -124,7 +124,7 @@ def run(parameters: dict[str, Section]) -> str:
     machine = parameters["machine"]
     assert isinstance(machine, MachineParameters)
     device = open_device(machine)
-    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=device, dtype=machine.dtype)
+    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=device)
     trainer = Trainer(material, parameters)
     with Scratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)

@@ -65,10 +65,10 @@ def run(*, params: Path, output: Path, episodes_table: Path) -> str:
     for task in section.tasks:
         task_named(task)
     machine: Any = whole["machine"]
-    base = load_base(read_json(BASE), device=str(open_device(machine)), dtype=machine.dtype)
+    base = load_base(read_json(BASE), device=str(open_device(machine)), dtype=whole["base"].dtype)
     device = next(base.policy.parameters()).device
     vla = SigmaTelepathyVLA.from_base(
-        base_policy=base, lora_dir=MODEL, device=device, dtype=getattr(torch, machine.dtype)
+        base_policy=base, lora_dir=MODEL, device=device, dtype=getattr(torch, whole["base"].dtype)
     )
     settings = whole["adapter"].model_dump()
     bounds = {"sigma": {}, "sigma_full_scale": {"min_scale": 1.0, "max_scale": 1.0}}

@@ -86,20 +86,18 @@ class Material:
 
 
 def load_material(
-    base_file: Path, shards_folder: Path, features: Path, baseline: Path, *, device: torch.device, dtype: str
+    base_file: Path, shards_folder: Path, features: Path, baseline: Path, *, device: torch.device
 ) -> Material:
-    """Open and cross-check everything; raises :class:`SigmaError` where two parts are not of one run."""
+    """Open and cross-check everything; raises :class:`SigmaError` where two parts are not of one run.
+
+    The base's weights have the type that the features were made with.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     reference, meta = read_json(base_file), read_json(features / "meta.json")
     if meta["base_digest"] != reference["digest"]:
         raise SigmaError(f"{features}: made with another base than {base_file}; run `dvc repro baseline`")
-    if meta.get("dtype") != dtype:
-        raise SigmaError(
-            f"params.yaml: machine.dtype: found {dtype}; legal: {meta.get('dtype')}, which {features} was made with, "
-            "or run `dvc repro --force baseline`"
-        )
     shards = Shards.open(shards_folder)
     try:
         pooled = load_file(features / "features.safetensors")["pooled"]
@@ -110,12 +108,12 @@ def load_material(
     columns, _ = read_columns(baseline, COLUMNS)
     if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
         raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")
-    base = load_base(reference, device=str(device), dtype=dtype)
+    base = load_base(reference, device=str(device), dtype=meta["dtype"])
     builder = InputBuilder(base, Normalisation.from_json(meta["normalisation"]))
     whole = hashlib.sha256()
     for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):
         whole.update(digest_file(file).encode())
-    return Material(base, shards, builder, meta, pooled, columns, whole.hexdigest(), dtype)
+    return Material(base, shards, builder, meta, pooled, columns, whole.hexdigest(), meta["dtype"])
 
 
 def adapted_actions(model: SigmaModel, material: Material, windows: np.ndarray, batch: int) -> Tensor:
