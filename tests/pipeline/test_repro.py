@@ -173,9 +173,11 @@ def test_the_source_cards_example_runs_on_the_embedded_base(clone):
 def test_later_stages_never_open_the_dataset(clone):
     hidden = clone / "data" / "hidden"
     (clone / "data/dataset").rename(hidden)
+    before = {file.name: file.read_bytes() for file in (clone / "metrics").iterdir()}
     try:
-        for command in ("baseline", "report"):
+        for command in ("baseline", "finetune", "evaluate", "report"):
             run(clone, "python", "-m", "sigma", command)
+        assert {file.name: file.read_bytes() for file in (clone / "metrics").iterdir()} == before
     finally:
         hidden.rename(clone / "data/dataset")
 
