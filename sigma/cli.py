@@ -170,6 +170,14 @@ def rollout(
 
 
 @app.command(rich_help_panel="Tools")
+def figures() -> None:
+    """Fill the figures in README.md and stages/*/README.md from the metrics files."""
+    from sigma.commands import figures as module
+
+    typer.echo(module.run(root=Path()))
+
+
+@app.command(rich_help_panel="Tools")
 def compare(
     revision: Annotated[str, typer.Argument(help="Commit whose metrics are compared with those here.")] = "HEAD",
     frozen_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers of the frozen base.")] = 1e-4,

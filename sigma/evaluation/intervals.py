@@ -5,6 +5,7 @@ their windows, and its statistic is the mean over the windows drawn. The point e
 difference of the two window means that the metrics report.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,12 @@ class Difference:
         """Under the names of the two arms."""
         interval = {"delta": self.delta, "delta_lo": self.low, "delta_hi": self.high, "p": self.p}
         return {first: self.first, second: self.second, **interval}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], first: str, second: str, episodes: int) -> "Difference":
+        """What :meth:`to_json` wrote."""
+        names = {"delta": "delta", "low": "delta_lo", "high": "delta_hi", "p": "p"}
+        return cls(value[first], value[second], **{k: value[n] for k, n in names.items()}, episodes=episodes)
 
 
 def episode_sums(values: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

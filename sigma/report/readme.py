@@ -1,0 +1,119 @@
+"""Figures in Markdown files, rendered from metrics files so that no number is typed in by hand.
+
+A region begins with ``<!-- figures: NAME -->`` and ends with ``<!-- end -->``; what stands between is replaced.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sigma.errors import SigmaError
+from sigma.evaluation.intervals import Difference
+from sigma.evaluation.references import TITLES
+from sigma.io import read_json
+from sigma.report.verdict import verdict
+
+METRICS = ("mse_vec", "mse_chk", "mse_trj", "mse_plan")
+ARMS = {"expert": "expert", "base": "frozen π0.5", "sigma": "Sigma", "sigma_full_scale": "Sigma at scale 1"}
+_REGION = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}".replace("-", "−")
+
+
+def _percent(scores: Mapping[str, float]) -> str:
+    low, high = 100 * scores["success_lo"], 100 * scores["success_hi"]
+    return f"{100 * scores['success']:.0f} % ({low:.0f}–{high:.0f})"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def sentence(root: Path) -> str:
+    """The verdict that heads the report."""
+    first, second = (read_json(root / f"metrics/check_{name}.json") for name in "ab")
+    episodes = second["test"]["episodes"]
+
+    def differences(values: Mapping[str, Any], name: str) -> dict[str, Difference]:
+        return {metric: Difference.from_json(values[metric], name, "sigma", episodes) for metric in METRICS}
+
+    references = {name: differences(values, "reference") for name, values in second["references"].items()}
+    return "> " + verdict(first, second, differences(second["test"], "baseline"), references)
+
+
+def errors(root: Path) -> str:
+    """Test error of Sigma and of every reference, with the interval of the difference."""
+    check = read_json(root / "metrics/check_b.json")
+    test = check["test"]
+
+    def row(title: str, values: Mapping[str, Any], key: str) -> list[str]:
+        cells = [
+            f"{_number(values[m][key])} ({_number(values[m]['delta_lo'])} to {_number(values[m]['delta_hi'])})"
+            for m in METRICS
+        ]
+        return [title, *cells]
+
+    rows = [["**Sigma**", *(f"**{_number(test[m]['sigma'])}**" for m in METRICS)], row("frozen π0.5", test, "baseline")]
+    rows += [row(TITLES[name], values, "reference") for name, values in sorted(check["references"].items())]
+    passed = "passed" if check["passed"] else "failed"
+    lead = (
+        f"Mean squared error on {test['samples']} windows of {test['episodes']} test episodes, normalised action "
+        f"units; in\nbrackets the 95 % interval of Sigma's error minus the row's. CHECK B {passed}."
+    )
+    return f"{lead}\n\n{_table(['', *METRICS], rows)}"
+
+
+def control(root: Path) -> str:
+    """CHECK A in one paragraph."""
+    check = read_json(root / "metrics/check_a.json")
+    norm, alignment = check["avg_tau_l2"], check["avg_semantic_text_alignment"]
+    return (
+        f"CHECK A: {check['heads_tensors']} head tensors, mean {check['mean']:.4f}, std {check['std']:.4f}, rms "
+        f"{check['rms']:.4f}; ‖τ‖ {norm['baseline']:.2f} (control)\nand {norm['sigma']:.2f} (Sigma); "
+        f"semantic–text alignment {alignment['baseline']:.3f} and {alignment['sigma']:.3f}; {'passed' if check['passed'] else 'failed'} at "
+        f"{check['tolerance']:.0%} tolerance."
+    ).replace("mean -", "mean −")
+
+
+def closed_loop(root: Path) -> str:
+    """Success in the simulator by task and arm."""
+    tasks = read_json(root / "metrics/rollout.json")
+    rows = [[f"`{task}`", *(_percent(arms[arm]) for arm in ARMS)] for task, arms in tasks.items()]
+    return _table(["task", *ARMS.values()], rows)
+
+
+def base(root: Path) -> str:
+    """Success of the shipped base on fresh seeds of every task, against random weights."""
+    scores = read_json(root / "stages/embedded/metrics.json")
+
+    def cell(values: Mapping[str, float]) -> str:
+        return _percent({"success": values["success"], "success_lo": values["low"], "success_hi": values["high"]})
+
+    kinds = ("trained", "random")
+    rows = [[f"`{task}`", *(cell(scores[kind][task]) for kind in kinds)] for task in scores["trained"]]
+    return _table([f"task, {scores['seeds']} seeds", "trained", "random weights"], rows)
+
+
+REGIONS: dict[str, Callable[[Path], str]] = {
+    "verdict": sentence,
+    "errors": errors,
+    "control": control,
+    "closed_loop": closed_loop,
+    "base": base,
+}
+
+
+def rendered(text: str, root: Path) -> str:
+    """``text`` with every region filled from the metrics files under ``root``."""
+
+    def fill(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        if name not in REGIONS:
+            raise SigmaError(f"figures: {name}: no such region; legal: {', '.join(REGIONS)}")
+        return f"{begin}{REGIONS[name](root)}\n{end}"
+
+    return _REGION.sub(fill, text)

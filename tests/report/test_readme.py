@@ -1,0 +1,57 @@
+"""Figures in the README files are those of the committed metrics."""
+
+import json
+import shutil
+
+import pytest
+
+from sigma.commands.figures import run
+from sigma.errors import SigmaError
+from sigma.report.readme import REGIONS, rendered
+from tests.imports import ROOT
+
+FILES = [ROOT / "README.md", *sorted(ROOT.glob("stages/*/README.md"))]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_committed_figures_are_those_of_the_committed_metrics(file):
+    text = file.read_text(encoding="utf-8")
+    assert rendered(text, ROOT) == text, "run `sigma figures`"
+
+
+@pytest.fixture
+def project(tmp_path):
+    for name in ("metrics", "stages/embedded"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in (
+        "metrics/check_a.json",
+        "metrics/check_b.json",
+        "metrics/rollout.json",
+        "stages/embedded/metrics.json",
+    ):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    text = "\n".join(f"before\n<!-- figures: {name} -->\n<!-- end -->\nafter" for name in REGIONS)
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_changed_metric_changes_the_text_and_only_its_region(project):
+    run(root=project)
+    first = (project / "README.md").read_text(encoding="utf-8")
+    assert first.count("before\n") == first.count("\nafter") == len(REGIONS)
+    file = project / "metrics/check_b.json"
+    check = json.loads(file.read_text(encoding="utf-8"))
+    check["test"]["mse_plan"]["sigma"] = 0.98765
+    file.write_text(json.dumps(check), encoding="utf-8")
+    assert run(root=project) == "figures: README.md changed"
+    second = (project / "README.md").read_text(encoding="utf-8")
+    assert "**0.9876**" in second or "**0.9877**" in second
+    assert first.split("<!-- figures: control -->")[1] == second.split("<!-- figures: control -->")[1]
+    assert run(root=project) == "figures: nothing changed"
+
+
+def test_an_unknown_region_is_refused_by_name(project):
+    with pytest.raises(SigmaError, match=r"figures: weather: no such region; legal: .*errors"):
+        rendered("<!-- figures: weather -->\n<!-- end -->", project)
+    with pytest.raises(SigmaError, match=r"README\.md: not found"):
+        run(root=project / "metrics")
