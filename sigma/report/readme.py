@@ -71,12 +71,13 @@ def control(root: Path) -> str:
     """CHECK A in one paragraph."""
     check = read_json(root / "metrics/check_a.json")
     norm, alignment = check["avg_tau_l2"], check["avg_semantic_text_alignment"]
+    passed = "passed" if check["passed"] else "failed"
     return (
-        f"CHECK A: {check['heads_tensors']} head tensors, mean {check['mean']:.4f}, std {check['std']:.4f}, rms "
-        f"{check['rms']:.4f}; ‖τ‖ {norm['baseline']:.2f} (control)\nand {norm['sigma']:.2f} (Sigma); "
-        f"semantic–text alignment {alignment['baseline']:.3f} and {alignment['sigma']:.3f}; {'passed' if check['passed'] else 'failed'} at "
+        f"CHECK A: {check['heads_tensors']} head tensors, mean {_number(check['mean'])}, std {check['std']:.4f}, "
+        f"rms {check['rms']:.4f}; ‖τ‖ {norm['baseline']:.2f} (control)\nand {norm['sigma']:.2f} (Sigma); "
+        f"semantic–text alignment {alignment['baseline']:.3f} and {alignment['sigma']:.3f}; {passed} at "
         f"{check['tolerance']:.0%} tolerance."
-    ).replace("mean -", "mean −")
+    )
 
 
 def closed_loop(root: Path) -> str:
