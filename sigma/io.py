@@ -45,21 +45,31 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside ``path``; on success it replaces ``path`` whole, else it is removed."""
+    """Yield an empty temporary folder beside ``path``; on success it replaces ``path`` whole, else it is removed.
+
+    The old folder is moved aside and removed last, so that a kill at any moment leaves one whole copy on the disk.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                file.chmod(0o644)
-                _fsync(file)
+        for item in temporary.rglob("*"):
+            item.chmod(0o755 if item.is_dir() else 0o644)
+            _fsync(item)
         temporary.chmod(0o755)
+        _fsync(temporary)
+        old = temporary.with_name(f"{temporary.name}.old")
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+            os.replace(path, old)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
         _fsync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,6 +1,7 @@
 """Random numbers addressed by what they are for, so that batching and order cannot change them."""
 
 import hashlib
+import operator
 
 import numpy as np
 
@@ -8,8 +9,12 @@ Key = int | str
 
 
 def seed_from(*keys: Key) -> int:
-    """A 64-bit seed that depends on every key and on their order, equal on every machine."""
-    digest = hashlib.sha256("\x1f".join(f"{type(key).__name__}:{key}" for key in keys).encode()).digest()
+    """A 64-bit seed that depends on every key and on their order, equal on every machine.
+
+    A whole number of any type is the same key; a key that is neither a whole number nor text raises :class:`TypeError`.
+    """
+    words = [f"str:{key}" if isinstance(key, str) else f"int:{operator.index(key)}" for key in keys]
+    digest = hashlib.sha256("\x1f".join(words).encode()).digest()
     return int.from_bytes(digest[:8], "little")
 
 

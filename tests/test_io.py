@@ -4,6 +4,9 @@ import json
 import math
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +70,47 @@ def test_a_failure_keeps_the_old_folder_and_leaves_nothing(tmp_path, error):
         (temporary / "half").write_text("2")
         raise error
     assert names(tmp_path) == ["folder", "old"]
+
+
+REPLACE_TWICE = """
+import os, sys
+from pathlib import Path
+from sigma.io import atomic_directory
+calls, whole = [], os.replace
+def replace(*paths):
+    calls.append(paths)
+    if len(calls) == 2:
+        os._exit(9)
+    whole(*paths)
+os.replace = replace
+with atomic_directory(Path(sys.argv[1])) as folder:
+    (folder / "a").write_text("new")
+"""
+
+
+def test_a_kill_between_the_renames_leaves_the_old_folder_whole_on_the_disk(tmp_path):
+    target = tmp_path / "out"
+    with atomic_directory(target) as folder:
+        (folder / "a").write_text("old")
+    assert subprocess.run([sys.executable, "-c", REPLACE_TWICE, str(target)], check=False).returncode == 9
+    assert sorted(file.read_text() for file in tmp_path.rglob("a")) == ["new", "old"]
+
+
+def test_a_failing_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    with atomic_directory(target) as folder:
+        (folder / "a").write_text("old")
+    whole = os.replace
+
+    def replace(source, destination):
+        if Path(destination) == target and not Path(source).name.endswith(".old"):
+            raise OSError("disk")
+        whole(source, destination)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="disk"), atomic_directory(target) as folder:
+        (folder / "a").write_text("new")
+    assert (target / "a").read_text() == "old" and [item.name for item in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,12 @@ def test_every_key_its_type_and_their_order_count():
     assert len({seed_from(*address) for address in addresses}) == len(addresses)
 
 
+def test_a_whole_number_of_any_type_is_the_same_key_and_nothing_else_is_one():
+    assert seed_from(np.int64(7), "a") == seed_from(7, "a") == seed_from(np.uint8(7), "a")
+    with pytest.raises(TypeError):
+        seed_from(7.0, "a")
+
+
 def test_seeds_are_equal_in_every_process():
     code = "from sigma.seeding import seed_from; print(seed_from(3, 'split'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
