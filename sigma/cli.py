@@ -47,15 +47,20 @@ def read_environment(path: Path = Path("sigma_env")) -> None:
             os.environ.setdefault(key.strip(), value.strip())
 
 
+def sections() -> dict:
+    """The parameter model of every section of ``params.yaml``."""
+    found: dict = {}
+    for module in _OWNERS:
+        found |= import_module(module).SECTIONS
+    return found
+
+
 def read_parameters(path: Path | None = None) -> dict:
     """Every section of ``params.yaml``, validated as a whole before any work starts."""
     from sigma.parameters import PARAMS_FILE, read_yaml, validate
 
     path = path or PARAMS_FILE
-    sections: dict = {}
-    for module in _OWNERS:
-        sections |= import_module(module).SECTIONS
-    return validate(sections, read_yaml(path), path)
+    return validate(sections(), read_yaml(path), path)
 
 
 def _log(stage: str, seconds: float) -> None:
@@ -167,6 +172,54 @@ def rollout(
     from sigma.commands import rollout as module
 
     typer.echo(module.run(params=params, output=output, episodes_table=episodes_table))
+
+
+profile = typer.Typer(help="Shipped settings of params.yaml.", no_args_is_help=True)
+app.add_typer(profile, name="profile", rich_help_panel="Tools")
+_PARAMS = typer.Option("--params", help="The parameter file.")
+
+
+@profile.command("list")
+def profile_list() -> None:
+    """Name the shipped profiles."""
+    from sigma.commands import profile as module
+
+    typer.echo("\n".join(module.names()))
+
+
+@profile.command("show")
+def profile_show(name: Annotated[str, typer.Argument(help="A shipped profile.")]) -> None:
+    """Print every parameter of a profile as YAML."""
+    from sigma.commands import profile as module
+
+    typer.echo(module.text_of(module.load(name)), nl=False)
+
+
+@profile.command("diff")
+def profile_diff(
+    name: Annotated[str, typer.Argument(help="A shipped profile.")],
+    params: Annotated[Path, _PARAMS] = Path("params.yaml"),
+) -> None:
+    """Print what differs: parameter, its value here, its value in the profile."""
+    from sigma.commands import profile as module
+
+    for key, here, there in module.differences(name, params):
+        typer.echo(f"{key}: {json.dumps(here, ensure_ascii=False)} -> {json.dumps(there, ensure_ascii=False)}")
+
+
+@profile.command("use")
+def profile_use(
+    name: Annotated[str, typer.Argument(help="A shipped profile.")],
+    params: Annotated[Path, _PARAMS] = Path("params.yaml"),
+    base_revision: Annotated[str | None, typer.Option(help="Commit of the profile's Hub base, 40 hex digits.")] = None,
+    dataset_revision: Annotated[
+        str | None, typer.Option(help="Commit of the profile's Hub dataset, 40 hex digits.")
+    ] = None,
+) -> None:
+    """Write a profile into the parameter file; its comments stay."""
+    from sigma.commands import profile as module
+
+    typer.echo(module.use(name, params, {"base": base_revision, "dataset": dataset_revision}))
 
 
 @app.command(rich_help_panel="Tools")
