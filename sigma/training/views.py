@@ -1,0 +1,56 @@
+"""Altered views of training images: small shifts and changes of light, so that heads cannot learn pixels by heart.
+
+Random shifts with repeated edges follow DrQ (Kostrikov et al., 2021); sizes and light are our own design. A view is
+addressed by (seed, frame, number), so that neither batches, order nor a resumed run can change it.
+
+Legend: B batch, V cameras, S side of an image in pixels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sigma.seeding import generator
+
+
+def altered(
+    images: Tensor, frames: Sequence[int], numbers: Sequence[int], *, shift: int, light: float, seed: int
+) -> Tensor:
+    """View ``numbers[i]`` of the images of ``frames[i]``; view 0 is the image itself.
+
+    Args:
+        images: uint8 (B, V, 3, S, S).
+        frames: the B frames' own numbers.
+        numbers: the B views asked for, 0 or more.
+        shift: pixels that a camera's image is moved at most, each way; edges are repeated.
+        light: the most that contrast (about mid-grey) and brightness change, as a share of the range.
+        seed: another seed gives other views.
+
+    Returns:
+        uint8 (B, V, 3, S, S).
+    """
+    rows = [
+        view(image, frame, number, shift, light, seed) if number else image
+        for image, frame, number in zip(images, map(int, frames), map(int, numbers), strict=True)
+    ]
+    return torch.stack(rows) if rows else images
+
+
+def view(image: Tensor, frame: int, number: int, shift: int, light: float, seed: int) -> Tensor:
+    """One view of one frame's images, uint8 (V, 3, S, S); each camera is altered on its own."""
+    draw = generator(seed, "view", frame, number)
+    cameras, _, height, width = image.shape
+    moves = draw.integers(-shift, shift + 1, size=(cameras, 2))
+    contrast, brightness = draw.uniform(-light, light, size=(2, cameras, 1, 1, 1)).astype(np.float32)
+    padded = functional.pad(image.float(), (shift,) * 4, mode="replicate")
+    moved = torch.stack(
+        [
+            picture[:, shift + down : shift + down + height, shift + right : shift + right + width]
+            for picture, (down, right) in zip(padded, moves.tolist(), strict=True)
+        ]
+    )
+    lit = (moved - 127.5) * (1 + torch.from_numpy(contrast)) + 127.5 + 255 * torch.from_numpy(brightness)
+    return lit.round().clamp(0, 255).to(torch.uint8)
