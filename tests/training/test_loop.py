@@ -20,6 +20,7 @@ class Regression:
     """Least squares with a table, as the real objectives have one, and dropout, which needs the loop's seeding."""
 
     name = "toy"
+    beside = {}
 
     def __init__(self, batch: int, seed: int = 0):
         source = generator(seed, "toy")

@@ -70,7 +70,7 @@ SWITCHES = {
     "tau_band": {"loss": {"tau_band": 0.3}},
     "flow": {"loss": {"flow": 0.5}},
     "traf off": {"loss": {"traf": {"top_k": 0.0}}},
-    "traf top_k": {"loss": {"traf": {"top_k": 0.5}}},
+    "traf top_k": {"loss": {"traf": {"top_k": 0.35}}},
     "traf focus": {"loss": {"traf": {"focus": 0.9}}},
     "traf draw": {"loss": {"traf": {"draw": True}}},
     "memory_text": {"loss": {"tsac": {"memory_text": 0.5}}},
