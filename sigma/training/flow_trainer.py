@@ -1,4 +1,4 @@
-"""Fine-tuning by flow matching alone, which a user would do instead of Sigma: plain LoRA, or all of the base's weights."""
+"""Fine-tuning by flow matching alone, what a user would do instead of Sigma: plain LoRA, or all of the weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from sigma.training.setup import inputs_key, schedule, split_windows
 
 @dataclass(frozen=True)
 class FlowResult:
-    """A fine-tuned policy and how it came about."""
+    """A fine-tuned policy and how it came about; ``trainable`` counts the parameters that had a gradient."""
 
     model: FlowModel
     material: Material
@@ -87,8 +87,7 @@ class FlowTrainer:
         if saved := scratch.load():
             phase.load_state(saved["state"])
         result = phase.run(scratch, {}, train.batch)
-        count = sum(parameter.numel() for parameter in named.values())
         model.requires_grad_(False).eval()
         return FlowResult(
-            model, self.material, [result.curve], train.flow_steps, result.selected, result.validation, count
+            model, self.material, [result.curve], train.flow_steps, result.selected, result.validation, result.trained
         )

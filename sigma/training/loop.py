@@ -71,9 +71,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class PhaseResult:
+    """A finished phase; ``trained`` counts the parameters that ever had a gradient."""
+
     curve: Curve
     selected: int
     validation: float
+    trained: int
 
 
 class Phase:
@@ -115,7 +118,9 @@ class Phase:
         last = self.curve.validation[-1]
         chosen = self.best if schedule.select == "best" else {"step": last["step"], "value": last["value"]}
         self._assign(tensors)
-        return PhaseResult(self.curve, int(chosen["step"]), float(chosen["value"]))
+        # AdamW keeps a state of just those parameters that it has moved.
+        trained = sum(parameter.numel() for parameter in self.optimizer.state)
+        return PhaseResult(self.curve, int(chosen["step"]), float(chosen["value"]), trained)
 
     def _optimize(self) -> float:
         schedule, objective = self.schedule, self.objective

@@ -29,7 +29,7 @@ from sigma.training.setup import inputs_key, schedule, split_windows
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model and how it came about."""
+    """A trained model and how it came about; ``trainable`` counts the parameters that had a gradient."""
 
     model: SigmaModel
     material: Material
@@ -142,20 +142,22 @@ class Trainer:
             for parameter in adapter.values():
                 parameter.requires_grad_(False)
             adapter = {}
-        count = sum(parameter.numel() for parameter in (*adapter.values(), *model.heads.parameters()))
         curves: list[Curve] = []
-        steps = 0
+        steps = trained = 0
         if self.branch == "adapted":
             phase = self._flow_phase(model, adapter)
             result = self._run_phase(phase, scratch, saved, {})
             curves, steps = [result.curve], self.train.flow_steps
+            # A phase that an earlier run finished has no optimizer any more that could tell.
+            trained = saved.get("flow_trained", result.trained)
             for parameter in adapter.values():
                 parameter.requires_grad_(False)
         phase = self._residual_phase(model, {} if self.branch == "adapted" else adapter)
         carried = (
             {"adapter": {name: parameter.detach().clone() for name, parameter in adapter.items()}} if curves else {}
         )
-        carried |= {"flow_curve": [curves[0].train, curves[0].validation]} if curves else {}
+        if curves:
+            carried |= {"flow_curve": [curves[0].train, curves[0].validation], "flow_trained": trained}
         result = self._run_phase(phase, scratch, saved, carried)
         return TrainingResult(
             model.eval(),
@@ -166,7 +168,7 @@ class Trainer:
             steps + self.train.steps,
             result.selected,
             result.validation,
-            count,
+            trained + result.trained,
         )
 
     def _run_phase(self, phase: Phase, scratch: Scratch, saved: dict[str, Any], carried: dict[str, Any]) -> PhaseResult:

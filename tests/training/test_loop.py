@@ -20,7 +20,6 @@ class Regression:
     """Least squares with a table, as the real objectives have one, and dropout, which needs the loop's seeding."""
 
     name = "toy"
-    beside = {}
 
     def __init__(self, batch: int, seed: int = 0):
         source = generator(seed, "toy")
@@ -30,7 +29,7 @@ class Regression:
             torch.manual_seed(seed)
             self.layer = nn.Linear(5, 2)
         self.table, self.sampler = torch.zeros(ROWS), WindowSampler(ROWS, batch, seed)
-        self.seen, self.fail_at, self.broken = [], None, False
+        self.seen, self.fail_at, self.broken, self.beside = [], None, False, {}
 
     def rows(self, step):
         if step == self.fail_at:
