@@ -55,12 +55,15 @@ def sections() -> dict:
     return found
 
 
-def read_parameters(path: Path | None = None) -> dict:
-    """Every section of ``params.yaml``, validated as a whole before any work starts."""
+def read_parameters(path: Path | None = None, data: dict | None = None) -> dict:
+    """Every section of ``params.yaml``, validated as a whole before any work starts.
+
+    With ``data`` those values are checked instead of the file's, and ``path`` is what an error calls them.
+    """
     from sigma.parameters import PARAMS_FILE, read_yaml, validate
 
     path = path or PARAMS_FILE
-    return validate(sections(), read_yaml(path), path)
+    return validate(sections(), read_yaml(path) if data is None else data, path)
 
 
 def _log(stage: str, seconds: float) -> None:
@@ -176,7 +179,7 @@ def rollout(
 
 profile = typer.Typer(help="Shipped settings of params.yaml.", no_args_is_help=True)
 app.add_typer(profile, name="profile", rich_help_panel="Tools")
-_PARAMS = typer.Option("--params", help="The parameter file.")
+_PROFILED = typer.Option("--params", help="The parameter file.")
 
 
 @profile.command("list")
@@ -198,7 +201,7 @@ def profile_show(name: Annotated[str, typer.Argument(help="A shipped profile.")]
 @profile.command("diff")
 def profile_diff(
     name: Annotated[str, typer.Argument(help="A shipped profile.")],
-    params: Annotated[Path, _PARAMS] = Path("params.yaml"),
+    params: Annotated[Path, _PROFILED] = Path("params.yaml"),
 ) -> None:
     """Print what differs: parameter, its value here, its value in the profile."""
     from sigma.commands import profile as module
@@ -210,7 +213,7 @@ def profile_diff(
 @profile.command("use")
 def profile_use(
     name: Annotated[str, typer.Argument(help="A shipped profile.")],
-    params: Annotated[Path, _PARAMS] = Path("params.yaml"),
+    params: Annotated[Path, _PROFILED] = Path("params.yaml"),
     base_revision: Annotated[str | None, typer.Option(help="Commit of the profile's Hub base, 40 hex digits.")] = None,
     dataset_revision: Annotated[
         str | None, typer.Option(help="Commit of the profile's Hub dataset, 40 hex digits.")
@@ -228,6 +231,56 @@ def figures() -> None:
     from sigma.commands import figures as module
 
     typer.echo(module.run(root=Path()))
+
+
+_ABLATION = Path("stages/ablation")
+_PARAMS = Annotated[Path, typer.Option(help="File with the section ablation.")]
+_ARM = Annotated[str, typer.Option(help="Arm, a name under ablation.arms.")]
+
+
+@app.command(rich_help_panel="Ablation")
+def arm(
+    arm: _ARM,
+    seed: Annotated[int, typer.Option(help="Training seed, one of ablation.seeds.")],
+    output: Annotated[Path, typer.Option(help="Folder to write: model, predictions, curves, arm.json.")],
+    params: _PARAMS = _ABLATION / "params.yaml",
+    rates: Annotated[Path, typer.Option(help="Learning rates that the trials chose.")] = _ABLATION / "out/rates.json",
+) -> None:
+    """Train one arm of the ablation and predict the validation and test windows with it."""
+    from sigma.commands import arm as module
+
+    started = time.perf_counter()
+    line = module.run(params=params, arm=arm, seed=seed, output=output, rates=rates)
+    _log(f"arm-{arm}-{seed}", time.perf_counter() - started)
+    typer.echo(line)
+
+
+@app.command(rich_help_panel="Ablation")
+def trial(
+    arm: _ARM,
+    rate: Annotated[float, typer.Option(help="Multiplier of the learning rates, one of ablation.trials.rates.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write.")],
+    params: _PARAMS = _ABLATION / "params.yaml",
+) -> None:
+    """Train an arm at one learning rate for its validation error alone."""
+    from sigma.commands import trial as module
+
+    started = time.perf_counter()
+    line = module.run(params=params, arm=arm, rate=rate, output=output)
+    _log(f"trial-{arm}-{rate:g}", time.perf_counter() - started)
+    typer.echo(line)
+
+
+@app.command(rich_help_panel="Ablation")
+def rates(
+    params: _PARAMS = _ABLATION / "params.yaml",
+    trials: Annotated[Path, typer.Option(help="Folder of the trials.")] = _ABLATION / "out/trials",
+    output: Annotated[Path, typer.Option(help="JSON file to write.")] = _ABLATION / "out/rates.json",
+) -> None:
+    """Choose each arm's learning rate from its trials, by validation error."""
+    from sigma.commands import rates as module
+
+    typer.echo(module.run(params=params, trials=trials, output=output))
 
 
 @app.command(rich_help_panel="Tools")

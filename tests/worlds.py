@@ -184,6 +184,7 @@ def tiny_sizes(**changes: Any):
         "memory": "carried",
         "factor_source": "memory",
         "read_base_action": True,
+        "architecture": "telepathy",
     }
     return TelepathySizes(**(sizes | changes))
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from sigma.errors import SigmaError
 from sigma.parameters import Section
 
 
@@ -15,7 +16,7 @@ class TrainParameters(Section):
     batch: int = Field(ge=1, le=4096)
     accumulation: int = Field(ge=1, le=1024)
     learning_rate: float = Field(gt=0, le=1)
-    lora_learning_rate: float = Field(gt=0, le=1)
+    lora_learning_rate: float = Field(ge=0, le=1)
     warmup: float = Field(ge=0, le=0.5)
     weight_decay: float = Field(ge=0, le=1)
     clip: float = Field(gt=0)
@@ -55,9 +56,12 @@ class TelepathyParameters(Section):
     memory: Literal["carried", "reset"]
     factor_source: Literal["memory", "constant"]
     read_base_action: bool
+    architecture: Literal["telepathy", "mlp"]
 
     @model_validator(mode="after")
     def _fits(self) -> "TelepathyParameters":
+        if self.architecture == "mlp" and not self.read_base_action:
+            raise ValueError("architecture mlp reads the base action; read_base_action false needs telepathy")
         if self.width % self.head_heads:
             raise ValueError(f"width must be a multiple of head_heads ({self.head_heads})")
         if len(set(self.layers)) != len(self.layers):
@@ -70,6 +74,15 @@ class TrafParameters(Section):
     focus: float = Field(gt=0, lt=1)
     decay: float = Field(ge=0, lt=1)
     draw: bool
+
+    @model_validator(mode="after")
+    def _focuses(self) -> "TrafParameters":
+        if self.focus < self.top_k:
+            raise ValueError(
+                f"focus ({self.focus}) below top_k ({self.top_k}) would weight hard windows down; "
+                "legal: focus ≥ top_k, or top_k 0, which switches TRAF off"
+            )
+        return self
 
 
 class TsacParameters(Section):
@@ -115,6 +128,14 @@ CURVES = Path("data/training")
 
 def run(parameters: dict[str, Section]) -> str:
     """Train, select, and move the finished model into place; returns one line with the selected step."""
+    telepathy = parameters["telepathy"]
+    assert isinstance(telepathy, TelepathyParameters)
+    if telepathy.architecture != "telepathy":
+        raise SigmaError(
+            f"params.yaml: telepathy.architecture: found {telepathy.architecture}, which has no factors for CHECK A; "
+            "legal: telepathy (the mlp is an arm of stages/ablation)"
+        )
+
     from sigma.machine import MachineParameters, open_device
     from sigma.training.checkpoint import Scratch
     from sigma.training.material import load_material

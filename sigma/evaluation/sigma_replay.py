@@ -1,10 +1,11 @@
 """Offline replay of Sigma and of its control, and the calibration of the adapter on validation windows.
 
-The control is CHECK A's: the same heads with adapters and FiLM off. Imported only by the stage that computes.
+The control is CHECK A's: the same heads with adapters and FiLM off. Imported only by the stages that compute.
 
-Legend: W windows, P pooled vectors, d backbone width, T horizon, A action dim.
+Legend: W windows, P pooled vectors, d backbone width, T horizon, A action dim, K factors, E factor dim.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sigma.errors import SigmaError
 from sigma.evaluation.replay import batches
 from sigma.policy.adapter import BRANCHES
 from sigma.policy.calibration import calibrate, feature_distance, reference_set, text_distance
+from sigma.policy.decision import Decision, FactorSwap, SigmaModel
 from sigma.policy.heads import FILE, describe_heads, load_heads
 from sigma.policy.model_folder import load_model, read_config
 from sigma.training.material import Material, adapted_actions
@@ -23,7 +25,7 @@ from sigma.training.material import Material, adapted_actions
 
 @dataclass(frozen=True)
 class SigmaReplay:
-    """Columns of ``sigma.parquet``, and what the heads were that each pass loaded."""
+    """What Sigma says of W windows: columns of ``sigma.parquet``, and what the heads were that each pass loaded."""
 
     columns: dict[str, np.ndarray]
     heads: dict[str, dict[str, Any]]
@@ -31,50 +33,69 @@ class SigmaReplay:
     texts: np.ndarray  # (W, d)
 
 
-def replay_sigma(material: Material, folder: Path, *, batch: int) -> SigmaReplay:
-    """Residuals, factors and alignment of every window, and the control's norm and alignment beside them."""
+def open_model(material: Material, folder: Path) -> tuple[SigmaModel, str]:
+    """The model that finetune wrote, and its base branch; one of other inputs than the material's is refused."""
     config = read_config(folder)
     if config["dataset"] != material.shards.meta["dataset"] or config["base"]["digest"] != material.meta["base_digest"]:
         raise SigmaError(f"{folder}: trained on another dataset or base than data/ holds; run `dvc repro`")
     for key, now in (("normalisation", "normalisation"), ("base_action", "action"), ("seed", "seed")):
         if config[key] != material.meta[now]:
             raise SigmaError(f"{folder}: trained with another {key} than data/features holds; run `dvc repro`")
-    model = load_model(material.base.policy, folder, config, folder / FILE)
+    return load_model(material.base.policy, folder, config, folder / FILE), config["branch"]
+
+
+def decide(
+    model: SigmaModel,
+    material: Material,
+    branch: str,
+    windows: np.ndarray,
+    batch: int,
+    description: str,
+    *,
+    swap: Callable[[np.ndarray], FactorSwap] | None = None,
+    **switches: bool,
+) -> dict[str, np.ndarray]:
+    """The model's decisions at ``windows``, one row each: residuals, the action they correct, factors, alignment.
+
+    Args:
+        swap: gives the factors that take the place of the model's own at some of the windows.
+        switches: ``adapters`` and ``film`` of :meth:`SigmaModel.forward`.
+    """
     parts: dict[str, list[np.ndarray]] = {}
-
-    def keep(name: str, value: torch.Tensor) -> None:
-        parts.setdefault(name, []).append(value.float().cpu().numpy())
-
-    def base_of(rows: np.ndarray) -> torch.Tensor:
-        return adapted_actions(model, material, rows, len(rows)) if adapted else material.base_action(rows)
-
-    adapted, windows = config["branch"] == "adapted", len(material.split)
-    heads = {"sigma": describe_heads(model.heads)}
     with torch.no_grad():
-        for rows in batches(windows, batch, "evaluate: Sigma"):
-            observation, base = material.observation(rows), base_of(rows)
-            decision = model(observation, base)
-            keep("adapted_action", base)
-            for branch in BRANCHES:
-                keep(f"residual_{branch}", getattr(decision.residuals, branch))
-            keep("tau", decision.thought.factors)
-            keep("tau_l2", decision.thought.factors.flatten(1).norm(dim=-1))
-            keep("sem_align", decision.alignment)
-            keep("text", observation.text)
-    load_heads(model.heads, folder / FILE)
-    heads["control"] = describe_heads(model.heads)
-    with torch.no_grad():
-        for rows in batches(windows, batch, "evaluate: control"):
-            control = model(material.observation(rows), base_of(rows), adapters=False, film=False)
-            keep("control_tau_l2", control.thought.factors.flatten(1).norm(dim=-1))
-            keep("control_sem_align", control.alignment)
-    columns = {name: np.concatenate(values) for name, values in parts.items()}
+        for index in batches(len(windows), batch, description):
+            rows = windows[index]
+            observation = material.observation(rows)
+            adapted = branch == "adapted"
+            base = adapted_actions(model, material, rows, len(rows)) if adapted else material.base_action(rows)
+            decision = model(observation, base, swap=swap(rows) if swap else None, **switches)
+            for name, value in {"adapted_action": base, "text": observation.text, **_columns(decision)}.items():
+                parts.setdefault(name, []).append(value.float().cpu().numpy())
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _columns(decision: Decision) -> dict[str, torch.Tensor]:
+    columns = {f"residual_{branch}": getattr(decision.residuals, branch) for branch in BRANCHES}
+    if decision.thought is not None:
+        factors = decision.thought.factors
+        columns |= {"tau": factors, "tau_l2": factors.flatten(1).norm(dim=-1), "tau_previous": decision.previous}
+        columns["sem_align"] = decision.alignment
+    return columns
+
+
+def replay_windows(
+    model: SigmaModel, material: Material, branch: str, windows: np.ndarray, batch: int, description: str
+) -> SigmaReplay:
+    """Decisions at ``windows`` with the measures that the adapter's risk needs; validation windows must be among them.
+
+    How unusual a window is, is measured from the validation windows, each one's own episode left out.
+    """
+    columns = decide(model, material, branch, windows, batch, description)
     texts = columns.pop("text")
-    shards = material.shards
-    now = shards.window_frames[:, -1]
-    features = material.pooled[torch.from_numpy(now)].flatten(1).numpy()
-    columns = {name: material.columns[name] for name in ("window", "episode", "step", "split", "base_action")} | columns
-    chosen = material.split == "validation"
+    features = material.pooled[torch.from_numpy(material.shards.window_frames[windows, -1])].flatten(1).numpy()
+    identity = {name: material.columns[name][windows] for name in ("window", "episode", "step", "split")}
+    columns = identity | {"base_action": material.columns["base_action"][windows]} | columns
+    chosen = columns["split"] == "validation"
     reference = reference_set(features[chosen], columns["episode"][chosen], np.unique(texts[chosen], axis=0))
     columns["feature_distance"] = feature_distance(
         features,
@@ -83,29 +104,49 @@ def replay_sigma(material: Material, folder: Path, *, batch: int) -> SigmaReplay
         calibration_episodes=reference["episodes"],
     ).astype(np.float32)
     columns["text_distance"] = text_distance(texts, reference["texts"]).astype(np.float32)
-    return SigmaReplay(columns, heads, features, texts)
+    return SigmaReplay(columns, {"sigma": describe_heads(model.heads)}, features, texts)
+
+
+def replay_sigma(material: Material, folder: Path, *, batch: int) -> SigmaReplay:
+    """Residuals, factors and alignment of every window, and the control's norm and alignment beside them."""
+    model, branch = open_model(material, folder)
+    if model.heads.sizes.architecture != "telepathy":
+        raise SigmaError(f"{folder}: a residual {model.heads.sizes.architecture} has no control; run finetune again")
+    windows = np.arange(len(material.split))
+    replay = replay_windows(model, material, branch, windows, batch, "evaluate: Sigma")
+    replay.columns.pop("tau_previous")
+    load_heads(model.heads, folder / FILE)
+    replay.heads["control"] = describe_heads(model.heads)
+    control = decide(model, material, branch, windows, batch, "evaluate: control", adapters=False, film=False)
+    replay.columns.update({f"control_{name}": control[name] for name in ("tau_l2", "sem_align")})
+    return replay
+
+
+def hold_action(material: Material, windows: np.ndarray) -> np.ndarray:
+    """(W, A) the state now, as a normalised action: what holding still would command."""
+    shards = material.shards
+    return material.builder.normalisation.action.normalise(shards.frame_state[shards.window_frames[windows, -1]])
 
 
 def calibrate_windows(material: Material, replay: SigmaReplay) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The adapter's quantiles and reference set, from validation windows alone."""
     columns = replay.columns
-    chosen = material.split == "validation"
+    chosen = columns["split"] == "validation"
+    windows, shards = columns["window"][chosen], material.shards
     shift = columns["adapted_action"] - columns["base_action"]
     corrections = {
         branch: (columns[f"residual_{branch}"] + shift[:, : columns[f"residual_{branch}"].shape[1]])[chosen]
         for branch in BRANCHES
     }
-    shards = material.shards
-    hold = material.builder.normalisation.action.normalise(shards.frame_state[shards.window_frames[:, -1]])
     calibration = calibrate(
         base_action=columns["base_action"][chosen],
-        hold=hold[chosen],
+        hold=hold_action(material, windows),
         corrections=corrections,
-        tau_l2=columns["tau_l2"][chosen],
-        alignment=columns["sem_align"][chosen],
+        tau_l2=columns["tau_l2"][chosen] if "tau_l2" in columns else None,
+        alignment=columns["sem_align"][chosen] if "sem_align" in columns else None,
         feature_distance=columns["feature_distance"][chosen],
         episodes=columns["episode"][chosen],
-        instructions=sorted({shards.tasks[task] for task in shards.window_task[chosen]}),
+        instructions=sorted({shards.tasks[task] for task in shards.window_task[windows]}),
     )
     reference = reference_set(
         replay.features[chosen], columns["episode"][chosen], np.unique(replay.texts[chosen], axis=0)

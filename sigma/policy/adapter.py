@@ -102,7 +102,10 @@ class SigmaTelepathyAdapter:
     def _unit(self, key: str, branch: str | None = None) -> float:
         if self.calibration is None:
             return UNCALIBRATED[key]
-        return self.calibration["branches"][branch][key] if branch else self.calibration[key]
+        found = self.calibration["branches"][branch][key] if branch else self.calibration[key]
+        if found is None:
+            raise ValueError(f"the calibration is that of a model without telepathy: it has no {key}")
+        return found
 
     def _tau(self, factors: Any, xp: Any) -> Any:
         norm = xp.sqrt(xp.sum(factors * factors, axis=tuple(range(1, factors.ndim))))
@@ -111,7 +114,7 @@ class SigmaTelepathyAdapter:
             for length in factors.shape[1:]:
                 size *= length
             return xp.abs(norm / size**0.5 - 1.0)
-        return xp.abs(norm - self.calibration["tau_l2_median"]) / self.calibration["tau_l2_deviation_q95"]
+        return xp.abs(norm - self._unit("tau_l2_median")) / self._unit("tau_l2_deviation_q95")
 
     def risk(
         self,

@@ -133,8 +133,8 @@ def calibrate(
     base_action: np.ndarray,
     hold: np.ndarray,
     corrections: Mapping[str, np.ndarray],
-    tau_l2: np.ndarray,
-    alignment: np.ndarray,
+    tau_l2: np.ndarray | None,
+    alignment: np.ndarray | None,
     feature_distance: np.ndarray,
     episodes: np.ndarray,
     instructions: list[str],
@@ -143,7 +143,8 @@ def calibrate(
 
     ``base_action [W, T, D]``, ``hold [W, D]`` and ``corrections`` (``vector [W, 1, D]``, ``chunk [W, C, D]``,
     ``trajectory [W, T, D]``: what scale 1 adds to the base action) in normalised units; ``tau_l2``, ``alignment``,
-    ``feature_distance`` (rows of the same episode left out) and ``episodes`` ``[W]``.
+    ``feature_distance`` (rows of the same episode left out) and ``episodes`` ``[W]``. A model without factors gives
+    None for ``tau_l2`` and ``alignment``; their quantiles are then null, and the adapter cannot be given either.
     """
     branches = {}
     for branch in BRANCHES:
@@ -154,17 +155,21 @@ def calibrate(
             "residual_q95": _quantile(rms(correction), 0.95, f"the {branch} residual"),
             "motion_ratio_q95": _quantile(ratio, 0.95, f"the {branch} residual over the base's motion"),
         }
-    centre = float(np.median(np.asarray(tau_l2, dtype=np.float64)))
+    telepathy: dict[str, float | None] = dict.fromkeys(("misalignment_q95", "tau_l2_median", "tau_l2_deviation_q95"))
+    if alignment is not None:
+        telepathy["misalignment_q95"] = _quantile(1.0 - np.asarray(alignment, dtype=np.float64), 0.95, "1 - alignment")
+    if tau_l2 is not None:
+        centre = telepathy["tau_l2_median"] = float(np.median(np.asarray(tau_l2, dtype=np.float64)))
+        deviation = _quantile(np.abs(np.asarray(tau_l2) - centre), 0.95, "tau_l2")
+        # Within 1 % of the median is never unusual, however narrow the calibration windows lie.
+        telepathy["tau_l2_deviation_q95"] = max(deviation, 0.01 * abs(centre))
     return {
         "format_version": FORMAT_VERSION,
         "windows": len(episodes),
         "episodes": len(np.unique(episodes)),
         "instructions": sorted(instructions),
         "branches": branches,
-        "misalignment_q95": _quantile(1.0 - np.asarray(alignment, dtype=np.float64), 0.95, "1 - alignment"),
-        "tau_l2_median": centre,
-        # Within 1 % of the median is never unusual, however narrow the calibration windows lie.
-        "tau_l2_deviation_q95": max(_quantile(np.abs(np.asarray(tau_l2) - centre), 0.95, "tau_l2"), 0.01 * abs(centre)),
+        **telepathy,
         "feature_distance_q95": _quantile(feature_distance, 0.95, "the feature distance"),
         "feature_neighbours": NEIGHBOURS,
     }

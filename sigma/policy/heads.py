@@ -1,7 +1,8 @@
-"""The telepathy heads: everything that Sigma trains beside LoRA, as one module with its own file.
+"""The heads: everything that Sigma trains beside LoRA, as one module with its own file.
 
 The source keeps them in ``sigma_telepathy_heads.pt``; the same tensors are written as ``.safetensors`` too, which is
-the form that this project reads first.
+the form that this project reads first. ``sizes.architecture`` says which heads they are: the telepathy path with its
+residual decoder, or the plain residual MLP that it is compared with.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from sigma.io import atomic_file
+from sigma.policy.mlp import ResidualMLP, matching_width
 from sigma.policy.residuals import ResidualHeads
 from sigma.policy.sizes import TelepathySizes
 from sigma.policy.telepathy import FiLM, StateEncoder, TelepathyPath
@@ -32,14 +34,38 @@ class TelepathyHeads(nn.Module):
         self.residuals = ResidualHeads(sizes)
 
 
-def build_heads(sizes: TelepathySizes, token_rms: float, seed: int) -> TelepathyHeads:
+class MLPHeads(nn.Module):
+    """The residual MLP alone, with as many parameters as :class:`TelepathyHeads` of the same sizes, in float32."""
+
+    def __init__(self, sizes: TelepathySizes):
+        super().__init__()
+        self.sizes = sizes
+        with torch.device("meta"):
+            wanted = parameter_count(TelepathyHeads(sizes, 1.0))
+        self.residuals = ResidualMLP(sizes, matching_width(sizes, wanted))
+
+
+Heads = TelepathyHeads | MLPHeads
+
+
+def parameter_count(module: nn.Module) -> int:
+    """How many numbers its parameters hold."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def new_heads(sizes: TelepathySizes, token_rms: float) -> Heads:
+    """Heads of ``sizes.architecture``, at initial values from the current random state."""
+    return TelepathyHeads(sizes, token_rms) if sizes.architecture == "telepathy" else MLPHeads(sizes)
+
+
+def build_heads(sizes: TelepathySizes, token_rms: float, seed: int) -> Heads:
     """Heads with seeded initial weights; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TelepathyHeads(sizes, token_rms)
+        return new_heads(sizes, token_rms)
 
 
-def save_heads(heads: TelepathyHeads, folder: Path) -> None:
+def save_heads(heads: Heads, folder: Path) -> None:
     """Write the tensors as ``.safetensors`` and, in the source's form, as ``.pt``; the bytes depend on them alone."""
     from safetensors.torch import save_file
 
@@ -50,7 +76,7 @@ def save_heads(heads: TelepathyHeads, folder: Path) -> None:
         torch.save(tensors, file)
 
 
-def load_heads(heads: TelepathyHeads, path: Path) -> None:
+def load_heads(heads: Heads, path: Path) -> None:
     """Load strictly; raises :class:`SigmaError` naming the first tensor that is missing, extra, misshapen or NaN."""
     tensors = read_tensors(path)
     check_tensors(path, tensors, heads.state_dict(), "other sizes")
@@ -63,7 +89,7 @@ def heads_file(folder: Path) -> Path:
     return source if source.is_file() and not file.is_file() else file
 
 
-def describe_heads(heads: TelepathyHeads) -> dict[str, float | int | str]:
+def describe_heads(heads: Heads) -> dict[str, float | int | str]:
     """What CHECK A compares: a digest of every tensor, their count, and mean, std and rms of all numbers together."""
     whole, values = hashlib.sha256(), []
     for name, tensor in sorted(heads.state_dict().items()):

@@ -37,9 +37,12 @@ class InputBuilder:
         self.base, self.normalisation = base, normalisation
         self.device = next(base.policy.parameters()).device
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Frozen image tokens (B, V, n, d) of uint8 images (B, V, 3, S, S) at the policy's resolution."""
-        with torch.no_grad():
+    def encode_images(self, images: Tensor, *, gradient: bool = False) -> Tensor:
+        """Image tokens (B, V, n, d) of uint8 images (B, V, 3, S, S) at the policy's resolution.
+
+        Without a ``gradient``, unless the vision tower itself is trained.
+        """
+        with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
             pixels = images.to(self.device).to(torch.float32) / 255.0
             return prefix.vision_tokens(self.base.policy, pixels)
 

@@ -14,7 +14,7 @@ from sigma.policy import lora
 from sigma.policy.base import Base
 from sigma.policy.checkpoint import tensor_digest
 from sigma.policy.decision import SigmaModel
-from sigma.policy.heads import TelepathyHeads, load_heads
+from sigma.policy.heads import load_heads, new_heads
 from sigma.policy.prompt import Prompter
 from sigma.policy.sizes import TelepathySizes
 
@@ -121,7 +121,7 @@ def load_model(policy: PI05Policy, folder: Path, config: dict[str, Any], heads_f
     if base_digest(policy) != config["weights_digest"]:
         raise SigmaError(f"{Path(folder) / CONFIG}: the base policy's weights are not those that Sigma was trained on")
     sizes = TelepathySizes.from_dict(config["sizes"], str(Path(folder) / CONFIG))
-    heads = TelepathyHeads(sizes, config["token_rms"])
+    heads = new_heads(sizes, config["token_rms"])
     load_heads(heads, heads_file)
     adapted = lora.load(policy, folder)
     device = next(policy.parameters()).device

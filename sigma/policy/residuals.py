@@ -83,7 +83,7 @@ class ResidualHeads(nn.Module):
         for head in self.out.values():
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
-        branch = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+        branch = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths), output_size=sum(lengths))
         self.register_buffer("other_branch", branch[:, None] != branch[None, :], persistent=False)
 
     def forward(

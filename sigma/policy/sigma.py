@@ -101,7 +101,7 @@ class SigmaTelepathyVLA(nn.Module):
         texts: Sequence[str] | None = None,
         use_telepathy: bool = True,
         noise: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor | None]:
         """Base action, residuals and telepathy at the last step of an observation.
 
         Args:
@@ -117,7 +117,8 @@ class SigmaTelepathyVLA(nn.Module):
             ``base_action_vector`` (B, A), ``base_action_chunk`` (B, C, A), ``base_action_trajectory`` (B, H, A), the
             same three as ``telepathy_residual_*``, ``telepathy_factors`` (B, K, E), ``semantic_factors`` (B, d),
             ``intent`` and ``memory`` (B, w), ``alignment`` (B,). Actions are normalised; adding a residual gives
-            Sigma's action at scale 1, with either base branch.
+            Sigma's action at scale 1, with either base branch. Where the heads are the residual MLP, which has no
+            telepathy, the last five are None, and the adapter's terms that need them add nothing.
         """
         if batch is not None:
             observation = self._from_batch(batch)
@@ -136,7 +137,7 @@ class SigmaTelepathyVLA(nn.Module):
         use_telepathy: bool = True,
         noise: Tensor | None = None,
         frozen: BasePass | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor | None]:
         """The same from prepared inputs; ``addresses`` name the decisions whose base action needs seeded samples."""
         with torch.no_grad():
             frozen = frozen or self.model.frozen_pass(observation)
@@ -150,15 +151,15 @@ class SigmaTelepathyVLA(nn.Module):
                 corrected = self._base_action(passed.encoded, addresses, noise, adapters=True)
             decision = self.model(observation, corrected)
         shift = corrected - base_action
-        residuals = decision.residuals
+        residuals, thought = decision.residuals, decision.thought
         return output | {
             "telepathy_residual_vector": (residuals.vector + shift[:, :1])[:, 0],
             "telepathy_residual_chunk": residuals.chunk + shift[:, : residuals.chunk.shape[1]],
             "telepathy_residual_trajectory": residuals.trajectory + shift,
-            "telepathy_factors": decision.thought.factors,
-            "semantic_factors": decision.thought.semantic,
-            "intent": decision.thought.intent,
-            "memory": decision.thought.memory,
+            "telepathy_factors": thought and thought.factors,
+            "semantic_factors": thought and thought.semantic,
+            "intent": thought and thought.intent,
+            "memory": thought and thought.memory,
             "alignment": decision.alignment,
         }
 

@@ -29,6 +29,7 @@ class TelepathySizes:
     memory: Literal["carried", "reset"]
     factor_source: Literal["memory", "constant"]
     read_base_action: bool  # False: a direct regressor that ignores the base action
+    architecture: Literal["telepathy", "mlp"]  # mlp: residuals without memory, factors, FiLM and state tokens
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"read_layers": list(self.read_layers)}

@@ -97,7 +97,8 @@ class TelepathyPath(nn.Module):
     Over the past, x comes from the frozen base's features (cached by `baseline`, a queue at run time); at the decision
     itself it comes from the adapted pass. The past is a window of M−1 decisions, so that the streaming and the batched
     form are the same computation. With ``sizes.factor_source == "constant"`` τ is one learned constant; with
-    ``sizes.memory == "reset"`` the past is not read.
+    ``sizes.memory == "reset"`` the past is not read, but that there is one still counts: FiLM then gets the factors of
+    the empty memory, so that what is missing is memory alone.
     """
 
     def __init__(self, sizes: TelepathySizes):
@@ -137,10 +138,7 @@ class TelepathyPath(nn.Module):
                 here = present[:, index, None]
                 new_memory, new_intent = self._step(self.past_encoder(history[:, index]), text, memory, intent)
                 memory, intent = torch.where(here, new_memory, memory), torch.where(here, new_intent, intent)
-            begun = present.any(dim=1, keepdim=True).to(text.dtype)
-        else:
-            begun = torch.zeros(len(text), 1, dtype=text.dtype, device=text.device)
-        return Carry(memory, intent, begun)
+        return Carry(memory, intent, present.any(dim=1, keepdim=True).to(text.dtype))
 
     def factors(self, memory: Tensor, intent: Tensor) -> Tensor:
         """τ ∈ (B, K, E) from memory and intent (B, w)."""

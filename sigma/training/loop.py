@@ -20,9 +20,13 @@ from sigma.training.checkpoint import Scratch
 
 
 class Objective(Protocol):
-    """What a phase minimises; ``loss`` of all parts of a step add up to the step's loss."""
+    """What a phase minimises; ``loss`` of all parts of a step add up to the step's loss.
+
+    ``validate`` gives the one number that selects; ``beside`` is what else it measured then, for the curve alone.
+    """
 
     name: str
+    beside: dict[str, float]
 
     def rows(self, step: int) -> np.ndarray: ...
     def loss(self, rows: np.ndarray, step: int, part: int, total: int) -> tuple[Tensor, dict[str, float]]: ...
@@ -67,9 +71,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class PhaseResult:
+    """A finished phase; ``trained`` counts the parameters that ever had a gradient."""
+
     curve: Curve
     selected: int
     validation: float
+    trained: int
 
 
 class Phase:
@@ -111,7 +118,9 @@ class Phase:
         last = self.curve.validation[-1]
         chosen = self.best if schedule.select == "best" else {"step": last["step"], "value": last["value"]}
         self._assign(tensors)
-        return PhaseResult(self.curve, int(chosen["step"]), float(chosen["value"]))
+        # AdamW keeps a state of just those parameters that it has moved.
+        trained = sum(parameter.numel() for parameter in self.optimizer.state)
+        return PhaseResult(self.curve, int(chosen["step"]), float(chosen["value"]), trained)
 
     def _optimize(self) -> float:
         schedule, objective = self.schedule, self.objective
@@ -156,7 +165,7 @@ class Phase:
                 f"{self.objective.name}: the validation error is not finite at step {self.step}; lower "
                 "train.learning_rate or train.lora_learning_rate in params.yaml"
             )
-        self.curve.validation.append({"step": self.step, "value": value})
+        self.curve.validation.append({"step": self.step, "value": value, **self.objective.beside})
         if value < self.best["value"]:
             tensors = {name: tensor.clone() for name, tensor in self.averaged.items()}
             self.best = {"step": self.step, "value": value, "tensors": tensors}

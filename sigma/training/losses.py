@@ -47,6 +47,13 @@ def residual_errors(residuals: Residuals, target: Tensor, valid: Tensor, joints:
     return WindowErrors(*errors)
 
 
+def plan_error(plan: Tensor, action: Tensor, valid: Tensor, joints: Tensor) -> Tensor:
+    """mse_plan of each window (B,): squared error of an executed plan (B, T, A) over valid steps and scored joints."""
+    error = (plan - action).square()
+    weight = (valid[..., None] & joints).to(error.dtype)
+    return (error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
+
+
 class HardWindows:
     """TRAF: a persistent error of every training window, and the weights that follow from it.
 

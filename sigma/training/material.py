@@ -4,9 +4,11 @@ import hashlib
 import importlib.resources
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor
 
 from sigma.data.shards import Shards
@@ -14,10 +16,14 @@ from sigma.errors import SigmaError
 from sigma.evaluation.tables import read_columns
 from sigma.io import digest_file, read_json
 from sigma.policy.base import Base, load_base
-from sigma.policy.base_action import deterministic_action
+from sigma.policy.base_action import Kind, deterministic_action
 from sigma.policy.decision import SigmaModel
 from sigma.policy.inputs import InputBuilder, Normalisation, gather_history
 from sigma.policy.observation import Observation
+from sigma.policy.prefix import Encoded
+
+if TYPE_CHECKING:
+    from sigma.training.flow_model import FlowModel
 
 COLUMNS = ("window", "episode", "step", "split", "action", "valid", "base_action")
 
@@ -67,15 +73,20 @@ class Material:
             tokens = self.builder.encode_images(self.shards.images(rows)).cpu()
             self.vision.update({int(frame): tokens[index] for index, frame in enumerate(rows)})
 
-    def observation(self, windows: np.ndarray, state_noise: np.ndarray | None = None) -> Observation:
-        """What the decisions of ``windows`` may read; ``state_noise`` (B, D) is added in normalised units."""
+    def observation(
+        self, windows: np.ndarray, state_noise: np.ndarray | None = None, *, train_vision: bool = False
+    ) -> Observation:
+        """What the decisions of ``windows`` may read; ``state_noise`` (B, D) is added in normalised units.
+
+        With ``train_vision`` the image tokens carry a gradient to the vision tower; then none may be cached.
+        """
         shards = self.shards
         frames = shards.window_frames[windows]
         now = frames[:, -1]
         if all(int(frame) in self.vision for frame in now):
             vision = torch.stack([self.vision[int(frame)] for frame in now])
         else:
-            vision = self.builder.encode_images(shards.images(now))
+            vision = self.builder.encode_images(shards.images(now), gradient=train_vision)
         states = shards.frame_state[now]
         if state_noise is not None:
             quantiles = self.builder.normalisation.state
@@ -83,6 +94,20 @@ class Material:
         texts = [shards.tasks[task] for task in shards.window_task[windows]]
         history, present = gather_history(self.pooled, frames)
         return self.builder.observation(vision, states, texts, history, present)
+
+    def decide(self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind) -> Tensor:
+        """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""
+        addresses = [(int(self.shards.window_episode[row]), int(self.shards.window_step[row])) for row in windows]
+        action = deterministic_action(
+            kind,
+            policy,
+            encoded,
+            self.meta["num_steps"],
+            samples=self.meta["samples"],
+            seed=self.meta["seed"],
+            addresses=addresses,
+        )
+        return action[:, : self.shards.meta["horizon"]]
 
 
 def load_material(
@@ -116,25 +141,14 @@ def load_material(
     return Material(base, shards, builder, meta, pooled, columns, whole.hexdigest(), meta["dtype"])
 
 
-def adapted_actions(model: SigmaModel, material: Material, windows: np.ndarray, batch: int) -> Tensor:
-    """Deterministic action (B, T, A) of the policy with LoRA on, by the same rule as the frozen base's."""
-    meta, shards = material.meta, material.shards
+def adapted_actions(model: "SigmaModel | FlowModel", material: Material, windows: np.ndarray, batch: int) -> Tensor:
+    """Deterministic action (B, T, A) of the policy as it is trained, by the same rule as the frozen base's."""
     actions = []
     with torch.no_grad():
         for start in range(0, len(windows), batch):
             rows = windows[start : start + batch]
             passed = model.adapted_pass(material.observation(rows))
-            addresses = [(int(shards.window_episode[row]), int(shards.window_step[row])) for row in rows]
-            action = deterministic_action(
-                meta["action"],
-                model.policy,
-                passed.encoded,
-                meta["num_steps"],
-                samples=meta["samples"],
-                seed=meta["seed"],
-                addresses=addresses,
-            )
-            actions.append(action[:, : shards.meta["horizon"]])
+            actions.append(material.decide(model.policy, passed.encoded, rows, material.meta["action"]))
     return torch.cat(actions)
 
 

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from sigma.policy import prefix
-from sigma.policy.decision import SigmaModel
+from sigma.policy.decision import Decision, SigmaModel
+from sigma.policy.observation import BasePass, Observation
 from sigma.policy.residuals import SCALES, executed_plan
 from sigma.seeding import generator
 from sigma.training.flow import draw_noise_and_time
-from sigma.training.losses import HardWindows, curriculum, regularisers, residual_errors
+from sigma.training.flow_model import FlowModel
+from sigma.training.losses import HardWindows, curriculum, plan_error, regularisers, residual_errors
 from sigma.training.material import Material
 from sigma.training.sampler import WindowSampler
 
@@ -24,15 +26,22 @@ if TYPE_CHECKING:
     from sigma.commands.finetune import LossParameters, TrainParameters
 
 
-def flow_loss(model: SigmaModel, material: Material, windows: np.ndarray, noise: Tensor, time: Tensor) -> Tensor:
+def flow_loss(
+    model: SigmaModel | FlowModel,
+    material: Material,
+    passed: BasePass,
+    windows: np.ndarray,
+    noise: Tensor,
+    time: Tensor,
+) -> Tensor:
     """π0.5's flow-matching loss of each window (B,), masked at padded steps.
 
     Args:
+        passed: the prefix of these windows as the model reads it.
         noise: (B, R, Tc, Ap), R draws that share one prefix.
         time: (B, R).
     """
     device = material.builder.device
-    passed = model.adapted_pass(material.observation(windows))
     raw = material.shards.window_action[windows]
     actions = torch.from_numpy(material.builder.normalisation.action.normalise(raw)).to(device)
     losses = prefix.flow_matching_loss(model.policy, passed.encoded, actions, noise.to(device), time.to(device))
@@ -42,7 +51,7 @@ def flow_loss(model: SigmaModel, material: Material, windows: np.ndarray, noise:
 
 
 def step_noise(
-    model: SigmaModel, parameters: "TrainParameters", step: int, part: int, total: int
+    model: SigmaModel | FlowModel, parameters: "TrainParameters", step: int, part: int, total: int
 ) -> tuple[Tensor, Tensor]:
     """Noise and time of one micro-batch: a slice of the whole step's, so that accumulation cannot change the draws."""
     drawn = draw_noise_and_time(model.policy.config, total, parameters.flow_draws, parameters.seed, "flow", step)
@@ -51,7 +60,7 @@ def step_noise(
 
 
 @contextmanager
-def evaluating(model: SigmaModel) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Without gradients and without dropout inside the block."""
     before = model.training
     model.eval()
@@ -63,13 +72,25 @@ def evaluating(model: SigmaModel) -> Iterator[None]:
 
 
 class FlowObjective:
-    """A plain LoRA fine-tune: flow matching with adapters on language model and action expert."""
+    """Flow matching, be it of LoRA on language model and action expert or of the whole policy.
+
+    What selects the weights is not the flow-matching loss but the error of the action that is executed, which is also
+    what selects Sigma's; the loss is recorded beside it.
+    """
 
     name = "flow"
 
-    def __init__(self, model: SigmaModel, material: Material, parameters: "TrainParameters", parts: dict[str, Any]):
+    def __init__(
+        self,
+        model: SigmaModel | FlowModel,
+        material: Material,
+        parameters: "TrainParameters",
+        parts: dict[str, Any],
+    ):
         self.model, self.material, self.parameters = model, material, parameters
         self.train, self.validation = parts["train"], parts["validation"]
+        self.joints = material.scored_joints()
+        self.beside: dict[str, float] = {}
         self.sampler = WindowSampler(len(self.train), parameters.batch * parameters.accumulation, parameters.seed)
 
     def rows(self, step: int) -> np.ndarray:
@@ -77,22 +98,36 @@ class FlowObjective:
 
     def loss(self, rows: np.ndarray, step: int, part: int, total: int) -> tuple[Tensor, dict[str, float]]:
         noise, time = step_noise(self.model, self.parameters, step, part, total)
-        losses = flow_loss(self.model, self.material, self.train[rows], noise, time)
+        windows = self.train[rows]
+        losses = flow_loss(self.model, self.material, self._pass(windows), windows, noise, time)
         return losses.sum() / total, {"flow": losses.sum().item() / total}
+
+    def _pass(self, windows: np.ndarray) -> BasePass:
+        train_vision = isinstance(self.model, FlowModel) and self.model.whole
+        return self.model.adapted_pass(self.material.observation(windows, train_vision=train_vision))
 
     def after_step(self) -> None:
         """Nothing is carried from step to step."""
 
     def validate(self, batch: int) -> float:
-        """Flow-matching loss on the validation windows under fixed noise."""
-        windows, draws, values = self.validation, self.parameters.flow_draws, []
+        """mse_plan of the validation windows by the action from zero noise, in normalised units.
+
+        ``beside["flow"]`` is then their flow-matching loss, under noise that is the same at every validation.
+        """
+        material, policy, draws = self.material, self.model.policy, self.parameters.flow_draws
+        errors, losses = [], []
         address = (self.parameters.seed, "flow-validation")
-        noise, time = draw_noise_and_time(self.model.policy.config, len(windows), draws, *address)
+        noise, time = draw_noise_and_time(policy.config, len(self.validation), draws, *address)
         with evaluating(self.model):
-            for start in range(0, len(windows), batch):
+            for start in range(0, len(self.validation), batch):
                 rows = slice(start, start + batch)
-                values.append(flow_loss(self.model, self.material, windows[rows], noise[rows], time[rows]).cpu())
-        return torch.cat(values).mean().item()
+                windows = self.validation[rows]
+                passed = self._pass(windows)
+                plan = material.decide(policy, passed.encoded, windows, "zero_noise")
+                errors.append(plan_error(plan, *material.targets(windows), self.joints).cpu())
+                losses.append(flow_loss(self.model, material, passed, windows, noise[rows], time[rows]).cpu())
+        self.beside = {"flow": torch.cat(losses).mean().item()}
+        return torch.cat(errors).mean().item()
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -121,6 +156,7 @@ class ResidualObjective:
         self.train, self.validation = parts["train"], parts["validation"]
         self.head_base, self.bank, self.tau_norm = head_base, bank, tau_norm
         self.joints = material.scored_joints()
+        self.beside: dict[str, float] = {}
         traf = loss.traf
         self.hard = HardWindows(len(self.train), traf.top_k, traf.focus, traf.decay)
         self.sampler = WindowSampler(len(self.train), parameters.batch * parameters.accumulation, parameters.seed)
@@ -151,12 +187,31 @@ class ResidualObjective:
             factor * (weight * getattr(errors, scale)).sum() / total
             for factor, scale in zip(scaled.values(), SCALES, strict=True)
         )
-        tsac = losses.tsac
+        logs = {name: getattr(errors, scale).sum().item() / total for name, scale in zip(scaled, SCALES, strict=True)}
+        objective = regression
+        if decision.thought is not None:
+            extra, terms = self._shape(decision, observation, step)
+            share = len(rows) / total
+            objective = objective + share * extra
+            logs |= {name: share * value for name, value in terms.items()}
+        if losses.flow:
+            noise, time = step_noise(self.model, parameters, step, part, total)
+            passed = self.model.adapted_pass(self.material.observation(windows))
+            flow = flow_loss(self.model, self.material, passed, windows, noise, time).sum() / total
+            objective = objective + losses.flow * flow
+            logs["flow"] = flow.item()
+        mean_error = (errors.vector + errors.chunk + errors.trajectory) / 3
+        self.seen.append((rows, mean_error.detach().double().cpu().numpy()))
+        return objective, logs
+
+    def _shape(self, decision: Decision, observation: Observation, step: int) -> tuple[Tensor, dict[str, float]]:
+        """TSAC and the control of the factors' norm; a model without telepathy has neither."""
+        losses, tsac = self.losses, self.losses.tsac
         extra, terms = regularisers(
             decision,
             observation.text,
             self.bank,
-            ramp=curriculum(step / parameters.steps, tsac.start, tsac.end),
+            ramp=curriculum(step / self.parameters.steps, tsac.start, tsac.end),
             memory_text=tsac.memory_text,
             intent_telepathy=tsac.intent_telepathy,
             temperature=tsac.temperature,
@@ -164,20 +219,10 @@ class ResidualObjective:
             tau_norm=self.tau_norm,
             tau_band=losses.tau_band,
         )
-        share = len(rows) / total
-        objective = regression + share * extra
-        logs = {name: getattr(errors, scale).sum().item() / total for name, scale in zip(scaled, SCALES, strict=True)}
-        logs |= {name: share * value.item() for name, value in terms.items()}
-        logs["tau_l2"] = share * decision.thought.factors.flatten(1).norm(dim=-1).mean().item()
-        logs["sem_align"] = share * decision.alignment.mean().item()
-        if losses.flow:
-            noise, time = step_noise(self.model, parameters, step, part, total)
-            flow = flow_loss(self.model, self.material, windows, noise, time).sum() / total
-            objective = objective + losses.flow * flow
-            logs["flow"] = flow.item()
-        mean_error = (errors.vector + errors.chunk + errors.trajectory) / 3
-        self.seen.append((rows, mean_error.detach().double().cpu().numpy()))
-        return objective, logs
+        logs = {name: value.item() for name, value in terms.items()}
+        logs["tau_l2"] = decision.thought.factors.flatten(1).norm(dim=-1).mean().item()
+        logs["sem_align"] = decision.alignment.mean().item()
+        return extra, logs
 
     def after_step(self) -> None:
         """Write the step's errors into TRAF's table, all micro-batches at once."""
@@ -194,9 +239,8 @@ class ResidualObjective:
                 action, valid = self.material.targets(windows)
                 base = self.head_base(windows)
                 decision = self.model(self.material.observation(windows), base)
-                error = (base + executed_plan(decision.residuals) - action).square()
-                weight = (valid[..., None] & self.joints).to(error.dtype)
-                total += ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)).sum().item()
+                plan = base + executed_plan(decision.residuals)
+                total += plan_error(plan, action, valid, self.joints).sum().item()
                 count += len(windows)
         return total / count
 

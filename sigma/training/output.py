@@ -41,11 +41,13 @@ def write_curves(result: TrainingResult, folder: Path) -> None:
                 dvcyaml=None,
                 monitor_system=False,
             ) as live:
-                at_step = {int(point["step"]): point["value"] for point in curve.validation}
+                at_step = {int(point["step"]): point for point in curve.validation}
                 for point in curve.train:
                     live.step = int(point["step"])
                     for name, value in point.items():
                         if name != "step":
                             live.log_metric(f"train/{name}", value)
                     if live.step in at_step:
-                        live.log_metric("validation/error", at_step[live.step])
+                        for name, value in at_step[live.step].items():
+                            if name != "step":
+                                live.log_metric(f"validation/{'error' if name == 'value' else name}", value)

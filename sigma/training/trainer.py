@@ -5,16 +5,12 @@ base's action. With the adapted branch LoRA on language model and action expert 
 then frozen, and the heads learn residuals of the adapted policy's deterministic action.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import peft
 import torch
-import transformers
 from torch import Tensor
 
 from sigma.errors import SigmaError
@@ -25,14 +21,15 @@ from sigma.policy.heads import build_heads
 from sigma.policy.sizes import TelepathySizes
 from sigma.seeding import seed_from
 from sigma.training.checkpoint import Scratch
-from sigma.training.loop import Curve, Phase, PhaseResult, Schedule
-from sigma.training.material import Material, adapted_actions, code_digest
+from sigma.training.loop import Curve, Phase, PhaseResult
+from sigma.training.material import Material, adapted_actions
 from sigma.training.objectives import FlowObjective, ResidualObjective
+from sigma.training.setup import inputs_key, schedule, split_windows
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model and how it came about."""
+    """A trained model and how it came about; ``trainable`` counts the parameters that had a gradient."""
 
     model: SigmaModel
     material: Material
@@ -73,6 +70,7 @@ def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
         memory=parameters.memory,
         factor_source=parameters.factor_source,
         read_base_action=parameters.read_base_action,
+        architecture=parameters.architecture,
     )
 
 
@@ -80,16 +78,23 @@ class Trainer:
     """Runs one training described by the sections ``train``, ``lora``, ``telepathy``, ``loss`` and ``base.branch``."""
 
     def __init__(self, material: Material, parameters: Mapping[str, Section]):
-        self.material = material
+        self.material, self.parameters = material, parameters
         self.train, self.lora = parameters["train"], parameters["lora"]
         self.telepathy, self.losses = parameters["telepathy"], parameters["loss"]
         self.branch = parameters["base"].branch
-        self.parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
-        for name, rows in self.parts.items():
-            if not len(rows):
-                raise SigmaError(f"data/shards: no {name} window is left; see window in params.yaml")
+        self.parts = split_windows(material)
         if self.branch == "adapted" and not self.train.flow_steps:
             raise SigmaError("params.yaml: train.flow_steps: found 0 with base.branch adapted; legal: integer ≥ 1")
+        if self.branch == "adapted" and not self.train.lora_learning_rate:
+            raise SigmaError(
+                "params.yaml: train.lora_learning_rate: found 0 with base.branch adapted, whose flow phase trains LoRA "
+                "alone; legal: > 0"
+            )
+        if self.losses.flow and not self.train.lora_learning_rate:
+            raise SigmaError(
+                f"params.yaml: loss.flow: found {self.losses.flow} with train.lora_learning_rate 0, where nothing "
+                "learns from it; legal: 0"
+            )
         if self.branch == "adapted" and self.losses.flow:
             raise SigmaError(
                 f"params.yaml: loss.flow: found {self.losses.flow} with base.branch adapted, whose LoRA is trained "
@@ -104,23 +109,7 @@ class Trainer:
 
     def key(self) -> str:
         """Digest of every input: a checkpoint of anything else is never resumed."""
-        sections = {name: section.model_dump() for name, section in self._sections().items()}
-        versions = [torch.__version__, peft.__version__, transformers.__version__]
-        device = self.material.builder.device.type
-        text = json.dumps(
-            [self.material.digest, sections, self.branch, versions, device, self.material.dtype, code_digest()],
-            sort_keys=True,
-        )
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def _sections(self) -> dict[str, Section]:
-        return {"train": self.train, "lora": self.lora, "telepathy": self.telepathy, "loss": self.losses}
-
-    def _schedule(self, steps: int) -> Schedule:
-        train = self.train
-        names = ("batch", "accumulation", "warmup", "weight_decay", "clip", "average", "validate_every")
-        names += ("checkpoint_every", "select", "seed")
-        return Schedule(steps=steps, **{name: getattr(train, name) for name in names})
+        return inputs_key(self.material, self.parameters, f"residual on the {self.branch} base")
 
     def build(self) -> SigmaModel:
         """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
@@ -148,20 +137,27 @@ class Trainer:
             material.cache_vision(np.concatenate(list(self.parts.values())), self.train.batch)
         saved = scratch.load() or {}
         adapter = {name: parameter for name, parameter in sorted(model.adapted.named_parameters()) if ".lora_" in name}
-        count = sum(parameter.numel() for parameter in (*adapter.values(), *model.heads.parameters()))
+        if not self.train.lora_learning_rate:
+            # B stays zero, so the backbone is the base's; and no gradient of LoRA's enters the clipped norm.
+            for parameter in adapter.values():
+                parameter.requires_grad_(False)
+            adapter = {}
         curves: list[Curve] = []
-        steps = 0
+        steps = trained = 0
         if self.branch == "adapted":
             phase = self._flow_phase(model, adapter)
             result = self._run_phase(phase, scratch, saved, {})
             curves, steps = [result.curve], self.train.flow_steps
+            # A phase that an earlier run finished has no optimizer any more that could tell.
+            trained = saved.get("flow_trained", result.trained)
             for parameter in adapter.values():
                 parameter.requires_grad_(False)
         phase = self._residual_phase(model, {} if self.branch == "adapted" else adapter)
         carried = (
             {"adapter": {name: parameter.detach().clone() for name, parameter in adapter.items()}} if curves else {}
         )
-        carried |= {"flow_curve": [curves[0].train, curves[0].validation]} if curves else {}
+        if curves:
+            carried |= {"flow_curve": [curves[0].train, curves[0].validation], "flow_trained": trained}
         result = self._run_phase(phase, scratch, saved, carried)
         return TrainingResult(
             model.eval(),
@@ -172,7 +168,7 @@ class Trainer:
             steps + self.train.steps,
             result.selected,
             result.validation,
-            count,
+            trained + result.trained,
         )
 
     def _run_phase(self, phase: Phase, scratch: Scratch, saved: dict[str, Any], carried: dict[str, Any]) -> PhaseResult:
@@ -187,7 +183,7 @@ class Trainer:
 
     def _flow_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
         objective = FlowObjective(model, self.material, self.train, self.parts)
-        return Phase(objective, [(adapter, self.train.lora_learning_rate)], self._schedule(self.train.flow_steps))
+        return Phase(objective, [(adapter, self.train.lora_learning_rate)], schedule(self.train, self.train.flow_steps))
 
     def _residual_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
         material = self.material
@@ -211,7 +207,7 @@ class Trainer:
         groups = [({f"heads.{name}": p for name, p in model.heads.named_parameters()}, self.train.learning_rate)]
         if adapter:
             groups.append((adapter, self.train.lora_learning_rate))
-        return Phase(objective, groups, self._schedule(self.train.steps))
+        return Phase(objective, groups, schedule(self.train, self.train.steps))
 
     def _instructions(self) -> Tensor:
         """(tasks, d): the dataset's own instructions belong to the bank, each the others' contrast."""

@@ -8,6 +8,7 @@ import torch
 
 from sigma.policy import lora, prefix
 from sigma.policy.base_action import zero_noise_action
+from sigma.policy.decision import FactorSwap
 from sigma.policy.model_folder import base_digest, load_model, read_config
 from sigma.policy.observation import base_pass
 from sigma.policy.residuals import SCALES
@@ -141,6 +142,54 @@ def test_masked_history_does_not_matter_and_its_order_does(trained):
     assert not torch.equal(whole.thought.factors, expected.thought.factors)
     assert not torch.equal(whole.thought.factors, turned.thought.factors)
     assert not torch.equal(whole.residuals.trajectory, turned.residuals.trajectory)
+
+
+@torch.no_grad()
+def test_the_residual_mlp_reads_no_past_and_says_nothing_of_factors(prepared):
+    model, trainer, rows = fresh_model(prepared, {"telepathy": {"architecture": "mlp"}})
+    torch.manual_seed(0)
+    for head in model.heads.residuals.out.values():
+        torch.nn.init.normal_(head.weight)
+    for parameter in lora.lora_parameters(model.adapted):
+        torch.nn.init.normal_(parameter, std=0.1)
+    observation, base = trainer.material.observation(rows), trainer.material.base_action(rows)
+    plain = model(observation, base)
+    assert (plain.thought, plain.alignment, plain.previous) == (None, None, None)
+    past = replace(
+        observation, history=torch.randn_like(observation.history), present=torch.zeros_like(observation.present)
+    )
+    for scale in SCALES:
+        residual = getattr(plain.residuals, scale)
+        assert torch.equal(getattr(model(past, base).residuals, scale), residual)
+        assert torch.equal(getattr(model(observation, base, film=False).residuals, scale), residual)
+        assert not torch.equal(getattr(model(observation, base, adapters=False).residuals, scale), residual)
+        assert not torch.equal(getattr(model(observation, base + 0.5).residuals, scale), residual)
+        moved = replace(observation, state=observation.state + 0.5)
+        assert not torch.equal(getattr(model(moved, base).residuals, scale), residual)
+    factors = torch.zeros(len(rows), 3, 4)
+    with pytest.raises(ValueError, match="no factors"):
+        model(observation, base, swap=FactorSwap(factors, factors))
+
+
+@torch.no_grad()
+def test_swapped_factors_are_read_by_heads_and_film_and_the_models_own_change_nothing(trained):
+    model, material, rows = trained_model(trained)
+    torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
+    observation, base = material.observation(rows), material.base_action(rows)
+    plain = model(observation, base)
+    own = FactorSwap(plain.thought.factors, plain.previous)
+    same = model(observation, base, swap=own)
+    for scale in SCALES:
+        assert torch.equal(getattr(same.residuals, scale), getattr(plain.residuals, scale))
+    assert torch.equal(same.alignment, plain.alignment)
+    others = torch.randn_like(own.factors)
+    heads = model(observation, base, swap=replace(own, factors=others))
+    film = model(observation, base, swap=replace(own, previous=others))
+    assert torch.equal(heads.thought.factors, others) and torch.equal(film.thought.factors, own.factors)
+    assert torch.equal(heads.thought.memory, plain.thought.memory), "the heads' factors come after the backbone"
+    assert not torch.equal(film.thought.memory, plain.thought.memory)
+    for other in (heads, film):
+        assert not torch.equal(other.residuals.trajectory, plain.residuals.trajectory)
 
 
 @torch.no_grad()

@@ -114,7 +114,17 @@ def test_reset_memory_does_not_read_the_past():
     path, history, present, text = path_and_past(memory="reset")
     carry = path.carry(history, present, text)
     assert_same(carry, path.carry(torch.randn_like(history), present, text))
-    assert not path.previous_factors(carry).any()
+    assert not carry.memory.any() and not carry.intent.any()
+
+
+@torch.no_grad()
+def test_reset_memory_leaves_film_the_factors_of_the_empty_memory_where_there_is_a_past():
+    path, history, present, text = path_and_past(memory="reset")
+    present[1] = False
+    previous = path.previous_factors(path.carry(history, present, text))
+    empty = path.factors(torch.zeros(BATCH, 16), torch.zeros(BATCH, 16))
+    begun = [0, 2, 3, 4]
+    assert empty.any() and torch.equal(previous[begun], empty[begun]) and not previous[1].any()
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ class Regression:
             torch.manual_seed(seed)
             self.layer = nn.Linear(5, 2)
         self.table, self.sampler = torch.zeros(ROWS), WindowSampler(ROWS, batch, seed)
-        self.seen, self.fail_at, self.broken = [], None, False
+        self.seen, self.fail_at, self.broken, self.beside = [], None, False, {}
 
     def rows(self, step):
         if step == self.fail_at:

@@ -70,7 +70,7 @@ SWITCHES = {
     "tau_band": {"loss": {"tau_band": 0.3}},
     "flow": {"loss": {"flow": 0.5}},
     "traf off": {"loss": {"traf": {"top_k": 0.0}}},
-    "traf top_k": {"loss": {"traf": {"top_k": 0.5}}},
+    "traf top_k": {"loss": {"traf": {"top_k": 0.35}}},
     "traf focus": {"loss": {"traf": {"focus": 0.9}}},
     "traf draw": {"loss": {"traf": {"draw": True}}},
     "memory_text": {"loss": {"tsac": {"memory_text": 0.5}}},
@@ -432,6 +432,14 @@ def test_a_checkpoint_of_other_inputs_is_never_found(prepared, tmp_path, monkeyp
     [
         ({"base": {"branch": "adapted"}}, r"train\.flow_steps: found 0 with base\.branch adapted; legal: integer ≥ 1"),
         ({**ADAPTED, "loss": {"flow": 0.1}}, r"loss\.flow: found 0\.1 with base\.branch adapted.*legal: 0"),
+        (
+            {**ADAPTED, "train": {"flow_steps": 1, "lora_learning_rate": 0.0}},
+            r"lora_learning_rate: found 0 with base\.branch adapted.*legal: > 0",
+        ),
+        (
+            {"loss": {"flow": 0.1}, "train": {"lora_learning_rate": 0.0}},
+            r"loss\.flow: found 0\.1 with train\.lora_learning_rate 0.*legal: 0",
+        ),
         ({"telepathy": {"layers": [-3]}}, r"telepathy\.layers: found \[-3\]; legal: distinct integers from -2 to 1"),
         ({"telepathy": {"layers": [0, -2]}}, r"telepathy\.layers"),
         (
@@ -450,6 +458,52 @@ def test_no_validation_window_is_refused(prepared):
     material.columns["split"] = np.where(material.split == "validation", "test", material.split)
     with pytest.raises(SigmaError, match="no validation window is left"):
         Trainer(material, prepared.configure())
+
+
+def test_without_a_learning_rate_lora_stays_as_it_began_and_out_of_the_clipped_norm(prepared):
+    trainer = prepared.trainer({"train": {"lora_learning_rate": 0.0, "clip": 1e9}})
+    before = {name: one.detach().clone() for name, one in trainer.build().adapted.named_parameters()}
+    trainer = prepared.trainer({"train": {"lora_learning_rate": 0.0, "clip": 1e9}})
+    with Scratch.open(trainer.key()) as scratch:
+        result = trainer.run(scratch)
+    after = dict(result.model.adapted.named_parameters())
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert not any(tensor.any() for name, tensor in after.items() if ".lora_B." in name)
+    heads = sum(parameter.numel() for parameter in result.model.heads.parameters())
+    assert result.trainable == heads
+    plain = prepared.trainer({"train": {"clip": 1e9}})
+    with Scratch.open(plain.key()) as scratch:
+        other = plain.run(scratch)
+    # B's gradient is there from the first step on: a norm that counted it would be larger.
+    first, with_lora = (one.curves[0].train[0] for one in (result, other))
+    assert first["loss"] == with_lora["loss"] and first["grad_norm"] < with_lora["grad_norm"]
+
+
+def test_what_never_has_a_gradient_is_not_counted_as_trained(prepared):
+    counts = {}
+    for name, change in {"whole": {}, "film": {"film": False}, "constant": {"factor_source": "constant"}}.items():
+        trainer = prepared.trainer({"telepathy": change, "train": {"steps": 1}})
+        film = sum(parameter.numel() for parameter in trainer.build().heads.film.parameters())
+        trainer = prepared.trainer({"telepathy": change, "train": {"steps": 1}})
+        with Scratch.open(trainer.key()) as scratch:
+            counts[name] = trainer.run(scratch).trainable
+    assert counts["film"] == counts["whole"] - film
+    assert counts["constant"] < counts["whole"]
+
+
+def test_the_mlp_is_trained_by_regression_and_hard_windows_alone(prepared):
+    changes = {"telepathy": {"architecture": "mlp"}}
+    trainer = prepared.trainer(changes)
+    with Scratch.open(trainer.key()) as scratch:
+        result = trainer.run(scratch)
+    assert {"vec", "chk", "trj"} <= result.curves[0].train[-1].keys()
+    assert not {"tau", "memory_text", "tau_l2", "sem_align"} & result.curves[0].train[-1].keys()
+    # What shapes telepathy has nothing to shape here.
+    other = prepared.trainer(changes, {"loss": {"tau": 9.0, "tsac": {"memory_text": 9.0}}})
+    with Scratch.open(other.key()) as scratch:
+        same = other.run(scratch)
+    pairs = zip(result.model.heads.parameters(), same.model.heads.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
 
 
 def test_the_command_says_what_it_did(own):

@@ -1,0 +1,48 @@
+"""What every training begins with: its windows, its schedule, and the digest that names its state."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+from sigma.errors import SigmaError
+from sigma.parameters import Section
+from sigma.training.loop import Schedule
+from sigma.training.material import Material, code_digest
+
+if TYPE_CHECKING:
+    from sigma.commands.finetune import TrainParameters
+
+SECTIONS = ("train", "lora", "telepathy", "loss")
+
+
+def split_windows(material: Material) -> dict[str, np.ndarray]:
+    """Row numbers of the train and of the validation windows; a part without any is refused."""
+    parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
+    for name, rows in parts.items():
+        if not len(rows):
+            raise SigmaError(f"data/shards: no {name} window is left; see window in params.yaml")
+    return parts
+
+
+def schedule(train: "TrainParameters", steps: int) -> Schedule:
+    """The numbers of a phase of ``steps`` optimizer steps."""
+    names = ("batch", "accumulation", "warmup", "weight_decay", "clip", "average", "validate_every")
+    names += ("checkpoint_every", "select", "seed")
+    return Schedule(steps=steps, **{name: getattr(train, name) for name in names})
+
+
+def inputs_key(material: Material, parameters: Mapping[str, Section], kind: str) -> str:
+    """Digest of every input of a training of this ``kind``: a checkpoint of anything else is never resumed."""
+    sections = {name: parameters[name].model_dump() for name in SECTIONS}
+    versions = [torch.__version__, peft.__version__, transformers.__version__]
+    device = material.builder.device.type
+    text = json.dumps(
+        [material.digest, sections, kind, versions, device, material.dtype, code_digest()], sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
