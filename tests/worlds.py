@@ -37,7 +37,15 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "base": {"samples": 2},
     # Four steps see every window, so that TRAF's weights count before the end.
-    "train": {"steps": 6, "batch": 8, "validate_every": 3, "checkpoint_every": 2, "average": 0.5, "flow_draws": 2},
+    "train": {
+        "steps": 6,
+        "batch": 8,
+        "validate_every": 3,
+        "checkpoint_every": 2,
+        "average": 0.5,
+        "views": 2,
+        "flow_draws": 2,
+    },
     "lora": {"rank": 2, "alpha": 4.0},
     "telepathy": {
         "factors": 3,

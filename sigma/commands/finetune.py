@@ -22,6 +22,9 @@ class TrainParameters(Section):
     clip: float = Field(gt=0)
     average: float = Field(ge=0, lt=1)
     state_noise: float = Field(ge=0, le=1)
+    views: int = Field(ge=0, le=64)
+    view_shift: int = Field(ge=0, le=64)
+    view_light: float = Field(ge=0, le=0.5)
     validate_every: int = Field(ge=1)
     checkpoint_every: int = Field(ge=1)
     select: Literal["best", "last"]

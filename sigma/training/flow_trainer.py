@@ -15,7 +15,7 @@ from sigma.training.flow_model import FlowModel
 from sigma.training.loop import Curve, Phase
 from sigma.training.material import Material
 from sigma.training.objectives import FlowObjective
-from sigma.training.setup import inputs_key, schedule, split_windows
+from sigma.training.setup import inputs_key, schedule, split_windows, views
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class FlowTrainer:
         self.material, self.parameters, self.kind = material, parameters, kind
         self.train, self.lora = parameters["train"], parameters["lora"]
         self.parts = split_windows(material)
+        material.views = views(self.train)
         for key, legal in (("flow_steps", "integer ≥ 1"), ("lora_learning_rate", "> 0")):
             if not getattr(self.train, key):
                 raise SigmaError(f"params.yaml: train.{key}: found 0 with flow matching alone; legal: {legal}")

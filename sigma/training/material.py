@@ -21,6 +21,7 @@ from sigma.policy.decision import SigmaModel
 from sigma.policy.inputs import InputBuilder, Normalisation, gather_history
 from sigma.policy.observation import Observation
 from sigma.policy.prefix import Encoded
+from sigma.training.views import Views
 
 if TYPE_CHECKING:
     from sigma.training.flow_model import FlowModel
@@ -43,7 +44,8 @@ class Material:
     columns: dict[str, np.ndarray]
     digest: str
     dtype: str
-    vision: dict[int, Tensor] = field(default_factory=dict)  # decision frame -> (V, n, d), where cached
+    views: Views = field(default_factory=Views)  # what training may see instead of a frame's own images
+    vision: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # (frame, view) -> (V, n, d), where cached
 
     @property
     def split(self) -> np.ndarray:
@@ -66,27 +68,44 @@ class Material:
         return torch.tensor(keep, device=self.builder.device)
 
     def cache_vision(self, windows: np.ndarray, batch: int) -> None:
-        """Keep the frozen image tokens of these windows' decision frames; they never change during training."""
-        frames = np.unique(self.shards.window_frames[windows, -1])
-        for start in range(0, len(frames), batch):
-            rows = frames[start : start + batch]
-            tokens = self.builder.encode_images(self.shards.images(rows)).cpu()
-            self.vision.update({int(frame): tokens[index] for index, frame in enumerate(rows)})
+        """Keep the frozen image tokens of these windows' decision frames; they never change during training.
+
+        Of train windows every view is kept, of others the image alone.
+        """
+        for number in range(self.views.count + 1):
+            chosen = windows[self.split[windows] == "train"] if number else windows
+            frames = np.unique(self.shards.window_frames[chosen, -1])
+            for start in range(0, len(frames), batch):
+                rows = frames[start : start + batch]
+                images = self.views.of(self.shards.images(rows), rows, [number] * len(rows))
+                tokens = self.builder.encode_images(images).cpu()
+                self.vision.update({(int(frame), number): tokens[index] for index, frame in enumerate(rows)})
 
     def observation(
-        self, windows: np.ndarray, state_noise: np.ndarray | None = None, *, train_vision: bool = False
+        self,
+        windows: np.ndarray,
+        state_noise: np.ndarray | None = None,
+        *,
+        numbers: np.ndarray | None = None,
+        train_vision: bool = False,
     ) -> Observation:
-        """What the decisions of ``windows`` may read; ``state_noise`` (B, D) is added in normalised units.
+        """What the decisions of ``windows`` may read.
 
-        With ``train_vision`` the image tokens carry a gradient to the vision tower; then none may be cached.
+        Args:
+            state_noise: (B, D), added in normalised units.
+            numbers: (B,) the view of its images that each window sees; the images themselves by default.
+            train_vision: the image tokens carry a gradient to the vision tower; then none may be cached.
         """
         shards = self.shards
         frames = shards.window_frames[windows]
         now = frames[:, -1]
-        if all(int(frame) in self.vision for frame in now):
-            vision = torch.stack([self.vision[int(frame)] for frame in now])
+        numbers = np.zeros(len(now), dtype=int) if numbers is None else numbers
+        seen = list(zip(now.tolist(), numbers.tolist(), strict=True))
+        if all(key in self.vision for key in seen):
+            vision = torch.stack([self.vision[key] for key in seen])
         else:
-            vision = self.builder.encode_images(shards.images(now), gradient=train_vision)
+            images = self.views.of(shards.images(now), now, numbers)
+            vision = self.builder.encode_images(images, gradient=train_vision)
         states = shards.frame_state[now]
         if state_noise is not None:
             quantiles = self.builder.normalisation.state

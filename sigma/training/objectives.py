@@ -59,6 +59,11 @@ def step_noise(
     return drawn[0][rows], drawn[1][rows]
 
 
+def step_views(material: Material, parameters: "TrainParameters", step: int, part: int, total: int) -> np.ndarray:
+    """The views that one micro-batch sees: a slice of the whole step's."""
+    return material.views.drawn(step, slice(part * parameters.batch, (part + 1) * parameters.batch), total)
+
+
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Without gradients and without dropout inside the block."""
@@ -99,12 +104,13 @@ class FlowObjective:
     def loss(self, rows: np.ndarray, step: int, part: int, total: int) -> tuple[Tensor, dict[str, float]]:
         noise, time = step_noise(self.model, self.parameters, step, part, total)
         windows = self.train[rows]
-        losses = flow_loss(self.model, self.material, self._pass(windows), windows, noise, time)
+        passed = self._pass(windows, step_views(self.material, self.parameters, step, part, total))
+        losses = flow_loss(self.model, self.material, passed, windows, noise, time)
         return losses.sum() / total, {"flow": losses.sum().item() / total}
 
-    def _pass(self, windows: np.ndarray) -> BasePass:
-        train_vision = isinstance(self.model, FlowModel) and self.model.whole
-        return self.model.adapted_pass(self.material.observation(windows, train_vision=train_vision))
+    def _pass(self, windows: np.ndarray, numbers: np.ndarray | None = None) -> BasePass:
+        whole = isinstance(self.model, FlowModel) and self.model.whole
+        return self.model.adapted_pass(self.material.observation(windows, numbers=numbers, train_vision=whole))
 
     def after_step(self) -> None:
         """Nothing is carried from step to step."""
@@ -176,7 +182,8 @@ class ResidualObjective:
         windows = self.train[rows]
         jitter = generator(parameters.seed, "state", step).standard_normal((total, self.material.base.state_dim))
         jitter = jitter[part * parameters.batch :][: len(rows)] * parameters.state_noise
-        observation = self.material.observation(windows, jitter if parameters.state_noise else None)
+        numbers = step_views(self.material, parameters, step, part, total)
+        observation = self.material.observation(windows, jitter if parameters.state_noise else None, numbers=numbers)
         action, valid = self.material.targets(windows)
         base = self.head_base(windows)
         decision = self.model(observation, base)
@@ -196,7 +203,7 @@ class ResidualObjective:
             logs |= {name: share * value for name, value in terms.items()}
         if losses.flow:
             noise, time = step_noise(self.model, parameters, step, part, total)
-            passed = self.model.adapted_pass(self.material.observation(windows))
+            passed = self.model.adapted_pass(self.material.observation(windows, numbers=numbers))
             flow = flow_loss(self.model, self.material, passed, windows, noise, time).sum() / total
             objective = objective + losses.flow * flow
             logs["flow"] = flow.item()

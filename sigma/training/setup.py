@@ -14,6 +14,7 @@ from sigma.errors import SigmaError
 from sigma.parameters import Section
 from sigma.training.loop import Schedule
 from sigma.training.material import Material, code_digest
+from sigma.training.views import Views
 
 if TYPE_CHECKING:
     from sigma.commands.finetune import TrainParameters
@@ -28,6 +29,11 @@ def split_windows(material: Material) -> dict[str, np.ndarray]:
         if not len(rows):
             raise SigmaError(f"data/shards: no {name} window is left; see window in params.yaml")
     return parts
+
+
+def views(train: "TrainParameters") -> Views:
+    """The altered images that a training draws from."""
+    return Views(train.views, train.view_shift, train.view_light, train.seed)
 
 
 def schedule(train: "TrainParameters", steps: int) -> Schedule:

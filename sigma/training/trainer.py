@@ -24,7 +24,7 @@ from sigma.training.checkpoint import Scratch
 from sigma.training.loop import Curve, Phase, PhaseResult
 from sigma.training.material import Material, adapted_actions
 from sigma.training.objectives import FlowObjective, ResidualObjective
-from sigma.training.setup import inputs_key, schedule, split_windows
+from sigma.training.setup import inputs_key, schedule, split_windows, views
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Trainer:
         self.telepathy, self.losses = parameters["telepathy"], parameters["loss"]
         self.branch = parameters["base"].branch
         self.parts = split_windows(material)
+        material.views = views(self.train)
         if self.branch == "adapted" and not self.train.flow_steps:
             raise SigmaError("params.yaml: train.flow_steps: found 0 with base.branch adapted; legal: integer ≥ 1")
         if self.branch == "adapted" and not self.train.lora_learning_rate:

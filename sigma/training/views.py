@@ -7,6 +7,7 @@ Legend: B batch, V cameras, S side of an image in pixels.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,27 +17,33 @@ from torch.nn import functional
 from sigma.seeding import generator
 
 
-def altered(
-    images: Tensor, frames: Sequence[int], numbers: Sequence[int], *, shift: int, light: float, seed: int
-) -> Tensor:
-    """View ``numbers[i]`` of the images of ``frames[i]``; view 0 is the image itself.
+@dataclass(frozen=True)
+class Views:
+    """The altered views that a training draws from; ``count`` 0 is none.
 
-    Args:
-        images: uint8 (B, V, 3, S, S).
-        frames: the B frames' own numbers.
-        numbers: the B views asked for, 0 or more.
+    Attributes:
+        count: views of each image beside the image itself.
         shift: pixels that a camera's image is moved at most, each way; edges are repeated.
         light: the most that contrast (about mid-grey) and brightness change, as a share of the range.
         seed: another seed gives other views.
-
-    Returns:
-        uint8 (B, V, 3, S, S).
     """
-    rows = [
-        view(image, frame, number, shift, light, seed) if number else image
-        for image, frame, number in zip(images, map(int, frames), map(int, numbers), strict=True)
-    ]
-    return torch.stack(rows) if rows else images
+
+    count: int = 0
+    shift: int = 0
+    light: float = 0.0
+    seed: int = 0
+
+    def drawn(self, step: int, part: slice, total: int) -> np.ndarray:
+        """Numbers of the views that the rows ``part`` of an optimizer step of ``total`` rows see; 0 is the image."""
+        return generator(self.seed, "views", step).integers(0, self.count + 1, size=total)[part]
+
+    def of(self, images: Tensor, frames: Sequence[int], numbers: Sequence[int]) -> Tensor:
+        """View ``numbers[i]`` of the images of ``frames[i]``, uint8 (B, V, 3, S, S) like ``images``."""
+        rows = [
+            view(image, int(frame), int(number), self.shift, self.light, self.seed) if number else image
+            for image, frame, number in zip(images, frames, numbers, strict=True)
+        ]
+        return torch.stack(rows)
 
 
 def view(image: Tensor, frame: int, number: int, shift: int, light: float, seed: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from sigma.errors import SigmaError
 from sigma.io import read_json, write_json
 from sigma.policy.model_folder import weights_dtype
+from sigma.training.views import Views
 from tests.worlds import World
 
 
@@ -58,8 +59,26 @@ def test_cached_image_tokens_are_those_of_a_fresh_pass(prepared):
     cached, fresh = prepared.material(), prepared.material()
     rows = np.array([3, 0, 41, 17])
     cached.cache_vision(rows, 4)
-    assert sorted(cached.vision) == sorted(cached.shards.window_frames[rows, -1])
+    assert sorted(cached.vision) == [(frame, 0) for frame in sorted(cached.shards.window_frames[rows, -1])]
     torch.testing.assert_close(cached.observation(rows).vision, fresh.observation(rows).vision, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_views_are_cached_for_train_windows_alone_and_are_those_of_a_fresh_pass(prepared):
+    cached, fresh = prepared.material(), prepared.material()
+    cached.views = fresh.views = Views(count=2, shift=1, light=0.1)
+    train, validation = (np.flatnonzero(cached.split == name)[:3] for name in ("train", "validation"))
+    cached.cache_vision(np.concatenate([train, validation]), 4)
+    now = cached.shards.window_frames[:, -1]
+    assert set(cached.vision) == {(frame, n) for frame in now[train] for n in range(3)} | {
+        (f, 0) for f in now[validation]
+    }
+    numbers = np.array([2, 0, 1])
+    seen = cached.observation(train, numbers=numbers).vision
+    torch.testing.assert_close(seen, fresh.observation(train, numbers=numbers).vision, rtol=1e-4, atol=1e-5)
+    plain = fresh.observation(train).vision
+    torch.testing.assert_close(seen[1], plain[1], rtol=1e-4, atol=1e-5)
+    assert all((seen[row] - plain[row]).abs().max() > 1e-2 for row in (0, 2))
 
 
 def test_state_noise_is_in_normalised_units_and_reaches_prompt_and_state(prepared):

@@ -130,6 +130,9 @@ def test_every_number_of_the_optimisation_changes_the_trained_weights(prepared):
         "batch": 3,
         "accumulation": 2,
         "steps": 4,
+        "views": 0,
+        "view_shift": 5,
+        "view_light": 0.4,
     }
     for name, value in changes.items():
         other = trained_weights(prepared, {"train": {name: value}})
