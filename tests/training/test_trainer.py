@@ -424,7 +424,7 @@ def test_a_checkpoint_of_other_inputs_is_never_found(prepared, tmp_path, monkeyp
             world.run("window", changes=change)
         world.run("baseline", changes=change)
         assert world.trainer(change).key() != plain, stage
-    import sigma.training.trainer as module
+    import sigma.training.setup as module
 
     monkeypatch.setattr(module, "code_digest", lambda: "other code")
     assert prepared.trainer().key() != plain
