@@ -28,6 +28,8 @@ def project(tmp_path):
         "metrics/check_b.json",
         "metrics/rollout.json",
         "stages/embedded/metrics.json",
+        "stages/embedded/curve.csv",
+        "stages/embedded/pretrain.json",
     ):
         shutil.copyfile(ROOT / name, tmp_path / name)
     text = "\n".join(f"before\n<!-- figures: {name} -->\n<!-- end -->\nafter" for name in REGIONS)
