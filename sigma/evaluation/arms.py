@@ -44,6 +44,7 @@ TITLES = {
     "without_film": "without FiLM",
     "without_traf": "without TRAF",
     "without_tsac": "without TSAC",
+    "full_finetune": "full fine-tuning",
     "full_finetune_sample": "full fine-tuning, one sample",
     "full_finetune_zero_noise": "full fine-tuning, zero noise",
     "full_finetune_mean": "full fine-tuning, mean of samples",
@@ -51,6 +52,9 @@ TITLES = {
     "base_mean_of_samples": "π0.5, mean of samples",
     "hold_state": "hold state",
     "mean_trajectory": "mean trajectory",
+    # names that only the closed loop uses
+    "base": "frozen π0.5",
+    "expert": "scripted expert",
 }
 FULL_SCALE = "_full_scale"
 JOINED = ("window", "episode", "step", "split", "task")
@@ -64,6 +68,13 @@ def title(row: str) -> str:
     if row.endswith(FULL_SCALE):
         return f"{title(row.removesuffix(FULL_SCALE))}, scale 1"
     return TITLES.get(row, row.replace("_", " "))
+
+
+def place(row: str) -> tuple[int, str]:
+    """Where a row stands in a table: in the order of :data:`TITLES`, a scale-1 row after its arm, others last."""
+    names = list(TITLES)
+    arm = row.removesuffix(FULL_SCALE)
+    return (names.index(arm) if arm in names else len(names), row)
 
 
 def is_confirmatory(row: str) -> bool:

@@ -46,7 +46,7 @@ def probe_classes(
     False."""
     from sklearn.linear_model import LogisticRegression
 
-    fit = ~test
+    features, fit = features.astype(np.float64), ~test
     if len(np.unique(labels[fit])) < 2:
         predicted = np.full(test.sum(), labels[fit][0])
     else:
@@ -63,7 +63,7 @@ def probe_quantity(
     """Ridge regression from ``features [W, F]`` to ``labels [W, L]``, fitted where ``test [W]`` is False."""
     from sklearn.linear_model import Ridge
 
-    fit = ~test
+    features, fit = features.astype(np.float64), ~test
     search = _search(Ridge(), {"alpha": list(STRENGTHS)}, "neg_mean_squared_error", folds)
     search.fit(features[fit], labels[fit], groups=episodes[fit])
     predicted = search.predict(features[test]).reshape(labels[test].shape)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from sigma.evaluation.ablation import CLAIMS, CRITICAL, LAST_PART, REFERENCES
-from sigma.evaluation.arms import title
+from sigma.evaluation.arms import FULL_SCALE, place, title
 from sigma.report.closed_loop import TaskResult
 from sigma.report.figures import SETTINGS, STYLE, new_figure, plain, to_svg
 
@@ -24,10 +24,15 @@ def group_of(name: str, row: Mapping[str, Any]) -> str:
     return "references" if name in REFERENCES else "confirmatory" if row["confirmatory"] else "explanatory"
 
 
+def subject_of(results: Mapping[str, Any]) -> str:
+    """The row that every other is compared with: the one without a difference."""
+    return next(name for name, row in results["rows"].items() if "delta" not in row.get("mse_plan", {}))
+
+
 def compared_rows(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The rows that the subject is compared with, confirmatory ones first."""
     rows = [(name, row) for name, row in results["rows"].items() if "delta" in row.get("mse_plan", {})]
-    return sorted(rows, key=lambda item: GROUPS.index(group_of(*item)))
+    return sorted(rows, key=lambda item: (GROUPS.index(group_of(*item)), place(item[0])))
 
 
 def relative(entry: Mapping[str, float]) -> tuple[float, float, float]:
@@ -39,9 +44,12 @@ def relative(entry: Mapping[str, float]) -> tuple[float, float, float]:
 def forest(results: Mapping[str, Any]) -> str:
     """The subject's error against each row's, in percent of the row's, with 95 % intervals; one panel a claim.
 
-    ``results`` is one split of ``metrics/ablation.json``. A mark is coloured only where its interval excludes zero.
+    ``results`` is one split of ``metrics/ablation.json``. A mark is coloured only where its interval excludes zero. Of
+    the rows at scale 1, which lie close to their arms', only the subject's is drawn.
     """
     rows = compared_rows(results)
+    subject = subject_of(results)
+    rows = [item for item in rows if not item[0].endswith(FULL_SCALE) or item[0] == subject + FULL_SCALE]
     claims = [claim for claim in CLAIMS if any(claim in row for _, row in rows)]
     places = np.arange(len(rows))
     with rc_context(SETTINGS):

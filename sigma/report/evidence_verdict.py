@@ -11,7 +11,8 @@ from typing import Any
 from sigma.evaluation.ablation import CLAIMS, CRITICAL
 from sigma.evaluation.arms import CONFIRMATORY, OWN, TITLES
 from sigma.report.closed_loop import Paired, TaskResult
-from sigma.report.evidence_figures import relative
+from sigma.report.evidence_figures import relative, subject_of
+from sigma.report.html import p_value
 
 BASES = ("frozen_base", "base")  # the frozen π0.5's names in the closed loop
 BEATEN, NOT_SHOWN, LOST_TO = "beaten", "not shown", "lost to"
@@ -24,14 +25,9 @@ def listed(words: Sequence[str]) -> str:
 
 
 def percent(value: float) -> str:
-    """A signed percentage with a true minus sign; a value that rounds to zero has no sign."""
-    text = f"{value:+.1f} %"
-    return text.lstrip("+-") if float(text[:-2]) == 0 else text.replace("-", "−")
-
-
-def subject_of(results: Mapping[str, Any]) -> str:
-    """The row that every other is compared with: the one without a difference."""
-    return next(name for name, row in results["rows"].items() if "delta" not in row.get("mse_plan", {}))
+    """A signed percentage with a true minus sign that no line break parts; what rounds to zero has no sign."""
+    text = f"{value:+.1f}"
+    return f"{text.lstrip('+-') if float(text) == 0 else text.replace('-', '−')}\u00a0%"
 
 
 def opponents(results: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -111,8 +107,12 @@ def offline_sentence(results: Mapping[str, Any], seeds: int) -> str:
     return f"Offline ({where}) {'; '.join(clauses)}."
 
 
-def _rate(task: TaskResult, rows: Sequence[str]) -> str:
-    return f"{100 * max(task.arms[row].success for row in rows if row in task.paired):.0f} %"
+def _told(task: TaskResult, arm: str, rows: Sequence[str]) -> str:
+    """An arm's best success, and the largest p of its rows."""
+    paired = [row for row in rows if row in task.paired]
+    best, p = max(task.arms[row].success for row in paired), max(task.paired[row].p for row in paired)
+    text = p_value(p)
+    return f"{TITLES[arm]} ({100 * best:.0f}\u00a0%, McNemar p {text if text.startswith('<') else '= ' + text})"
 
 
 def target_clause(task: TaskResult, name: str, subject: str, arms: Mapping[str, Sequence[str]]) -> str:
@@ -120,20 +120,20 @@ def target_clause(task: TaskResult, name: str, subject: str, arms: Mapping[str, 
     groups: dict[str | None, list[str]] = {status: [] for status in (BEATEN, NOT_SHOWN, LOST_TO, None)}
     for arm, rows in arms.items():
         status = closed_status(task, rows)
-        groups[status].append(TITLES[arm] if status is None else f"{TITLES[arm]} ({_rate(task, rows)})")
+        groups[status].append(TITLES[arm] if status is None else _told(task, arm, rows))
     own = task.arms[subject]
     episodes = f", {own.episodes} episodes" if own.episodes else ""
     clauses = []
     if groups[BEATEN]:
-        clauses.append(f"more often than {listed(groups[BEATEN])} (McNemar p < 0.05)")
+        clauses.append(f"more often than {listed(groups[BEATEN])}")
     if groups[NOT_SHOWN]:
         clauses.append(f"not shown to be more often than {listed(groups[NOT_SHOWN])}")
     if groups[LOST_TO]:
-        clauses.append(f"less often than {listed(groups[LOST_TO])} (McNemar p < 0.05)")
+        clauses.append(f"less often than {listed(groups[LOST_TO])}")
     if groups[None]:
         clauses.append(f"not compared with {listed(groups[None])}")
     told = "; ".join(clauses) or "with no opponent beside it"
-    return f"In closed loop ({name}{episodes}) it succeeds in {100 * own.success:.0f} %: {told}"
+    return f"In closed loop ({name}{episodes}) it succeeds in {100 * own.success:.0f}\u00a0%: {told}"
 
 
 def losses(tasks: Mapping[str, TaskResult], target: str, subject: str) -> dict[str, tuple[float, Paired | None]]:
