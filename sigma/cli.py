@@ -177,7 +177,7 @@ def ablation(
     arms: Annotated[Path, typer.Option(help="Folder of the arms' folders, NAME-SEED.")] = Path("stages/ablation/out"),
     output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/ablation.json"),
     tables: Annotated[Path, typer.Option(help="Folder to write: table, forest plot, curves.")] = Path(
-        "stages/ablation/out/summary"
+        "stages/ablation/summary"
     ),
 ) -> None:
     """Score every trained arm and reference on the held-out windows, with intervals over episodes."""

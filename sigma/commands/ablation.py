@@ -16,16 +16,16 @@ SHARDS, FEATURES = Path("data/shards/meta.json"), Path("data/features")
 
 
 class ArmList(Section):
-    """What the summary needs of the section that the arms are trained from."""
+    """What the summary needs of the section that the arms are trained from: their names, or a mapping by name."""
 
     model_config = ConfigDict(extra="ignore")
 
-    arms: list[str] = Field(min_length=1)
+    arms: list[str] | dict[str, Any] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _once(self) -> "ArmList":
-        for name, values in (("arms", self.arms), ("seeds", self.seeds)):
+        for name, values in (("arms", list(self.arms)), ("seeds", self.seeds)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names one twice")
         return self
@@ -117,13 +117,14 @@ def run(*, params: Path, arms: Path, output: Path, tables: Path) -> str:
     from sigma.io import atomic_directory, read_json, write_json
     from sigma.report.verdict import number
 
-    refuse_unlisted(arms, listed.arms, listed.seeds)
+    names = list(listed.arms)
+    refuse_unlisted(arms, names, listed.seeds)
     shards = read_json(SHARDS)
     base, _ = read_columns(BASELINE, BASELINE_COLUMNS)
     windows = _windows(base, shards, report)
     digests = source_digests(SHARDS, FEATURES)
     options = {"digests": digests, "held_out": windows.columns, "chunk": shards["chunk"]}
-    read = [read_arm(arms / f"{arm}-{seed}", arm, seed, **options) for arm in listed.arms for seed in listed.seeds]
+    read = [read_arm(arms / f"{arm}-{seed}", arm, seed, **options) for arm in names for seed in listed.seeds]
     rows = {row.name: row for row in references(base, windows, shards["chunk"])}
     for arm in read:
         add_arm(rows, arm, windows)

@@ -10,7 +10,7 @@ from sigma.parameters import Section, read_yaml, validate
 METRICS = Path("metrics")
 # Where the pictures lie that other commands draw; each is shown where it exists.
 PICTURES = {
-    "curves": Path("stages/ablation/out/summary/curves.svg"),
+    "curves": Path("stages/ablation/summary/curves.svg"),
     "probes": Path("stages/evidence/out/diagnostics/probes.svg"),
     "episodes": Path("stages/evidence/out/diagnostics/episodes.svg"),
     "reliability": Path("stages/evidence/out/diagnostics/reliability.svg"),
@@ -29,11 +29,13 @@ SECTIONS: dict[str, type[Section]] = {"evidence": EvidenceParameters}
 
 
 def _sheets(folder: Path) -> list[tuple[str, str]]:
-    """Pictures of rollouts in ``folder``, by name; none where it does not exist."""
+    """Pictures of rollouts below ``folder``, each by the folder it lies in; none where there is no such folder."""
+    from sigma.evaluation.arms import place, title
     from sigma.report.html import data_uri
 
-    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in MEDIA)
-    return [(file.stem, data_uri(MEDIA[file.suffix.lower()], file.read_bytes())) for file in files]
+    files = [file for file in folder.rglob("*") if file.suffix.lower() in MEDIA]
+    files.sort(key=lambda file: (place(file.parent.name), file.name))
+    return [(title(file.parent.name), data_uri(MEDIA[file.suffix.lower()], file.read_bytes())) for file in files]
 
 
 def _refuse_other_windows(ablation: dict[str, Any], check_b: dict[str, Any]) -> None:
@@ -64,12 +66,12 @@ def run(*, params: Path, output: Path) -> str:
 
     ablation, check_a, check_b = (read_json(METRICS / f"{name}.json") for name in ("ablation", "check_a", "check_b"))
     _refuse_other_windows(ablation, check_b)
-    tasks = read_closed_loop(METRICS / "rollout.json")
+    closed_loop = read_closed_loop(METRICS / "rollout.json")
     diagnostics = METRICS / "diagnostics.json"
     drawn = {name: file.read_text(encoding="utf-8") for name, file in PICTURES.items() if file.is_file()}
     page, sentence = build_evidence(
         ablation,
-        tasks,
+        closed_loop,
         check_a=check_a,
         check_b=check_b,
         diagnostics=read_json(diagnostics) if diagnostics.is_file() else None,

@@ -8,7 +8,8 @@ from typing import Any
 from sigma.errors import SigmaError
 from sigma.io import read_json
 
-ARMS, PAIRED = "arms", "paired"
+ARMS, PAIRED, RETENTION = "arms", "paired", "retention"
+SETTING = "/"  # between a task and the name of a harder setting of it
 SIGNIFICANT = 0.05
 
 
@@ -52,6 +53,28 @@ class TaskResult:
     paired: dict[str, Paired]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """An arm on the mean of the base's own tasks: success minus the frozen base's, in [−1, 1], with its interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Everything that was rolled out.
+
+    ``tasks`` maps a task to its results, ``settings`` a harder setting, ``TASK/NAME``, to its; ``kept`` maps an arm to
+    what it kept of the base's own tasks, empty where that was not measured.
+    """
+
+    tasks: dict[str, TaskResult]
+    settings: dict[str, TaskResult]
+    kept: dict[str, Kept]
+
+
 def _task(name: str, value: Mapping[str, Any]) -> TaskResult:
     arms = {
         arm: ArmResult(
@@ -69,26 +92,28 @@ def _task(name: str, value: Mapping[str, Any]) -> TaskResult:
     }
     for arm in paired:
         if arm not in arms:
-            raise SigmaError(f"metrics/rollout.json: {name}.{PAIRED}.{arm}: the arm is not among {', '.join(arms)}")
+            raise SigmaError(f"metrics/rollout.json: {name}.{PAIRED}: {arm} is not among {', '.join(arms)}")
     return TaskResult(arms, paired)
 
 
-def read_closed_loop(path: Path) -> dict[str, TaskResult] | None:
-    """Task -> results; None where the file does not exist: the closed loop was not run.
+def read_closed_loop(path: Path) -> ClosedLoop | None:
+    """The file's content; None where it does not exist: the closed loop was not run.
 
     Raises :class:`SigmaError` naming the key where the file is not of this form.
     """
     if not Path(path).is_file():
         return None
-    tasks = read_json(path)
-    results = {}
-    for name, value in tasks.items():
+    again = "run `dvc repro stages/rollout/dvc.yaml`"
+    found = ClosedLoop({}, {}, {})
+    for name, value in read_json(path).items():
         if not isinstance(value, Mapping) or ARMS not in value:
-            raise SigmaError(f"{path}: {name}.{ARMS} is missing; run `dvc repro stages/rollout/dvc.yaml`")
+            raise SigmaError(f"{path}: {name}.{ARMS} is missing; {again}")
         try:
-            results[name] = _task(name, value)
+            if name == RETENTION:
+                bounds = ("difference", "difference_lo", "difference_hi")
+                found.kept.update({arm: Kept(*(item[key] for key in bounds)) for arm, item in value[ARMS].items()})
+            else:
+                (found.settings if SETTING in name else found.tasks)[name] = _task(name, value)
         except (KeyError, TypeError, AttributeError) as error:
-            raise SigmaError(
-                f"{path}: {name}: key {error} is missing or of another form; run `dvc repro stages/rollout/dvc.yaml`"
-            ) from None
-    return results
+            raise SigmaError(f"{path}: {name}: key {error} is missing or of another form; {again}") from None
+    return found

@@ -6,10 +6,10 @@ from typing import Any
 from sigma.evaluation.ablation import CLAIMS, CRITICAL, METRICS
 from sigma.evaluation.arms import OWN, place, title
 from sigma.report import evidence_figures
-from sigma.report.closed_loop import TaskResult
+from sigma.report.closed_loop import ClosedLoop
 from sigma.report.diagnostic_figures import REPRESENTATIONS, TARGETS
 from sigma.report.evidence_figures import GROUPS, compared_rows, group_of, subject_of
-from sigma.report.evidence_verdict import BASES, losses, percent, verdict
+from sigma.report.evidence_verdict import BASES, losses, percent, points, verdict
 from sigma.report.html import picture, render
 
 METRIC_TITLES = {**{name: name for name in METRICS}, CRITICAL: "critical"}
@@ -27,7 +27,7 @@ def _verdict_class(entry: Mapping[str, float]) -> str:
 
 def build_evidence(
     ablation: Mapping[str, Any],
-    tasks: Mapping[str, TaskResult] | None,
+    closed_loop: ClosedLoop | None,
     *,
     check_a: Mapping[str, Any],
     check_b: Mapping[str, Any],
@@ -41,7 +41,7 @@ def build_evidence(
 
     Args:
         ablation: ``metrics/ablation.json``.
-        tasks: the closed loop by task, None where it was not run.
+        closed_loop: what was rolled out, None where nothing was.
         check_a: ``metrics/check_a.json``.
         check_b: ``metrics/check_b.json``.
         diagnostics: ``metrics/diagnostics.json``, None where it was not made.
@@ -52,9 +52,10 @@ def build_evidence(
     """
     test = ablation["test"]
     subject = subject_of(test)
-    sentence = verdict(ablation, tasks, target=target, margin=margin)
+    sentence = verdict(ablation, closed_loop, target=target, margin=margin)
     drawn = dict(pictures) | {"forest": picture(evidence_figures.forest(test))}
-    if tasks is not None and target in tasks:
+    tasks = None if closed_loop is None else closed_loop.tasks
+    if tasks and target in tasks:
         drawn["success"] = picture(evidence_figures.success(tasks[target]))
     page = render(
         "evidence.html",
@@ -78,6 +79,9 @@ def build_evidence(
         check_a=check_a,
         check_b=check_b,
         tasks=tasks,
+        settings=closed_loop.settings if closed_loop else {},
+        kept=closed_loop.kept if closed_loop else {},
+        points=points,
         target=target,
         margin=margin,
         losses=losses(tasks, target, subject) if tasks else {},

@@ -10,7 +10,7 @@ from typing import Any
 
 from sigma.evaluation.ablation import CLAIMS, CRITICAL
 from sigma.evaluation.arms import CONFIRMATORY, OWN, TITLES
-from sigma.report.closed_loop import Paired, TaskResult
+from sigma.report.closed_loop import ClosedLoop, Paired, TaskResult
 from sigma.report.evidence_figures import relative, subject_of
 from sigma.report.html import p_value
 
@@ -143,27 +143,34 @@ def losses(tasks: Mapping[str, TaskResult], target: str, subject: str) -> dict[s
     for name, task in tasks.items():
         base = next((arm for arm in BASES if arm in task.arms), None)
         if name != target and base is not None and subject in task.arms:
-            points = 100.0 * (task.arms[subject].success - task.arms[base].success)
-            found[name] = (points, task.paired.get(base))
+            loss = 100.0 * (task.arms[subject].success - task.arms[base].success)
+            found[name] = (loss, task.paired.get(base))
     return found
 
 
-def retention_clause(tasks: Mapping[str, TaskResult], target: str, subject: str, margin: float) -> str:
+def points(share: float) -> str:
+    """A difference of shares in points, signed, with a true minus sign."""
+    return percent(100.0 * share).removesuffix("\u00a0%")
+
+
+def retention_clause(closed_loop: ClosedLoop, target: str, subject: str, margin: float) -> str:
     """Whether Sigma keeps what the base could do: on each of its own tasks at most ``margin`` points below it."""
-    found = losses(tasks, target, subject)
+    found = losses(closed_loop.tasks, target, subject)
     if not found:
         return "the base's own tasks were not rolled out"
+    kept = closed_loop.kept.get(subject)
+    mean = "" if kept is None else f"mean {points(kept.difference)}, {points(kept.low)} to {points(kept.high)}; "
     # Shares of a count are not exact: a loss of just the margin is within it.
-    fallen = {name: points for name, (points, _) in found.items() if points < -margin - 1e-9}
+    fallen = {name: loss for name, (loss, _) in found.items() if loss < -margin - 1e-9}
     if fallen:
-        told = listed([f"{name} ({points:+.1f} points)".replace("-", "−") for name, points in fallen.items()])
-        return f"it does not keep the base's own tasks within {margin:g} points: {told}"
-    name, (points, _) = min(found.items(), key=lambda item: item[1][0])
-    least = f"{points:+.1f}".replace("-", "−")
-    return f"it keeps each of the base's own tasks within {margin:g} points of the frozen π0.5 (least: {name} {least})"
+        told = listed([f"{name} {points(loss / 100)}" for name, loss in fallen.items()])
+        return f"it does not keep the base's own tasks within {margin:g} points of the frozen π0.5 ({mean}{told})"
+    name, (loss, _) = min(found.items(), key=lambda item: item[1][0])
+    told = f"{mean}least: {name} {points(loss / 100)}"
+    return f"it keeps each of the base's own tasks within {margin:g} points of the frozen π0.5 ({told})"
 
 
-def verdict(ablation: Mapping[str, Any], tasks: Mapping[str, TaskResult] | None, *, target: str, margin: float) -> str:
+def verdict(ablation: Mapping[str, Any], closed_loop: ClosedLoop | None, *, target: str, margin: float) -> str:
     """Two sentences, from ``metrics/ablation.json`` and the closed loop (None where it was not run).
 
     ``target`` is the task that Sigma learned, ``margin`` the loss in points that counts as keeping a task.
@@ -171,10 +178,11 @@ def verdict(ablation: Mapping[str, Any], tasks: Mapping[str, TaskResult] | None,
     results = ablation["test"]
     subject = subject_of(results)
     first = offline_sentence(results, len(results["rows"][subject]["mse_plan"]["seeds"]))
-    if tasks is None:
+    if closed_loop is None:
         return f"{first} The closed loop was not run: nothing is known of success."
-    if target not in tasks or subject not in tasks[target].arms:
+    task = closed_loop.tasks.get(target)
+    if task is None or subject not in task.arms:
         second = f"The closed loop has no {subject} on {target}"
     else:
-        second = target_clause(tasks[target], target, subject, opponents(results))
-    return f"{first} {second}; {retention_clause(tasks, target, subject, margin)}."
+        second = target_clause(task, target, subject, opponents(results))
+    return f"{first} {second}; {retention_clause(closed_loop, target, subject, margin)}."

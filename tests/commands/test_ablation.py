@@ -23,6 +23,7 @@ from tests.worlds import inside
 
 GRIPPER, THRESHOLD = D - 1, 0.25
 OUT = Path("stages/ablation/out")
+SUMMARY = Path("stages/ablation/summary")
 
 
 def prepare(root: Path, **options) -> Path:
@@ -41,7 +42,7 @@ def run(root: Path) -> dict:
             params=Path("stages/ablation/params.yaml"),
             arms=OUT,
             output=Path("metrics/ablation.json"),
-            tables=OUT / "summary",
+            tables=SUMMARY,
         )
         return read_json(Path("metrics/ablation.json"))
 
@@ -225,9 +226,9 @@ def test_tables_and_pictures_are_written_and_a_second_run_repeats_their_bytes(pr
     digests = []
     for _ in range(2):
         run(project)
-        digests.append((digest_folder(project / OUT / "summary"), digest_file(project / "metrics/ablation.json")))
+        digests.append((digest_folder(project / SUMMARY), digest_file(project / "metrics/ablation.json")))
     assert digests[0] == digests[1]
-    folder = project / OUT / "summary"
+    folder = project / SUMMARY
     assert {file.name for file in folder.iterdir()} == {"rows.csv", "forest.svg", "curves.svg"}
     with open(folder / "rows.csv", newline="") as file:
         lines = list(csv.DictReader(file))
@@ -263,7 +264,7 @@ def refused(project: Path, message: str) -> None:
     with pytest.raises(SigmaError, match=message) as error:
         run(project)
     assert "\n" not in str(error.value)
-    assert not (project / "metrics").exists() and not (project / OUT / "summary").exists()
+    assert not (project / "metrics").exists() and not (project / SUMMARY).exists()
 
 
 def test_a_missing_arm_is_named_with_its_folder(project):
