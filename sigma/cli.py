@@ -283,6 +283,48 @@ def rates(
     typer.echo(module.run(params=params, trials=trials, output=output))
 
 
+@app.command(rich_help_panel="Evidence")
+def ablation(
+    params: Annotated[Path, typer.Option(help="File with the sections ablation and summary.")] = Path(
+        "stages/ablation/params.yaml"
+    ),
+    arms: Annotated[Path, typer.Option(help="Folder of the arms' folders, NAME-SEED.")] = Path("stages/ablation/out"),
+    output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/ablation.json"),
+    tables: Annotated[Path, typer.Option(help="Folder to write: table, forest plot, curves.")] = Path(
+        "stages/ablation/summary"
+    ),
+) -> None:
+    """Score every trained arm and reference on the held-out windows, with intervals over episodes."""
+    from sigma.commands import ablation as module
+
+    typer.echo(module.run(params=params, arms=arms, output=output, tables=tables))
+
+
+@app.command(rich_help_panel="Evidence")
+def diagnose(
+    params: Annotated[Path, typer.Option(help="File with the section diagnose.")] = Path("stages/evidence/params.yaml"),
+    output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/diagnostics.json"),
+    pictures: Annotated[Path, typer.Option(help="Folder of pictures to write.")] = Path(
+        "stages/evidence/out/diagnostics"
+    ),
+) -> None:
+    """Probe what Sigma's memory, intent and factors know, and whether its risk is calibrated."""
+    from sigma.commands import diagnose as module
+
+    typer.echo(module.run(params=params, output=output, pictures=pictures))
+
+
+@app.command(rich_help_panel="Evidence")
+def evidence(
+    params: Annotated[Path, typer.Option(help="File with the section evidence.")] = Path("stages/evidence/params.yaml"),
+    output: Annotated[Path, typer.Option(help="Page to write.")] = Path("stages/evidence/out/index.html"),
+) -> None:
+    """Write the page whose first line says which confirmatory arms Sigma beats."""
+    from sigma.commands import evidence as module
+
+    typer.echo(module.run(params=params, output=output))
+
+
 @app.command(rich_help_panel="Tools")
 def compare(
     revision: Annotated[str, typer.Argument(help="Commit whose metrics are compared with those here.")] = "HEAD",

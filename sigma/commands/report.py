@@ -50,15 +50,6 @@ METRICS, REPORTS = Path("metrics"), Path("reports")
 PLOTTED = ("base", "sigma", "base_mean_of_samples", "hold_state", "mean_trajectory")
 
 
-def _csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
-    import csv
-
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
 def run(parameters: dict[str, Section]) -> str:
     """Write the metrics of base and Sigma, both checks, the evaluation report and ``reports/``; returns the verdict."""
     from sigma.errors import SigmaError
@@ -69,6 +60,7 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.policy.adapter import SigmaTelepathyAdapter, read_calibration
     from sigma.report.page import build_page
     from sigma.report.provenance import provenance
+    from sigma.report.table import write_csv
     from sigma.report.verdict import verdict
 
     adapter, report = parameters["adapter"], parameters["report"]
@@ -106,13 +98,13 @@ def run(parameters: dict[str, Section]) -> str:
     with atomic_directory(REPORTS) as folder:
         (folder / "index.html").write_text(page, encoding="utf-8")
         by_step = zip(*(steps[name] for name in PLOTTED), strict=True)
-        _csv(
+        write_csv(
             folder / "error_by_step.csv",
             ("step", *PLOTTED),
             [(step, *values) for step, values in enumerate(by_step, start=1)],
         )
         by_joint = zip(joints["joints"], *(joints[name]["rmse_joint_units"] for name in PLOTTED), strict=True)
-        _csv(folder / "error_by_joint.csv", ("joint", *PLOTTED), list(by_joint))
+        write_csv(folder / "error_by_joint.csv", ("joint", *PLOTTED), list(by_joint))
     for name, value in {
         "baseline": split_metrics(evaluation, "base", report.batch),
         "sigma": split_metrics(evaluation, "sigma", report.batch),

@@ -51,13 +51,17 @@ def plain(text: str, longest: int = 48) -> str:
     return (text if len(text) <= longest else text[: longest - 1] + "…").replace("$", r"\$")
 
 
-def _svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
+    """The figure as SVG text, with the same bytes every time; call it within :data:`SETTINGS`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of this size in inches, and its axes ``[rows, columns]``."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
@@ -80,7 +84,7 @@ def trajectories(
     """Recorded and predicted joint positions ``[n, D]`` in joint units over an episode; thin lines mark decisions."""
     with rc_context(SETTINGS):
         rows = -(-len(joints) // 2)
-        figure, axes = _figure(10, 1.9 * rows + 0.5, rows, 2, sharex=True)
+        figure, axes = new_figure(10, 1.9 * rows + 0.5, rows, 2, sharex=True)
         for index, ax in enumerate(axes.flat):
             if index >= len(joints):
                 ax.set_visible(False)
@@ -97,13 +101,13 @@ def trajectories(
                 ax.tick_params(labelbottom=True)
                 ax.set_xlabel("time in the episode (s)")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def error_by_step(errors: Mapping[str, Sequence[float]], fps: float) -> str:
     """Error of the executed plan at each step of the horizon, for the arms that :data:`STYLE` knows."""
     with rc_context(SETTINGS):
-        figure, axes = _figure(7, 3.6)
+        figure, axes = new_figure(7, 3.6)
         ax: Axes = axes[0, 0]
         for name, style in STYLE.items():
             if name in errors and name != "sigma_scale_1":
@@ -119,13 +123,13 @@ def error_by_step(errors: Mapping[str, Sequence[float]], fps: float) -> str:
         ax.set_xlabel(f"step of the horizon (1 step = {1 / fps:.3g} s)")
         ax.set_ylabel(ERROR)
         figure.legend(loc="outside right upper")
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def grouped_bars(labels: Sequence[str], values: Mapping[str, Sequence[float]], axis_label: str) -> str:
     """Horizontal bars, one group a label and one bar an arm, each with its number."""
     with rc_context(SETTINGS):
-        figure, axes = _figure(5.2, 0.9 + 0.55 * len(labels))
+        figure, axes = new_figure(5.2, 0.9 + 0.55 * len(labels))
         ax, size = axes[0, 0], 0.8 / len(values)
         for index, (name, numbers) in enumerate(values.items()):
             places = np.arange(len(labels)) + (index - (len(values) - 1) / 2) * size
@@ -137,14 +141,14 @@ def grouped_bars(labels: Sequence[str], values: Mapping[str, Sequence[float]], a
         ax.grid(axis="y", visible=False)
         ax.set_xlabel(axis_label)
         figure.legend(loc="outside upper center", ncols=len(values))
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def error_ratios(ratios: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
     """Sigma's error over each row's, a panel a metric: (estimate, low, high), left of 1 where Sigma's is lower."""
     with rc_context(SETTINGS):
         metrics = list(next(iter(ratios.values())))
-        figure, axes = _figure(10, 1.0 + 0.36 * len(ratios), 1, len(metrics), sharey=True, sharex=True)
+        figure, axes = new_figure(10, 1.0 + 0.36 * len(ratios), 1, len(metrics), sharey=True, sharex=True)
         places = np.arange(len(ratios))
         for ax, metric in zip(axes[0], metrics, strict=True):
             middle, low, high = np.array([by_metric[metric] for by_metric in ratios.values()]).T
@@ -159,13 +163,13 @@ def error_ratios(ratios: Mapping[str, Mapping[str, tuple[float, float, float]]])
         axes[0, 0].set_yticks(places, [plain(TITLES[name]) for name in ratios])
         axes[0, 0].invert_yaxis()
         figure.supxlabel("Sigma's error / the row's error (below 1: Sigma's is lower)", fontsize=10)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def telepathy(seconds: np.ndarray, tau: Mapping[str, np.ndarray], scales: Mapping[str, np.ndarray]) -> str:
     """Norm of the telepathy factors of both passes, and the adapter's scale of each branch, over an episode."""
     with rc_context(SETTINGS):
-        figure, axes = _figure(10, 3.0, 1, 2, sharex=True)
+        figure, axes = new_figure(10, 3.0, 1, 2, sharex=True)
         left, right = axes[0]
         for name, title in (("base", "control (LoRA and FiLM off)"), ("sigma", "Sigma")):
             left.plot(seconds, tau[name], marker="o", markersize=3, label=title, **STYLE[name])
@@ -177,13 +181,13 @@ def telepathy(seconds: np.ndarray, tau: Mapping[str, np.ndarray], scales: Mappin
         for ax in (left, right):
             ax.set_xlabel("time in the episode (s)")
             ax.legend(fontsize=9)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
     """Trajectory error of the base, of the whole correction and of what is executed, in groups of rising risk."""
     with rc_context(SETTINGS):
-        figure, axes = _figure(7, 3.4)
+        figure, axes = new_figure(7, 3.4)
         ax = axes[0, 0]
         places = np.arange(len(bins))
         for name in ("base", "sigma_scale_1", "sigma"):
@@ -194,4 +198,4 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
         ax.set_ylabel(ERROR)
         _log_where_wide(ax, [part[name] for part in bins for name in ("base", "sigma_scale_1", "sigma")])
         figure.legend(loc="outside right upper")
-        return _svg(figure)
+        return to_svg(figure)

@@ -1,18 +1,16 @@
 """``reports/index.html``: one file that needs nothing else, for the person who decides whether Sigma helps."""
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sigma.evaluation.intervals import episode_sums, ratio_of_means
 from sigma.evaluation.references import CHECKED, TITLES
 from sigma.evaluation.scores import METRICS
 from sigma.evaluation.summary import Evaluation
 from sigma.report import figures
-from sigma.report.verdict import number
+from sigma.report.html import data_uri, flat, picture, render
 
 METRIC_TITLES = {
     "mse_vec": "action vector (step 0)",
@@ -23,15 +21,6 @@ METRIC_TITLES = {
     "sem_align": "semantic alignment with the text",
 }
 COMPARED = ("base", "base_one_sample", "base_zero_noise", *CHECKED)
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def picture(svg: str) -> str:
-    """An SVG as the address of an image: nothing inside it can run or be styled by the page."""
-    return _data_uri("image/svg+xml", svg.encode())
 
 
 def typical_episode(evaluation: Evaluation) -> int:
@@ -111,25 +100,10 @@ def _worst(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[dict[str,
     return [
         {
             **window,
-            "pictures": [(camera, _data_uri("image/jpeg", jpeg)) for camera, jpeg in frames.get(window["window"], [])],
+            "pictures": [(camera, data_uri("image/jpeg", jpeg)) for camera, jpeg in frames.get(window["window"], [])],
         }
         for window in summary["worst_windows"]
     ]
-
-
-def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as (dotted name, text) rows."""
-    rows: list[tuple[str, str]] = []
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", "–" if value is None else str(value)))
-    return rows
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def build_page(
@@ -146,16 +120,9 @@ def build_page(
 
     ``thresholds`` are the adapter's and the report's parameters, shown beside the numbers they shape.
     """
-    environment = Environment(
-        loader=PackageLoader("sigma.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "p": _p}
     episode, tolerance = typical_episode(evaluation), thresholds["adapter"]["text_tolerance"]
-    return environment.get_template("page.html").render(
+    return render(
+        "page.html",
         sentence=sentence,
         check_a=check_a,
         check_b=check_b,
@@ -170,8 +137,8 @@ def build_page(
         episode=episode,
         pictures=draw(evaluation, summary, episode),
         worst=_worst(evaluation, summary),
-        thresholds=_flat(thresholds),
-        provenance=_flat(provenance),
+        thresholds=flat(thresholds),
+        provenance=flat(provenance),
         shards=evaluation.predictions.shards,
         own_statistics=evaluation.predictions.features["statistics"] == "checkpoint",
         unknown=int(np.sum(evaluation.predictions.sigma["text_distance"][evaluation.test] > tolerance)),

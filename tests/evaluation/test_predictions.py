@@ -42,7 +42,7 @@ def test_both_tables_and_pictures_come_back(root):
 
 def test_joints_that_the_windows_exclude_are_not_scored(root):
     path = root / "data/shards/meta.json"
-    write_json(path, {**read_json(path), "excluded_joints": [JOINTS[1]]})
+    write_json(path, {**read_json(path), "exclude_joints": [JOINTS[1]]})
     assert _read(root).scored.tolist() == [True, False, True]
 
 

@@ -1,0 +1,76 @@
+"""Pictures of the diagnostics: probe scores, and what Sigma does along an episode. Plain numbers in, one SVG out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+
+from sigma.report.figures import BRANCH_STYLE, SETTINGS, STYLE, new_figure, plain, to_svg
+
+REPRESENTATIONS = {
+    "tau": "telepathy factors τ",
+    "memory": "memory m",
+    "intent": "intent z",
+    "base": "π0.5's pooled features",
+    "base_history": "the same, whole history",
+    "state": "joint state alone",
+}
+TARGETS = {
+    "phase": "task phase (accuracy)",
+    "cube_position": "cube position (R²)",
+    "instruction": "instruction (accuracy)",
+    "episode_position": "relative position in the episode (R²)",
+}
+OWN = ("tau", "memory", "intent")
+
+
+def probe_scores(probes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Score of each linear probe with its 95 % interval, a panel a label; the dashed line is chance."""
+    names = [name for name in REPRESENTATIONS if any(name in target for target in probes.values())]
+    places = np.arange(len(names))
+    with rc_context(SETTINGS):
+        figure, axes = new_figure(10, 1.1 + 0.32 * len(names), 1, len(probes), sharey=True)
+        for ax, (target, found) in zip(axes[0], probes.items(), strict=True):
+            ax.axvline(found["chance"], color="#444444", linewidth=1, linestyle="--")
+            for place, name in zip(places, names, strict=True):
+                colour = STYLE["sigma" if name in OWN else "base"]["color"]
+                ax.hlines(place, found[name]["lo"], found[name]["hi"], colors=colour, linewidth=2.5)
+                ax.scatter(found[name]["score"], place, color=colour, s=24, zorder=3)
+            ax.set_title(TARGETS[target].replace(" (", "\n("), loc="left", fontsize=9)
+            lowest = min(found["chance"], *(found[name]["lo"] for name in names))
+            ax.set_xlim(max(-1.0, min(0.0, lowest)) - 0.03, 1.03)
+        axes[0, 0].set_yticks(places, [REPRESENTATIONS[name] for name in names])
+        axes[0, 0].invert_yaxis()
+        figure.supxlabel("score on test episodes (1: read off without error; dashed: chance)", fontsize=10)
+        return to_svg(figure)
+
+
+def traces(
+    episodes: Sequence[tuple[int, np.ndarray, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
+    phases: Mapping[int, Sequence[tuple[float, str]]],
+) -> str:
+    """Size of the correction and the adapter's scale along episodes, a column each.
+
+    ``episodes`` are (number, seconds [n], correction by branch, scale by branch); ``phases`` maps a number to the
+    seconds at which a phase begins, and its name.
+    """
+    with rc_context(SETTINGS):
+        figure, axes = new_figure(3.6 * len(episodes) + 0.6, 4.6, 2, len(episodes), sharex="col", sharey="row")
+        for column, (number, seconds, corrections, scales) in enumerate(episodes):
+            upper, lower = axes[:, column]
+            for branch, style in BRANCH_STYLE.items():
+                upper.plot(seconds, corrections[branch], label=branch, marker="o", markersize=2.5, **style)
+                lower.plot(seconds, scales[branch], marker="o", markersize=2.5, **style)
+            for begin, name in phases.get(number, ()):
+                for ax in (upper, lower):
+                    ax.axvline(begin, color="#777777", linewidth=0.8, linestyle=":")
+                lower.text(begin, 0.04, f" {plain(name)}", rotation=90, fontsize=7, color="#444444", va="bottom")
+            upper.set_title(f"test episode {number}", loc="left", fontsize=10)
+            upper.set_ylim(bottom=0)
+            lower.set_ylim(-0.03, 1.03)
+            lower.set_xlabel("time (s)")
+        axes[0, 0].set_ylabel("correction, rms\n(normalised units)")
+        axes[1, 0].set_ylabel("adapter scale")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        return to_svg(figure)

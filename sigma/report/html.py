@@ -1,0 +1,48 @@
+"""Self-contained pages: the template environment, pictures as addresses, and nested records as rows."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sigma.report.verdict import number
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """``content`` as the address of an image of this media type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def picture(svg: str) -> str:
+    """An SVG as the address of an image: nothing inside it can run or be styled by the page."""
+    return data_uri("image/svg+xml", svg.encode())
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted name, text) rows."""
+    rows: list[tuple[str, str]] = []
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            rows += flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", "–" if value is None else str(value)))
+    return rows
+
+
+def p_value(value: float) -> str:
+    """p with three digits after the point."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def render(template: str, **values: Any) -> str:
+    """The page of ``templates/`` with ``values``; text that comes from data is escaped, an unknown name is an error."""
+    environment = Environment(
+        loader=PackageLoader("sigma.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "p": p_value}
+    return environment.get_template(template).render(**values)
