@@ -1,83 +1,31 @@
 """``sigma rollout``: one arm in closed loop in the simulator, on the same fresh episodes as every other arm."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
-
-from sigma.parameters import Section, read_yaml, validate
-
-PLAIN = "plain"
-SettingName = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*$")]
+from sigma.simulation.parameters import PLAIN, PLAIN_NAME, RolloutParameters, read_rollout
 
 
-class SettingParameters(Section):
-    action_noise: float = Field(default=0.0, ge=0, le=100)
-    push: float = Field(default=0.0, ge=0, le=10)
-    camera_metres: float = Field(default=0.0, ge=0, le=1)
-    camera_degrees: float = Field(default=0.0, ge=0, le=90)
-    paraphrases: dict[str, list[str]] = {}
-    delay: int = Field(default=0, ge=0, le=1024)
-
-
-class RolloutParameters(Section):
-    target: str
-    episodes: int = Field(ge=1, le=100_000)
-    base_tasks: list[str]
-    base_episodes: int = Field(ge=1, le=100_000)
-    first_seed: int = Field(ge=0, le=1_000_000_000)
-    n_action_steps: int = Field(ge=1, le=1024)
-    batch: int = Field(ge=1, le=1024)
-    settings_episodes: int = Field(ge=1, le=100_000)
-    settings: dict[SettingName, SettingParameters]
-    videos: int = Field(ge=0, le=100)
-    video_size: int = Field(ge=32, le=1024, multiple_of=2)
-
-    @field_validator("settings")
-    @classmethod
-    def _plain_is_taken(cls, settings: dict[str, SettingParameters]) -> dict[str, SettingParameters]:
-        if PLAIN in settings:
-            raise ValueError(f"{PLAIN!r} names the undisturbed episodes")
-        return settings
-
-    @model_validator(mode="after")
-    def _tasks_differ(self) -> "RolloutParameters":
-        if len({self.target, *self.base_tasks}) <= len(self.base_tasks):
-            raise ValueError("target and base_tasks must all be different")
-        return self
-
-
-def read_section(params: Path) -> RolloutParameters:
-    section = validate({"rollout": RolloutParameters}, read_yaml(params), params)["rollout"]
-    assert isinstance(section, RolloutParameters)
-    return section
-
-
-def _jobs(section: RolloutParameters) -> list[tuple[str, str, Any, range]]:
+def _jobs(section: RolloutParameters, params: Path) -> list[tuple[str, str, Any, range]]:
     """Task, setting's name, setting and seeds of everything that is played."""
     from sigma.errors import SigmaError
     from sigma.simulation.env import TEXT
-    from sigma.simulation.settings import PLAIN as UNDISTURBED
-    from sigma.simulation.settings import Setting
     from sigma.simulation.tasks import task_named
 
-    first = section.first_seed
-    jobs = [(section.target, PLAIN, UNDISTURBED, range(first, first + section.episodes))]
-    jobs += [(task, PLAIN, UNDISTURBED, range(first, first + section.base_episodes)) for task in section.base_tasks]
-    for task, *_ in jobs:
-        task_named(task)
     known = task_named(section.target).instructions
-    for name, values in section.settings.items():
-        for instruction, wordings in values.paraphrases.items():
+    for name, setting in section.settings.items():
+        key = f"{params}: rollout.settings.{name}.paraphrases"
+        for instruction in setting.paraphrases:
             if instruction not in known:
-                raise SigmaError(
-                    f"settings.{name}.paraphrases: no instruction {instruction!r}; legal: {', '.join(known)}"
-                )
-            for text in wordings:
-                if not TEXT.contains(text):
-                    raise SigmaError(f"settings.{name}.paraphrases: {text!r}; legal: 1 to 80 small letters and spaces")
-        paraphrases = {instruction: tuple(wordings) for instruction, wordings in values.paraphrases.items()}
-        setting = Setting(**values.model_dump() | {"paraphrases": paraphrases})
+                raise SigmaError(f"{key}: no instruction {instruction!r}; legal: {', '.join(known)}")
+        for text in setting.wordings:
+            if not TEXT.contains(text):
+                raise SigmaError(f"{key}: found {text!r}; legal: 1 to 80 small letters and spaces")
+    first = section.first_seed
+    jobs = [(section.target, PLAIN_NAME, PLAIN, range(first, first + section.episodes))]
+    for task in section.base_tasks:
+        jobs.append((task_named(task).name, PLAIN_NAME, PLAIN, range(first, first + section.base_episodes)))
+    for name, setting in section.settings.items():
         jobs.append((section.target, name, setting, range(first, first + section.settings_episodes)))
     return jobs
 
@@ -92,7 +40,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
         output: the table, ``ARM.parquet``.
         videos: the folder for mp4 files and the contact sheet of the target.
     """
-    section = read_section(params)
+    section = read_rollout(params)
     from sigma.cli import read_parameters
 
     whole = read_parameters()
@@ -114,17 +62,18 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
 
     from sigma.io import write_json, write_table
     from sigma.machine import open_device
-    from sigma.policy.live import check_words
     from sigma.progress import progress
     from sigma.simulation.episode import EpisodeSpec
     from sigma.simulation.films import choose, film, write_films
     from sigma.simulation.rollout import FixedRows, run_expert, run_rollouts
 
-    jobs = _jobs(section)
+    jobs = _jobs(section, params)
     check_renderer()
     machine: Any = whole["machine"]
     controller, size = None, section.video_size
     if found.kind != EXPERT:
+        from sigma.policy.live import check_words
+
         reference, features = read_base()
         controller = load_arm(
             found,
@@ -139,7 +88,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
         for _, name, setting, _ in jobs:
             if section.n_action_steps + setting.delay > controller.horizon:
                 raise SigmaError(
-                    f"{params}: settings.{name}.delay: found {setting.delay}; legal: 0 to "
+                    f"{params}: rollout.settings.{name}.delay: found {setting.delay}; legal: 0 to "
                     f"{controller.horizon - section.n_action_steps}, as {arm} plans {controller.horizon} steps"
                 )
             check_words(
@@ -162,7 +111,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
                 "decisions_per_second": round(decisions / seconds, 2),
             }
             rows += [{"arm": arm, "task": task, "setting": name} | _row(result) for result in results]
-            if (task, name) == (section.target, PLAIN):
+            if (task, name) == (section.target, PLAIN_NAME):
                 kept = choose(results, section.videos)
             won = sum(result.success for result in results)
             meter.advance(len(results), f"{task} {name}: {won} of {len(results)}")
@@ -174,7 +123,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     metadata = {"arm": arm, "protocol": json.dumps(protocol, sort_keys=True)}
     write_table(output, pyarrow.Table.from_pylist(rows, schema=_schema().with_metadata(metadata)))
     write_json(Path("logs") / f"rollout-{arm}.json", times)
-    won = [row["success"] for row in rows if (row["task"], row["setting"]) == (section.target, PLAIN)]
+    won = [row["success"] for row in rows if (row["task"], row["setting"]) == (section.target, PLAIN_NAME)]
     return f"rollout: {arm}: {section.target} {sum(won)} of {len(won)}, {len(rows)} episodes in all"
 
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-SIGMA, BASE, PLAIN, RETENTION = "sigma", "base", "plain", "retention"
+from sigma.simulation.parameters import PLAIN_NAME, read_rollout
+
+SIGMA, BASE, RETENTION = "sigma", "base", "retention"
 
 
 def _read(tables: list[Path]) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
@@ -49,18 +51,17 @@ def run(*, tables: list[Path], params: Path, output: Path) -> str:
     The file maps a task, ``TASK/SETTING`` for a harder setting, and ``retention`` (the mean of the base's own tasks,
     where the base is among the arms) to ``arms`` (arm -> scores) and ``paired`` (arm -> Sigma against it).
     """
-    from sigma.commands.rollout import read_section
     from sigma.errors import SigmaError
     from sigma.evaluation.closed_loop import compare, retention, score
     from sigma.io import write_json
 
-    section = read_section(params)
+    section = read_rollout(params)
     if not tables:
         raise SigmaError("rollout-summary: no table given; legal: at least one that `sigma rollout` wrote")
     arms = _read(tables)
     result: dict[str, dict[str, Any]] = {}
     for key in next(iter(arms.values())):
-        name = key[0] if key[1] == PLAIN else "/".join(key)
+        name = key[0] if key[1] == PLAIN_NAME else "/".join(key)
         scores = {
             arm: score(*(groups[key][column] for column in ("success", "progress", "wrong_box", "failure")))
             for arm, groups in arms.items()
@@ -72,12 +73,13 @@ def run(*, tables: list[Path], params: Path, output: Path) -> str:
                 found["only_sigma"], found["only_other"] = found.pop("only_first"), found.pop("only_second")
                 paired[arm] = found
         result[name] = {"arms": scores, "paired": paired}
-    own = [task for task in section.base_tasks if (task, PLAIN) in arms.get(BASE, {})]
+    own = [task for task in section.base_tasks if (task, PLAIN_NAME) in arms.get(BASE, {})]
     if own:
         kept = {}
         for arm, groups in arms.items():
             against = {
-                task: compare(groups[task, PLAIN]["success"], arms[BASE][task, PLAIN]["success"]) for task in own
+                task: compare(groups[task, PLAIN_NAME]["success"], arms[BASE][task, PLAIN_NAME]["success"])
+                for task in own
             }
             kept[arm] = retention({task: result[task]["arms"][arm] for task in own}, against)
         result[RETENTION] = {"arms": kept, "paired": {}}

@@ -1,8 +1,8 @@
 """Success in closed loop: each arm with its interval, and arms compared on the same episodes.
 
 - One arm: Wilson's score interval (1927).
-- Two arms on the same episodes: Newcombe's hybrid score interval of the paired difference (1998, method 10), which keeps
-  its coverage at few discordant pairs, where a bootstrap collapses; and McNemar's exact test on the discordant pairs.
+- Two arms on the same episodes: Newcombe's hybrid score interval of the paired difference (1998, method 10), which
+  keeps its coverage at few discordant pairs, where a bootstrap collapses; and McNemar's exact test on these pairs.
 - The mean over several tasks: each task's interval, joined by the square-and-add rule that Newcombe's method itself is
   made by (Zou and Donner, 2008); episodes of different tasks are drawn independently.
 
@@ -93,8 +93,7 @@ def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
 def retention(scores: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """An arm on the base's own tasks: its mean success, and how it differs from the base's.
 
-    ``scores`` maps a task to the arm's :func:`score`, ``against`` to :func:`compare` of the arm with the base; both hold
-    the same tasks.
+    ``scores`` maps a task to the arm's :func:`score`, ``against`` to :func:`compare` of the arm with the base.
     """
     success, low, high = mean_of_tasks(
         [(one["success"], one["success_lo"], one["success_hi"]) for one in scores.values()]

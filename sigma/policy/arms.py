@@ -73,8 +73,8 @@ def find_arm(name: str, folder: Path | None) -> Arm:
         digest = digest_folder(FEATURES)
         if record.get("features_digest") != digest:
             raise SigmaError(
-                f"{folder / 'arm.json'}: features_digest: the arm was trained on another base or other windows than those "
-                f"in {FEATURES}; train it again (dvc repro)"
+                f"{folder / 'arm.json'}: features_digest: the arm was trained on another base or other windows than "
+                f"those in {FEATURES}; train it again (dvc repro)"
             )
     for path in (arm.model, arm.calibration):
         if path is not None and not path.exists():
@@ -145,7 +145,7 @@ def load_arm(
         for key in ("cameras", "resolution", "state_dim", "action_dim"):
             if described[key] != reference[key]:
                 raise SigmaError(
-                    f"{arm.model}: {key} is {described[key]}, that of {REFERENCE} {reference[key]}; it is another policy"
+                    f"{arm.model}: {key}: found {described[key]}; legal: {reference[key]}, as in {REFERENCE}"
                 )
     if not 1 <= n_action_steps <= described["chunk_size"]:
         raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: 1 to {described['chunk_size']}")

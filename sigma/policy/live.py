@@ -20,8 +20,8 @@ from sigma.policy.prompt import Prompter
 class View(TypedDict):
     """What one robot gives at a decision.
 
-    ``images`` maps camera names (full feature names, or their last part) to uint8 ``[H, W, 3]``; ``state`` is ``[D]`` in
-    raw units; ``task`` is the instruction.
+    ``images`` maps camera names (full feature names, or their last part) to uint8 ``[H, W, 3]``; ``state`` is ``[D]``
+    in raw units; ``task`` is the instruction.
     """
 
     images: dict[str, np.ndarray]

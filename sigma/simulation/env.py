@@ -14,8 +14,9 @@ from gymnasium import spaces
 
 from sigma.policy.limits import limit_action
 from sigma.seeding import seed_from
+from sigma.simulation.disturbance import Disturbance
+from sigma.simulation.parameters import PLAIN, Setting
 from sigma.simulation.scene import CAMERAS, CONTROL_HZ, IMAGE_SIZE, World, camera_named, to_units, unit_ranges
-from sigma.simulation.settings import PLAIN, Disturbance, Setting
 from sigma.simulation.tasks import TARGET, Monitor, Scenario, task_named
 
 ENVIRONMENT = "Sigma/SO101-v0"
@@ -36,8 +37,8 @@ class SO101Env(gym.Env):
     units: [-100, 100], and [0, 100] for the gripper. What is executed is clamped to the joint limits and to
     ``MAX_STEP`` a control step; a non-finite action raises :class:`sigma.policy.limits.NonFiniteActionError`.
 
-    Reward is 1 with success, which terminates the episode; after ``max_steps`` control steps (the task's own by default)
-    it is truncated. ``info`` holds ``success``, ``progress`` in [0, 1] and ``wrong_box``.
+    Reward is 1 with success, which terminates the episode; after ``max_steps`` control steps (by default the task's own
+    limit) it is truncated. ``info`` holds ``success``, ``progress`` in [0, 1] and ``wrong_box``.
 
     ``reset(seed=n)`` always gives the same episode, and none that :mod:`sigma.simulation.record` can write. A setting's
     ``delay`` belongs to who plans, and is not applied here.

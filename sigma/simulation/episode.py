@@ -13,8 +13,8 @@ from sigma.policy.limits import NonFiniteActionError
 from sigma.simulation.env import SO101Env
 from sigma.simulation.expert import demonstrate
 from sigma.simulation.failures import failure_kind
+from sigma.simulation.parameters import PLAIN, Setting
 from sigma.simulation.scene import CAMERAS, IMAGE_SIZE, to_units
-from sigma.simulation.settings import PLAIN, Setting
 
 
 @dataclass(frozen=True)

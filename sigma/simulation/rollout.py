@@ -62,7 +62,8 @@ def run_rollouts(
     batch: int | None = None,
     crew: Crew | None = None,
 ) -> list[RolloutResult]:
-    """Play one episode a seed, ``batch`` at a time (all by default), in the processes of ``crew`` (by default this one).
+    """Play one episode a seed, ``batch`` at a time (by default all), in the processes of ``crew`` (by default this
+    one).
 
     Raises :class:`SigmaError` where the policy's plans have another shape, or are shorter than n + d.
     """

@@ -1,49 +1,17 @@
-"""Harder settings of the closed loop: what disturbs an episode, drawn from (kind, task, seed) and from nothing else.
+"""What disturbs an episode in a harder setting, drawn from (kind, task, seed) and from nothing else.
 
 All of it is our own design. Every arm meets the same disturbances, and a setting changes only what its fields name.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 import mujoco
 import numpy as np
 
-from sigma.errors import SigmaError
 from sigma.seeding import generator
+from sigma.simulation.parameters import Setting
 from sigma.simulation.scene import CAMERAS, World
 
 SHIFTED_CAMERA = "up"
 PUSH_STEPS = (5, 25)  # the push falls on a control step drawn from here, the last one excluded
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How an episode differs from the plain one; each field is off by default.
-
-    Attributes:
-        action_noise: standard deviation of white noise on each executed joint target, normalised units.
-        push: horizontal velocity that the cube is given once, metres a second, at a drawn step in a drawn direction.
-        camera_metres: the camera ``up`` stands this far from its place, in a drawn direction.
-        camera_degrees: and is turned by this angle about a drawn axis.
-        paraphrases: instruction -> other wordings, one of which is drawn; an instruction not listed stays.
-        delay: control steps from an observation to the first action that its plan decides.
-    """
-
-    action_noise: float = 0.0
-    push: float = 0.0
-    camera_metres: float = 0.0
-    camera_degrees: float = 0.0
-    paraphrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    delay: int = 0
-
-    def __post_init__(self) -> None:
-        amounts = (self.action_noise, self.push, self.camera_metres, self.camera_degrees, self.delay)
-        if not all(np.isfinite(amount) and amount >= 0 for amount in amounts):
-            raise SigmaError(f"setting: found {self}; legal: finite amounts >= 0")
-
-
-PLAIN = Setting()
 
 
 class Disturbance:
