@@ -87,7 +87,7 @@ def test_one_row_an_episode_with_videos_and_a_summary(world, short_episodes):
 
 @pytest.mark.render
 def test_the_same_arm_again_gives_the_same_bytes_whatever_the_processes(world, monkeypatch):
-    short = {"episodes": 2, "base_tasks": [], "settings": {}, "batch": 1}
+    short = {"episodes": 2, "base_tasks": [], "settings": {}, "batch": 2}
     play(world, "sigma", **short)
     first = {file.name: file.read_bytes() for file in (world.root / "out").rglob("*") if file.is_file()}
     import tests.worlds as worlds
