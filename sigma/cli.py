@@ -165,16 +165,37 @@ def closed_loop(
 
 @app.command(rich_help_panel="Tools")
 def rollout(
+    arm: Annotated[str, typer.Option(help="expert, base, sigma, sigma_full_scale, or a trained arm (with --model).")],
+    model: Annotated[Path | None, typer.Option(help="Folder of a trained arm, with arm.json and model/.")] = None,
     params: Annotated[Path, typer.Option(help="File with the section rollout.")] = Path("stages/rollout/params.yaml"),
-    output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/rollout.json"),
-    episodes_table: Annotated[Path, typer.Option(help="Table to write, one row an episode.")] = Path(
-        "stages/rollout/out/episodes.parquet"
-    ),
+    output: Annotated[Path | None, typer.Option(help="Table to write [stages/rollout/out/ARM.parquet].")] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder of videos [stages/rollout/out/videos/ARM].")] = None,
 ) -> None:
-    """Roll out expert, base and Sigma in the simulator on the same fresh episodes."""
+    """Play one arm's episodes in the simulator."""
     from sigma.commands import rollout as module
 
-    typer.echo(module.run(params=params, output=output, episodes_table=episodes_table))
+    folder = Path("stages/rollout/out")
+    typer.echo(
+        module.run(
+            arm=arm,
+            model=model,
+            params=params,
+            output=output or folder / f"{arm}.parquet",
+            videos=videos or folder / "videos" / arm,
+        )
+    )
+
+
+@app.command("rollout-summary", rich_help_panel="Tools")
+def rollout_summary(
+    tables: Annotated[list[Path], typer.Argument(help="Tables that `sigma rollout` wrote, one an arm.")],
+    params: Annotated[Path, typer.Option(help="File with the section rollout.")] = Path("stages/rollout/params.yaml"),
+    output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/rollout.json"),
+) -> None:
+    """Score the arms' episodes and compare Sigma with each other arm."""
+    from sigma.commands import rollout_summary as module
+
+    typer.echo(module.run(tables=tables, params=params, output=output))
 
 
 profile = typer.Typer(help="Shipped settings of params.yaml.", no_args_is_help=True)

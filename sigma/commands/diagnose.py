@@ -224,14 +224,14 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
         )
     device = open_device(machine)
     baseline = PREDICTIONS / "baseline.parquet"
-    material = load_material(BASE, SHARDS, FEATURES, baseline, device=device, dtype=machine.dtype)
+    material = load_material(BASE, SHARDS, FEATURES, baseline, device=device)
     held = {name: set(material.columns["episode"][material.split == name].tolist()) for name in ("train", "validation")}
     fitting = len(held["train"] | held["validation"])
     if fitting < section.folds:
         raise SigmaError(f"{params}: diagnose.folds: found {section.folds}; legal: at most {fitting}, the episodes")
     adapter = SigmaTelepathyAdapter(**whole["adapter"].model_dump(), calibration=read_calibration(CALIBRATION))
     vla = SigmaTelepathyVLA.from_base(
-        base_policy=material.base, lora_dir=MODEL, device=device, dtype=getattr(torch, machine.dtype)
+        base_policy=material.base, lora_dir=MODEL, device=device, dtype=getattr(torch, material.dtype)
     )
     truths = _truths(section, material)
     inner = inner_states(vla, material, predictions.sigma["tau"], machine.batch)

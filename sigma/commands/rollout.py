@@ -1,104 +1,141 @@
-"""``sigma rollout``: closed loop in the simulator, the same fresh episodes for every arm."""
+"""``sigma rollout``: one arm in closed loop in the simulator, on the same fresh episodes as every other arm."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from sigma.parameters import Section, read_yaml, validate
-
-Arm = Literal["expert", "base", "sigma", "sigma_full_scale"]
+from sigma.simulation.parameters import PLAIN, PLAIN_NAME, RolloutParameters, read_rollout
 
 
-class RolloutParameters(Section):
-    tasks: list[str] = Field(min_length=1)
-    arms: list[Arm] = Field(min_length=1)
-    episodes: int = Field(ge=1, le=100_000)
-    n_action_steps: int = Field(ge=1, le=1024)
-    batch: int = Field(ge=1, le=1024)
+def _jobs(section: RolloutParameters, params: Path) -> list[tuple[str, str, Any, range]]:
+    """Task, setting's name, setting and seeds of everything that is played."""
+    from sigma.errors import SigmaError
+    from sigma.simulation.env import TEXT
+    from sigma.simulation.tasks import task_named
+
+    known = task_named(section.target).instructions
+    for name, setting in section.settings.items():
+        key = f"{params}: rollout.settings.{name}.paraphrases"
+        for instruction in setting.paraphrases:
+            if instruction not in known:
+                raise SigmaError(f"{key}: no instruction {instruction!r}; legal: {', '.join(known)}")
+        for text in setting.wordings:
+            if not TEXT.contains(text):
+                raise SigmaError(f"{key}: found {text!r}; legal: 1 to 80 small letters and spaces")
+    first = section.first_seed
+    jobs = [(section.target, PLAIN_NAME, PLAIN, range(first, first + section.episodes))]
+    for task in section.base_tasks:
+        jobs.append((task_named(task).name, PLAIN_NAME, PLAIN, range(first, first + section.base_episodes)))
+    for name, setting in section.settings.items():
+        jobs.append((section.target, name, setting, range(first, first + section.settings_episodes)))
+    return jobs
 
 
-BASE = Path("data/base.json")
-MODEL = Path("models/sigma")
-CALIBRATION = Path("models/adapter_calibration.json")
+def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Path) -> str:
+    """Play every episode of one arm; writes one row an episode and a folder of videos; returns one line.
 
-
-def _scores(results: list[Any]) -> dict[str, float | int]:
-    """Success with its 95 % Wilson interval, mean progress, and how often the cube lay in the wrong box."""
-    from scipy.stats import binomtest
-
-    won = sum(result.success for result in results)
-    interval = binomtest(won, len(results)).proportion_ci(confidence_level=0.95, method="wilson")
-    return {
-        "episodes": len(results),
-        "success": won / len(results),
-        "success_lo": interval.low,
-        "success_hi": interval.high,
-        "progress": sum(result.progress for result in results) / len(results),
-        "wrong_box": sum(result.wrong_box for result in results),
-        "non_finite": sum(result.failure == "non-finite action" for result in results),
-    }
-
-
-def run(*, params: Path, output: Path, episodes_table: Path) -> str:
-    """Roll out every arm on every task; writes a metrics file and one row an episode; returns one line."""
-    section = validate({"rollout": RolloutParameters}, read_yaml(params), params)["rollout"]
-    assert isinstance(section, RolloutParameters)
+    Args:
+        arm: its name, see :mod:`sigma.policy.arms`.
+        model: the folder of a trained arm; None for those of the main pipeline.
+        params: file with the section ``rollout``.
+        output: the table, ``ARM.parquet``.
+        videos: the folder for mp4 files and the contact sheet of the target.
+    """
+    section = read_rollout(params)
     from sigma.cli import read_parameters
 
     whole = read_parameters()
+    from sigma.errors import SigmaError
+    from sigma.policy.arms import EXPERT, find_arm, load_arm, read_base
+
+    found = find_arm(arm, model)
+    try:
+        from sigma.simulation.crew import Crew, check_renderer
+    except ModuleNotFoundError as error:
+        if error.name not in ("mujoco", "so101_nexus", "gymnasium"):
+            raise
+        raise SigmaError(f"rollout: {error.name} is not installed; install the extra 'simulation'") from None
+
+    import json
+    import time
 
     import pyarrow
-    import torch
 
-    from sigma.errors import SigmaError
-    from sigma.io import read_json, write_json, write_table
+    from sigma.io import write_json, write_table
     from sigma.machine import open_device
-    from sigma.policy.adapter import SigmaTelepathyAdapter
-    from sigma.policy.base import load_base
-    from sigma.policy.runtime import Controller
-    from sigma.policy.sigma import SigmaTelepathyVLA
     from sigma.progress import progress
-    from sigma.simulation.rollout import run_expert, run_rollouts
-    from sigma.simulation.tasks import task_named
+    from sigma.simulation.episode import EpisodeSpec
+    from sigma.simulation.films import choose, film, write_films
+    from sigma.simulation.rollout import FixedRows, run_expert, run_rollouts
 
-    for task in section.tasks:
-        task_named(task)
+    jobs = _jobs(section, params)
+    check_renderer()
     machine: Any = whole["machine"]
-    base = load_base(read_json(BASE), device=str(open_device(machine)), dtype=whole["base"].dtype)
-    device = next(base.policy.parameters()).device
-    vla = SigmaTelepathyVLA.from_base(
-        base_policy=base, lora_dir=MODEL, device=device, dtype=getattr(torch, whole["base"].dtype)
-    )
-    settings = whole["adapter"].model_dump()
-    bounds = {"sigma": {}, "sigma_full_scale": {"min_scale": 1.0, "max_scale": 1.0}}
+    controller, size = None, section.video_size
+    if found.kind != EXPERT:
+        from sigma.policy.live import check_words
 
-    def controller(arm: str) -> Controller:
-        adapter = SigmaTelepathyAdapter(**settings | bounds[arm]) if arm in bounds else None
-        return Controller(vla, adapter=adapter, calibration=CALIBRATION, n_action_steps=section.n_action_steps)
+        reference, features = read_base()
+        controller = load_arm(
+            found,
+            reference=reference,
+            features=features,
+            adapter=whole["adapter"].model_dump(),
+            n_action_steps=section.n_action_steps,
+            device=open_device(machine),
+            dtype=features["dtype"],
+        )
+        size = controller.builder.base.resolution
+        for _, name, setting, _ in jobs:
+            if section.n_action_steps + setting.delay > controller.horizon:
+                raise SigmaError(
+                    f"{params}: rollout.settings.{name}.delay: found {setting.delay}; legal: 0 to "
+                    f"{controller.horizon - section.n_action_steps}, as {arm} plans {controller.horizon} steps"
+                )
+            check_words(
+                controller.builder.base.prompter, [text for one in setting.paraphrases.values() for text in one]
+            )
+    rows, kept, times = [], [], {}
+    with Crew(machine.workers) as crew, progress(f"rollout {arm}", sum(len(seeds) for *_, seeds in jobs)) as meter:
+        for task, name, setting, seeds in jobs:
+            started = time.perf_counter()
+            spec = EpisodeSpec(task, section.n_action_steps, setting, size=size)
+            if controller is None:
+                results = run_expert(seeds, spec, crew=crew)
+            else:
+                policy = FixedRows(controller, section.batch)
+                results = run_rollouts(policy, seeds, spec, batch=section.batch, crew=crew)
+            seconds, decisions = time.perf_counter() - started, sum(result.decisions for result in results)
+            times[f"{task} {name}"] = {
+                "episodes": len(results),
+                "seconds": round(seconds, 2),
+                "decisions_per_second": round(decisions / seconds, 2),
+            }
+            rows += [{"arm": arm, "task": task, "setting": name} | _row(result) for result in results]
+            if (task, name) == (section.target, PLAIN_NAME):
+                kept = choose(results, section.videos)
+            won = sum(result.success for result in results)
+            meter.advance(len(results), f"{task} {name}: {won} of {len(results)}")
+        spec = EpisodeSpec(section.target, size=section.video_size)
+        views = crew.replay({result.seed: result.actions for result in kept}, spec)
+    write_films(videos, [film(result, views[result.seed]) for result in kept])
+    protocol = {"first_seed": section.first_seed, "n_action_steps": section.n_action_steps, "batch": section.batch}
+    protocol["settings"] = {name: values.model_dump() for name, values in section.settings.items()}
+    metadata = {"arm": arm, "protocol": json.dumps(protocol, sort_keys=True)}
+    write_table(output, pyarrow.Table.from_pylist(rows, schema=_schema().with_metadata(metadata)))
+    write_json(Path("logs") / f"rollout-{arm}.json", times)
+    won = [row["success"] for row in rows if (row["task"], row["setting"]) == (section.target, PLAIN_NAME)]
+    return f"rollout: {arm}: {section.target} {sum(won)} of {len(won)}, {len(rows)} episodes in all"
 
-    seeds = list(range(section.episodes))
-    scores: dict[str, dict[str, Any]] = {}
-    rows = []
-    with progress("rollout", len(section.tasks) * len(section.arms)) as meter:
-        for task in section.tasks:
-            scores[task] = {}
-            for arm in section.arms:
-                if arm == "expert":
-                    results = run_expert(task, seeds)
-                else:
-                    results = run_rollouts(
-                        controller(arm), task, seeds, section.n_action_steps, batch=section.batch, size=base.resolution
-                    )
-                if len(results) != len(seeds):
-                    raise SigmaError(f"rollout: {task}: {len(results)} of {len(seeds)} episodes came back")
-                scores[task][arm] = _scores(results)
-                for result in results:
-                    kept = ("seed", "instruction", "success", "progress", "wrong_box", "steps", "failure")
-                    rows.append({"task": task, "arm": arm} | {name: getattr(result, name) for name in kept})
-                meter.advance(1, f"{task} {arm} {scores[task][arm]['success']:.0%}")
-    write_table(episodes_table, pyarrow.Table.from_pylist(rows))
-    write_json(output, scores)
-    first = section.tasks[0]
-    told = ", ".join(f"{arm} {scores[first][arm]['success']:.0%}" for arm in section.arms)
-    return f"rollout: {first} on {len(seeds)} fresh episodes: {told}"
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    text, count = pa.string(), pa.int64()
+    columns = {"arm": text, "task": text, "setting": text, "seed": count, "instruction": text, "success": pa.bool_()}
+    columns |= {"progress": pa.float64(), "wrong_box": pa.bool_(), "steps": count, "failure": text}
+    return pa.schema(columns | {"milestones": count, "decisions": count})
+
+
+def _row(result: Any) -> dict[str, Any]:
+    names = ("seed", "instruction", "success", "progress", "wrong_box", "steps", "failure", "milestones", "decisions")
+    return {name: getattr(result, name) for name in names}

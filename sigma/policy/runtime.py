@@ -3,9 +3,11 @@
 The carried memory is a queue of the frozen base's pooled features, addressed by control step, so that a decision reads
 exactly what training read: the decisions 1, 2, … ``history_stride`` steps ago, masked before the episode began.
 
-Legend: B environments, n executed steps, A action dim, P pooled vectors, d backbone width, V cameras.
+Legend: B environments, T horizon, A action dim, P pooled vectors, d backbone width.
 """
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigma.data.resize import to_resolution
 from sigma.errors import SigmaError
 from sigma.policy.adapter import SigmaTelepathyAdapter
 from sigma.policy.calibration import feature_distance, read_calibration, read_reference, text_distance
+from sigma.policy.live import live_observation
 from sigma.policy.sigma import SigmaTelepathyVLA
+
+
+def check_action_steps(n_action_steps: int, config: Mapping[str, Any]) -> None:
+    """Raise :class:`SigmaError` where a decision every ``n_action_steps`` control steps would never meet the history's
+    stride of the model with this ``config.json``."""
+    stride, horizon = config["history_stride"], config["sizes"]["horizon"]
+    if n_action_steps < 1 or stride % n_action_steps or n_action_steps > horizon:
+        raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: divisors of {stride} up to {horizon}")
 
 
 @dataclass
@@ -47,15 +57,16 @@ class Controller:
         calibration: Path | None = None,
         n_action_steps: int,
     ):
+        check_action_steps(n_action_steps, vla.config)
         stride, horizon = vla.config["history_stride"], vla.config["sizes"]["horizon"]
-        if n_action_steps < 1 or stride % n_action_steps or n_action_steps > horizon:
-            raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: divisors of {stride} up to {horizon}")
-        self.vla, self.adapter, self.n_action_steps = vla, adapter, n_action_steps
+        self.vla, self.builder = vla, vla.builder
+        self.n_action_steps, self.horizon, self.adapter = n_action_steps, horizon, None
         self._reach = stride * (vla.config["sizes"]["history"] - 1)  # control steps that a decision looks back
         if adapter is not None:
             if calibration is None:
                 raise SigmaError("an adapter needs models/adapter_calibration.json")
-            adapter.calibration = adapter.calibration or read_calibration(calibration)
+            self.adapter = copy.copy(adapter)  # the caller's own may serve another model
+            self.adapter.calibration = adapter.calibration or read_calibration(calibration)
             self.reference = read_reference(calibration)
         self.episodes: dict[int, _Episode] = {}
         self.scales: dict[int, list[dict[str, float]]] = {}
@@ -67,21 +78,16 @@ class Controller:
             self.scales[index] = []
 
     def act(self, observations: list[dict[str, Any]], indices: list[int]) -> np.ndarray:
-        """Actions (B, n, A) in the robot's units for B observations of the environments ``indices``.
-
-        An observation holds ``images`` (camera name, full or short, to uint8 (H, W, 3)), ``state`` (D,) and ``task``.
-        """
+        """Plans (B, T, A) in the robot's units for B environments ``indices`` that each see a
+        :class:`~sigma.policy.live.View`."""
         vla = self.vla
-        vision = vla.builder.encode_images(self._images(observations))
-        states = np.stack([observation["state"] for observation in observations])
-        texts = [observation["task"] for observation in observations]
-        past, present = self._past(indices)
-        observation = vla.builder.observation(vision, states, texts, past, present)
+        observation = live_observation(vla.builder, observations, *self._past(indices))
         frozen = vla.model.frozen_pass(observation)
         addresses = [("live", index, self.episodes[index].step) for index in indices]
         output = vla.decide(observation, addresses, use_telepathy=self.adapter is not None, frozen=frozen)
         plan = output["base_action_trajectory"]
         if self.adapter is not None:
+            states = np.stack([view["state"] for view in observations])
             hold = torch.from_numpy(vla.normalisation.action.normalise(states.astype(np.float32))).to(plan.device)
             features = feature_distance(frozen.pooled.flatten(1).cpu().numpy(), self.reference["features"])
             texts_away = text_distance(observation.text.cpu().numpy(), self.reference["texts"])
@@ -106,7 +112,7 @@ class Controller:
             episode.features[episode.step] = frozen.pooled[row]
             episode.features.pop(episode.step - self._reach, None)
             episode.step += self.n_action_steps
-        return vla.to_robot(plan[:, : self.n_action_steps]).cpu().numpy()
+        return vla.to_robot(plan).cpu().numpy()
 
     def _past(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         past, present = self.vla.empty_past(len(indices))
@@ -118,15 +124,3 @@ class Controller:
                 if features is not None:
                     past[row, length - back], present[row, length - back] = features, True
         return past, present
-
-    def _images(self, observations: list[dict[str, Any]]) -> Tensor:
-        rows = []
-        for observation in observations:
-            views = []
-            for name in self.vla.config["cameras"]:
-                picture = observation["images"].get(name, observation["images"].get(name.rsplit(".", 1)[-1]))
-                if picture is None:
-                    raise SigmaError(f"the observation has no camera {name}; it has {', '.join(observation['images'])}")
-                views.append(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1))
-            rows.append(torch.stack(views))
-        return to_resolution(torch.stack(rows), self.vla.builder.base.resolution)

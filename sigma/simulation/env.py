@@ -1,5 +1,10 @@
-"""The simulator as a Gymnasium environment: one step is one control step of 0.1 s."""
+"""The simulator as a Gymnasium environment: one step is one control step of 0.1 s.
 
+Importing this module registers it: ``gymnasium.make("sigma.simulation.env:Sigma/SO101-v0", task="pick_place")``, or the
+name without the module once it has been imported.
+"""
+
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,23 +14,34 @@ from gymnasium import spaces
 
 from sigma.policy.limits import limit_action
 from sigma.seeding import seed_from
-from sigma.simulation.scene import CAMERAS, CONTROL_HZ, IMAGE_SIZE, World, to_units, unit_ranges
+from sigma.simulation.disturbance import Disturbance
+from sigma.simulation.parameters import PLAIN, Setting
+from sigma.simulation.scene import CAMERAS, CONTROL_HZ, IMAGE_SIZE, World, camera_named, to_units, unit_ranges
 from sigma.simulation.tasks import TARGET, Monitor, Scenario, task_named
 
+ENVIRONMENT = "Sigma/SO101-v0"
 MAX_STEP = 30.0  # the greatest change of a joint's target in one control step, units; the expert's is below 20
-_TEXT = spaces.Text(max_length=80, charset="abcdefghijklmnopqrstuvwxyz ")
+TEXT = spaces.Text(max_length=80, charset="abcdefghijklmnopqrstuvwxyz ")
 
 
 class SO101Env(gym.Env):
-    """One task of :data:`sigma.simulation.tasks.TASKS`.
+    """One task of :data:`sigma.simulation.tasks.TASKS`, plain or in a harder ``setting``.
 
-    Observation: ``images`` (camera -> uint8 [size, size, 3]), ``state`` (float32 [6], measured joints) and ``task``
-    (the instruction). Action: float32 [6], absolute joint targets. Both in LeRobot's normalised units, [-100, 100] and
-    [0, 100] for the gripper. An executed action is clamped to the joint limits and to ``MAX_STEP`` a control step; a
-    non-finite one raises :class:`sigma.policy.limits.NonFiniteActionError`. Reward is 1 with success, which ends the
-    episode; ``info`` holds ``success``, ``progress`` in [0, 1] and ``wrong_box``.
+    Observation, a ``Dict`` space:
 
-    ``reset(seed=n)`` always gives the same episode, and none that :mod:`sigma.simulation.record` can write.
+    - ``images``: camera (``up``, ``wrist``) -> uint8 [size, size, 3];
+    - ``state``: float32 [6], the measured joints; unbounded, as a contact can push a joint a little past its limit;
+    - ``task``: the instruction, at most 80 small letters and spaces.
+
+    Action: float32 [6], absolute joint targets within ``action_space``. States and actions are in LeRobot's normalised
+    units: [-100, 100], and [0, 100] for the gripper. What is executed is clamped to the joint limits and to
+    ``MAX_STEP`` a control step; a non-finite action raises :class:`sigma.policy.limits.NonFiniteActionError`.
+
+    Reward is 1 with success, which terminates the episode; after ``max_steps`` control steps (by default the task's own
+    limit) it is truncated. ``info`` holds ``success``, ``progress`` in [0, 1] and ``wrong_box``.
+
+    ``reset(seed=n)`` always gives the same episode, and none that :mod:`sigma.simulation.record` can write. A setting's
+    ``delay`` belongs to who plans, and is not applied here.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (Gymnasium's own attribute)
@@ -37,9 +53,13 @@ class SO101Env(gym.Env):
         size: int = IMAGE_SIZE,
         max_steps: int | None = None,
         render_mode: str | None = None,
+        setting: Setting = PLAIN,
     ):
         self.task = task_named(task)
+        for camera in cameras:
+            camera_named(camera)
         self.cameras, self.size, self.render_mode = tuple(cameras), size, render_mode
+        self.setting = setting
         self.max_steps = self.task.max_steps if max_steps is None else max_steps
         low, high = unit_ranges()
         image = spaces.Box(0, 255, (size, size, 3), np.uint8)
@@ -47,13 +67,13 @@ class SO101Env(gym.Env):
         self.observation_space = spaces.Dict(
             {
                 "images": spaces.Dict({camera: image for camera in self.cameras}),
-                # A joint that is pushed by a contact can pass its limit a little.
                 "state": spaces.Box(-np.inf, np.inf, (len(low),), np.float32),
-                "task": _TEXT,
+                "task": TEXT,
             }
         )
         self.world = World()
         self.scenario: Scenario
+        self.disturbance: Disturbance
         self.monitor: Monitor
         self.steps = 0
 
@@ -68,19 +88,25 @@ class SO101Env(gym.Env):
     def begin(self, seed: int, instruction: str | None = None) -> None:
         """:meth:`reset` without rendering."""
         self.scenario = self.task.scenario(seed_from("rollout", self.task.name, seed), instruction)
+        self.disturbance = Disturbance(self.setting, self.task.name, seed)
+        # The goal stays that of the task's own instruction, whatever the wording.
+        wording = self.disturbance.wording(self.scenario.instruction)
+        self.scenario = dataclasses.replace(self.scenario, instruction=wording)
         self.world.reset(self.scenario.layout)
         self.monitor = Monitor(self.task, self.scenario, self.world)
         self.steps = 0
 
     def observe(self) -> dict[str, Any]:
         """The present observation; this is what renders."""
-        images = {camera: self.world.render(camera, self.size) for camera in self.cameras}
+        images = {camera: self.disturbance.render(self.world, camera, self.size) for camera in self.cameras}
         return {"images": images, "state": self.world.state(), "task": self.scenario.instruction}
 
     def advance(self, action: np.ndarray) -> tuple[bool, bool]:
         """:meth:`step` without rendering; returns whether the episode succeeded and whether its time is over."""
         previous = to_units(self.world.command)
-        self.world.step(limit_action(np.asarray(action, np.float32), previous, *unit_ranges(), MAX_STEP))
+        target = self.disturbance.action(np.asarray(action, np.float32))
+        self.disturbance.push(self.world, self.steps)
+        self.world.step(limit_action(target, previous, *unit_ranges(), MAX_STEP))
         self.monitor.update(self.world)
         self.steps += 1
         return self.monitor.success, not self.monitor.success and self.steps >= self.max_steps
@@ -91,3 +117,7 @@ class SO101Env(gym.Env):
 
     def render(self) -> np.ndarray | None:
         return self.world.render(self.cameras[0], self.size) if self.render_mode == "rgb_array" else None
+
+
+if ENVIRONMENT not in gym.registry:  # a reload would warn
+    gym.register(ENVIRONMENT, entry_point="sigma.simulation.env:SO101Env")

@@ -1,22 +1,21 @@
-"""Closed-loop episodes of a policy: environments step together and share one policy call per replan."""
+"""Closed-loop episodes of a policy: environments step together and share one policy call a decision.
+
+Legend: B episodes that still run, T steps of a plan, n steps executed of it, d steps of delay.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from sigma.errors import SigmaError
-from sigma.policy.limits import NonFiniteActionError
-from sigma.simulation.env import SO101Env
-from sigma.simulation.expert import demonstrate
-from sigma.simulation.scene import CAMERAS, IMAGE_SIZE, JOINTS
-
-TIMEOUT, WRONG_BOX, NON_FINITE = "time limit", "wrong box", "non-finite action"
+from sigma.simulation.crew import Crew
+from sigma.simulation.episode import EpisodeSpec, RolloutResult
+from sigma.simulation.scene import JOINTS
 
 
 class RolloutPolicy(Protocol):
-    """What :func:`run_rollouts` drives. ``indices`` name the episodes by their place in ``seeds``.
+    """What :func:`run_rollouts` drives. ``indices`` name the episodes by their seeds.
 
     An observation is ``{"images": {camera: uint8 [H, W, 3]}, "state": float32 [6], "task": str}``.
     """
@@ -25,107 +24,72 @@ class RolloutPolicy(Protocol):
         """These episodes begin: forget what is remembered under their indices."""
 
     def act(self, observations: list[dict[str, Any]], indices: list[int]) -> np.ndarray:
-        """Action chunks [B, n, 6] in raw joint units, at least as long as the steps executed per replan."""
+        """Plans [B, T, 6] in raw joint units, T at least n + d."""
 
 
-@dataclass(frozen=True)
-class RolloutResult:
-    """How one episode ended. ``failure`` is None, or why it failed."""
+class FixedRows:
+    """Calls a policy with the same number of rows every time, an episode always in the row it began in.
 
-    seed: int
-    instruction: str
-    success: bool
-    progress: float
-    wrong_box: bool
-    steps: int
-    failure: str | None
-    frames: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # camera -> uint8 [steps, H, W, 3]
+    Kernels differ between batch shapes in their last bits, and a closed loop makes much of a last bit. With this, an
+    episode does not depend on which others still run; rows that are free hold copies of another's observation.
+    """
 
+    def __init__(self, policy: RolloutPolicy, rows: int):
+        self.policy, self.rows = policy, rows
+        self._row: dict[int, int] = {}
 
-class _Episode:
-    """One running environment of a batch."""
+    def reset(self, indices: list[int]) -> None:
+        """Begin a batch: the first index takes the first row. Raises :class:`ValueError` for more than there are."""
+        if len(indices) > self.rows:
+            raise ValueError(f"{len(indices)} episodes do not fit into {self.rows} rows")
+        self._row = {index: row for row, index in enumerate(indices)}
+        self.policy.reset(indices)
 
-    def __init__(self, index: int, seed: int, env: SO101Env, record: Sequence[str]):
-        self.index, self.seed, self.env, self.record = index, seed, env, record
-        self.frames: dict[str, list[np.ndarray]] = {camera: [] for camera in record}
-        self.done, self.stopped = False, False
-        env.begin(seed)
-
-    def execute(self, actions: np.ndarray) -> None:
-        """Carry out a chunk [n, 6] until it or the episode ends."""
-        for action in actions:
-            for camera, frames in self.frames.items():
-                frames.append(self.env.world.render(camera, self.env.size))
-            try:
-                success, late = self.env.advance(action)
-            except NonFiniteActionError:
-                self.done = self.stopped = True
-                return
-            if success or late:
-                self.done = True
-                return
-
-    def result(self) -> RolloutResult:
-        monitor = self.env.monitor
-        failure = None
-        if not monitor.success:
-            failure = NON_FINITE if self.stopped else WRONG_BOX if monitor.wrong_box else TIMEOUT
-        return RolloutResult(
-            seed=self.seed,
-            instruction=self.env.scenario.instruction,
-            success=monitor.success,
-            progress=monitor.progress,
-            wrong_box=monitor.wrong_box,
-            steps=self.env.steps,
-            failure=failure,
-            frames={camera: np.stack(frames) for camera, frames in self.frames.items() if frames},
-        )
+    def act(self, observations: list[dict[str, Any]], indices: list[int]) -> np.ndarray:
+        views = [observations[0]] * self.rows
+        names = [-1 - row for row in range(self.rows)]  # no seed is negative
+        for view, index in zip(observations, indices, strict=True):
+            views[self._row[index]], names[self._row[index]] = view, index
+        self.policy.reset([name for name in names if name < 0])
+        return np.asarray(self.policy.act(views, names))[[self._row[index] for index in indices]]
 
 
 def run_rollouts(
     policy: RolloutPolicy,
-    task: str,
     seeds: Sequence[int],
-    n_action_steps: int,
-    max_steps: int | None = None,
+    spec: EpisodeSpec,
+    *,
     batch: int | None = None,
-    cameras: Sequence[str] = tuple(CAMERAS),
-    size: int = IMAGE_SIZE,
-    record: Sequence[str] = (),
+    crew: Crew | None = None,
 ) -> list[RolloutResult]:
-    """Run one episode a seed, ``batch`` at a time (all by default), and execute ``n_action_steps`` of every chunk.
+    """Play one episode a seed, ``batch`` at a time (by default all), in the processes of ``crew`` (by default this
+    one).
 
-    ``record`` names cameras whose view is kept at every step. Raises :class:`SigmaError` where the policy's chunks have
-    another shape.
+    Raises :class:`SigmaError` where the policy's plans have another shape, or are shorter than n + d.
     """
-    batch = batch or len(seeds)
+    crew, batch, needed = crew or Crew(), batch or len(seeds), spec.n_action_steps + spec.setting.delay
     results = []
     for first in range(0, len(seeds), batch):
-        group = list(enumerate(seeds))[first : first + batch]
-        episodes = [_Episode(index, seed, SO101Env(task, cameras, size, max_steps), record) for index, seed in group]
-        policy.reset([episode.index for episode in episodes])
-        while running := [episode for episode in episodes if not episode.done]:
-            indices = [episode.index for episode in running]
-            chunks = np.asarray(policy.act([episode.env.observe() for episode in running], indices))
-            if chunks.ndim != 3 or len(chunks) != len(running) or chunks.shape[1] < n_action_steps:
+        group = list(seeds)[first : first + batch]
+        seen = crew.begin(group, spec)
+        policy.reset(group)
+        while running := [seed for seed in group if seed in seen]:
+            plans = np.asarray(policy.act([seen[seed] for seed in running], running))
+            if (
+                plans.ndim != 3
+                or len(plans) != len(running)
+                or plans.shape[1] < needed
+                or plans.shape[2] != len(JOINTS)
+            ):
                 raise SigmaError(
-                    f"rollout: the policy returned actions of shape {chunks.shape}; "
-                    f"legal: ({len(running)}, at least {n_action_steps}, {len(JOINTS)})"
+                    f"rollout: the policy returned plans of shape {plans.shape}; "
+                    f"legal: ({len(running)}, at least {needed}, {len(JOINTS)})"
                 )
-            for episode, chunk in zip(running, chunks, strict=True):
-                episode.execute(chunk[:n_action_steps])
-        results += [episode.result() for episode in episodes]
+            seen = crew.advance(dict(zip(running, plans, strict=True)))
+        results += crew.results()
     return results
 
 
-def run_expert(task: str, seeds: Sequence[int], record: Sequence[str] = ()) -> list[RolloutResult]:
-    """The scripted expert, without noise, on the same episodes: the ceiling of :func:`run_rollouts`."""
-    results = []
-    for index, seed in enumerate(seeds):
-        episode = _Episode(index, seed, SO101Env(task), record)
-        for action, _ in demonstrate(episode.env.world, task, episode.env.scenario):
-            episode.execute(action[None])
-            if episode.done:
-                break
-        results.append(episode.result())
-    return results
+def run_expert(seeds: Sequence[int], spec: EpisodeSpec, *, crew: Crew | None = None) -> list[RolloutResult]:
+    """The scripted expert, without noise of its own, in the same episodes: the ceiling of :func:`run_rollouts`."""
+    return (crew or Crew()).expert(seeds, spec)

@@ -5,6 +5,7 @@ import pytest
 
 from sigma.errors import SigmaError
 from sigma.simulation.env import SO101Env
+from sigma.simulation.episode import EpisodeSpec
 from sigma.simulation.expert import demonstrate
 from sigma.simulation.rollout import run_expert
 from sigma.simulation.scene import CUBE_HALF, World
@@ -13,7 +14,7 @@ from sigma.simulation.tasks import BASE_TASKS, HELD_STEPS, TARGET, TASKS, Monito
 
 @pytest.mark.parametrize("task", (*BASE_TASKS, TARGET))
 def test_expert_solves_fresh_seeds(task):
-    results = run_expert(task, range(8))
+    results = run_expert(range(8), EpisodeSpec(task))
     assert sum(result.success for result in results) >= 7
     assert not any(result.wrong_box for result in results)
 

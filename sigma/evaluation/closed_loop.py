@@ -1,0 +1,113 @@
+"""Success in closed loop: each arm with its interval, and arms compared on the same episodes.
+
+- One arm: Wilson's score interval (1927).
+- Two arms on the same episodes: Newcombe's hybrid score interval of the paired difference (1998, method 10), which
+  keeps its coverage at few discordant pairs, where a bootstrap collapses; and McNemar's exact test on these pairs.
+- The mean over several tasks: each task's interval, joined by the square-and-add rule that Newcombe's method itself is
+  made by (Zou and Donner, 2008); episodes of different tasks are drawn independently.
+
+Legend: N episodes of one task.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+LEVEL = 0.95
+Interval = tuple[float, float, float]  # estimate, lower and upper bound
+
+
+def wilson(won: int, episodes: int) -> Interval:
+    """Share of successes with its interval."""
+    interval = binomtest(won, episodes).proportion_ci(confidence_level=LEVEL, method="wilson")
+    return won / episodes, float(interval.low), float(interval.high)
+
+
+def score(
+    success: Sequence[bool], progress: Sequence[float], wrong_box: Sequence[bool], failure: Sequence[str | None]
+) -> dict[str, Any]:
+    """What one arm did on N episodes, JSON-ready; ``failures`` counts the kinds that occurred."""
+    estimate, low, high = wilson(int(np.sum(success)), len(success))
+    return {
+        "episodes": len(success),
+        "success": estimate,
+        "success_lo": low,
+        "success_hi": high,
+        "progress": float(np.mean(progress)),
+        "wrong_box": int(np.sum(wrong_box)),
+        "failures": dict(sorted(Counter(kind for kind in failure if kind is not None).items())),
+    }
+
+
+def difference_of_pairs(both: int, first: int, second: int, neither: int) -> Interval:
+    """Newcombe's interval of p1 − p2, where ``first`` counts the episodes that only the first arm solved."""
+    episodes = both + first + second + neither
+    estimate = (first - second) / episodes
+    p1, low1, high1 = wilson(both + first, episodes)
+    p2, low2, high2 = wilson(both + second, episodes)
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    cross = both * neither - first * second
+    if cross > 0:  # his continuity correction of a positive correlation
+        cross = max(cross - episodes / 2, 0)
+    phi = cross / np.sqrt(margins) if margins else 0.0
+
+    def distance(one: float, other: float) -> float:
+        return float(np.sqrt(max(one**2 - 2 * phi * one * other + other**2, 0.0)))
+
+    return estimate, estimate - distance(p1 - low1, high2 - p2), estimate + distance(high1 - p1, p2 - low2)
+
+
+def compare(first: np.ndarray, second: np.ndarray) -> dict[str, float | int]:
+    """Successes ``[N]`` of two arms on the same episodes: the four counts, p1 − p2 with its interval, McNemar's p."""
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    estimate, low, high = difference_of_pairs(both, only_first, only_second, neither)
+    discordant = only_first + only_second
+    p = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    return {
+        "both": both,
+        "only_first": only_first,
+        "only_second": only_second,
+        "difference": estimate,
+        "low": low,
+        "high": high,
+        "p": p,
+    }
+
+
+def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates, one a task, with its interval."""
+    estimates, lows, highs = np.array(intervals, np.float64).T
+    count, mean = len(intervals), float(estimates.mean())
+    return (
+        mean,
+        mean - float(np.linalg.norm(estimates - lows)) / count,
+        mean + float(np.linalg.norm(highs - estimates)) / count,
+    )
+
+
+def retention(scores: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An arm on the base's own tasks: its mean success, and how it differs from the base's.
+
+    ``scores`` maps a task to the arm's :func:`score`, ``against`` to :func:`compare` of the arm with the base.
+    """
+    success, low, high = mean_of_tasks(
+        [(one["success"], one["success_lo"], one["success_hi"]) for one in scores.values()]
+    )
+    change, change_low, change_high = mean_of_tasks(
+        [(one["difference"], one["low"], one["high"]) for one in against.values()]
+    )
+    return {
+        "episodes": sum(one["episodes"] for one in scores.values()),
+        "success": success,
+        "success_lo": low,
+        "success_hi": high,
+        "progress": float(np.mean([one["progress"] for one in scores.values()])),
+        "difference": change,
+        "difference_lo": change_low,
+        "difference_hi": change_high,
+    }

@@ -1,0 +1,68 @@
+"""From what a robot sees to what the policy computes on: the one way of every controller.
+
+Legend: B robots, V cameras, H×W image size, S the policy's resolution, D joints, M history, P pooled vectors, d width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigma.data.resize import to_resolution
+from sigma.errors import SigmaError
+from sigma.policy.inputs import InputBuilder
+from sigma.policy.observation import Observation
+from sigma.policy.prompt import Prompter
+
+
+class View(TypedDict):
+    """What one robot gives at a decision.
+
+    ``images`` maps camera names (full feature names, or their last part) to uint8 ``[H, W, 3]``; ``state`` is ``[D]``
+    in raw units; ``task`` is the instruction.
+    """
+
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    task: str
+
+
+def stack_images(views: Sequence[View | dict[str, Any]], cameras: Sequence[str], resolution: int) -> Tensor:
+    """The policy's cameras in its order, uint8 ``[B, V, 3, S, S]``; raises :class:`SigmaError` naming a missing one."""
+    rows = []
+    for view in views:
+        images = view["images"]
+        pictures = []
+        for camera in cameras:
+            picture = images.get(camera, images.get(camera.rsplit(".", 1)[-1]))
+            if picture is None:
+                raise SigmaError(f"the policy needs the camera {camera}; the robot gives {', '.join(sorted(images))}")
+            pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+            pictures.append(to_resolution(pixels, resolution))
+        rows.append(torch.stack(pictures))
+    return torch.stack(rows)
+
+
+def live_observation(
+    builder: InputBuilder,
+    views: Sequence[View | dict[str, Any]],
+    history: Tensor | None = None,
+    present: Tensor | None = None,
+) -> Observation:
+    """Inputs of B decisions; the past ``[B, M−1, P, d]`` and its mask ``[B, M−1]`` are empty for the base alone."""
+    base = builder.base
+    vision = builder.encode_images(stack_images(views, base.cameras, base.resolution))
+    states = np.stack([view["state"] for view in views])
+    return builder.observation(vision, states, [view["task"] for view in views], history, present)
+
+
+def check_words(prompter: Prompter, texts: Sequence[str]) -> None:
+    """Raise :class:`SigmaError` naming the first word that the policy's tokenizer reads as unknown."""
+    tokenizer = prompter.tokenizer
+    for text in texts:
+        encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if token == tokenizer.unk_token_id:
+                raise SigmaError(f"instruction {text!r}: the policy does not know the word {text[start:end]!r}")

@@ -1,0 +1,69 @@
+"""What disturbs an episode in a harder setting, drawn from (kind, task, seed) and from nothing else.
+
+All of it is our own design. Every arm meets the same disturbances, and a setting changes only what its fields name.
+"""
+
+import mujoco
+import numpy as np
+
+from sigma.seeding import generator
+from sigma.simulation.parameters import Setting
+from sigma.simulation.scene import CAMERAS, World
+
+SHIFTED_CAMERA = "up"
+PUSH_STEPS = (5, 25)  # the push falls on a control step drawn from here, the last one excluded
+
+
+class Disturbance:
+    """One episode's share of a setting; ``task`` and ``seed`` are its address."""
+
+    def __init__(self, setting: Setting, task: str, seed: int):
+        self.setting = setting
+        self._address = (task, seed)
+        self._noise = generator("action noise", *self._address)
+        draw = generator("push", *self._address)
+        self._push_step = int(draw.integers(*PUSH_STEPS))
+        direction = draw.uniform(-np.pi, np.pi)
+        self._push = setting.push * np.array([np.cos(direction), np.sin(direction)])
+        draw = generator("camera", *self._address)
+        shift, axis = draw.standard_normal((2, 3))
+        self._shift = setting.camera_metres * shift / np.linalg.norm(shift)
+        turn = np.empty(4)
+        mujoco.mju_axisAngle2Quat(turn, axis / np.linalg.norm(axis), np.radians(setting.camera_degrees))
+        matrix = np.empty(9)
+        mujoco.mju_quat2Mat(matrix, turn)
+        self._turn = matrix.reshape(3, 3)
+
+    def wording(self, instruction: str) -> str:
+        """What the policy is told."""
+        wordings = self.setting.paraphrases.get(instruction, ())
+        if not wordings:
+            return instruction
+        return wordings[int(generator("paraphrase", *self._address).integers(len(wordings)))]
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        """What is executed for the commanded ``action`` [6], before the joint limits."""
+        if not self.setting.action_noise:
+            return action
+        return (action + self.setting.action_noise * self._noise.standard_normal(len(action))).astype(action.dtype)
+
+    def push(self, world: World, step: int) -> None:
+        """Give the cube its push, if this is the control step of it."""
+        if self.setting.push and step == self._push_step:
+            dof = world.model.joint("cube").dofadr[0]
+            world.data.qvel[dof : dof + 2] += self._push
+
+    def render(self, world: World, camera: str, size: int) -> np.ndarray:
+        """A camera's view, uint8 [size, size, 3], from where this setting has put it."""
+        moved = self.setting.camera_metres or self.setting.camera_degrees
+        if not moved or camera != SHIFTED_CAMERA:
+            return world.render(camera, size)
+        # The model is shared by all worlds; a camera's pose of the moment lies in the data.
+        number, data = world.model.camera(CAMERAS[camera]).id, world.data
+        place, frame = data.cam_xpos[number].copy(), data.cam_xmat[number].copy()
+        data.cam_xpos[number] = place + self._shift
+        data.cam_xmat[number] = (self._turn @ frame.reshape(3, 3)).ravel()
+        try:
+            return world.render(camera, size)
+        finally:
+            data.cam_xpos[number], data.cam_xmat[number] = place, frame

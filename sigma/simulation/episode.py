@@ -1,0 +1,143 @@
+"""One closed-loop episode: plans come in, control steps go out, and how it ended is read from the simulator.
+
+Legend: T steps of a plan, n steps executed of it, d steps of delay, N control steps of the episode.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sigma.policy.limits import NonFiniteActionError
+from sigma.simulation.env import SO101Env
+from sigma.simulation.expert import demonstrate
+from sigma.simulation.failures import failure_kind
+from sigma.simulation.parameters import PLAIN, Setting
+from sigma.simulation.scene import CAMERAS, IMAGE_SIZE, to_units
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """What the episodes of one run have in common; ``max_steps`` None is the task's own limit."""
+
+    task: str
+    n_action_steps: int = 1
+    setting: Setting = PLAIN
+    max_steps: int | None = None
+    cameras: Sequence[str] = tuple(CAMERAS)
+    size: int = IMAGE_SIZE
+
+    def environment(self) -> SO101Env:
+        return SO101Env(self.task, self.cameras, self.size, self.max_steps, setting=self.setting)
+
+
+@dataclass(frozen=True)
+class RolloutResult:
+    """How one episode ended.
+
+    ``milestones`` counts those passed, ``decisions`` the plans that were made, ``failure`` is None or one of
+    :mod:`sigma.simulation.failures`; ``actions`` float32 [N, 6] are those that were asked for at each control step.
+    """
+
+    seed: int
+    instruction: str
+    success: bool
+    progress: float
+    wrong_box: bool
+    steps: int
+    failure: str | None
+    milestones: int
+    decisions: int
+    actions: np.ndarray = field(compare=False, repr=False)
+
+
+class Episode:
+    """One running episode.
+
+    With a delay of d control steps the robot waits d steps for its first plan. From then on the plan from the
+    observation of step t takes over at step t + d and says, by its own step d, what is to be done there; what the robot
+    did meanwhile came from the plan before.
+    """
+
+    def __init__(self, seed: int, spec: EpisodeSpec, env: SO101Env | None = None):
+        self.seed, self.spec, self.env = seed, spec, env or spec.environment()
+        self.done, self.stopped, self.decisions = False, False, 0
+        self._plans: deque[tuple[int, np.ndarray]] = deque()  # the step at which each takes over, and what it says
+        self._actions: list[np.ndarray] = []
+        self.env.begin(seed)
+
+    def execute(self, plan: np.ndarray) -> None:
+        """Take a plan [T, 6], T ≥ n + d, made from the present observation, and act for n control steps."""
+        now, delay = self.env.steps, self.spec.setting.delay
+        self._plans.append((now + delay, plan[delay:] if self.decisions else plan))
+        self.decisions += 1
+        for _ in range(self.spec.n_action_steps):
+            if self.done:
+                return
+            self.step(self._planned())
+
+    def _planned(self) -> np.ndarray:
+        now = self.env.steps
+        while len(self._plans) > 1 and self._plans[1][0] <= now:
+            self._plans.popleft()
+        begins, plan = self._plans[0]
+        return self.hold() if now < begins else plan[now - begins]
+
+    def hold(self) -> np.ndarray:
+        """The action that stays where the last one led."""
+        return to_units(self.env.world.command)
+
+    def step(self, action: np.ndarray) -> None:
+        """One control step; an action that is not finite ends the episode."""
+        try:
+            success, late = self.env.advance(action)
+        except NonFiniteActionError:
+            self.done = self.stopped = True
+            return
+        self._actions.append(np.asarray(action, np.float32))
+        self.done = success or late
+
+    def result(self) -> RolloutResult:
+        monitor = self.env.monitor
+        return RolloutResult(
+            seed=self.seed,
+            instruction=self.env.scenario.instruction,
+            success=monitor.success,
+            progress=monitor.progress,
+            wrong_box=monitor.wrong_box,
+            steps=self.env.steps,
+            failure=failure_kind(self.env.world, monitor, stopped=self.stopped),
+            milestones=monitor.passed,
+            decisions=self.decisions,
+            actions=np.stack(self._actions) if self._actions else np.empty((0, 6), np.float32),
+        )
+
+
+def expert_episode(seed: int, spec: EpisodeSpec) -> RolloutResult:
+    """The scripted expert in the same episode; it decides at every step, and a delay makes its actions late."""
+    episode = Episode(seed, spec)
+    waiting: deque[np.ndarray] = deque()
+    for action, _ in demonstrate(episode.env.world, spec.task, episode.env.scenario):
+        waiting.append(action)
+        episode.decisions += 1
+        episode.step(waiting.popleft() if len(waiting) > spec.setting.delay else episode.hold())
+        if episode.done:
+            return episode.result()
+    while waiting and not episode.done:
+        episode.step(waiting.popleft())
+    return episode.result()
+
+
+def replay(seed: int, spec: EpisodeSpec, actions: np.ndarray) -> Mapping[str, np.ndarray]:
+    """The views of an episode that was played with these actions: camera -> uint8 [N + 1, size, size, 3].
+
+    The simulator is deterministic, so that nothing has to be kept while episodes are played but their actions.
+    """
+    env = spec.environment()
+    env.begin(seed)
+    frames = [env.observe()["images"]]
+    for action in actions:
+        env.advance(action)
+        frames.append(env.observe()["images"])
+    return {camera: np.stack([views[camera] for views in frames]) for camera in spec.cameras}

@@ -1,0 +1,40 @@
+"""Why an episode failed, told from the simulator's state when it ended.
+
+Own design. The first that holds, in this order:
+
+- ``non-finite action``: the policy's action was no number, and the robot stopped.
+- ``wrong box``: the cube lies in a box that was not asked for, out of the jaws.
+- ``not reached``: the gripper never came to the cube (or behind it, to push), and the cube was never held.
+- ``not grasped``: it came there, the task asks for a grasp, and the cube was never between both jaws.
+- ``dropped``: the cube was held, and lies now outside the jaws and outside the right box.
+- ``not released``: the task ends with an open gripper, and the cube is still in the jaws.
+- ``time limit``: none of these; what remains is to do it better or faster.
+"""
+
+from sigma.simulation.scene import World
+from sigma.simulation.tasks import Monitor, grasped, released_in_goal
+
+NON_FINITE, WRONG_BOX, NOT_REACHED, NOT_GRASPED = "non-finite action", "wrong box", "not reached", "not grasped"
+DROPPED, NOT_RELEASED, TIME_LIMIT = "dropped", "not released", "time limit"
+
+
+def failure_kind(world: World, monitor: Monitor, *, stopped: bool = False) -> str | None:
+    """The kind of the failure, None for a success; ``stopped`` says that an action was not finite."""
+    if monitor.success:
+        return None
+    if stopped:
+        return NON_FINITE
+    if monitor.wrong_box:
+        return WRONG_BOX
+    task, goal = monitor.task, monitor.scenario.goal
+    was_held = task.starts_held or grasped in task.milestones[: monitor.passed]
+    if not was_held:
+        if monitor.passed == 0:
+            return NOT_REACHED
+        return NOT_GRASPED if grasped in task.milestones else TIME_LIMIT
+    in_jaws = all(world.jaw_contacts())
+    if not in_jaws and not (goal is not None and world.in_box(goal)):
+        return DROPPED
+    if in_jaws and released_in_goal in task.milestones:
+        return NOT_RELEASED
+    return TIME_LIMIT

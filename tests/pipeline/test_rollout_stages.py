@@ -1,0 +1,56 @@
+"""stages/rollout: every arm is a stage of its own, and the summary reads all of them."""
+
+import itertools
+import re
+
+from ruamel.yaml import YAML
+
+from sigma.policy.arms import BASE, EXPERT, SIGMA
+from tests.imports import ROOT
+
+yaml = YAML(typ="safe")
+STAGES = yaml.load((ROOT / "stages/rollout/dvc.yaml").read_text(encoding="utf-8"))["stages"]
+ABLATION = {"tuned-arm", "residual-arm"}
+
+
+def tables() -> dict[str, str]:
+    """Table -> stage, with every matrix written out."""
+    found = {}
+    for name, stage in STAGES.items():
+        axes = stage.get("matrix", {})
+        for values in itertools.product(*axes.values()):
+            for out in stage.get("outs", []):
+                if isinstance(out, str):
+                    for axis, value in zip(axes, values, strict=True):
+                        out = out.replace(f"${{item.{axis}}}", value)
+                    found[out] = name
+    return found
+
+
+def test_the_summary_reads_each_arms_table_and_depends_on_it():
+    read = re.findall(r"\S+\.parquet", STAGES["summary"]["cmd"])
+    assert sorted(read) == sorted(tables()) == sorted(dep for dep in STAGES["summary"]["deps"] if "parquet" in dep)
+    assert len(set(read)) == len(read)
+
+
+def test_arms_of_the_main_pipeline_need_nothing_of_the_ablation():
+    for name, stage in STAGES.items():
+        needs = any(dep.startswith("stages/ablation") for dep in stage["deps"])
+        assert needs == (name in ABLATION)
+    plain = {
+        table.rsplit("/", 1)[1].removesuffix(".parquet") for table, name in tables().items() if name not in ABLATION
+    }
+    assert plain == {EXPERT, BASE, SIGMA, f"{SIGMA}_full_scale"}
+
+
+def test_only_arms_with_an_adapter_depend_on_its_settings():
+    for name, stage in STAGES.items():
+        assert ("adapter" in stage["params"]) == (name in {"arm", "residual-arm"})
+
+
+def test_every_parameter_has_a_comment():
+    lines = (ROOT / "stages/rollout/params.yaml").read_text(encoding="utf-8").splitlines()
+    top = [number for number, line in enumerate(lines) if re.match(r"  \w+:", line)]
+    assert len(top) >= 10
+    for number in top:
+        assert lines[number - 1].strip().startswith("#"), lines[number]

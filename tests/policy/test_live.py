@@ -1,0 +1,62 @@
+"""What a robot sees becomes what shards hold: cameras by name, the shared resize, words that are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from sigma.data.resize import to_resolution
+from sigma.errors import SigmaError
+from sigma.policy.base import ACTION, STATE
+from sigma.policy.inputs import InputBuilder, Normalisation
+from sigma.policy.live import check_words, live_observation, stack_images
+from tests.bases import CAMERAS, STATE_DIM, load_tiny_base
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return load_tiny_base(tmp_path_factory.mktemp("live") / "base")
+
+
+def views(count: int, size: tuple[int, int] = (40, 60)) -> list[dict]:
+    draw = np.random.default_rng(count)
+    return [
+        {
+            "images": {name: draw.integers(0, 256, (*size, 3), dtype=np.uint8) for name in ("wrist", "up")},
+            "state": draw.uniform(-40, 40, STATE_DIM).astype(np.float32),
+            "task": "lift the cube",
+        }
+        for _ in range(count)
+    ]
+
+
+def test_images_stand_in_the_policys_order_through_the_shards_resize():
+    seen = views(2)
+    stacked = stack_images(seen, CAMERAS, 32)
+    assert stacked.shape == (2, 2, 3, 32, 32) and stacked.dtype == torch.uint8
+    for row, view in enumerate(seen):
+        for place, name in enumerate(("up", "wrist")):
+            picture = torch.from_numpy(view["images"][name]).permute(2, 0, 1)
+            torch.testing.assert_close(stacked[row, place], to_resolution(picture, 32), rtol=0, atol=0)
+
+
+def test_full_camera_names_serve_as_well_and_a_missing_one_is_named():
+    (short,) = views(1)
+    full = short | {"images": {f"observation.images.{name}": image for name, image in short["images"].items()}}
+    assert torch.equal(stack_images([short], CAMERAS, 32), stack_images([full], CAMERAS, 32))
+    with pytest.raises(SigmaError, match=r"needs the camera observation\.images\.front; the robot gives up, wrist"):
+        stack_images([short], ("observation.images.front",), 32)
+
+
+def test_without_a_past_the_history_is_empty(base):
+    builder = InputBuilder(base, Normalisation(base.statistics[STATE], base.statistics[ACTION]))
+    seen = views(3)
+    observation = live_observation(builder, seen)
+    assert observation.history.shape[:2] == (3, 0)
+    normalised = base.statistics[STATE].normalise(np.stack([view["state"] for view in seen]))
+    np.testing.assert_array_equal(observation.state.numpy(), normalised)
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_named(base):
+    check_words(base.prompter, ["place the cube in the red box", "Put it, gently, over there"])
+    with pytest.raises(SigmaError, match=r"'hoist the cube'.*'hoist'"):
+        check_words(base.prompter, ["lift the cube", "hoist the cube"])

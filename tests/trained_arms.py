@@ -1,0 +1,47 @@
+"""Folders of trained arms for tests, of each kind, beside a small world."""
+
+import json
+import shutil
+from pathlib import Path
+
+from sigma.io import digest_folder
+from sigma.policy import lora
+from sigma.policy.export import save_base
+from sigma.policy.tokenizer import build_tokenizer
+from tests.bases import STATISTICS, tiny_policy
+from tests.worlds import World
+
+
+def write_record(world: World, folder: Path, arm: str, kind: str, **changes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = digest_folder(world.root / "data/features")
+    record = {"arm": arm, "seed": 0, "kind": kind, "features_digest": digest} | changes
+    (folder / "arm.json").write_text(json.dumps(record))
+    return folder
+
+
+def write_residual(world: World, folder: Path, arm: str = "direct") -> Path:
+    """A copy of the world's trained Sigma."""
+    shutil.copytree(world.root / "models/sigma", folder / "model")
+    for file in (world.root / "models").glob("adapter_calibration.*"):
+        shutil.copyfile(file, folder / file.name)
+    return write_record(world, folder, arm, "residual")
+
+
+def write_lora(world: World, folder: Path, arm: str = "plain_lora") -> Path:
+    """LoRA with random weights, so that it changes what the base does."""
+    import torch
+
+    adapted = lora.attach(world.base().policy, rank=2, alpha=4.0, dropout=0.0, towers=("language", "expert"), seed=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        for parameter in lora.lora_parameters(adapted):
+            torch.nn.init.normal_(parameter, std=0.5)
+    lora.save(adapted, folder / "model")
+    return write_record(world, folder, arm, "lora")
+
+
+def write_full(world: World, folder: Path, arm: str = "full_finetune", **sizes) -> Path:
+    """Another policy of the same form."""
+    save_base(folder / "model", tiny_policy(7, **sizes), build_tokenizer(), STATISTICS)
+    return write_record(world, folder, arm, "full")
