@@ -82,10 +82,26 @@ def control(root: Path) -> str:
 
 
 def closed_loop(root: Path) -> str:
-    """Success in the simulator by task and arm."""
-    tasks = read_json(root / "metrics/rollout.json")
-    rows = [[f"`{task}`", *(_percent(arms[arm]) for arm in ARMS)] for task, arms in tasks.items()]
-    return _table(["task", *ARMS.values()], rows)
+    """Success in the simulator by task and arm; harder settings of the target, and what is kept of the base's tasks."""
+    results = read_json(root / "metrics/rollout_sigma.json")
+    kept = results.pop("retention")["arms"]
+    target = min(name.split("/")[0] for name in results if "/" in name)
+    order = sorted(results, key=lambda name: (not name.startswith(target), name))
+    rows = []
+    for name in order:
+        arms = results[name]["arms"]
+        rows.append([f"`{name}`", str(arms["base"]["episodes"]), *(_percent(arms[arm]) for arm in ARMS)])
+    rows.append(["mean of the base's own tasks", str(kept["base"]["episodes"]), *(_percent(kept[arm]) for arm in ARMS)])
+    table = _table(["task, or task/setting", "episodes", *ARMS.values()], rows)
+    gain = results[target]["paired"]["base"]
+    points = [f"{100 * value:+.1f}" for value in (gain["difference"], gain["low"], gain["high"])]
+    own = kept["sigma"]
+    change = [f"{100 * own[key]:+.1f}" for key in ("difference", "difference_lo", "difference_hi")]
+    text = (
+        f"Sigma against the frozen π0.5, percentage points, on the same episodes: {points[0]} on `{target}` "
+        f"({points[1]} to {points[2]}, McNemar p {gain['p']:.2g}),\n{change[0]} on the base's own tasks ({change[1]} to {change[2]})."
+    )
+    return f"{table}\n\n{text.replace('-', '−')}"
 
 
 def base(root: Path) -> str:

@@ -43,6 +43,13 @@ def test_arms_of_the_main_pipeline_need_nothing_of_the_ablation():
     assert plain == {EXPERT, BASE, SIGMA, f"{SIGMA}_full_scale"}
 
 
+def test_the_root_pipelines_own_arms_have_a_summary_that_needs_no_ablation():
+    stage = STAGES["sigma-summary"]
+    read = re.findall(r"\S+\.parquet", stage["cmd"])
+    assert sorted(read) == sorted(table for table, name in tables().items() if name not in ABLATION)
+    assert sorted(read) == sorted(dep for dep in stage["deps"] if "parquet" in dep)
+
+
 def test_only_arms_with_an_adapter_depend_on_its_settings():
     for name, stage in STAGES.items():
         assert ("adapter" in stage["params"]) == (name in {"arm", "residual-arm"})

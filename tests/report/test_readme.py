@@ -26,7 +26,7 @@ def project(tmp_path):
     for name in (
         "metrics/check_a.json",
         "metrics/check_b.json",
-        "metrics/rollout.json",
+        "metrics/rollout_sigma.json",
         "stages/embedded/metrics.json",
         "stages/embedded/curve.csv",
         "stages/embedded/pretrain.json",
