@@ -99,7 +99,8 @@ def closed_loop(root: Path) -> str:
     change = [f"{100 * own[key]:+.1f}" for key in ("difference", "difference_lo", "difference_hi")]
     text = (
         f"Sigma against the frozen π0.5, percentage points, on the same episodes: {points[0]} on `{target}` "
-        f"({points[1]} to {points[2]}, McNemar p {gain['p']:.2g}),\n{change[0]} on the base's own tasks ({change[1]} to {change[2]})."
+        f"({points[1]} to {points[2]}, McNemar p {gain['p']:.2g}),\n{change[0]} on the base's own tasks "
+        f"({change[1]} to {change[2]})."
     )
     return f"{table}\n\n{text.replace('-', '−')}"
 
