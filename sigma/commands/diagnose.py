@@ -1,5 +1,6 @@
 """``sigma diagnose``: what memory, intent and factors know, and whether the adapter's risk is calibrated."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,6 +208,9 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
     import torch
 
     from sigma.errors import SigmaError
+
+    if find_spec("sklearn") is None:
+        raise SigmaError("diagnose: scikit-learn is not installed; install it (pyproject.toml names its version)")
     from sigma.evaluation.predictions import read_predictions
     from sigma.evaluation.summary import evaluate
     from sigma.evaluation.telepathy_replay import history_features, inner_states, trace

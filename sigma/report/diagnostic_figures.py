@@ -20,7 +20,7 @@ TARGETS = {
     "phase": "task phase (accuracy)",
     "cube_position": "cube position (R²)",
     "instruction": "instruction (accuracy)",
-    "episode_position": "relative position in the episode (R²)",
+    "episode_position": "position in the episode (R²)",
 }
 OWN = ("tau", "memory", "intent")
 

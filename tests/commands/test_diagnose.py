@@ -1,6 +1,8 @@
 """``sigma diagnose`` on the small trained world, whose dataset the simulator did not make, and with made-up truths."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,7 +14,7 @@ from sigma.errors import SigmaError
 from sigma.evaluation.privileged import Truth
 from sigma.evaluation.tables import from_table, to_table
 from sigma.io import digest_folder, read_json, read_table, write_table
-from tests.worlds import World, inside
+from tests.worlds import ROOT, World, inside
 
 PICTURES = Path("stages/evidence/out/diagnostics")
 
@@ -129,6 +131,21 @@ def test_another_recording_is_refused_before_the_model_runs(world, monkeypatch):
     configure(world, recording="simulate.yaml")
     monkeypatch.setattr("sigma.evaluation.telepathy_replay.inner_states", lambda *_: pytest.fail("the model ran"))
     with pytest.raises(SigmaError, match=r"simulate\.yaml: simulate: episode 0 as simulated again differs"):
+        run(world)
+
+
+def test_importing_the_command_loads_no_library_that_computes():
+    code = (
+        "import sys\nfrom sigma.commands import diagnose\n"
+        "assert not {'torch', 'numpy', 'sklearn', 'mujoco', 'matplotlib'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, check=True)
+
+
+def test_without_scikit_learn_the_line_says_so(world, monkeypatch):
+    configure(world)
+    monkeypatch.setattr(diagnose, "find_spec", lambda name: None)
+    with pytest.raises(SigmaError, match="scikit-learn is not installed"):
         run(world)
 
 

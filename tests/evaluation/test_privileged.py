@@ -7,9 +7,9 @@ from sigma.errors import SigmaError
 from sigma.evaluation import privileged
 from sigma.evaluation.privileged import at_steps, phase_names, privileged_labels, resimulate
 from sigma.seeding import seed_from
-from sigma.simulation.record import demonstration
-from sigma.simulation.scene import CUBE_HALF
-from sigma.simulation.tasks import TARGET, task_named
+from sigma.simulation.record import attempt, demonstration
+from sigma.simulation.scene import CUBE_HALF, World
+from sigma.simulation.tasks import TARGET, near, task_named
 
 SEED, NOISE = 7, 1.5
 
@@ -42,6 +42,24 @@ def test_states_are_those_of_the_recorder_and_the_task_is_done_in_the_end(record
         np.testing.assert_allclose(truth.cube[0], (*scenario.layout.cube[:2], CUBE_HALF), atol=2e-3)
         lifted = truth.phase >= 3
         assert truth.cube[~lifted, 2].min() > 0 and truth.cube[:, 2].max() > 0.045
+
+
+def test_a_label_holds_when_its_state_was_measured_not_a_step_later(recorded):
+    _, number, step, states = recorded
+    seen = []
+
+    class Noting(World):
+        def state(self):
+            seen.append((self.cube_position, near(self, None)))
+            return super().state()
+
+    address = seed_from("record", TARGET, SEED, 3, 0)
+    attempt(Noting(), TARGET, address, task_named(TARGET).instructions[1], NOISE, (), 96)
+    truth = labels(number, step, states)[3]
+    np.testing.assert_array_equal(truth.cube, [cube for cube, _ in seen])
+    # The first milestone is passed where the gripper first comes near; at the first state nothing was followed yet.
+    first = next(index for index, (_, reached) in enumerate(seen) if reached and index > 0)
+    assert np.flatnonzero(truth.phase)[0] == first
 
 
 def test_labels_are_looked_up_by_episode_and_step(recorded):
