@@ -210,7 +210,7 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
     from sigma.errors import SigmaError
 
     if find_spec("sklearn") is None:
-        raise SigmaError("diagnose: scikit-learn is not installed; install it (pyproject.toml names its version)")
+        raise SigmaError("diagnose: scikit-learn is not installed; install the extra 'simulation'")
     from sigma.evaluation.predictions import read_predictions
     from sigma.evaluation.summary import evaluate
     from sigma.evaluation.telepathy_replay import history_features, inner_states, trace
