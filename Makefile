@@ -31,7 +31,7 @@ help:  ## list the targets
 # uv finds Python 3.12 on PATH; pyenv's versions are shown to it; where neither has one, uv fetches it if the network allows.
 define sync
 	@for folder in "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12*/bin; do \
-	  if [ -x "$$folder/python3.12" ]; then export PATH="$$PATH:$$folder"; fi; done; \
+	  if "$$folder/python3.12" -c "" 2>/dev/null; then export PATH="$$PATH:$$folder"; fi; done; \
 	if ! .tools/bin/uv sync --frozen --quiet --inexact $(1); then \
 	  echo "The environment could not be installed; if Python 3.12 is what is missing: apt-get install python3.12 python3.12-venv" >&2; \
 	  exit 1; fi
