@@ -91,25 +91,24 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
                     f"{params}: rollout.settings.{name}.delay: found {setting.delay}; legal: 0 to "
                     f"{controller.horizon - section.n_action_steps}, as {arm} plans {controller.horizon} steps"
                 )
-            check_words(
-                controller.builder.base.prompter, [text for one in setting.paraphrases.values() for text in one]
-            )
-    rows, kept, times = [], [], {}
+            check_words(controller.builder.base.prompter, setting.wordings)
+    rows, kept = [], []
+    times: dict[str, dict[str, float]] = {}
     with Crew(machine.workers) as crew, progress(f"rollout {arm}", sum(len(seeds) for *_, seeds in jobs)) as meter:
         for task, name, setting, seeds in jobs:
             started = time.perf_counter()
             spec = EpisodeSpec(task, section.n_action_steps, setting, size=size)
+            thinking = {}
             if controller is None:
                 results = run_expert(seeds, spec, crew=crew)
             else:
                 policy = FixedRows(controller, section.batch)
                 results = run_rollouts(policy, seeds, spec, batch=section.batch, crew=crew)
-            seconds, decisions = time.perf_counter() - started, sum(result.decisions for result in results)
-            times[f"{task} {name}"] = {
-                "episodes": len(results),
-                "seconds": round(seconds, 2),
-                "decisions_per_second": round(decisions / seconds, 2),
-            }
+                decided = sum(result.decisions for result in results)
+                # In calls of `batch` rows, rows that are free included.
+                thinking["decisions_per_second"] = round(decided / policy.seconds, 2)
+            seconds = time.perf_counter() - started
+            times[f"{task} {name}"] = {"episodes": len(results), "seconds": round(seconds, 2)} | thinking
             rows += [{"arm": arm, "task": task, "setting": name} | _row(result) for result in results]
             if (task, name) == (section.target, PLAIN_NAME):
                 kept = choose(results, section.videos)

@@ -3,6 +3,7 @@
 Legend: B episodes that still run, T steps of a plan, n steps executed of it, d steps of delay.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -32,10 +33,11 @@ class FixedRows:
 
     Kernels differ between batch shapes in their last bits, and a closed loop makes much of a last bit. With this, an
     episode does not depend on which others still run; rows that are free hold copies of another's observation.
+    ``seconds`` is what the policy has taken so far.
     """
 
     def __init__(self, policy: RolloutPolicy, rows: int):
-        self.policy, self.rows = policy, rows
+        self.policy, self.rows, self.seconds = policy, rows, 0.0
         self._row: dict[int, int] = {}
 
     def reset(self, indices: list[int]) -> None:
@@ -51,7 +53,10 @@ class FixedRows:
         for view, index in zip(observations, indices, strict=True):
             views[self._row[index]], names[self._row[index]] = view, index
         self.policy.reset([name for name in names if name < 0])
-        return np.asarray(self.policy.act(views, names))[[self._row[index] for index in indices]]
+        started = time.perf_counter()
+        plans = np.asarray(self.policy.act(views, names))
+        self.seconds += time.perf_counter() - started
+        return plans[[self._row[index] for index in indices]]
 
 
 def run_rollouts(

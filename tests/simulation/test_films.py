@@ -61,11 +61,14 @@ def test_the_sheet_has_a_row_an_episode_and_a_column_a_time(tmp_path, films):
     assert tuple(last_row[16, (SHEET_COLUMNS - 1) * 64 + 2 * 11 + 4]) == (255, 0, 0), "the last frame is the last"
 
 
-def test_equal_episodes_give_equal_bytes(tmp_path, films):
-    for name in ("a", "b"):
-        write_films(tmp_path / name, films)
-    for file in (tmp_path / "a").iterdir():
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+def test_equal_episodes_give_equal_bytes(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (30, 48, 48, 3), dtype=np.uint8)
+    films = [film(result(3, True), {"up": noise})]
+    seen = set()
+    for _ in range(30):  # an encoder that differs now and then would differ in a few of these
+        write_films(tmp_path / "videos", films)
+        seen.add(tuple(file.read_bytes() for file in sorted((tmp_path / "videos").iterdir())))
+    assert len(seen) == 1
 
 
 def test_no_episode_leaves_an_empty_folder(tmp_path):

@@ -37,9 +37,9 @@ def test_batched_rollouts_equal_one_by_one(plans):
 
 
 def test_processes_change_no_result(plans):
-    alone = run_rollouts(Planned(plans), SEEDS, LIFT, batch=2)
+    alone = run_rollouts(Planned(plans), SEEDS, LIFT)
     with Crew(2) as crew:
-        spread = run_rollouts(Planned(plans), SEEDS, LIFT, batch=2, crew=crew)
+        spread = run_rollouts(Planned(plans), SEEDS, LIFT, crew=crew)
         experts = run_expert(SEEDS, LIFT, crew=crew)
     assert spread == alone and same_actions(spread, alone)
     assert experts == run_expert(SEEDS, LIFT)
