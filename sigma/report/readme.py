@@ -109,11 +109,8 @@ def base(root: Path) -> str:
     """Success of the shipped base on fresh seeds of every task, against random weights."""
     scores = read_json(root / "stages/embedded/metrics.json")
 
-    def cell(values: Mapping[str, float]) -> str:
-        return _percent({"success": values["success"], "success_lo": values["low"], "success_hi": values["high"]})
-
     kinds = ("trained", "random")
-    rows = [[f"`{task}`", *(cell(scores[kind][task]) for kind in kinds)] for task in scores["trained"]]
+    rows = [[f"`{task}`", *(_percent(scores[kind][task]) for kind in kinds)] for task in scores["trained"]]
     return _table([f"task, {scores['seeds']} seeds", "trained", "random weights"], rows)
 
 

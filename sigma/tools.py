@@ -1,0 +1,282 @@
+"""The commands that are no stage of the root pipeline; each is imported only when it runs."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sigma.usage import record_usage
+
+tools = typer.Typer()
+
+
+@tools.command(rich_help_panel="Tools")
+def simulate(
+    output: Annotated[Path, typer.Option(help="Folder of the new LeRobotDataset; must not exist.")],
+    task: Annotated[list[str], typer.Option(help="Task to record; repeat for several.")] = ["pick_place"],  # noqa: B006
+    episodes: Annotated[list[int], typer.Option(help="Episodes of each task, one number for all or one a task.")] = [  # noqa: B006
+        125
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of scenes, starts and noise.")] = 0,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Camera images, pixels a side.")] = 96,
+    noise: Annotated[
+        float, typer.Option(min=0.0, help="Correlated noise on executed actions; labels stay clean.")
+    ] = 0.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that simulate.")] = 2,
+) -> None:
+    """Record scripted demonstrations in the simulator as a LeRobotDataset v3.0."""
+    from sigma.commands import simulate as module
+
+    typer.echo(
+        module.run(tasks=task, episodes=episodes, seed=seed, output=output, size=size, noise=noise, workers=workers)
+    )
+
+
+@tools.command(rich_help_panel="Tools")
+def pretrain(
+    dataset: Annotated[Path, typer.Option(help="LeRobotDataset of the base tasks.")],
+    output: Annotated[Path, typer.Option(help="Folder to write: the policy, its curve and a summary.")],
+    params: Annotated[Path, typer.Option(help="File with the section pretrain.")] = Path("stages/embedded/params.yaml"),
+) -> None:
+    """Train the small π0.5 from scratch and write it as a base."""
+    from sigma.commands import pretrain as module
+
+    typer.echo(module.run(dataset=dataset, output=output, params=params))
+
+
+@tools.command(rich_help_panel="Tools")
+def embed(
+    base: Annotated[Path, typer.Option(help="Folder of the base policy.")] = Path("stages/embedded/out/pretrain/base"),
+    dataset: Annotated[Path, typer.Option(help="Folder of the target episodes.")] = Path("stages/embedded/out/dataset"),
+) -> None:
+    """Copy a base and a dataset into the package: they become the embedded default."""
+    from sigma.commands import embed as module
+
+    typer.echo(module.run(base=base, dataset=dataset))
+
+
+@tools.command("closed-loop", rich_help_panel="Tools")
+def closed_loop(
+    base: Annotated[Path, typer.Option(help="Folder of the base policy.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write.")],
+    task: Annotated[list[str], typer.Option(help="Task to roll out; repeat for several.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Episodes of each task.")] = 50,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode.")] = 0,
+    execute: Annotated[int, typer.Option(min=1, help="Steps of each chunk that are executed.")] = 8,
+    samples: Annotated[int, typer.Option(min=0, help="0: zero noise; n: mean of n seeded samples.")] = 0,
+) -> None:
+    """Roll out a base, trained and with random weights, on fresh episodes of several tasks."""
+    from sigma.commands import closed_loop as module
+
+    typer.echo(
+        module.run(
+            base=base,
+            output=output,
+            tasks=task,
+            seeds=seeds,
+            first_seed=first_seed,
+            execute=execute,
+            samples=samples,
+        )
+    )
+
+
+@tools.command(rich_help_panel="Tools")
+def rollout(
+    arm: Annotated[str, typer.Option(help="expert, base, sigma, sigma_full_scale, or a trained arm (with --model).")],
+    model: Annotated[Path | None, typer.Option(help="Folder of a trained arm, with arm.json and model/.")] = None,
+    params: Annotated[Path, typer.Option(help="File with the section rollout.")] = Path("stages/rollout/params.yaml"),
+    output: Annotated[Path | None, typer.Option(help="Table to write [stages/rollout/out/ARM.parquet].")] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder of videos [stages/rollout/out/videos/ARM].")] = None,
+) -> None:
+    """Play one arm's episodes in the simulator."""
+    from sigma.commands import rollout as module
+
+    folder = Path("stages/rollout/out")
+    typer.echo(
+        module.run(
+            arm=arm,
+            model=model,
+            params=params,
+            output=output or folder / f"{arm}.parquet",
+            videos=videos or folder / "videos" / arm,
+        )
+    )
+
+
+@tools.command("rollout-summary", rich_help_panel="Tools")
+def rollout_summary(
+    tables: Annotated[list[Path], typer.Argument(help="Tables that `sigma rollout` wrote, one an arm.")],
+    params: Annotated[Path, typer.Option(help="File with the section rollout.")] = Path("stages/rollout/params.yaml"),
+    output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/rollout.json"),
+) -> None:
+    """Score the arms' episodes and compare Sigma with each other arm."""
+    from sigma.commands import rollout_summary as module
+
+    typer.echo(module.run(tables=tables, params=params, output=output))
+
+
+profile = typer.Typer(help="Shipped settings of params.yaml.", no_args_is_help=True)
+tools.add_typer(profile, name="profile", rich_help_panel="Tools")
+_PROFILED = typer.Option("--params", help="The parameter file.")
+
+
+@profile.command("list")
+def profile_list() -> None:
+    """Name the shipped profiles."""
+    from sigma.commands import profile as module
+
+    typer.echo("\n".join(module.names()))
+
+
+@profile.command("show")
+def profile_show(name: Annotated[str, typer.Argument(help="A shipped profile.")]) -> None:
+    """Print every parameter of a profile as YAML."""
+    from sigma.commands import profile as module
+
+    typer.echo(module.text_of(module.load(name)), nl=False)
+
+
+@profile.command("diff")
+def profile_diff(
+    name: Annotated[str, typer.Argument(help="A shipped profile.")],
+    params: Annotated[Path, _PROFILED] = Path("params.yaml"),
+) -> None:
+    """Print what differs: parameter, its value here, its value in the profile."""
+    from sigma.commands import profile as module
+
+    for key, here, there in module.differences(name, params):
+        typer.echo(f"{key}: {json.dumps(here, ensure_ascii=False)} -> {json.dumps(there, ensure_ascii=False)}")
+
+
+@profile.command("use")
+def profile_use(
+    name: Annotated[str, typer.Argument(help="A shipped profile.")],
+    params: Annotated[Path, _PROFILED] = Path("params.yaml"),
+    base_revision: Annotated[str | None, typer.Option(help="Commit of the profile's Hub base, 40 hex digits.")] = None,
+    dataset_revision: Annotated[
+        str | None, typer.Option(help="Commit of the profile's Hub dataset, 40 hex digits.")
+    ] = None,
+) -> None:
+    """Write a profile into the parameter file; its comments stay."""
+    from sigma.commands import profile as module
+
+    typer.echo(module.use(name, params, {"base": base_revision, "dataset": dataset_revision}))
+
+
+@tools.command(rich_help_panel="Tools")
+def figures() -> None:
+    """Fill the figures in README.md and stages/*/README.md from the metrics files."""
+    from sigma.commands import figures as module
+
+    typer.echo(module.run(root=Path()))
+
+
+_ABLATION = Path("stages/ablation")
+_PARAMS = Annotated[Path, typer.Option(help="File with the section ablation.")]
+_ARM = Annotated[str, typer.Option(help="Arm, a name under ablation.arms.")]
+
+
+@tools.command(rich_help_panel="Ablation")
+def arm(
+    arm: _ARM,
+    seed: Annotated[int, typer.Option(help="Training seed, one of ablation.seeds.")],
+    output: Annotated[Path, typer.Option(help="Folder to write: model, predictions, curves, arm.json.")],
+    params: _PARAMS = _ABLATION / "params.yaml",
+    rates: Annotated[Path, typer.Option(help="Learning rates that the trials chose.")] = _ABLATION / "out/rates.json",
+) -> None:
+    """Train one arm of the ablation and predict the validation and test windows with it."""
+    from sigma.commands import arm as module
+
+    started = time.perf_counter()
+    line = module.run(params=params, arm=arm, seed=seed, output=output, rates=rates)
+    record_usage(f"arm-{arm}-{seed}", time.perf_counter() - started)
+    typer.echo(line)
+
+
+@tools.command(rich_help_panel="Ablation")
+def trial(
+    arm: _ARM,
+    rate: Annotated[float, typer.Option(help="Multiplier of the learning rates, one of ablation.trials.rates.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write.")],
+    params: _PARAMS = _ABLATION / "params.yaml",
+) -> None:
+    """Train an arm at one learning rate for its validation error alone."""
+    from sigma.commands import trial as module
+
+    started = time.perf_counter()
+    line = module.run(params=params, arm=arm, rate=rate, output=output)
+    record_usage(f"trial-{arm}-{rate:g}", time.perf_counter() - started)
+    typer.echo(line)
+
+
+@tools.command(rich_help_panel="Ablation")
+def rates(
+    params: _PARAMS = _ABLATION / "params.yaml",
+    trials: Annotated[Path, typer.Option(help="Folder of the trials.")] = _ABLATION / "out/trials",
+    output: Annotated[Path, typer.Option(help="JSON file to write.")] = _ABLATION / "out/rates.json",
+) -> None:
+    """Choose each arm's learning rate from its trials, by validation error."""
+    from sigma.commands import rates as module
+
+    typer.echo(module.run(params=params, trials=trials, output=output))
+
+
+@tools.command(rich_help_panel="Evidence")
+def ablation(
+    params: Annotated[Path, typer.Option(help="File with the sections ablation and summary.")] = Path(
+        "stages/ablation/params.yaml"
+    ),
+    arms: Annotated[Path, typer.Option(help="Folder of the arms' folders, NAME-SEED.")] = Path("stages/ablation/out"),
+    output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/ablation.json"),
+    tables: Annotated[Path, typer.Option(help="Folder to write: table, forest plot, curves.")] = Path(
+        "stages/ablation/summary"
+    ),
+) -> None:
+    """Score every trained arm and reference on the held-out windows, with intervals over episodes."""
+    from sigma.commands import ablation as module
+
+    typer.echo(module.run(params=params, arms=arms, output=output, tables=tables))
+
+
+@tools.command(rich_help_panel="Evidence")
+def diagnose(
+    params: Annotated[Path, typer.Option(help="File with the section diagnose.")] = Path("stages/evidence/params.yaml"),
+    output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/diagnostics.json"),
+    pictures: Annotated[Path, typer.Option(help="Folder of pictures to write.")] = Path(
+        "stages/evidence/out/diagnostics"
+    ),
+) -> None:
+    """Probe what Sigma's memory, intent and factors know, and whether its risk is calibrated."""
+    from sigma.commands import diagnose as module
+
+    typer.echo(module.run(params=params, output=output, pictures=pictures))
+
+
+@tools.command(rich_help_panel="Evidence")
+def evidence(
+    params: Annotated[Path, typer.Option(help="File with the section evidence.")] = Path("stages/evidence/params.yaml"),
+    output: Annotated[Path, typer.Option(help="Page to write.")] = Path("stages/evidence/out/index.html"),
+) -> None:
+    """Write the page whose first line says which confirmatory arms Sigma beats."""
+    from sigma.commands import evidence as module
+
+    typer.echo(module.run(params=params, output=output))
+
+
+@tools.command(rich_help_panel="Tools")
+def compare(
+    revision: Annotated[str, typer.Argument(help="Commit whose metrics are compared with those here.")] = "HEAD",
+    frozen_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers of the frozen base.")] = 1e-4,
+    trained_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers behind a training.")] = 1e-2,
+) -> None:
+    """Say within what tolerance the metrics here agree with a commit's; status 1 if they do not."""
+    from sigma.commands import compare as module
+
+    table, agreed = module.run(
+        revision=revision, frozen_tolerance=frozen_tolerance, trained_tolerance=trained_tolerance
+    )
+    typer.echo(table)
+    raise typer.Exit(0 if agreed else 1)
