@@ -152,6 +152,9 @@ def rendered(text: str, root: Path) -> str:
         begin, name, end = match.groups()
         if name not in REGIONS:
             raise SigmaError(f"figures: {name}: no such region; legal: {', '.join(REGIONS)}")
-        return f"{begin}{REGIONS[name](root)}\n{end}"
+        try:
+            return f"{begin}{REGIONS[name](root)}\n{end}"
+        except KeyError as error:
+            raise SigmaError(f"figures: {name}: its metrics file lacks {error}; run the stage that writes it") from None
 
     return _REGION.sub(fill, text)

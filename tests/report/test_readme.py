@@ -52,6 +52,12 @@ def test_a_changed_metric_changes_the_text_and_only_its_region(project):
     assert run(root=project) == "figures: nothing changed"
 
 
+def test_metrics_of_another_form_are_one_line_that_names_region_and_key(project):
+    (project / "stages/embedded/metrics.json").write_text('{"trained": {"lift": {"success": 1}}, "seeds": 1}')
+    with pytest.raises(SigmaError, match=r"figures: base: .* lacks 'success_lo'"):
+        run(root=project)
+
+
 def test_an_unknown_region_is_refused_by_name(project):
     with pytest.raises(SigmaError, match=r"figures: weather: no such region; legal: .*errors"):
         rendered("<!-- figures: weather -->\n<!-- end -->", project)
