@@ -32,9 +32,10 @@ help:  ## list the targets
 define sync
 	@for folder in "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12*/bin; do \
 	  if "$$folder/python3.12" -c "" 2>/dev/null; then export PATH="$$PATH:$$folder"; fi; done; \
+	if ! .tools/bin/uv python find --quiet 3.12 >/dev/null 2>&1 && ! .tools/bin/uv python install --quiet 3.12 >/dev/null 2>&1; then \
+	  echo "Python 3.12 is not installed and could not be fetched: apt-get install python3.12, or pyenv install 3.12" >&2; exit 1; fi; \
 	if ! .tools/bin/uv sync --frozen --quiet --inexact $(1); then \
-	  echo "The environment could not be installed; if Python 3.12 is what is missing: apt-get install python3.12 python3.12-venv" >&2; \
-	  exit 1; fi
+	  echo "The environment could not be installed from uv.lock (see the message above)" >&2; exit 1; fi
 endef
 
 install: .tools/bin/uv  ## install the project into .venv from uv.lock
