@@ -96,9 +96,7 @@ def _replay(
     if kind == "lora":
         model = FlowModel(lora.load(material.base.policy, folder))
     else:
-        base = load_base(
-            describe_base(str(folder), None), device=str(material.builder.device), dtype=parameters["base"].dtype
-        )
+        base = load_base(describe_base(str(folder), None), device=str(material.builder.device), dtype=material.dtype)
         material = replace(material, base=base, builder=InputBuilder(base, material.builder.normalisation))
         model = FlowModel(base.policy)
     return replay_flow_arm(material, model.eval(), arm, batch=machine.batch)

@@ -118,15 +118,17 @@ def pretraining(root: Path) -> str:
     """Where the base's training ended, from its curve."""
     with (root / "stages/embedded/curve.csv").open(encoding="utf-8", newline="") as file:
         curve = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    last, best = curve[-1], min(curve, key=lambda row: row["held_out_loss"])
-    before = max((row for row in curve if row["step"] <= 0.8 * last["step"]), key=lambda row: row["step"])
-    change = 100 * (last["held_out_loss"] / before["held_out_loss"] - 1)
+    best = min(curve, key=lambda row: row["held_out_loss"])
     summary = read_json(root / "stages/embedded/pretrain.json")
+    change = -100 * summary["fall_in_last_fifth"]
     error = {name: f"{summary[f'open_loop_mse_{name}']:.3f}" for name in ("policy", "hold", "mean")}
     rows = [
         ["parameters, training frames", f"{summary['parameters']:,}, {summary['train_frames']:,}"],
-        ["steps", f"{last['step']:,.0f}"],
-        ["training loss, held-out loss at the end", f"{_number(last['train_loss'])}, {_number(last['held_out_loss'])}"],
+        ["steps", f"{summary['steps']:,}"],
+        [
+            "training loss, held-out loss at the end",
+            f"{_number(summary['train_loss'])}, {_number(summary['held_out_loss'])}",
+        ],
         ["least held-out loss", f"{_number(best['held_out_loss'])} at step {best['step']:,.0f}"],
         ["change of the held-out loss over the last fifth", f"{change:+.1f} %".replace("-", "−")],
         ["MSE of held-out chunks from zero noise, normalised units", error["policy"]],

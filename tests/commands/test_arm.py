@@ -53,6 +53,14 @@ def predictions(world: World, name: str) -> dict[str, np.ndarray]:
     return read_columns(folder_of(world, name) / "predictions.parquet", ())[0]
 
 
+def test_a_whole_checkpoint_is_evaluated_in_the_type_that_the_features_were_made_with(armed, prepared, tmp_path):
+    world = prepared.copy(tmp_path / "world")
+    changes = {"train.flow_steps": 4, "base.dtype": "bfloat16"}
+    run_arm(world, "full_finetune", arms={"full_finetune": {"overrides": changes}})
+    plain, found = predictions(armed, "full_finetune"), predictions(world, "full_finetune")
+    assert all(np.array_equal(found[name], values) for name, values in plain.items())
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_the_folder_holds_what_the_later_stages_read(armed, name):
     kind, variants = KINDS[name]
