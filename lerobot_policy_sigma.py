@@ -1,3 +1,5 @@
-"""LeRobot imports modules named ``lerobot_policy_*`` as plugins; this one registers Sigma's policy types."""
+"""LeRobot imports modules named ``lerobot_policy_*`` as plugins; this one registers Sigma's policies and simulator."""
 
-import sigma.policy.configuration_pi05_small  # noqa: F401
+import sigma.lerobot_environment
+import sigma.policy.configuration_pi05_small
+import sigma.policy.configuration_sigma  # noqa: F401
