@@ -118,6 +118,29 @@ def rollout_summary(
     typer.echo(module.run(tables=tables, params=params, output=output))
 
 
+@tools.command(rich_help_panel="Tools")
+def export(
+    output: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    n_action_steps: Annotated[
+        int | None, typer.Option(min=1, help="Control steps executed a decision [the most that the model allows].")
+    ] = None,
+    lower: Annotated[list[float] | None, typer.Option(help="Lower limit of a joint; repeat for each joint.")] = None,
+    upper: Annotated[list[float] | None, typer.Option(help="Upper limit of a joint; repeat for each joint.")] = None,
+    max_step: Annotated[
+        float | None, typer.Option(min=0, help="Greatest change of a joint's target in a control step [300 units/s].")
+    ] = None,
+    clamp: Annotated[bool, typer.Option(help="Clamp actions to joint limits and rate.")] = True,
+) -> None:
+    """Write the trained Sigma as a LeRobot policy, for lerobot-eval and lerobot-rollout."""
+    from sigma.commands import export as module
+
+    typer.echo(
+        module.run(
+            output=output, n_action_steps=n_action_steps, lower=lower, upper=upper, max_step=max_step, clamp=clamp
+        )
+    )
+
+
 profile = typer.Typer(help="Shipped settings of params.yaml.", no_args_is_help=True)
 tools.add_typer(profile, name="profile", rich_help_panel="Tools")
 _PROFILED = typer.Option("--params", help="The parameter file.")
