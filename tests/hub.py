@@ -183,6 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[0] == "lfs":
             hub.stored[parts[1]] = self.body
             return self._send(200, {})
+        if path == "/api/validate-yaml":
+            return self._send(200, {"errors": [], "warnings": []})
         if path == "/api/repos/create":
             return self._create(hub, json.loads(self.body))
         if "resolve" in parts:
@@ -288,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(401, "", "Invalid username or password.")
         kind, name = asked.get("type", "model"), f"{asked['organization']}/{asked['name']}"
         if (kind, name) in hub.repositories:
-            return self._send(409, {"error": "You already created this repo"})
+            return self._send(409, {"error": "You already created this repo", "url": f"{hub.endpoint}/{name}"})
         access = "private" if asked.get("visibility") == "private" else "open"
         hub.repositories[kind, name] = Repository(kind, name, access=access)
         self._send(200, {"url": f"{hub.endpoint}/{name}", "name": name})

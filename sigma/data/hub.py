@@ -10,10 +10,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sigma.errors import SigmaError
 from sigma.io import digest_file
+
+if TYPE_CHECKING:
+    from huggingface_hub import RepoFile
 
 Kind = Literal["model", "dataset"]
 PAGES = {"model": "https://huggingface.co/", "dataset": "https://huggingface.co/datasets/"}
@@ -99,8 +102,7 @@ def _verify(folder: Path, repository: str, revision: str, kind: Kind) -> None:
         file = folder / entry.path
         if not file.is_file():
             continue  # not among the patterns
-        wanted = entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
-        found = digest_file(file) if entry.lfs is not None else _git_oid(file)
+        wanted, found = named_digest(entry), content_digest(file, entry)
         if found != wanted:
             blob = file.resolve()
             file.unlink()
@@ -111,8 +113,15 @@ def _verify(folder: Path, repository: str, revision: str, kind: Kind) -> None:
             )
 
 
-def _git_oid(file: Path) -> str:
-    """Git's name of a file's content."""
+def named_digest(entry: "RepoFile") -> str:
+    """The digest by which the Hub's listing names a file: SHA-256 of a large one, Git's SHA-1 of a small one."""
+    return entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
+
+
+def content_digest(file: Path, entry: "RepoFile") -> str:
+    """The digest of a file's content in the form that :func:`named_digest` has for it."""
+    if entry.lfs is not None:
+        return digest_file(file)
     digest = hashlib.sha1(f"blob {file.stat().st_size}\0".encode())
     digest.update(file.read_bytes())
     return digest.hexdigest()
