@@ -327,3 +327,17 @@ def plan(
     found = module.run(sections, memory=memory)
     module.show(found, Console())
     raise typer.Exit(1 if found.fits is False else 0)
+
+
+@tools.command(rich_help_panel="Tools")
+def rehearse(
+    params: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
+    profile: Annotated[str | None, typer.Option(help="Rehearse a shipped profile's sizes instead.")] = None,
+) -> None:
+    """Random weights at the base's own sizes: decide, train one step, save, reload; time and memory by part."""
+    from sigma.cli import read_parameters
+    from sigma.commands import rehearse as module
+    from sigma.commands.profile import load
+
+    sections = read_parameters(params) if profile is None else read_parameters(Path(profile), load(profile))
+    module.run(sections, report=typer.echo)

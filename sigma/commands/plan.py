@@ -79,17 +79,17 @@ def run(sections: Mapping[str, Section], *, memory: float | None = None) -> Plan
     from sigma.policy.footprint import build_footprint
 
     config, told = base_configuration(sections)
-    views = _views(config, sections)
+    views = views_of(config, sections)
     footprint = build_footprint(config, views, sections)
     device, free = _free(sections, memory)
-    disk, frames = _disk(footprint, views, sections)
+    count = sum(group.parameters for group in footprint.frozen.values())
     return Plan(
         base=told,
         frozen={name: (group.parameters, group.bytes) for name, group in footprint.frozen.items()},
         trainable={name: (group.parameters, group.bytes) for name, group in footprint.trainable.items()},
         memory=stages(footprint, sections),
-        disk=disk,
-        time=_time(sections, frames),
+        disk=_disk(footprint, views, sections),
+        time=_time(sections, rate_key(sections, count, device)),
         device=device,
         free=free,
         notes=["the language-model heads are loaded although nothing uses them"],
@@ -120,7 +120,7 @@ def base_configuration(sections: Mapping[str, Any]) -> "tuple[PI05Config, str]":
     return config, f"{origin.source}, not fetched yet: sizes of LeRobot's π0.5"
 
 
-def _views(config: "PI05Config", sections: Mapping[str, Any]) -> int:
+def views_of(config: "PI05Config", sections: Mapping[str, Any]) -> int:
     """Cameras that the window stage keeps."""
     mapping = sections["window"].cameras
     return sum(mapping.get(camera, camera) is not None for camera in config.image_features)
@@ -164,8 +164,8 @@ def _free(sections: Mapping[str, Any], memory: float | None) -> tuple[str, int |
     return device, psutil.virtual_memory().available
 
 
-def _disk(footprint: "Footprint", views: int, sections: Mapping[str, Any]) -> tuple[dict[str, int | None], int | None]:
-    """Bytes on the disk by place, and the dataset's frames; DVC links its cache where the file system can."""
+def _disk(footprint: "Footprint", views: int, sections: Mapping[str, Any]) -> dict[str, int | None]:
+    """Bytes on the disk by place; DVC links its cache where the file system can."""
     from sigma.data.fetching import EMBEDDED
     from sigma.data.source import open_dataset
 
@@ -193,7 +193,7 @@ def _disk(footprint: "Footprint", views: int, sections: Mapping[str, Any]) -> tu
     disk["models and training state"] = (2 + MOMENTS + COPIES) * footprint.trained
     known = [size for name, size in disk.items() if size is not None and not name.startswith("Hub cache")]
     disk["DVC cache, where it cannot link"] = sum(known)
-    return disk, frames
+    return disk
 
 
 def _hub_bytes(repository: str, revision: str | None, kind: Any) -> int | None:
@@ -227,9 +227,17 @@ def rate_key(sections: Mapping[str, Any], parameters: int, device: str) -> dict[
     }
 
 
-def _time(sections: Mapping[str, Any], frames: int | None) -> dict[str, float]:
+def _time(sections: Mapping[str, Any], key: Mapping[str, Any]) -> dict[str, float]:
     """Seconds by stage where the rehearsal measured a rate for these sizes on this device."""
-    return {}
+    from sigma.io import read_json
+
+    if not RATES.is_file():
+        return {}
+    record, train = read_json(RATES), sections["train"]
+    if record.get("key") != key:
+        return {}
+    step = record["parts"]["one training step"]["seconds"]
+    return {"finetune, by one measured step": step * train.steps * train.accumulation}
 
 
 def show(plan: Plan, console: "Console") -> None:

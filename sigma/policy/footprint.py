@@ -108,20 +108,28 @@ class Footprint:
         """Bytes of LoRA and heads."""
         return sum(group.bytes for group in self.trainable.values())
 
-    def _observation(self, batch: int) -> Observation:
-        sizes, length, dim = self.model.heads.sizes, self.config.tokenizer_max_length, self.model.heads.sizes.state_dim
+    def observation(self, batch: int, seed: int | None = None) -> Observation:
+        """An observation of these sizes: on the meta device, or with a ``seed`` of random numbers on the CPU."""
+        sizes, length = self.model.heads.sizes, self.config.tokenizer_max_length
         tokens = (self.config.image_resolution[0] // self._patch()) ** 2
-        with torch.device("meta"):
-            return Observation(
-                vision=torch.zeros(batch, self.views, tokens, sizes.width),
-                tokens=torch.zeros(batch, length, dtype=torch.int64),
-                mask=torch.ones(batch, length, dtype=torch.bool),
-                groups=torch.zeros(batch, length, dtype=torch.int8),
-                state=torch.zeros(batch, dim),
-                text=torch.zeros(batch, sizes.width),
-                history=torch.zeros(batch, sizes.history - 1, sizes.pools, sizes.width),
-                present=torch.ones(batch, sizes.history - 1, dtype=torch.bool),
-            )
+        device = "meta" if seed is None else "cpu"
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+        def numbers(*shape: int) -> Tensor:
+            values = torch.zeros(batch, *shape, device=device)
+            return values if generator is None else values.normal_(generator=generator).clamp_(-1, 1)
+
+        roles = torch.arange(length, device=device) % 4  # frame words, instruction, state and padding in turn
+        return Observation(
+            vision=numbers(self.views, tokens, sizes.width),
+            tokens=torch.ones(batch, length, dtype=torch.int64, device=device),
+            mask=torch.ones(batch, length, dtype=torch.bool, device=device),
+            groups=roles.to(torch.int8).repeat(batch, 1),
+            state=numbers(sizes.state_dim),
+            text=numbers(sizes.width),
+            history=numbers(sizes.history - 1, sizes.pools, sizes.width),
+            present=torch.ones(batch, sizes.history - 1, dtype=torch.bool, device=device),
+        )
 
     def _patch(self) -> int:
         return self.model.policy.model.paligemma_with_expert.paligemma.config.vision_config.patch_size
@@ -147,7 +155,7 @@ class Footprint:
 
     def decision(self, batch: int, draws: int, *, sigma: bool) -> int:
         """Bytes of B decisions without a gradient: the frozen prefix, ``draws`` actions, and Sigma's pass."""
-        observation, sizes = self._observation(batch), self.model.heads.sizes
+        observation, sizes = self.observation(batch), self.model.heads.sizes
         noise = torch.zeros(batch, draws, self.config.chunk_size, self.config.max_action_dim, device="meta")
         self.model.eval()
 
@@ -162,9 +170,9 @@ class Footprint:
 
     def residual_step(self, batch: int) -> int:
         """Bytes of activations and gradients of B windows of residual training."""
-        observation, sizes = self._observation(batch), self.model.heads.sizes
+        observation, sizes = self.observation(batch), self.model.heads.sizes
         action = torch.zeros(batch, sizes.horizon, sizes.action_dim, device="meta")
-        self._train()
+        self.train_mode(self.model)
 
         def work() -> None:
             decision = self.model(observation, action)
@@ -180,8 +188,8 @@ class Footprint:
 
     def flow_step(self, batch: int) -> int:
         """Bytes of activations and gradients of B windows of flow matching."""
-        observation = self._observation(batch)
-        self._train()
+        observation = self.observation(batch)
+        self.train_mode(self.model)
         return max(self.peak(lambda: self._flow(observation).backward()), self.vision(batch))
 
     def _flow(self, observation: Observation) -> Tensor:
@@ -194,9 +202,10 @@ class Footprint:
         encoded = base_pass(self.model.policy, observation).encoded
         return prefix.flow_matching_loss(self.model.policy, encoded, actions, noise, time).sum()
 
-    def _train(self) -> None:
-        self.model.train()
-        language_model = self.model.policy.model.paligemma_with_expert.paligemma.model.language_model
+    def train_mode(self, model: SigmaModel) -> None:
+        """Put a model into training as the trainer does, with gradient checkpointing where it is asked for."""
+        model.train()
+        language_model = model.policy.model.paligemma_with_expert.paligemma.model.language_model
         if self.sections["train"].gradient_checkpointing:
             language_model.gradient_checkpointing_enable({"use_reentrant": False})
 
