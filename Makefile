@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install install-test repro test test-slow lint clean
+.PHONY: help install install-test repro test test-slow rehearsal lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -54,6 +54,9 @@ test: install-test  ## run the tests (installs an off-screen GL library where it
 test-slow: install-test  ## run the slow tests too
 	@bash tests/install_gl.sh
 	$(PYTEST) -m "not fullsize" tests
+
+rehearsal: install-test  ## build π0.5 at full size with random weights, decide, train a step, save, reload (22 GB)
+	$(BIN)/python -m pytest -q -s -m fullsize tests
 
 lint: install-test  ## check style
 	$(BIN)/ruff check sigma tests lerobot_policy_sigma.py

@@ -303,3 +303,64 @@ def compare(
     )
     typer.echo(table)
     raise typer.Exit(0 if agreed else 1)
+
+
+@tools.command(rich_help_panel="Tools")
+def publish(
+    repository: Annotated[str, typer.Argument(help="Hub repository, owner/name; made where it is missing.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("models/published"),
+    license: Annotated[str, typer.Option(help="The Hub's identifier of the files' licence.")] = "apache-2.0",
+    private: Annotated[bool, typer.Option(help="Whether a repository that is made here is private.")] = True,
+    closed_loop: Annotated[bool, typer.Option(help="Put metrics/rollout_sigma.json into the card too.")] = False,
+    upload: Annotated[bool, typer.Option(help="Upload, or only write the folder.")] = True,
+) -> None:
+    """Write the trained Sigma as a folder for the Hub, with its model card, and upload it."""
+    from sigma.cli import read_parameters
+    from sigma.commands import publish as module
+
+    typer.echo(
+        module.run(
+            repository=repository,
+            parameters=read_parameters(),
+            folder=output,
+            license=license,
+            private=private,
+            closed_loop=closed_loop,
+            upload=upload,
+        )
+    )
+
+
+@tools.command(rich_help_panel="Tools")
+def plan(
+    params: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
+    profile: Annotated[str | None, typer.Option(help="Plan a shipped profile instead of the parameter file.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0, help="GiB of the device, instead of what is free here.")
+    ] = None,
+) -> None:
+    """Say before any download what a run takes: parameters, memory by stage, disk; status 1 if it does not fit."""
+    from rich.console import Console
+
+    from sigma.cli import read_parameters
+    from sigma.commands import plan as module
+    from sigma.commands.profile import load
+
+    sections = read_parameters(params) if profile is None else read_parameters(Path(profile), load(profile))
+    found = module.run(sections, memory=memory)
+    module.show(found, Console())
+    raise typer.Exit(1 if found.fits is False else 0)
+
+
+@tools.command(rich_help_panel="Tools")
+def rehearse(
+    params: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
+    profile: Annotated[str | None, typer.Option(help="Rehearse a shipped profile's sizes instead.")] = None,
+) -> None:
+    """Random weights at the base's own sizes: decide, train one step, save, reload; time and memory by part."""
+    from sigma.cli import read_parameters
+    from sigma.commands import rehearse as module
+    from sigma.commands.profile import load
+
+    sections = read_parameters(params) if profile is None else read_parameters(Path(profile), load(profile))
+    module.run(sections, report=typer.echo)

@@ -1,0 +1,174 @@
+"""``sigma publish``: a trained Sigma as a folder for the Hub, and its upload to a repository of the user's."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sigma.errors import SigmaError
+from sigma.parameters import Section
+
+if TYPE_CHECKING:
+    from huggingface_hub import RepoFile
+
+MODEL, CALIBRATION, METRICS = Path("models/sigma"), Path("models/adapter_calibration.json"), Path("metrics")
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+STATISTICS, ADAPTER, CARD = "statistics.json", "adapter_parameters.json", "README.md"
+
+
+def run(
+    *,
+    repository: str,
+    parameters: Mapping[str, Section],
+    folder: Path,
+    license: str = "apache-2.0",
+    private: bool = True,
+    closed_loop: bool = False,
+    upload: bool = True,
+) -> str:
+    """Write ``folder`` from ``models/`` and ``metrics/`` and, with ``upload``, commit it to ``repository``.
+
+    Returns the line to print.
+
+    Raises:
+        SigmaError: something is missing or the metrics are not this model's (nothing is uploaded), or the Hub refuses.
+    """
+    if not REPOSITORY.fullmatch(repository):
+        raise SigmaError(f"repository: {repository!r} is no Hub id; legal: owner/name")
+    if upload:
+        _require_token()
+    prepare(repository, parameters, folder, license=license, closed_loop=closed_loop)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    written = f"publish: {folder} written, {size / 2**20:.1f} MiB"
+    if not upload:
+        return f"{written}; nothing was uploaded"
+    return f"{written}; uploaded to {repository} at commit {send(repository, folder, private=private)}"
+
+
+def _require_token() -> None:
+    from huggingface_hub import get_token
+
+    if not get_token():
+        raise SigmaError("publish: no Hub token; set HF_TOKEN (environment or sigma_env) to one that may write")
+
+
+def prepare(
+    repository: str, parameters: Mapping[str, Section], folder: Path, *, license: str, closed_loop: bool
+) -> None:
+    """Write the Hub-ready folder, whole or not at all."""
+    from safetensors.torch import load_file
+
+    from sigma.io import atomic_directory, read_json, write_json
+    from sigma.policy import heads, lora
+    from sigma.policy.adapter import read_reference
+    from sigma.policy.model_folder import CONFIG, load_prompter, read_config
+    from sigma.policy.sizes import TelepathySizes
+    from sigma.report.card import model_card
+
+    if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
+        raise SigmaError(f"{folder}: holds something else; name a folder that is empty, new or of an earlier publish")
+    config = read_config(MODEL)
+    trained = heads.new_heads(TelepathySizes.from_dict(config["sizes"], str(MODEL / CONFIG)), config["token_rms"])
+    heads.load_heads(trained, heads.heads_file(MODEL))
+    described = heads.describe_heads(trained)
+    provenance = _provenance(str(described["digest"]))
+    _check_adapter_settings(parameters)
+    read_reference(CALIBRATION)  # refuses another format, and arrays that are not the quantiles' own
+    tokenizer = load_prompter(MODEL, config).tokenizer
+    if lora.weights_file(MODEL).name != lora.WEIGHTS:
+        raise SigmaError(f"{MODEL / lora.WEIGHTS}: not found; run `dvc repro`")
+    published = config | {kind: _without_path(config[kind]) for kind in ("base", "dataset")}
+    with atomic_directory(folder) as temporary:
+        for name in ("adapter_config.json", lora.WEIGHTS, heads.FILE):
+            if not (MODEL / name).is_file():
+                raise SigmaError(f"{MODEL / name}: not found; run `dvc repro`")
+            shutil.copyfile(MODEL / name, temporary / name)
+        for file in (CALIBRATION, CALIBRATION.with_suffix(".safetensors")):
+            shutil.copyfile(file, temporary / file.name)
+        tokenizer.save_pretrained(temporary / "tokenizer")
+        write_json(temporary / CONFIG, published)
+        write_json(temporary / STATISTICS, {"joint_names": config["joint_names"], **config["normalisation"]})
+        write_json(temporary / ADAPTER, parameters["adapter"].model_dump())
+        tensors = load_file(temporary / lora.WEIGHTS)
+        card = model_card(
+            repository,
+            Path(),
+            config=published,
+            lora=read_json(temporary / "adapter_config.json"),
+            counts={
+                "lora": sum(tensor.numel() for tensor in tensors.values()),
+                "heads": heads.parameter_count(trained),
+            },
+            heads_digest=str(described["digest"]),
+            packages=provenance["packages"],
+            license=license,
+            with_closed_loop=closed_loop,
+        )
+        (temporary / CARD).write_text(card, encoding="utf-8")
+
+
+def _provenance(digest: str) -> dict[str, Any]:
+    """The record of the run, once it is clear that the metrics are those of the heads with this digest."""
+    from sigma.io import read_json
+
+    record = read_json(METRICS / "provenance.json")
+    for name, found in {
+        "provenance": record["heads"]["digest"],
+        "check_a": read_json(METRICS / "check_a.json")["digest"]["sigma"],
+    }.items():
+        if found != digest:
+            raise SigmaError(
+                f"{METRICS / f'{name}.json'}: it speaks of heads {found[:12]}, {MODEL} holds {digest[:12]}; "
+                "run `dvc repro`"
+            )
+    return record
+
+
+def _check_adapter_settings(parameters: Mapping[str, Section]) -> None:
+    """The figures come from the adapter's settings of the last report; where DVC recorded others, it has to run."""
+    from sigma.parameters import read_yaml
+
+    if not Path("dvc.lock").is_file():
+        return
+    recorded = read_yaml(Path("dvc.lock")).get("stages", {}).get("report", {}).get("params", {}).get("params.yaml", {})
+    if "adapter" in recorded and recorded["adapter"] != parameters["adapter"].model_dump():
+        raise SigmaError("params.yaml: adapter: the metrics were made with other values; run `dvc repro`")
+
+
+def _without_path(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A base's or dataset's record, where a local folder is known by its name and digest only."""
+    local = record["revision"] is None and record["source"] != "embedded"
+    return {**record, "source": Path(record["source"]).name} if local else dict(record)
+
+
+def send(repository: str, folder: Path, *, private: bool) -> str:
+    """Commit ``folder`` to the repository, made where it is missing; returns the commit after comparing its files."""
+    from huggingface_hub import HfApi, RepoFile
+
+    from sigma.data.hub import hub_errors
+
+    api = HfApi()
+    with hub_errors(repository, repository, "model"):
+        api.create_repo(repository, private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="Sigma: adapter, heads and card"
+        )
+        commit = done.oid
+        listing = {
+            entry.path: entry
+            for entry in api.list_repo_tree(repository, recursive=True, revision=commit)
+            if isinstance(entry, RepoFile)
+        }
+    for file in sorted(item for item in folder.rglob("*") if item.is_file()):
+        _compare(file, file.relative_to(folder).as_posix(), listing, f"{repository}@{commit}")
+    return commit
+
+
+def _compare(file: Path, name: str, listing: "Mapping[str, RepoFile]", place: str) -> None:
+    from sigma.data.hub import content_digest, named_digest
+
+    if name not in listing:
+        raise SigmaError(f"{place}: {name} is not there; publish again")
+    if content_digest(file, listing[name]) != named_digest(listing[name]):
+        raise SigmaError(f"{place}: {name} has another content than the folder's; publish again")

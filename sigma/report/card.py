@@ -1,0 +1,166 @@
+"""The model card of a published Sigma: what it is, what it stands on, what was measured, and what it must not do."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sigma.report.readme import closed_loop, control, errors, sentence
+
+PAGES = {"base": "https://huggingface.co/", "dataset": "https://huggingface.co/datasets/"}
+_TAGS = ("robotics", "lerobot", "pi05", "lora", "sigma", "vision-language-action")
+
+_TEXT = """
+# {name}
+
+[Sigma](https://arxiv.org/abs/2512.00783) on a frozen π0.5: LoRA on the language model's attention, and telepathy heads
+(semantic memory, intent, telepathy factors) that correct the base's actions at three scales. A risk-aware adapter
+decides how much of the correction is executed; at scale 0 the robot gets the base's own action, to the bit. **It is no
+policy of its own: it needs the base below, with exactly the weights named there.**
+
+{verdict}
+
+| | |
+| --- | --- |
+| base | {base} |
+| base's weights, as loaded | `{weights_digest}` ({dtype}) |
+| dataset | {dataset} |
+| robot | {joints} joints ({joint_names}) at {fps} Hz; cameras {cameras} |
+| decision | {horizon} steps, read from {history} decisions {history_stride} steps apart |
+| base action | `{base_action}`, branch `{branch}` |
+| LoRA | rank {rank}, alpha {alpha}, {lora_parameters} parameters |
+| heads | {heads_parameters} parameters, digest `{heads_digest}` |
+| made with | {packages} |
+
+## Files
+
+`adapter_config.json` and `adapter_model.safetensors` are LoRA in PEFT's form; `sigma_telepathy_heads.safetensors` the
+heads; `config.json` what is needed to put them on the base; `statistics.json` the quantiles that states and actions are
+normalised by, in the robot's units; `tokenizer/` the base's tokenizer; `adapter_calibration.json` and `.safetensors`
+what ordinary corrections look like; `adapter_parameters.json` the adapter's settings behind the figures below.
+
+## Use
+
+```python
+import torch
+from huggingface_hub import snapshot_download
+from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
+from sigma.io import read_json
+from sigma.policy.adapter import read_calibration
+from sigma.policy.base import describe_base, load_base
+
+folder = snapshot_download("{repository}", revision="<commit>")
+base = load_base(describe_base({base_call}), dtype="{dtype}")
+sigma = SigmaTelepathyVLA.from_base(base_policy=base, lora_dir=folder, dtype=torch.{dtype})
+adapter = SigmaTelepathyAdapter(
+    **read_json(f"{{folder}}/adapter_parameters.json"),
+    calibration=read_calibration(f"{{folder}}/adapter_calibration.json"),
+)
+```
+
+A base with other weights is refused by its digest.
+
+## What was measured
+
+{errors}
+
+{control}
+
+Offline replay of held-out episodes: windows paired, intervals by a bootstrap over whole episodes.
+{closed_loop}
+## Limits
+
+Research only. Do not run it on a physical robot without a safety layer of your own: joint and rate limits
+(`sigma.policy.limits.limit_action`), a workspace guard, and a person at the emergency stop. Not for safety-critical or
+human-facing use. Offline replay is not success. What holds on this dataset need not hold on your robot, your cameras or
+your instructions: an instruction far from those of the calibration shuts the correction off, a moved camera need not.
+
+## Licence
+
+`{license}` for the files of this repository. The base and the dataset have terms of their own, which apply to whoever
+uses them. Cite π0.5 / openpi (Physical Intelligence) and Sigma (Libo Wang, arXiv 2512.00783).
+"""
+
+
+def origin(kind: str, record: Mapping[str, Any]) -> str:
+    """A base or dataset in words: its Hub page and commit, or what a local one can be known by."""
+    source, revision, digest = record["source"], record["revision"], record["digest"]
+    if revision:
+        return f"[{source}]({PAGES[kind]}{source}) at commit `{revision}`, digest `{digest}`"
+    where = "shipped with the package" if source == "embedded" else f"a local folder named `{source}`, not on the Hub"
+    return f"{where}, digest `{digest}`"
+
+
+def _front_matter(config: Mapping[str, Any], license: str) -> str:
+    from ruamel.yaml import YAML
+
+    values: dict[str, Any] = {
+        "library_name": "lerobot",
+        "license": license,
+        "pipeline_tag": "robotics",
+        "tags": list(_TAGS),
+    }
+    if config["base"]["revision"]:
+        values |= {"base_model": config["base"]["source"], "base_model_relation": "adapter"}
+    if config["dataset"]["revision"]:
+        values["datasets"] = [config["dataset"]["source"]]
+    buffer = io.StringIO()
+    YAML().dump(values, buffer)
+    return f"---\n{buffer.getvalue()}---\n"
+
+
+def model_card(
+    repository: str,
+    root: Path,
+    *,
+    config: Mapping[str, Any],
+    lora: Mapping[str, Any],
+    counts: Mapping[str, int],
+    heads_digest: str,
+    packages: Mapping[str, str],
+    license: str,
+    with_closed_loop: bool,
+) -> str:
+    """The card's Markdown with its front matter.
+
+    Args:
+        root: the folder that holds ``metrics/``; every figure is read from there.
+        config: the model's ``config.json``, its sources free of local paths.
+        lora: ``adapter_config.json``.
+        counts: parameters of ``lora`` and ``heads``.
+        license: an identifier of the Hub, such as ``apache-2.0``.
+        with_closed_loop: whether ``metrics/rollout_sigma.json`` belongs to this model.
+    """
+    base, sizes = config["base"], config["sizes"]
+    source = base["source"] if base["revision"] or base["source"] == "embedded" else f"<folder of {base['source']}>"
+    revision = f'"{base["revision"]}"' if base["revision"] else "None"
+    loop = f"\nClosed loop in the simulator:\n\n{closed_loop(root)}\n" if with_closed_loop else ""
+    return _front_matter(config, license) + _TEXT.format(
+        name=repository.split("/")[-1],
+        repository=repository,
+        verdict=sentence(root),
+        base=origin("base", base),
+        base_call=f'"{source}", {revision}',
+        weights_digest=config["weights_digest"],
+        dtype=config["weights_dtype"],
+        dataset=origin("dataset", config["dataset"]),
+        joints=len(config["joint_names"]),
+        joint_names=", ".join(f"`{name}`" for name in config["joint_names"]),
+        fps=config["fps"],
+        cameras=", ".join(f"`{name}`" for name in config["cameras"]),
+        horizon=sizes["horizon"],
+        history=sizes["history"],
+        history_stride=config["history_stride"],
+        base_action=config["base_action"],
+        branch=config["branch"],
+        rank=lora["r"],
+        alpha=lora["lora_alpha"],
+        lora_parameters=f"{counts['lora']:,}",
+        heads_parameters=f"{counts['heads']:,}",
+        heads_digest=heads_digest,
+        packages=", ".join(f"{name} {version}" for name, version in sorted(packages.items())),
+        errors=errors(root),
+        control=control(root),
+        closed_loop=loop,
+        license=license,
+    )

@@ -1,0 +1,323 @@
+"""Datasets and bases from the Hub, against a stub of it on loopback: what arrives, and what each fault becomes."""
+
+import errno
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sigma.commands import fetch
+from sigma.data import fetching
+from sigma.data.hub import snapshot
+from sigma.errors import SigmaError
+from sigma.io import digest_folder, read_json
+from sigma.policy import base as bases
+from tests import hub as stub
+from tests.commands.data_stages import parameters
+from tests.datasets import write_dataset
+from tests.imports import ROOT
+
+DATASET, BASE = "somebody/pickplace", "somebody/pi05_small"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A recorded dataset and a tiny base; read only."""
+    from tests.bases import write_tiny_base
+
+    root = tmp_path_factory.mktemp("hub")
+    write_dataset(root / "dataset", lengths=(28, 25))
+    write_tiny_base(root / "base")
+    return root
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with stub.serve() as served:
+        stub.connect(monkeypatch, served, tmp_path / "cache")
+        yield served
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def both(hub, folders):
+    """The commits of dataset and base on the stub."""
+    return hub.add("dataset", DATASET, folders / "dataset"), hub.add("model", BASE, folders / "base")
+
+
+def from_hub(both):
+    dataset, base = both
+    return parameters(
+        DATASET,
+        BASE,
+        fetch__dataset__revision=dataset,
+        fetch__base__revision=base,
+    )
+
+
+def refused(words: str, call, *arguments, **options) -> str:
+    with pytest.raises(SigmaError, match=words) as error:
+        call(*arguments, **options)
+    message = str(error.value)
+    assert "\n" not in message and stub.TOKEN not in message
+    return message
+
+
+def test_fetch_brings_both_from_the_hub_at_their_commits(hub, both, folders, project):
+    fetch.run(from_hub(both))
+    assert digest_folder(Path("data/dataset")) == digest_folder(folders / "dataset")
+    record, base = read_json("data/dataset.json"), read_json("data/base.json")
+    assert (record["source"], record["revision"]) == (DATASET, both[0])
+    assert (base["source"], base["revision"]) == (BASE, both[1])
+    assert base["digest"] == bases.describe_base(str(folders / "base"), None)["digest"]
+    # Later commits change nothing: the revision is what was asked for.
+    (key,) = (key for key in hub.repositories if key[0] == "dataset")
+    hub.repositories[key].commit({"meta/info.json": b"{}"})
+    fetch.run(from_hub(both))
+    assert digest_folder(Path("data/dataset")) == digest_folder(folders / "dataset")
+
+
+def test_a_second_run_asks_nothing_and_works_without_a_network(hub, both, folders, project, monkeypatch):
+    from huggingface_hub import constants
+
+    fetch.run(from_hub(both))
+    first, asked = read_json("data/base.json"), len(hub.requests)
+    assert asked > 0
+    fetch.run(from_hub(both))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    shutil.rmtree("data")
+    fetch.run(from_hub(both))
+    assert len(hub.requests) == asked
+    assert read_json("data/base.json") == first
+    assert bases.load_base(first).reference == first
+
+
+def test_the_environment_alone_leads_to_the_stub_and_the_token_goes_to_the_hub_only(hub, folders, tmp_path):
+    commit = hub.add("dataset", DATASET, folders / "dataset", access="private")
+    code = f"from sigma.data.fetching import locate_dataset; print(locate_dataset({DATASET!r}, {commit!r}))"
+    home = tmp_path / "home"
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_TOKEN": stub.TOKEN, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(home)
+    assert stub.TOKEN not in done.stdout + done.stderr
+    at_hub = [one for one in hub.requests if one.host.startswith("127.") and DATASET in one.path]
+    at_cdn = [one for one in hub.requests if one.host.startswith("localhost")]
+    assert at_hub and at_cdn and not any(one.authorized for one in at_cdn)
+    assert [one.path for one in at_hub if not one.authorized] == []
+
+
+@pytest.mark.parametrize("access", ["private", "gated"])
+def test_without_access_every_part_says_so_in_one_line(hub, folders, access):
+    dataset = hub.add("dataset", DATASET, folders / "dataset", access=access)
+    base = hub.add("model", BASE, folders / "base", access=access)
+    refused(f"{DATASET}@{dataset}: .*401", fetching.locate_dataset, DATASET, dataset)
+    refused(f"{BASE}@{base}: .*401", bases.resolve_base, BASE, base)
+
+
+def test_a_wrong_token_is_not_told(hub, folders, monkeypatch, tmp_path):
+    base = hub.add("model", BASE, folders / "base", access="private")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrongToken")
+    assert "hf_wrongToken" not in refused(f"{BASE}@", bases.resolve_base, BASE, base)
+    stub.connect(monkeypatch, hub, tmp_path / "cache", token=stub.TOKEN)
+    assert (bases.resolve_base(BASE, base) / WEIGHTS).is_file()
+
+
+def test_what_the_hub_does_not_have_is_named(hub, both):
+    stranger = "f" * 40
+    refused(f"{DATASET}@{stranger}: .*404", fetching.locate_dataset, DATASET, stranger)
+    refused(f"{BASE}@{stranger}: .*404", bases.resolve_base, BASE, stranger)
+    refused(f"some/thing@{stranger}: ", fetching.locate_dataset, "some/thing", stranger)
+    refused(f"some/thing@{stranger}: ", bases.resolve_base, "some/thing", stranger)
+
+
+def test_a_gated_tokenizer_is_named_with_what_to_do(hub, folders, tmp_path):
+    import json
+
+    folder = shutil.copytree(folders / "base", tmp_path / "copy")
+    shutil.rmtree(folder / "tokenizer")
+    file = folder / "policy_preprocessor.json"
+    steps = json.loads(file.read_text())
+    for step in steps["steps"]:
+        if "tokenizer_json" in step.get("config", {}):
+            step.pop("class", None)
+            step["registry_name"] = "tokenizer_processor"
+            step["config"] = {"tokenizer_name": "google/paligemma-3b-pt-224"}
+    file.write_text(json.dumps(steps))
+    hub.add("model", "google/paligemma-3b-pt-224", folders / "base" / "tokenizer", access="gated")
+    commit = hub.add("model", BASE, folder)
+    refused(
+        "tokenizer google/paligemma-3b-pt-224 is not available; accept its licence and set HF_TOKEN",
+        bases.describe_base,
+        BASE,
+        commit,
+    )
+
+
+def test_a_cut_connection_goes_on_where_it_was(hub, both, folders):
+    hub.cuts[WEIGHTS] = 2
+    folder = bases.resolve_base(BASE, both[1])
+    assert (folder / WEIGHTS).read_bytes() == (folders / "base" / WEIGHTS).read_bytes()
+    size = (folder / WEIGHTS).stat().st_size
+    # Half of what was left came through each time, of that the whole chunks were written.
+    first = size // 2 // stub.CHUNK * stub.CHUNK
+    second = first + (size - first) // 2 // stub.CHUNK * stub.CHUNK
+    assert [one.range for one in hub.downloads(WEIGHTS)] == [None, f"bytes={first}-", f"bytes={second}-"]
+
+
+def test_after_a_reset_connection_finished_files_are_not_fetched_again(hub, both, folders):
+    hub.resets[WEIGHTS] = 1
+    refused(f"{BASE}@{both[1]}: ", bases.resolve_base, BASE, both[1])
+    before = len(hub.requests)
+    folder = bases.resolve_base(BASE, both[1])
+    assert digest_folder(folder) == digest_folder(folders / "base")
+    assert len(hub.downloads(WEIGHTS)) == 2
+    # Small files of the first attempt are not asked for again; which of them it had finished is a matter of threads.
+    again = {one.path for one in hub.requests[before:] if one.method == "GET"}
+    assert len([path for path in again if path.endswith(WEIGHTS)]) == 1
+    assert not any("/tree/" in path for path in again)
+
+
+def test_a_full_disk_leaves_nothing_half_and_the_next_run_goes_on(hub, both, folders, project, monkeypatch):
+    from huggingface_hub import file_download
+
+    class Full(io.BufferedIOBase):
+        """A file on a disk that has room for a thousand bytes."""
+
+        def __init__(self, file):
+            self.file, self.room = file, 1000
+
+        def write(self, data):
+            self.room -= len(data)
+            if self.room < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return self.file.write(data)
+
+    download = file_download.http_get
+    monkeypatch.setattr(file_download, "http_get", lambda url, file, **rest: download(url, Full(file), **rest))
+    refused("No space left on device", bases.resolve_base, BASE, both[1])
+    refused("No space left on device", fetching.locate_dataset, DATASET, both[0])
+    refused("No space left on device", fetch.run, from_hub(both))
+    assert not Path("data").exists()
+    cache = Path(file_download.constants.HF_HUB_CACHE)
+    assert not list(cache.rglob("*.incomplete"))
+    monkeypatch.setattr(file_download, "http_get", download)
+    fetch.run(from_hub(both))
+    assert digest_folder(Path("data/dataset")) == digest_folder(folders / "dataset")
+
+
+def test_an_altered_file_is_refused_when_the_base_is_loaded(hub, both, folders, tmp_path):
+    """The record of an earlier fetch protects every later one, whoever serves it."""
+    reference = bases.describe_base(BASE, both[1])
+    content = bytearray((folders / "base" / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    shutil.rmtree(tmp_path / "cache")
+    hub.altered[WEIGHTS] = bytes(content)
+    refused("is not the one that was recorded", bases.load_base, reference)
+
+
+def test_a_truncated_file_is_refused(hub, both, folders):
+    content = (folders / "base" / WEIGHTS).read_bytes()
+    hub.altered[WEIGHTS] = content[:-8]
+    refused(f"{BASE}@.*should be of size {len(content)}", bases.resolve_base, BASE, both[1])
+
+
+# What follows is asked of sigma.data.hub, which the fetching code is to stand on.
+
+
+def test_a_snapshot_has_the_content_that_the_hub_names(hub, both, folders):
+    assert digest_folder(snapshot(DATASET, both[0], "dataset")) == digest_folder(folders / "dataset")
+    asked = len(hub.requests)
+    only = snapshot(BASE, both[1], "model", patterns=["*.json"])
+    assert len(hub.requests) > asked and not (only / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
+def test_another_content_under_the_same_size_is_refused_and_fetched_anew(hub, both, folders, path):
+    content = bytearray((folders / "base" / path).read_bytes())
+    content[len(content) // 2] ^= 1
+    hub.altered[path] = bytes(content)
+    refused(f"{BASE}@{both[1]}: {path}: its content has the digest .* the Hub names", snapshot, BASE, both[1], "model")
+    hub.altered.clear()
+    assert digest_folder(snapshot(BASE, both[1], "model")) == digest_folder(folders / "base")
+
+
+def test_every_fault_of_the_hub_says_what_to_do(hub, folders, monkeypatch):
+    from huggingface_hub import constants
+
+    gated = hub.add("model", "some/gated", folders / "base", access="gated")
+    private = hub.add("model", "some/private", folders / "base", access="private")
+    commit = hub.add("model", BASE, folders / "base")
+    licence = "accept its licence at https://huggingface.co/some/gated and set HF_TOKEN"
+    refused(licence, snapshot, "some/gated", gated, "model")
+    refused("shows no such model: .*set HF_TOKEN", snapshot, "some/private", private, "model")
+    refused("has no such commit", snapshot, BASE, "f" * 40, "model")
+    hub.resets[WEIGHTS] = 1
+    refused("the connection failed .*run it again, finished files are kept", snapshot, BASE, commit, "model")
+    assert (snapshot(BASE, commit, "model") / WEIGHTS).is_file()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused("not whole in the cache .*cannot be reached", snapshot, "some/private", private, "model")
+
+
+def test_a_hub_that_does_not_answer_is_one_line(hub, both, monkeypatch, tmp_path):
+    from huggingface_hub.utils import _http
+
+    with stub.serve() as gone:
+        pass
+    stub.connect(monkeypatch, gone, tmp_path / "other")
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None, time=time.time))
+    refused("the connection failed", snapshot, DATASET, both[0], "dataset")
+
+
+# Faults that the fetching code lets through as long as it calls `snapshot_download` itself and copies unguarded.
+beyond = pytest.mark.xfail(strict=True, reason="sigma.data.hub is not what fetching stands on yet")
+
+
+@beyond
+def test_a_reset_connection_is_one_line_for_a_dataset(hub, both):
+    hub.resets["data/chunk-000/file-000.parquet"] = 1
+    refused(f"{DATASET}@{both[0]}: the connection failed", fetching.locate_dataset, DATASET, both[0])
+
+
+@beyond
+def test_no_answer_is_one_line_for_a_dataset(hub, both, monkeypatch, tmp_path):
+    from huggingface_hub.utils import _http
+
+    with stub.serve() as gone:
+        pass
+    stub.connect(monkeypatch, gone, tmp_path / "other")
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None, time=time.time))
+    refused(f"{DATASET}@{both[0]}: the connection failed", fetching.locate_dataset, DATASET, both[0])
+
+
+@beyond
+@pytest.mark.parametrize("path", [WEIGHTS, "data/chunk-000/file-000.parquet"])
+def test_another_content_is_refused_by_the_first_fetch(hub, both, folders, project, path):
+    content = bytearray((folders / ("base" if path == WEIGHTS else "dataset") / path).read_bytes())
+    content[-9] ^= 1
+    hub.altered[path] = bytes(content)
+    refused(f"{path}: its content has the digest", fetch.run, from_hub(both))
+
+
+@beyond
+def test_a_disk_that_fills_up_under_the_copy_is_one_line_and_leaves_nothing(hub, both, project, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fetching.shutil, "copyfile", full)
+    refused("data/dataset: .*No space left on device", fetch.run, from_hub(both))
+    assert not [item for item in Path("data").rglob("*") if item.is_file()]
