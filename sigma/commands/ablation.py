@@ -52,7 +52,7 @@ def _windows(base: dict[str, Any], shards: dict[str, Any], report: Any) -> "Wind
     critical = critical_windows(
         held_out["action"], held_out["valid"], joints.index(report.gripper), report.critical_threshold
     )
-    scored = np.array([name not in shards.get("exclude_joints", []) for name in joints])
+    scored = np.array([name not in shards["exclude_joints"] for name in joints])
     return Windows(held_out, scored, critical, report.resamples, report.seed)
 
 

@@ -50,9 +50,9 @@ class TelepathyParameters(Section):
     factors: int = Field(ge=1, le=1024)
     factor_dim: int = Field(ge=1, le=4096)
     width: int = Field(ge=8, le=8192)
-    state_tokens: int = Field(ge=1, le=64)
-    head_layers: int = Field(ge=1, le=32)
-    head_heads: int = Field(ge=1, le=64)
+    state_tokens: int = Field(ge=0, le=64)
+    factor_tokens: int = Field(ge=0, le=64)
+    head_width: int = Field(ge=8, le=8192)
     layers: list[int] = Field(min_length=1)
     tau_norm: float | None = Field(gt=0)
     film: bool
@@ -65,8 +65,6 @@ class TelepathyParameters(Section):
     def _fits(self) -> "TelepathyParameters":
         if self.architecture == "mlp" and not self.read_base_action:
             raise ValueError("architecture mlp reads the base action; read_base_action false needs telepathy")
-        if self.width % self.head_heads:
-            raise ValueError(f"width must be a multiple of head_heads ({self.head_heads})")
         if len(set(self.layers)) != len(self.layers):
             raise ValueError("layers must be distinct")
         return self

@@ -20,6 +20,7 @@ class WindowParameters(Section):
     train_stride: int = Field(ge=1, le=1024)
     eval_stride: int = Field(ge=1, le=1024)
     history_stride: int = Field(ge=1, le=1024)
+    trace: int = Field(ge=0, le=1024)
     min_action_norm: float = Field(ge=0)
     min_motion: float = Field(ge=0)
     validation: Episodes
@@ -122,6 +123,7 @@ def run(parameters: dict[str, Section]) -> str:
         history_stride=section.history_stride,
         train_stride=section.train_stride,
         eval_stride=section.eval_stride,
+        trace=section.trace,
     )
     limits = Filter(section.min_action_norm, section.min_motion)
     windows = candidate_windows(dataset, splits, protocol, limits, statistics)
@@ -131,6 +133,7 @@ def run(parameters: dict[str, Section]) -> str:
         "chunk_size": base["chunk_size"],
         "history": section.history,
         "history_stride": section.history_stride,
+        "trace": section.trace,
         "train_stride": section.train_stride,
         "eval_stride": section.eval_stride,
         "fps": dataset.fps,

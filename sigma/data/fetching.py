@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sigma.data.hub import snapshot
 from sigma.data.source import CODEBASE_VERSION, open_dataset
 from sigma.errors import SigmaError
 from sigma.io import atomic_directory, digest_folder
@@ -44,20 +45,7 @@ def locate_dataset(source: str, revision: str | None) -> Path:
             f"params.yaml: fetch.dataset.revision: {source!r} is no folder here, and as a Hub id it needs a commit; "
             "legal: 40 hex digits"
         )
-    return _download(source, revision)
-
-
-def _download(repository: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, repo_type="dataset", revision=revision))
-    except LocalEntryNotFoundError:
-        reason = "it is not in the local cache and the Hub cannot be reached"
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-    raise SigmaError(f"{repository}@{revision}: the dataset cannot be downloaded: {reason}")
+    return snapshot(source, revision, "dataset")
 
 
 def fetch_dataset(source: str, revision: str | None, target: Path) -> None:
@@ -65,10 +53,13 @@ def fetch_dataset(source: str, revision: str | None, target: Path) -> None:
     dataset = open_dataset(locate_dataset(source, revision))
     if target.resolve() == dataset.root.resolve():
         raise SigmaError(f"params.yaml: fetch.dataset.source: {source!r} is the folder that fetch writes; name another")
-    with atomic_directory(target) as folder:
-        for name in dataset.files():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(dataset.root / name, folder / name)
+    try:
+        with atomic_directory(target) as folder:
+            for name in dataset.files():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(dataset.root / name, folder / name)
+    except OSError as error:
+        raise SigmaError(f"{target}: the dataset cannot be copied there: {error.strerror or error}") from None
 
 
 def describe_dataset(folder: Path, source: str, revision: str | None) -> dict[str, Any]:

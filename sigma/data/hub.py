@@ -90,6 +90,27 @@ def snapshot(
     return folder
 
 
+def newest_commit(repository: str, kind: Kind) -> str:
+    """The commit that ``main`` of a repository is at now; that of the cache where there is no connection.
+
+    Raises:
+        SigmaError: no such repository, no access, or neither connection nor cache.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    from httpx import HTTPError
+
+    with hub_errors(repository, repository, kind):
+        try:
+            return HfApi().repo_info(repository, repo_type=kind).sha
+        except (OfflineModeIsEnabled, HTTPError) as error:
+            try:
+                # The cache names the folder of a snapshot by its commit.
+                return Path(snapshot_download(repository, repo_type=kind, local_files_only=True)).name
+            except LocalEntryNotFoundError:
+                raise error from None
+
+
 def _verify(folder: Path, repository: str, revision: str, kind: Kind) -> None:
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError

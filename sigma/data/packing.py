@@ -17,7 +17,7 @@ from sigma.data.segment import stored_windows
 from sigma.data.shards import write_index, write_shard
 from sigma.data.source import Dataset, Episode
 from sigma.data.video import decode
-from sigma.data.windows import Protocol, history_steps, targets
+from sigma.data.windows import Protocol, history_steps, targets, trace_states
 from sigma.errors import SigmaError
 from sigma.io import atomic_directory
 from sigma.progress import track
@@ -81,6 +81,7 @@ def write_episodes(
         history = history_steps(steps, protocol)
         part = {
             "frame_state": rows.state[observed],
+            "frame_trace": trace_states(rows.state, observed, protocol.trace),
             "frame_episode": np.full(len(observed), episode.index),
             "frame_step": observed,
             "frame_task": rows.task[observed],
@@ -136,8 +137,9 @@ def write_shards(
         int(episode): windows["step"][stored & (windows["episode"] == episode)]
         for episode in np.unique(windows["episode"][stored])
     }
+    frame_bytes = view.frame_bytes + protocol.trace * len(dataset.joint_names) * 4
     sizes = {
-        episode: len(observed_steps(steps, protocol)) * view.frame_bytes + steps.size * protocol.chunk_size * 4
+        episode: len(observed_steps(steps, protocol)) * frame_bytes + steps.size * protocol.chunk_size * 4
         for episode, steps in steps_of.items()
     }
     groups = group_episodes(sizes, budget)

@@ -4,7 +4,7 @@ A folder holds ``shard_0000x.pt`` (tensors), ``windows.parquet`` (one row a cand
 version, protocol, statistics, splits, digests). A frame is stored once, however many windows see it; an episode lies in
 one shard. The same input gives the same bytes.
 
-Legend: F frames, W windows, M history, V cameras, S resolution, T chunk_size of the base, D joints.
+Legend: F frames, W windows, M history, L trace, V cameras, S resolution, T chunk_size of the base, D joints.
 """
 
 import pickle
@@ -19,7 +19,7 @@ import torch
 from sigma.errors import SigmaError
 from sigma.io import digest_file, read_json, read_table, write_json, write_table
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 META, WINDOWS = "meta.json", "windows.parquet"
 AGAIN = "run the window stage again (dvc repro window)"
 
@@ -27,6 +27,7 @@ AGAIN = "run the window stage again (dvc repro window)"
 TENSORS: dict[str, tuple[torch.dtype, int]] = {
     "frame_images": (torch.uint8, 5),  # [F, V, 3, S, S]
     "frame_state": (torch.float32, 2),  # [F, D], raw units
+    "frame_trace": (torch.float32, 3),  # [F, L, D], raw units, the states of the L steps before; L may be 0
     "frame_episode": (torch.int64, 1),
     "frame_step": (torch.int64, 1),
     "frame_task": (torch.int64, 1),
@@ -107,13 +108,16 @@ class Shards:
     Frame ids are global: rows of the shards one after the other. Arrays (NumPy): ``frame_state`` float32 [F, D] in raw
     units; ``frame_episode``, ``frame_step``, ``frame_task`` int64 [F]; ``window_episode``, ``window_step``,
     ``window_task`` int64 [W]; ``window_split`` str [W]; ``window_kept``, ``window_strided`` bool [W]; ``window_frames``
-    int64 [W, M] (−1 where masked); ``window_action`` float32 [W, T, D] in raw units; ``window_valid`` bool [W, T].
+    int64 [W, M] (−1 where masked); ``window_action`` float32 [W, T, D] in raw units; ``window_valid`` bool [W, T];
+    ``frame_trace`` float32 [F, L, D] in raw units: joint states of the L = ``meta["trace"]`` control steps before the
+    frame, oldest first; before the episode began its first state is repeated.
     """
 
     folder: Path
     meta: dict[str, Any]
     tasks: list[str]
     frame_state: np.ndarray
+    frame_trace: np.ndarray
     frame_episode: np.ndarray
     frame_step: np.ndarray
     frame_task: np.ndarray
@@ -133,7 +137,7 @@ class Shards:
     def open(cls, folder: Path, verify: bool = True) -> "Shards":
         """Open ``folder`` and check it; ``verify=False`` skips the digests (sizes are still checked).
 
-        Raises :class:`SigmaError`, naming the file, for a newer format and for a missing, truncated or altered file.
+        Raises :class:`SigmaError`, naming the file, for another format and for a missing, truncated or altered file.
         """
         folder = Path(folder)
         meta = read_json(folder / META)

@@ -1,8 +1,9 @@
 """Cutting an episode into windows: where decisions fall, what each sees, what is filtered.
 
-Legend: n frames of the episode, W windows, M history, T horizon, D joints. A window at decision step t has the actions
-t, t + 1, … as targets and the frames t − k·history_stride, k = M − 1 … 0, as observation; nothing later than t is
-observed. The filter reads the whole horizon, but it only selects training windows and is no input of a model.
+Legend: n frames of the episode, W windows, M history, T horizon, L trace, D joints. A window at decision step t has the
+actions t, t + 1, … as targets, and as observation the frames t − k·history_stride, k = M − 1 … 0, and the joint states
+of the steps t − L … t − 1; nothing later than t is observed. The filter reads the whole horizon, but it only selects
+training windows and is no input of a model.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Protocol:
-    """How windows are cut: horizon T and strides in steps, history M in decisions, chunk_size targets a window."""
+    """How windows are cut: horizon T, strides and trace L in steps, history M in decisions, chunk_size targets."""
 
     horizon: int
     chunk_size: int
@@ -20,6 +21,7 @@ class Protocol:
     history_stride: int
     train_stride: int
     eval_stride: int
+    trace: int
 
 
 def decision_steps(length: int, protocol: Protocol, split: str) -> np.ndarray:
@@ -44,6 +46,16 @@ def history_steps(steps: np.ndarray, protocol: Protocol) -> np.ndarray:
     back = np.arange(protocol.history - 1, -1, -1, dtype=np.int64) * protocol.history_stride
     observed = steps[:, None] - back[None, :]
     return np.where(observed >= 0, observed, -1)
+
+
+def trace_states(state: np.ndarray, steps: np.ndarray, trace: int) -> np.ndarray:
+    """Joint states of the ``trace`` steps before each of ``steps``, raw units, oldest first. float32 [n', trace, D].
+
+    ``state`` [n, D] are the states of one episode. A step's own state is not among them. Before the episode began
+    its first state is repeated: a robot that stood still.
+    """
+    index = steps[:, None] - np.arange(trace, 0, -1, dtype=np.int64)[None, :]
+    return state[np.maximum(index, 0)].astype(np.float32, copy=False)
 
 
 def targets(action: np.ndarray, steps: np.ndarray, chunk_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -56,10 +56,10 @@ def replay_residual_arm(
     swaps: bool,
     batch: int,
 ) -> ArmReplay:
-    """``NAME`` under its calibrated adapter and ``NAME_full_scale``; with ``swaps`` also ``tau_mean`` and
-    ``tau_shuffled``.
+    """``NAME`` under its calibrated adapter and ``NAME_full_scale``; with ``swaps`` also ``tau_mean``, ``tau_shuffled``
+    and ``NAME_without_residual``.
 
-    The two are executed with the scales of ``NAME``: what differs is what heads and FiLM read, not the adapter's
+    These three are executed with the scales of ``NAME``: what differs is what is read or left out, not the adapter's
     opinion of it.
 
     Args:
@@ -85,6 +85,11 @@ def replay_residual_arm(
     full = SigmaTelepathyAdapter(1.0, 1.0).execute(base, corrections)
     variants = {name: execution.actions, f"{name}_full_scale": full.actions}
     if swaps:
+        shift = columns["adapted_action"] - base
+        variants[f"{name}_without_residual"] = {
+            part: own.blend(base[:, :steps], shift[:, :steps], execution.scales[part])
+            for part, steps in ((part, corrections[part].shape[1]) for part in BRANCHES)
+        }
         for variant, swap in _swaps(model, material, branch, replay, seed, batch).items():
             swapped = decide(model, material, branch, windows, batch, variant, swap=swap)
             other = _corrections(columns | swapped)
@@ -107,14 +112,11 @@ def _swaps(
 ) -> dict[str, Callable[[np.ndarray], FactorSwap]]:
     """Factors that say nothing of the window: their mean over the train windows, and those of another episode.
 
-    τ_prev comes from the same source; where there is no past it stays zero under the mean, as FiLM knows it.
+    τ' comes from the same source.
     """
     train = np.flatnonzero(material.split == "train")
     seen = decide(model, material, branch, train, batch, "tau_mean: train windows")
-    past = (material.shards.window_frames[:, :-1] >= 0).any(axis=1)
-    mean = seen["tau"].mean(axis=0)
-    begun = seen["tau_previous"][past[train]]
-    previous = begun.mean(axis=0) if len(begun) else np.zeros_like(mean)
+    mean, anticipated = seen["tau"].mean(axis=0), seen["tau_anticipated"].mean(axis=0)
     windows = replay.columns["window"]
     row_of = {int(window): row for row, window in enumerate(windows)}
     donors = donor_windows(material, windows, seed)
@@ -125,11 +127,11 @@ def _swaps(
 
     def of_mean(rows: np.ndarray) -> FactorSwap:
         shape = (len(rows), *mean.shape)
-        return FactorSwap(tensor(np.broadcast_to(mean, shape)), tensor(previous * past[rows][:, None, None]))
+        return FactorSwap(*(tensor(np.broadcast_to(one, shape)) for one in (mean, anticipated)))
 
     def of_donors(rows: np.ndarray) -> FactorSwap:
         chosen = [row_of[donors[int(row)]] for row in rows]
-        return FactorSwap(tensor(replay.columns["tau"][chosen]), tensor(replay.columns["tau_previous"][chosen]))
+        return FactorSwap(tensor(replay.columns["tau"][chosen]), tensor(replay.columns["tau_anticipated"][chosen]))
 
     return {"tau_mean": of_mean, "tau_shuffled": of_donors}
 

@@ -20,22 +20,23 @@ from sigma.io import digest_file, digest_folder, read_json
 # name is how plain LoRA turns its samples into one action; its best decoding is the opponent.
 CONFIRMATORY = {
     "sigma": ("sigma",),
-    "sigma_adapted": ("sigma_adapted",),
+    "sigma_frozen": ("sigma_frozen",),
     "plain_lora": ("plain_lora_sample", "plain_lora_zero_noise", "plain_lora_mean"),
     "residual_mlp": ("residual_mlp",),
     "direct": ("direct",),
 }
 # Branches of Sigma itself; each is a row, none is another method's.
-OWN = ("sigma", "sigma_adapted")
+OWN = ("sigma", "sigma_frozen")
 TITLES = {
-    "sigma": "Sigma, frozen branch",
-    "sigma_adapted": "Sigma, adapted branch",
+    "sigma": "Sigma, adapted branch",
+    "sigma_frozen": "Sigma, frozen branch",
     "plain_lora": "plain LoRA",
     "plain_lora_sample": "plain LoRA, one sample",
     "plain_lora_zero_noise": "plain LoRA, zero noise",
     "plain_lora_mean": "plain LoRA, mean of samples",
     "residual_mlp": "residual MLP",
     "direct": "direct regressor",
+    "sigma_without_residual": "Sigma without residual heads",
     "without_lora": "heads without LoRA",
     "tau_constant": "τ a learned constant (retrained)",
     "tau_mean": "τ replaced by its train mean",

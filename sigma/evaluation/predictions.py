@@ -112,7 +112,7 @@ def read_predictions(baseline: Path, sigma: Path, frames: Path, shards: Path, fe
         raise SigmaError(
             f"{shards}: joint_names has {len(joints)} names, {baseline} has {base['action'].shape[2]} joints"
         )
-    excluded = set(shards_meta.get("exclude_joints", []))
+    excluded = set(shards_meta["exclude_joints"])
     quantiles = Quantiles.from_json(features_meta["normalisation"]["action"])
     scored = np.array([name not in excluded for name in joints])
     return Predictions(base, corrected, shards_meta, features_meta, joints, scored, quantiles, read_frames(frames))

@@ -20,7 +20,7 @@ from sigma.policy.calibration import calibrate, feature_distance, reference_set,
 from sigma.policy.decision import Decision, FactorSwap, SigmaModel
 from sigma.policy.heads import FILE, describe_heads, load_heads
 from sigma.policy.model_folder import load_model, read_config
-from sigma.training.material import Material, adapted_actions
+from sigma.training.material import Material
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,12 @@ def decide(
         for index in batches(len(windows), batch, description):
             rows = windows[index]
             observation = material.observation(rows)
-            adapted = branch == "adapted"
-            base = adapted_actions(model, material, rows, len(rows)) if adapted else material.base_action(rows)
-            decision = model(observation, base, swap=swap(rows) if swap else None, **switches)
+            swapped = swap(rows) if swap else None
+            passed = model.adapted_pass(observation, swap=swapped, cache=branch == "adapted")
+            base = material.base_action(rows)
+            if branch == "adapted":
+                base = material.decide(model.policy, passed.encoded, rows, material.meta["action"])
+            decision = model(observation, base, swap=swapped, passed=None if switches else passed, **switches)
             for name, value in {"adapted_action": base, "text": observation.text, **_columns(decision)}.items():
                 parts.setdefault(name, []).append(value.float().cpu().numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
@@ -78,7 +81,7 @@ def _columns(decision: Decision) -> dict[str, torch.Tensor]:
     columns = {f"residual_{branch}": getattr(decision.residuals, branch) for branch in BRANCHES}
     if decision.thought is not None:
         factors = decision.thought.factors
-        columns |= {"tau": factors, "tau_l2": factors.flatten(1).norm(dim=-1), "tau_previous": decision.previous}
+        columns |= {"tau": factors, "tau_l2": factors.flatten(1).norm(dim=-1), "tau_anticipated": decision.anticipated}
         columns["sem_align"] = decision.alignment
     return columns
 
@@ -114,7 +117,7 @@ def replay_sigma(material: Material, folder: Path, *, batch: int) -> SigmaReplay
         raise SigmaError(f"{folder}: a residual {model.heads.sizes.architecture} has no control; run finetune again")
     windows = np.arange(len(material.split))
     replay = replay_windows(model, material, branch, windows, batch, "evaluate: Sigma")
-    replay.columns.pop("tau_previous")
+    replay.columns.pop("tau_anticipated")
     load_heads(model.heads, folder / FILE)
     replay.heads["control"] = describe_heads(model.heads)
     control = decide(model, material, branch, windows, batch, "evaluate: control", adapters=False, film=False)

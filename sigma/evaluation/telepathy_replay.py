@@ -94,7 +94,8 @@ def trace(
     vision = material.builder.encode_images(shards.images(now))
     history, present = gather_history(material.pooled, frames)
     texts = [shards.tasks[task] for task in shards.frame_task[now]]
-    observation = material.builder.observation(vision, shards.frame_state[now], texts, history, present)
+    states, motion = shards.frame_state[now], shards.frame_trace[now]
+    observation = material.builder.observation(vision, states, texts, history, present, motion)
     output = vla.decide(observation, _addresses(shards.frame_episode[now], shards.frame_step[now]))
     arrays: Mapping[str, Any] = {name: value.float().cpu().numpy() for name, value in output.items()}
     residuals = {branch: arrays[f"telepathy_residual_{branch}"] for branch in BRANCHES}

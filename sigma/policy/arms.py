@@ -3,7 +3,8 @@
 An arm's folder holds ``arm.json`` and ``model/``; ``kind`` says what the model is:
 
 - ``residual``: LoRA and heads on the frozen base, as ``models/sigma``, with ``adapter_calibration.json`` beside it.
-  NAME acts under the calibrated adapter, NAME_full_scale at scale 1.
+  NAME acts under the calibrated adapter, NAME_full_scale at scale 1, NAME_without_residual under the adapter without
+  the residual heads.
 - ``lora``: a PEFT adapter on the base; ``full``: a whole checkpoint. Both act by NAME_sample, NAME_zero_noise or
   NAME_mean.
 """
@@ -23,16 +24,16 @@ if TYPE_CHECKING:
     from sigma.policy.runtime import Controller
 
 EXPERT, BASE, SIGMA = "expert", "base", "sigma"
-FULL_SCALE = "full_scale"
+FULL_SCALE, WITHOUT_RESIDUAL = "full_scale", "without_residual"
 DECODINGS = ("sample", "zero_noise", "mean")
-VARIANTS = {"residual": ("", FULL_SCALE), "lora": DECODINGS, "full": DECODINGS}
+VARIANTS = {"residual": ("", FULL_SCALE, WITHOUT_RESIDUAL), "lora": DECODINGS, "full": DECODINGS}
 MODEL, CALIBRATION = Path("models/sigma"), Path("models/adapter_calibration.json")
 REFERENCE, FEATURES = Path("data/base.json"), Path("data/features")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm that was found. ``variant`` is :data:`FULL_SCALE`, a decoding, or empty."""
+    """An arm that was found. ``variant`` is one of :data:`VARIANTS`, maybe empty."""
 
     name: str
     kind: Literal["expert", "base", "residual", "lora", "full"]
@@ -138,6 +139,7 @@ def load_arm(
             adapter=SigmaTelepathyAdapter(**adapter | bounds),
             calibration=arm.calibration,
             n_action_steps=n_action_steps,
+            heads=arm.variant != WITHOUT_RESIDUAL,
         )
     described = dict(reference)
     if arm.kind == "full":

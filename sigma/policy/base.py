@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from sigma.data.hub import newest_commit, snapshot
 from sigma.errors import SigmaError
 from sigma.io import digest_file, read_json
 from sigma.policy.checkpoint import load_strictly, stored_tensors, tensor_digest, tensor_digests
@@ -34,6 +35,7 @@ __all__ = ["Base", "Quantiles", "describe_base", "load_base", "resolve_base", "t
 EMBEDDED = "embedded"
 STATE, ACTION = "observation.state", "action"
 _PREPROCESSOR = "policy_preprocessor.json"
+PATTERNS = ("*.json", "*.safetensors", "*.model")
 _TYPES = {"pi05": PI05Config, "pi05_small": PI05SmallConfig}
 
 
@@ -73,8 +75,10 @@ class Base:
         return (embeddings * chosen).sum(dim=1) / chosen.sum(dim=1)
 
 
-def resolve_base(source: str, revision: str | None) -> Path:
+def resolve_base(source: str, revision: str | None, *, verify: bool = False) -> Path:
     """The folder of a base: ``embedded`` (shipped in the package), a local folder, or a Hub id at a pinned commit.
+
+    ``verify`` compares every file of a snapshot with the digest in the Hub's listing, which is needed once.
 
     Raises:
         SigmaError: the folder is not there, the revision is no 40-hex commit, or the Hub does not give it.
@@ -92,12 +96,7 @@ def resolve_base(source: str, revision: str | None) -> Path:
         raise SigmaError(f"{source}: no such folder, and not a Hub id of the form owner/name")
     if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise SigmaError(f"the Hub base {source} needs a revision of 40 hex digits (a commit), found {revision!r}")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model"]))
-    except Exception as error:  # the Hub client raises a wide family; all of them mean "not available"
-        raise SigmaError(f"{source}@{revision}: not available from the Hub ({' '.join(str(error).split())})") from None
+    return snapshot(source, revision, "model", patterns=PATTERNS, verify=verify)
 
 
 def _configuration(folder: Path) -> PI05Config:
@@ -159,30 +158,37 @@ def _statistics(folder: Path, dims: dict[str, int]) -> dict[str, Quantiles] | No
     return statistics
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The policy's tokenizer: its own folder, else the one that the saved pre-processor names."""
-    source: str | None = str(folder / "tokenizer")
-    if not Path(source).is_dir():
-        step = next((one for one in _steps(folder) if one.get("registry_name") == "tokenizer_processor"), {})
-        source = step.get("config", {}).get("tokenizer_name")
+def _tokenizer_commit(folder: Path) -> dict[str, str] | None:
+    """Source and present commit of a tokenizer that the saved pre-processor names; None where the folder has its own."""
+    if (folder / "tokenizer").is_dir():
+        return None
+    step = next((one for one in _steps(folder) if one.get("registry_name") == "tokenizer_processor"), {})
+    source = step.get("config", {}).get("tokenizer_name")
     if source is None:
         raise SigmaError(f"{folder}: no tokenizer folder, and {_PREPROCESSOR} names none")
+    return {"source": source, "revision": newest_commit(source, "model")}
+
+
+def _tokenizer(folder: Path, pinned: dict[str, str] | None, *, verify: bool = False) -> PreTrainedTokenizerFast:
+    """The policy's tokenizer: its own folder, or a Hub repository at the commit that was pinned when it was fetched."""
+    place = folder / "tokenizer"
+    if pinned is not None:
+        place = snapshot(pinned["source"], pinned["revision"], "model", patterns=PATTERNS, verify=verify)
     try:
-        return AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # not found, gated, or corrupt
-        raise SigmaError(
-            f"the tokenizer {source} is not available; accept its licence and set HF_TOKEN, or save it into "
-            f"{folder / 'tokenizer'} ({' '.join(str(error).split())[:200]})"
-        ) from None
+        return AutoTokenizer.from_pretrained(place)
+    except Exception as error:  # a wide family; all of them mean that the files are not a tokenizer's
+        raise SigmaError(f"{place}: not readable as a tokenizer ({' '.join(str(error).split())[:200]})") from None
 
 
 def _dims(config: PI05Config) -> dict[str, int]:
     return {STATE: config.input_features[STATE].shape[0], ACTION: config.output_features[ACTION].shape[0]}
 
 
-def _facts(folder: Path) -> tuple[PI05Config, PreTrainedTokenizerFast, dict[str, Quantiles] | None, dict[str, Any]]:
-    """Everything but the weights, and the JSON-ready description of it."""
-    config, tokenizer = _configuration(folder), _tokenizer(folder)
+def _facts(
+    folder: Path, pinned: dict[str, str] | None, *, verify: bool = False
+) -> tuple[PI05Config, PreTrainedTokenizerFast, dict[str, Quantiles] | None, dict[str, Any]]:
+    """Everything but the weights, and the JSON-ready description of it; ``pinned`` is the tokenizer's repository."""
+    config, tokenizer = _configuration(folder), _tokenizer(folder, pinned, verify=verify)
     dims = _dims(config)
     statistics = _statistics(folder, dims)
     vocabulary = getattr(config, "vocabulary_size", 257152)
@@ -208,13 +214,15 @@ def _facts(folder: Path) -> tuple[PI05Config, PreTrainedTokenizerFast, dict[str,
 def describe_base(source: str, revision: str | None) -> dict[str, Any]:
     """A JSON-ready reference of a base: source, revision, sizes, statistics and a digest of everything it consists of.
 
-    ``digest`` covers the whole description but source and revision, so equal bases in two places have equal digests.
+    ``digest`` covers the whole description but where it came from, so equal bases in two places have equal digests.
     """
-    folder = resolve_base(source, revision)
-    *_, description = _facts(folder)
+    folder = resolve_base(source, revision, verify=True)
+    pinned = _tokenizer_commit(folder)
+    *_, description = _facts(folder, pinned, verify=True)
     description["tensors"] = {name: tensor_digest(tensor) for name, tensor in stored_tensors(folder)}
     whole = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
-    return {"source": source, "revision": revision or None, **description, "digest": whole}
+    origin = {"source": source, "revision": revision or None, "tokenizer_origin": pinned}
+    return {**origin, **description, "digest": whole}
 
 
 def load_base(reference: dict[str, Any], *, device: str = "cpu", dtype: str = "float32") -> Base:
@@ -224,7 +232,7 @@ def load_base(reference: dict[str, Any], *, device: str = "cpu", dtype: str = "f
         SigmaError: the base is gone, altered, incomplete, relative, or its weights are not finite.
     """
     folder = resolve_base(reference["source"], reference["revision"])
-    config, tokenizer, statistics, description = _facts(folder)
+    config, tokenizer, statistics, description = _facts(folder, reference["tokenizer_origin"])
     for key, value in description.items():
         if reference.get(key) != value:
             raise SigmaError(f"{folder}: its {key} is not the one that was recorded; fetch the base again (dvc repro)")

@@ -1,4 +1,4 @@
-"""One decision of Sigma: the frozen base's pass, the adapted pass, the telepathy path and the residuals.
+"""One decision of Sigma: the frozen base's pass, the telepathy path, the adapted pass and the residuals.
 
 Legend: B batch, T horizon, A action dim, P pooled vectors, d backbone width, K factors, E factor dim.
 """
@@ -14,7 +14,7 @@ from sigma.policy import lora, prefix
 from sigma.policy.heads import Heads, MLPHeads, TelepathyHeads
 from sigma.policy.observation import BasePass, Observation, base_pass, pool
 from sigma.policy.residuals import Residuals
-from sigma.policy.telepathy import Thought
+from sigma.policy.telepathy import Anticipation, Thought
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,32 @@ class Decision:
     residuals: Residuals
     thought: Thought | None
     alignment: Tensor | None  # (B,) cos(g, mean frozen embedding of the instruction)
-    previous: Tensor | None  # (B, K, E) τ_prev, what FiLM reads
+    anticipated: Tensor | None  # (B, K, E) τ', what FiLM tells
 
 
 @dataclass(frozen=True)
 class FactorSwap:
-    """Factors that take the place of the model's own, to measure what they carry: τ where the heads read it, τ_prev
-    where FiLM does. Both come from one source."""
+    """Factors that take the place of the model's own, to measure what they carry: τ where the heads read it, τ' where
+    the backbone does. Both come from one source."""
 
     factors: Tensor  # (B, K, E)
-    previous: Tensor  # (B, K, E)
+    anticipated: Tensor  # (B, K, E)
+
+
+@dataclass(frozen=True)
+class AdaptedPass(BasePass):
+    """The adapted backbone's prefix and pooled features, and what was anticipated before it; None for the MLP."""
+
+    before: Anticipation | None
 
 
 class SigmaModel(nn.Module):
     """LoRA and telepathy heads on a frozen π0.5; works on normalised, tokenised inputs.
 
-    The adapted pass reads ``[v'; prompt; state tokens]``: FiLM on the image tokens by the factors of the carried state,
-    the prompt as π0.5 writes it, and appended state tokens. With the residual MLP it reads ``[v; prompt]``.
+    The adapted pass reads ``[v'; prompt; state tokens]``: FiLM on the image tokens by the anticipated factors, the prompt
+    as π0.5 writes it, and state tokens where there are any. With the residual MLP it reads ``[v; prompt]``. With the
+    adapted base branch the action expert acts from this same pass, which without state tokens is the base's own to the
+    bit before training.
     """
 
     def __init__(self, adapted: PeftModel, heads: Heads):
@@ -58,9 +67,42 @@ class SigmaModel(nn.Module):
         with lora.disabled(self.adapted), torch.no_grad():
             return base_pass(self.policy, observation)
 
-    def adapted_pass(self, observation: Observation) -> BasePass:
-        """The base's own prefix with LoRA on: what flow matching trains and the adapted branch acts by."""
-        return base_pass(self.policy, observation)
+    def adapted_pass(
+        self, observation: Observation, *, film: bool = True, swap: FactorSwap | None = None, cache: bool = True
+    ) -> AdaptedPass:
+        """The one pass of the adapted backbone, which heads and, with the adapted branch, action expert read.
+
+        Args:
+            observation: B decisions with the frozen features of the present (:meth:`Observation.seen`).
+            film: False leaves the image tokens as they are.
+            swap: factors instead of the model's own; only telepathy heads have any.
+            cache: False where the action expert does not read the pass.
+        """
+        heads, vision, extra, before = self.heads, observation.vision, [], None
+        text = prefix.text_embeddings(self.policy, observation.tokens)
+        if isinstance(heads, TelepathyHeads):
+            before = self._anticipate(heads, observation, swap)
+            if film and heads.sizes.film:
+                vision = heads.film(vision, before.factors)
+            if heads.state_encoder is not None:
+                extra.append(heads.state_encoder(observation.state).to(text.dtype))
+            if heads.factor_tokens is not None:
+                extra.append(heads.factor_tokens(before.factors).to(text.dtype))
+        elif swap is not None:
+            raise ValueError("a residual MLP reads no factors, so none can be swapped")
+        embedded = prefix.assemble(vision.to(text.dtype), text, observation.mask, extra=torch.cat(extra, dim=1) if extra else None)
+        encoded = prefix.encode(self.policy, embedded, hidden_states=True, cache=cache)
+        pooled = pool(encoded.last, vision.shape[1], vision.shape[2], observation.groups)
+        return AdaptedPass(encoded, pooled, before)
+
+    @staticmethod
+    def _anticipate(heads: TelepathyHeads, observation: Observation, swap: FactorSwap | None) -> Anticipation:
+        if observation.now is None:
+            raise ValueError("the frozen base's pass over the present comes first: Observation.seen")
+        before = heads.path.anticipate(
+            observation.history, observation.present, observation.now, observation.motion, observation.text
+        )
+        return before if swap is None else replace(before, factors=swap.anticipated)
 
     def forward(
         self,
@@ -70,6 +112,7 @@ class SigmaModel(nn.Module):
         adapters: bool = True,
         film: bool = True,
         swap: FactorSwap | None = None,
+        passed: AdaptedPass | None = None,
     ) -> Decision:
         """Residuals, factors and alignment; ``adapters`` and ``film`` off is the control pass of CHECK A.
 
@@ -77,53 +120,24 @@ class SigmaModel(nn.Module):
             observation: B decisions.
             base_action: (B, T, A) the action that the residual corrects, normalised; no gradient flows into it.
             swap: factors instead of the model's own; only telepathy heads have any.
+            passed: the adapted pass of these decisions, where it was made already (then ``film`` and ``adapters`` are
+                what it was made with).
         """
         if not adapters:
             with lora.disabled(self.adapted):
-                return self(observation, base_action, film=film, swap=swap)
-        if isinstance(self.heads, MLPHeads):
-            if swap is not None:
-                raise ValueError("a residual MLP reads no factors, so none can be swapped")
-            return self._plain(self.heads, observation, base_action)
-        return self._telepathic(self.heads, observation, base_action, film, swap)
-
-    def _plain(self, heads: MLPHeads, observation: Observation, base_action: Tensor) -> Decision:
-        """The residual MLP on the base's own prefix; the past is not read."""
-        vision = observation.vision
-        text = prefix.text_embeddings(self.policy, observation.tokens)
-        embedded = prefix.assemble(vision.to(text.dtype), text, observation.mask)
-        encoded = prefix.encode(self.policy, embedded, hidden_states=True, cache=False)
-        residuals = heads.residuals(
-            [encoded.layers[index] for index in heads.sizes.read_layers],
-            lambda features: pool(features, vision.shape[1], vision.shape[2], observation.groups),
+                return self(observation, base_action, film=film, swap=swap, passed=passed)
+        passed = passed or self.adapted_pass(observation, film=film, swap=swap, cache=False)
+        heads, image = self.heads, observation.vision.shape
+        inputs = (
+            [passed.encoded.layers[index] for index in heads.sizes.read_layers],
+            lambda features: pool(features, image[1], image[2], observation.groups),
             observation.state,
             base_action,
         )
-        return Decision(residuals, None, None, None)
-
-    def _telepathic(
-        self, heads: TelepathyHeads, observation: Observation, base_action: Tensor, film: bool, swap: FactorSwap | None
-    ) -> Decision:
-        policy = self.policy
-        carry = heads.path.carry(observation.history, observation.present, observation.text)
-        previous = heads.path.previous_factors(carry) if swap is None else swap.previous
-        vision = observation.vision
-        if film and heads.sizes.film:
-            vision = heads.film(vision, previous)
-        text = prefix.text_embeddings(policy, observation.tokens)
-        state_tokens = heads.state_encoder(observation.state).to(text.dtype)
-        embedded = prefix.assemble(vision.to(text.dtype), text, observation.mask, extra=state_tokens)
-        encoded = prefix.encode(policy, embedded, hidden_states=True, cache=False)
-        pooled = pool(encoded.last, vision.shape[1], vision.shape[2], observation.groups)
-        thought = heads.path.think(carry, pooled, observation.text)
+        if isinstance(heads, MLPHeads):
+            return Decision(heads.residuals(*inputs), None, None, None)
+        thought = heads.path.think(passed.before, passed.pooled, observation.text)
         if swap is not None:
             thought = replace(thought, factors=swap.factors)
-        residuals = heads.residuals(
-            [encoded.layers[index] for index in heads.sizes.read_layers],
-            encoded.pad_mask,
-            thought.factors,
-            observation.state,
-            base_action,
-        )
         alignment = torch.cosine_similarity(thought.semantic, observation.text.float(), dim=-1)
-        return Decision(residuals, thought, alignment, previous)
+        return Decision(heads.residuals(*inputs, thought.factors), thought, alignment, passed.before.factors)

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from sigma.io import atomic_file
-from sigma.policy.mlp import ResidualMLP, matching_width
-from sigma.policy.residuals import ResidualHeads
+from sigma.policy.residuals import ResidualHeads, matching_width
 from sigma.policy.sizes import TelepathySizes
-from sigma.policy.telepathy import FiLM, StateEncoder, TelepathyPath
+from sigma.policy.telepathy import FactorTokens, FiLM, StateEncoder, TelepathyPath
 from sigma.policy.tensors import check_tensors, read_tensors
 
 FILE = "sigma_telepathy_heads.safetensors"
@@ -23,15 +22,23 @@ SOURCE_FILE = "sigma_telepathy_heads.pt"
 
 
 class TelepathyHeads(nn.Module):
-    """State encoder, FiLM, telepathy path and residual heads, in float32."""
+    """Telepathy path, FiLM, state tokens (where there are any) and residual heads, in float32."""
 
     def __init__(self, sizes: TelepathySizes, token_rms: float):
         super().__init__()
         self.sizes = sizes
-        self.state_encoder = StateEncoder(sizes, token_rms)
+        self.state_encoder = StateEncoder(sizes, token_rms) if sizes.state_tokens else None
+        self.factor_tokens = FactorTokens(sizes, token_rms) if sizes.factor_tokens else None
         self.film = FiLM(sizes.factors, sizes.factor_dim, sizes.width)
         self.path = TelepathyPath(sizes)
-        self.residuals = ResidualHeads(sizes)
+        self.residuals = ResidualHeads(sizes, sizes.head_width)
+
+    def before_pass(self) -> dict[str, nn.Parameter]:
+        """The parameters that shape what the adapted backbone reads, by name: all but the residual heads' own and what
+        follows from the adapted pass."""
+        told = ("state_encoder.", "factor_tokens.", "film.")
+        named = {name: parameter for name, parameter in self.named_parameters() if name.startswith(told)}
+        return named | {f"path.{name}": parameter for name, parameter in self.path.before_pass().items()}
 
 
 class MLPHeads(nn.Module):
@@ -42,7 +49,11 @@ class MLPHeads(nn.Module):
         self.sizes = sizes
         with torch.device("meta"):
             wanted = parameter_count(TelepathyHeads(sizes, 1.0))
-        self.residuals = ResidualMLP(sizes, matching_width(sizes, wanted))
+        self.residuals = ResidualHeads(sizes, matching_width(sizes, wanted), read_factors=False)
+
+    def before_pass(self) -> dict[str, nn.Parameter]:
+        """None: the backbone reads the base's own prefix."""
+        return {}
 
 
 Heads = TelepathyHeads | MLPHeads

@@ -1,6 +1,7 @@
 """From recorded or live observations to what the policy computes on: one way, offline and on a robot.
 
-Legend: B batch, M history, V cameras, S side of an image in pixels, D state dim, d backbone width.
+Legend: B batch, M history, V cameras, S side of an image in pixels, D state dim, d backbone width, R control steps of
+the trace.
 """
 
 from collections.abc import Sequence
@@ -53,13 +54,21 @@ class InputBuilder:
         texts: Sequence[str],
         history: Tensor | None = None,
         present: Tensor | None = None,
+        trace: np.ndarray | None = None,
     ) -> Observation:
-        """Join image tokens (B, V, n, d), raw states (B, D) and instructions with the past (B, M−1, P, d).
+        """Join image tokens (B, V, n, d), raw states (B, D) and instructions with the past.
 
-        Without a past the history is empty, which is what the frozen base reads.
+        Args:
+            history, present: pooled features (B, M−1, P, d) and their mask; without them the history is empty, which is
+                what the frozen base reads.
+            trace: (B, R, D) raw states of the control steps before this one, oldest first; without it R is 0.
         """
-        normalised = self.normalisation.state.normalise(np.asarray(states, dtype=np.float32))
-        return self.normalised_observation(vision, normalised, texts, history, present)
+        quantiles = self.normalisation.state
+        normalised = quantiles.normalise(np.asarray(states, dtype=np.float32))
+        motion = None
+        if trace is not None:
+            motion = quantiles.normalise(np.asarray(trace, dtype=np.float32)) - normalised[:, None]
+        return self.normalised_observation(vision, normalised, texts, history, present, motion)
 
     def normalised_observation(
         self,
@@ -68,8 +77,10 @@ class InputBuilder:
         texts: Sequence[str],
         history: Tensor | None = None,
         present: Tensor | None = None,
+        motion: np.ndarray | None = None,
     ) -> Observation:
-        """The same from states (B, D) that are normalised already, float32."""
+        """The same from states (B, D) that are normalised already, float32, and from a trace (B, R, D) of which the
+        state was taken."""
         prompt = self.base.prompter(texts, normalised)
         tokens, groups = prompt.tokens.to(self.device), prompt.groups.to(self.device)
         with torch.no_grad():
@@ -78,6 +89,8 @@ class InputBuilder:
             history = text.new_zeros(len(texts), 0, vision.shape[1] + 2, text.shape[-1])
             present = torch.zeros(len(texts), 0, dtype=torch.bool, device=self.device)
         state = torch.from_numpy(normalised).to(self.device)
+        if motion is None:
+            motion = np.zeros((len(texts), 0, normalised.shape[-1]), dtype=np.float32)
         mask = prompt.mask.to(self.device)
         return Observation(
             vision.to(self.device),
@@ -88,7 +101,17 @@ class InputBuilder:
             text,
             history.to(self.device),
             present.to(self.device),
+            torch.from_numpy(motion).to(self.device),
         )
+
+
+def trace_before(states: np.ndarray, steps: int) -> np.ndarray:
+    """The ``steps`` states (steps, D) before the last of ``states`` (n, D), oldest first.
+
+    Before the first the robot counts as having stood still there, as the window stage has it.
+    """
+    states = np.asarray(states, dtype=np.float32)
+    return states[np.maximum(np.arange(len(states) - 1 - steps, len(states) - 1), 0)]
 
 
 def gather_history(pooled: Tensor, frames: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ Legend: B robots, V cameras, H×W image size, S the policy's resolution, D joint
 """
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sigma.data.resize import to_resolution
 from sigma.errors import SigmaError
-from sigma.policy.inputs import InputBuilder
+from sigma.policy.inputs import InputBuilder, trace_before
 from sigma.policy.observation import Observation
 from sigma.policy.prompt import Prompter
 
@@ -21,12 +21,14 @@ class View(TypedDict):
     """What one robot gives at a decision.
 
     ``images`` maps camera names (full feature names, or their last part) to uint8 ``[H, W, 3]``; ``state`` is ``[D]``
-    in raw units; ``task`` is the instruction.
+    in raw units; ``task`` is the instruction; ``trace`` ``[n, D]`` are the states of the episode's control steps up to
+    this one, oldest first, ``state`` the last: as many as there were, or the latest. The base alone does without it.
     """
 
     images: dict[str, np.ndarray]
     state: np.ndarray
     task: str
+    trace: NotRequired[np.ndarray]
 
 
 def stack_images(views: Sequence[View | dict[str, Any]], cameras: Sequence[str], resolution: int) -> Tensor:
@@ -50,12 +52,26 @@ def live_observation(
     views: Sequence[View | dict[str, Any]],
     history: Tensor | None = None,
     present: Tensor | None = None,
+    steps: int = 0,
 ) -> Observation:
-    """Inputs of B decisions; the past ``[B, M−1, P, d]`` and its mask ``[B, M−1]`` are empty for the base alone."""
+    """Inputs of B decisions; the past ``[B, M−1, P, d]``, its mask ``[B, M−1]`` and the trace are empty for the base
+    alone.
+
+    ``steps`` says how many control steps of the trace are read; a view without one is then refused.
+    """
     base = builder.base
     vision = builder.encode_images(stack_images(views, base.cameras, base.resolution))
     states = np.stack([view["state"] for view in views])
-    return builder.observation(vision, states, [view["task"] for view in views], history, present)
+    texts = [view["task"] for view in views]
+    trace = np.stack([trace_before(_trace(view), steps) for view in views]) if steps else None
+    return builder.observation(vision, states, texts, history, present, trace)
+
+
+def _trace(view: View | dict[str, Any]) -> np.ndarray:
+    trace = view.get("trace")
+    if trace is None or not len(trace) or not np.array_equal(trace[-1], view["state"]):
+        raise SigmaError("the model reads the motion before a decision: give trace, states whose last one is the state")
+    return trace
 
 
 def check_words(prompter: Prompter, texts: Sequence[str]) -> None:

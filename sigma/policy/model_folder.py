@@ -19,7 +19,7 @@ from sigma.policy.prompt import Prompter
 from sigma.policy.sizes import TelepathySizes
 
 CONFIG = "config.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEYS = (
     *("format_version", "base", "branch", "sizes", "token_rms", "normalisation", "history_stride", "base_action"),
     *("samples", "seed", "num_steps", "cameras", "joint_names", "exclude_joints", "prompt_length", "selected_step"),
@@ -74,9 +74,9 @@ def model_config(
         "samples": features_meta["samples"],
         "seed": features_meta["seed"],
         "num_steps": features_meta["num_steps"],
-        "cameras": list(base.cameras),
+        "cameras": list(shards_meta["cameras"]),
         "joint_names": shards_meta["joint_names"],
-        "exclude_joints": shards_meta.get("exclude_joints", []),
+        "exclude_joints": shards_meta["exclude_joints"],
         "prompt_length": base.prompter.max_length,
         "selected_step": selected_step,
         "dataset": shards_meta["dataset"],

@@ -25,7 +25,7 @@ from sigma.policy.live import View
 from sigma.policy.runtime import Controller, check_action_steps
 from sigma.policy.sigma import SigmaTelepathyVLA
 
-TASK = "task"
+TASK, TRACE = "task", "trace"
 REAL_TIME_CHUNKING = ("inference_delay", "prev_chunk_left_over", "execution_horizon")
 
 
@@ -46,7 +46,9 @@ class SigmaPolicy(PreTrainedPolicy):
     B instructions. Actions are in the robot's units, clamped where the configuration says so.
 
     Memory is kept between calls and clocked by control steps: ``n_action_steps`` of them pass between two decisions.
-    :meth:`reset` begins an episode of every robot; the size of the batch may change only there.
+    :meth:`reset` begins an episode of every robot; the size of the batch may change only there. A decision also reads the
+    joint states of the control steps before it: :meth:`select_action` sees them all, :meth:`predict_action_chunk` is
+    given them as ``trace`` [B, n, D], oldest first and the present one last, from an episode's second decision on.
     """
 
     config_class = SigmaConfig
@@ -116,6 +118,8 @@ class SigmaPolicy(PreTrainedPolicy):
         self._rows: list[int] | None = None
         self._queue: deque[np.ndarray] = deque()
         self._command: np.ndarray | None = None
+        # States [B, D] of the control steps up to this one, as many as a decision reads.
+        self._seen: deque[np.ndarray] = deque(maxlen=self.vla.config["sizes"]["trace"] + 1)
 
     def supports_rtc(self) -> bool:
         """Real-time chunking steers the base's sampling; Sigma's residuals were trained on the base's unsteered
@@ -127,10 +131,22 @@ class SigmaPolicy(PreTrainedPolicy):
         """The plan (B, T, A) of one decision; a clamp begins at the measured state.
 
         ``noise`` (B, Tc, A') is the base's initial noise instead of its deterministic action. Raises
-        :class:`SigmaError` naming any other argument, those of real-time chunking included.
+        :class:`SigmaError` naming any other argument, those of real-time chunking included, and where ``trace`` is
+        missing among the observations.
         """
         self._refuse(others)
         views = self._views(batch)
+        if TRACE in batch:
+            trace = batch[TRACE].float().cpu().numpy()
+        elif self._rows is None or not self.vla.config["sizes"]["trace"]:
+            trace = _states(views)[:, None]
+        else:
+            raise PolicyError(
+                f"{TRACE!r} is missing: the model reads the joint states of the control steps since the last decision; "
+                "call select_action at every control step, or give them as [B, n, D]"
+            )
+        for view, states in zip(views, trace, strict=True):
+            view["trace"] = states
         return torch.from_numpy(self._clamped(self._decide(views, noise), _states(views)))
 
     @torch.no_grad()
@@ -140,8 +156,14 @@ class SigmaPolicy(PreTrainedPolicy):
         A clamp goes on from the last command, at first from the measured state.
         """
         self._refuse(others)
+        states = self._measured(batch)
+        if self._seen and len(states) != len(self._seen[-1]):
+            raise SigmaError(f"a batch of {len(states)} robots after one of {len(self._seen[-1])}; call reset() between")
+        self._seen.append(states)
         if not self._queue:
             views = self._views(batch)
+            for view, states in zip(views, np.stack(self._seen, axis=1), strict=True):
+                view["trace"] = states
             plan = self._decide(views, noise)[:, : self.config.n_action_steps]
             start = _states(views) if self._command is None else self._command
             self._queue.extend(self._clamped(plan, start).swapaxes(0, 1))
@@ -191,12 +213,19 @@ class SigmaPolicy(PreTrainedPolicy):
             clamped.append(command)
         return np.stack(clamped, axis=1)
 
+    @staticmethod
+    def _measured(batch: Mapping[str, Any]) -> np.ndarray:
+        """The states [B, D] of a batch."""
+        if STATE not in batch:
+            raise SigmaError(f"{STATE!r} is missing among {', '.join(sorted(batch))}; rename it by --rename_map")
+        return batch[STATE].float().cpu().numpy()
+
     def _views(self, batch: Mapping[str, Any]) -> list[View]:
         cameras = self.vla.config["cameras"]
         for key in (*cameras, STATE, TASK):
             if key not in batch:
                 raise SigmaError(f"{key!r} is missing among {', '.join(sorted(batch))}; rename it by --rename_map")
-        states = batch[STATE].float().cpu().numpy()
+        states = self._measured(batch)
         tasks = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
         pictures = {camera: _pixels(camera, batch[camera]) for camera in cameras}
         rows = {len(states), len(tasks), *map(len, pictures.values())}

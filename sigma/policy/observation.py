@@ -1,10 +1,10 @@
 """What one decision may read, and the base's pass over it with its pooled features.
 
 Legend: B batch, M history (this decision included), V cameras, n tokens an image, L prompt tokens, N prefix tokens,
-P pooled vectors (V cameras, instruction, state), d backbone width, D state dim.
+P pooled vectors (V cameras, instruction, state), d backbone width, D state dim, S control steps of the trace.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
@@ -16,7 +16,10 @@ from sigma.policy.prompt import INSTRUCTION, STATE
 
 @dataclass(frozen=True)
 class Observation:
-    """What B decisions may read: the present, and pooled features of the past. Nothing later."""
+    """What B decisions may read: the present, the motion that led to it, and pooled features of the past.
+
+    Nothing later. ``now`` is what the frozen base makes of the present: None until its pass was made.
+    """
 
     vision: Tensor  # (B, V, n, d) image tokens of the frozen tower
     tokens: Tensor  # (B, L) int64 prompt
@@ -26,9 +29,12 @@ class Observation:
     text: Tensor  # (B, d) mean frozen embedding of the instruction's tokens
     history: Tensor  # (B, M-1, P, d) pooled frozen features of the earlier decisions, oldest first
     present: Tensor  # (B, M-1) bool, False before the episode began
+    motion: Tensor  # (B, S, D) normalised states of the S control steps before, oldest first, minus the present state
+    now: Tensor | None = None  # (B, P, d) pooled frozen features of this decision
 
-    def to(self, device: torch.device) -> "Observation":
-        return Observation(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+    def seen(self, pooled: Tensor) -> "Observation":
+        """The same with the pooled frozen features (B, P, d) of this decision."""
+        return replace(self, now=pooled)
 
 
 @dataclass(frozen=True)

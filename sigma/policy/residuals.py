@@ -1,18 +1,22 @@
 """Residual heads: corrections of the base action at three scales, driven by the telepathy factors.
 
 The source's card names three branches (vector, chunk, trajectory) with residuals driven by telepathy factors; the
-decoder below is our own design.
+network below is our own design. The residual MLP that Sigma is compared with is the same network without factors.
 
-Legend: B batch, N tokens, L layers read, d backbone width, w inner width, A action dim, T horizon, C chunk,
-K factors, E factor dim, Q = 1 + C + T queries.
+Legend: B batch, N tokens, P pooled vectors (V cameras, instruction, state), L layers read, d backbone width, w inner
+width, h hidden width, D state dim, A action dim, T horizon, C chunk, K factors, E factor dim.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
 
+from sigma.errors import SigmaError
 from sigma.policy.sizes import TelepathySizes
+from sigma.policy.telepathy import expressed
 
 SCALES = ("vector", "chunk", "trajectory")
 
@@ -53,63 +57,86 @@ class LayerMix(nn.Module):
 
 
 class ResidualHeads(nn.Module):
-    """A pre-norm transformer decoder whose queries are the steps of the three branches.
+    """r = W_s · MLP([pool(mix(features)); state; base action; N(τ)]), one last layer a scale s, all of them zero at the
+    start: untrained, every residual is zero.
 
-    A query is the sum of its learned place, its base action (no gradient flows into it), the state and the flattened
-    factors; it attends to the mixed backbone features and to the K factors as tokens. Queries of one branch see each
-    other, never those of another branch, so that the branches are three heads on one trunk. The last layers start at
-    zero: at initialisation every residual is zero and Sigma is the base.
+    Tokens are pooled as everywhere, a mean a camera, one over the instruction's and one over the state's tokens: heads
+    that attend to single tokens fitted fifty demonstrations by heart. No gradient flows into the base action.
 
     With ``sizes.read_base_action`` False this is a direct regressor, for comparison: what the last layers say is the
-    action itself, and the residual is what leads there from a base action that the decoder has not seen.
+    action itself, and the residual is what leads there from a base action that the network has not seen.
     """
 
-    def __init__(self, sizes: TelepathySizes):
+    def __init__(self, sizes: TelepathySizes, hidden: int, *, read_factors: bool = True):
         super().__init__()
-        self.sizes = sizes
-        lengths = list(spans(sizes).values())
-        inner = sizes.inner
-        self.mix = LayerMix(len(sizes.read_layers), sizes.width, inner)
-        self.place = nn.Parameter(torch.randn(sum(lengths), inner) * 0.02)
-        self.base_in = nn.Linear(sizes.action_dim, inner) if sizes.read_base_action else None
-        self.state_in = nn.Linear(sizes.state_dim, inner)
-        self.factors_in = nn.Linear(sizes.factors * sizes.factor_dim, inner)
-        self.factor_tokens = nn.Linear(sizes.factor_dim, inner)
-        layer = nn.TransformerDecoderLayer(
-            inner, sizes.head_heads, 4 * inner, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        self.sizes, self.read_factors = sizes, read_factors
+        self.mix = LayerMix(len(sizes.read_layers), sizes.width, sizes.inner)
+        self.trunk = nn.Sequential(
+            nn.Linear(self._inputs(), hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden)
         )
-        self.decoder = nn.TransformerDecoder(layer, sizes.head_layers, norm=nn.LayerNorm(inner))
-        self.out = nn.ModuleDict({scale: nn.Linear(inner, sizes.action_dim) for scale in SCALES})
+        self.out = nn.ModuleDict(
+            {scale: nn.Linear(hidden, steps * sizes.action_dim) for scale, steps in spans(sizes).items()}
+        )
         for head in self.out.values():
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
-        branch = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths), output_size=sum(lengths))
-        self.register_buffer("other_branch", branch[:, None] != branch[None, :], persistent=False)
+
+    def _inputs(self) -> int:
+        sizes = self.sizes
+        count = sizes.pools * sizes.inner + sizes.state_dim
+        if sizes.read_base_action:
+            count += sizes.horizon * sizes.action_dim
+        return count + sizes.factors * sizes.factor_dim * self.read_factors
 
     def forward(
-        self, features: list[Tensor], token_mask: Tensor, factors: Tensor, state: Tensor, base_action: Tensor
+        self,
+        features: list[Tensor],
+        pool: Callable[[Tensor], Tensor],
+        state: Tensor,
+        base_action: Tensor,
+        factors: Tensor | None = None,
     ) -> Residuals:
         """Predict the residuals.
 
         Args:
             features: for each layer read, (B, N, d).
-            token_mask: (B, N) bool, True at real tokens.
-            factors: (B, K, E).
+            pool: (B, N, w) to (B, P, w).
             state: (B, D) normalised.
             base_action: (B, T, A) normalised, deterministic.
+            factors: (B, K, E) τ, where they are read.
         """
-        lengths = list(spans(self.sizes).values())
-        context = torch.cat([self.mix(features), self.factor_tokens(factors)], dim=1)
-        padding = torch.cat([~token_mask, token_mask.new_zeros(factors.shape[:2])], dim=1)
-        queries = self.place + (self.state_in(state) + self.factors_in(factors.flatten(1)))[:, None]
         base = base_action.detach().float()
-        if self.base_in is not None:
-            queries = queries + self.base_in(torch.cat([base[:, :length] for length in lengths], dim=1))
-        hidden = self.decoder(queries, context, tgt_mask=self.other_branch, memory_key_padding_mask=padding)
-        parts = {scale: self.out[scale](part) for scale, part in zip(SCALES, hidden.split(lengths, dim=1), strict=True)}
-        if self.base_in is None:
+        inputs = [pool(self.mix(features)).flatten(1), state]
+        if self.sizes.read_base_action:
+            inputs.append(base.flatten(1))
+        if self.read_factors:
+            inputs.append(expressed(factors).flatten(1))
+        hidden = self.trunk(torch.cat(inputs, dim=1))
+        parts = {scale: self.out[scale](hidden).unflatten(1, (-1, self.sizes.action_dim)) for scale in SCALES}
+        if not self.sizes.read_base_action:
             parts = {scale: action - base[:, : action.shape[1]] for scale, action in parts.items()}
         return Residuals(**parts)
+
+
+def matching_width(sizes: TelepathySizes, wanted: int) -> int:
+    """The hidden width h at which heads without factors have about ``wanted`` parameters: h² + b·h + c, solved for h.
+
+    Raises :class:`SigmaError` where the nearest h misses by more than 2 %: the comparison would not be one of equals.
+    """
+    with torch.device("meta"):
+        heads = {h: ResidualHeads(sizes, h, read_factors=False) for h in (1, 2)}
+    count = {h: sum(parameter.numel() for parameter in one.parameters()) for h, one in heads.items()}
+    linear = count[2] - count[1] - 3
+    constant = count[1] - 1 - linear
+    root = (isqrt(linear**2 + 4 * max(wanted - constant, 0)) - linear) // 2
+    width = min((max(root, 1), root + 1), key=lambda h: abs(h * h + linear * h + constant - wanted))
+    found = width * width + linear * width + constant
+    if abs(found - wanted) > 0.02 * wanted:
+        raise SigmaError(
+            f"params.yaml: telepathy: a residual MLP has {found:,} parameters where the telepathy heads of these sizes "
+            f"have {wanted:,}; legal: sizes at which they agree within 2 %"
+        )
+    return width
 
 
 def executed_plan(residuals: Residuals) -> Tensor:

@@ -47,6 +47,7 @@ class Controller:
         adapter: how much of Sigma's correction is applied; None for the base.
         calibration: ``models/adapter_calibration.json``, needed with an adapter.
         n_action_steps: control steps executed a decision; must divide the history's stride.
+        heads: False leaves the residual heads out, so that with the adapted branch the adapted policy acts alone.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class Controller:
         adapter: SigmaTelepathyAdapter | None = None,
         calibration: Path | None = None,
         n_action_steps: int,
+        heads: bool = True,
     ):
         check_action_steps(n_action_steps, vla.config)
         stride, horizon = vla.config["history_stride"], vla.config["sizes"]["horizon"]
         self.vla, self.builder = vla, vla.builder
-        self.n_action_steps, self.horizon, self.adapter = n_action_steps, horizon, None
+        self.n_action_steps, self.horizon, self.adapter, self.heads = n_action_steps, horizon, None, heads
         self._reach = stride * (vla.config["sizes"]["history"] - 1)  # control steps that a decision looks back
         if adapter is not None:
             if calibration is None:
@@ -81,7 +83,8 @@ class Controller:
         """Plans (B, T, A) in the robot's units for B environments ``indices`` that each see a
         :class:`~sigma.policy.live.View`."""
         vla = self.vla
-        observation = live_observation(vla.builder, observations, *self._past(indices))
+        steps = vla.config["sizes"]["trace"] if self.adapter is not None else 0
+        observation = live_observation(vla.builder, observations, *self._past(indices), steps)
         frozen = vla.model.frozen_pass(observation)
         addresses = [("live", index, self.episodes[index].step) for index in indices]
         output = vla.decide(observation, addresses, use_telepathy=self.adapter is not None, frozen=frozen)
@@ -91,13 +94,17 @@ class Controller:
             hold = torch.from_numpy(vla.normalisation.action.normalise(states.astype(np.float32))).to(plan.device)
             features = feature_distance(frozen.pooled.flatten(1).cpu().numpy(), self.reference["features"])
             texts_away = text_distance(observation.text.cpu().numpy(), self.reference["texts"])
+            corrections = {
+                "vector": output["telepathy_residual_vector"][:, None],
+                "chunk": output["telepathy_residual_chunk"],
+                "trajectory": output["telepathy_residual_trajectory"],
+            }
+            if not self.heads:
+                shift = output["corrected_action_trajectory"] - plan
+                corrections = {branch: shift[:, : one.shape[1]] for branch, one in corrections.items()}
             execution = self.adapter.execute(
                 plan,
-                {
-                    "vector": output["telepathy_residual_vector"][:, None],
-                    "chunk": output["telepathy_residual_chunk"],
-                    "trajectory": output["telepathy_residual_trajectory"],
-                },
+                corrections,
                 telepathy_factors=output["telepathy_factors"],
                 alignment=output["alignment"],
                 hold=hold,

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from sigma.policy.base import STATE, Base
 from sigma.policy.base_action import deterministic_action
 from sigma.policy.decision import SigmaModel
 from sigma.policy.heads import heads_file
-from sigma.policy.inputs import InputBuilder, Normalisation
+from sigma.policy.inputs import InputBuilder, Normalisation, trace_before
 from sigma.policy.model_folder import load_model, load_prompter, read_config, weights_dtype
 from sigma.policy.observation import BasePass, Observation
 
@@ -115,7 +116,8 @@ class SigmaTelepathyVLA(nn.Module):
 
         Returns:
             ``base_action_vector`` (B, A), ``base_action_chunk`` (B, C, A), ``base_action_trajectory`` (B, H, A), the
-            same three as ``telepathy_residual_*``, ``telepathy_factors`` (B, K, E), ``semantic_factors`` (B, d),
+            same three as ``telepathy_residual_*``, ``corrected_action_trajectory`` (B, H, A), which the residual heads
+            correct (the base's or, with the adapted branch, the adapted policy's action), ``telepathy_factors`` (B, K, E), ``semantic_factors`` (B, d),
             ``intent`` and ``memory`` (B, w), ``alignment`` (B,). Actions are normalised; adding a residual gives
             Sigma's action at scale 1, with either base branch. Where the heads are the residual MLP, which has no
             telepathy, the last five are None, and the adapter's terms that need them add nothing.
@@ -141,18 +143,20 @@ class SigmaTelepathyVLA(nn.Module):
         """The same from prepared inputs; ``addresses`` name the decisions whose base action needs seeded samples."""
         with torch.no_grad():
             frozen = frozen or self.model.frozen_pass(observation)
+            observation = observation.seen(frozen.pooled)
             base_action = self._base_action(frozen.encoded, addresses, noise, adapters=False)
             output = self._spans("base_action", base_action)
             if not use_telepathy:
                 return output | self._spans("telepathy_residual", torch.zeros_like(base_action))
-            corrected = base_action
-            if self.config["branch"] == "adapted":
-                passed = self.model.adapted_pass(observation)
+            corrected, adapted = base_action, self.config["branch"] == "adapted"
+            passed = self.model.adapted_pass(observation, cache=adapted)
+            if adapted:
                 corrected = self._base_action(passed.encoded, addresses, noise, adapters=True)
-            decision = self.model(observation, corrected)
+            decision = self.model(observation, corrected, passed=passed)
         shift = corrected - base_action
         residuals, thought = decision.residuals, decision.thought
         return output | {
+            "corrected_action_trajectory": corrected,
             "telepathy_residual_vector": (residuals.vector + shift[:, :1])[:, 0],
             "telepathy_residual_chunk": residuals.chunk + shift[:, : residuals.chunk.shape[1]],
             "telepathy_residual_trajectory": residuals.trajectory + shift,
@@ -207,12 +211,14 @@ class SigmaTelepathyVLA(nn.Module):
         images = to_resolution((vis_obs[:, used] * 255).round().to(torch.uint8), self.builder.base.resolution)
         states = robot_state[:, used].float().cpu().numpy()
         vision = self.builder.encode_images(images.flatten(0, 1)).unflatten(0, (batch, len(used)))
+        whole = robot_state.float().cpu().numpy()
+        trace = np.stack([trace_before(rows, self.config["sizes"]["trace"]) for rows in whole])
         past, present = self.empty_past(batch)
         for index in range(len(used) - 1):
             place = history - len(used) + index
             earlier = self.builder.observation(vision[:, index], states[:, index], texts)
             past[:, place], present[:, place] = self.model.frozen_pass(earlier).pooled, True
-        return self.builder.observation(vision[:, -1], states[:, -1], texts, past, present)
+        return self.builder.observation(vision[:, -1], states[:, -1], texts, past, present, trace)
 
     def empty_past(self, batch: int) -> tuple[Tensor, Tensor]:
         """History features (B, M−1, P, d) and their mask before anything has been seen."""
@@ -235,7 +241,9 @@ class SigmaTelepathyVLA(nn.Module):
             texts.append(head.removeprefix("Task: "))
         states = batch[STATE].float().cpu().numpy()
         vision = self.builder.encode_images(pixels)
-        observation = self.builder.normalised_observation(vision, states, texts, *self.empty_past(len(texts)))
+        # A batch holds no past: the robot counts as having stood still.
+        motion = np.zeros((len(texts), self.config["sizes"]["trace"], states.shape[-1]), dtype=np.float32)
+        observation = self.builder.normalised_observation(vision, states, texts, *self.empty_past(len(texts)), motion)
         tokens = batch.get("observation.language.tokens")
         if tokens is not None and not torch.equal(observation.tokens.cpu(), tokens.cpu()):
             raise SigmaError("batch: its tokens are not those of Sigma's tokenizer and statistics")

@@ -18,12 +18,13 @@ class TelepathySizes:
     horizon: int  # T
     chunk: int  # C
     history: int  # M
+    trace: int  # S, control steps of the motion before a decision
     inner: int  # w, width of memory, intent and heads
     factors: int  # K
     factor_dim: int  # E
     state_tokens: int  # N_s
-    head_layers: int  # depth of the residual decoder
-    head_heads: int  # attention heads of the residual decoder
+    factor_tokens: int  # N_f
+    head_width: int  # hidden width of the residual heads
     read_layers: tuple[int, ...]  # backbone layers that the heads read, from 0; the last one is after the final norm
     film: bool
     memory: Literal["carried", "reset"]

@@ -1,32 +1,33 @@
-"""The telepathy path: state tokens, carried memory and intent, telepathy factors, FiLM on vision tokens.
+"""The telepathy path: state tokens, memory and intent, telepathy factors, FiLM on vision tokens.
 
 The source's card names these parts (semantic memory m_t, intent z_intent, telepathy factors, FiLM-style modulation,
 semantic factors aligned with the text space); it gives no equations. Every equation here is our own design.
 
 Legend: B batch, M history (the decision step included), V cameras, P pooled vectors (V cameras, instruction, state),
-N tokens, d backbone width, w inner width, D state dim, K factors, E factor dim.
+N tokens, d backbone width, w inner width, D state dim, S control steps of the trace, K factors, E factor dim.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sigma.policy.sizes import TelepathySizes
 
 
 @dataclass(frozen=True)
-class Carry:
-    """What the past leaves for the present decision."""
+class Anticipation:
+    """What memory makes of the past and of the frozen base's view of the present, before the adapted pass."""
 
-    memory: Tensor  # (B, w) m'_{t-1}
-    intent: Tensor  # (B, w) z'_{t-1}
-    present: Tensor  # (B, 1) 1 where there is a past, 0 at an episode's first decision
+    memory: Tensor  # (B, w) m'_t
+    intent: Tensor  # (B, w) z'_t
+    factors: Tensor  # (B, K, E) τ'
 
 
 @dataclass(frozen=True)
 class Thought:
-    """The telepathy path's state at one decision."""
+    """The telepathy path's state at one decision, after the adapted pass."""
 
     memory: Tensor  # (B, w) m_t
     intent: Tensor  # (B, w) z_t
@@ -45,6 +46,39 @@ class PooledEncoder(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         return self.project(self.norm(pooled.float()).flatten(1))
+
+
+class MotionEncoder(nn.Module):
+    """An MLP from the motion (B, S, D) of the control steps before a decision to one vector (B, w).
+
+    ``rms`` (D,) is each joint's root mean square over the train windows: in the units of the whole range of a joint the
+    motion of a few control steps is so small that nothing would be heard of it beside the pooled features.
+    """
+
+    def __init__(self, sizes: TelepathySizes):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(sizes.trace * sizes.state_dim, sizes.inner), nn.GELU(), nn.Linear(sizes.inner, sizes.inner)
+        )
+        self.register_buffer("rms", torch.ones(sizes.state_dim))
+
+    def forward(self, motion: Tensor) -> Tensor:
+        return self.mlp((motion.float() / self.rms).flatten(1))
+
+
+class FactorTokens(nn.Module):
+    """Tokens (B, N_f, d) that tell the backbone the anticipated factors (B, K, E), at the scale of text embeddings."""
+
+    def __init__(self, sizes: TelepathySizes, token_rms: float):
+        super().__init__()
+        self.tokens, self.width = sizes.factor_tokens, sizes.width
+        self.project = nn.Linear(sizes.factors * sizes.factor_dim, sizes.factor_tokens * sizes.width)
+        self.norm = nn.LayerNorm(sizes.width, elementwise_affine=False)
+        self.register_buffer("token_rms", torch.tensor(float(token_rms)))
+
+    def forward(self, factors: Tensor) -> Tensor:
+        tokens = self.project(expressed(factors).flatten(1)).unflatten(-1, (self.tokens, self.width))
+        return self.norm(tokens) * self.token_rms
 
 
 class StateEncoder(nn.Module):
@@ -70,8 +104,16 @@ class StateEncoder(nn.Module):
         return self.norm(tokens) * self.token_rms
 
 
+def expressed(factors: Tensor) -> Tensor:
+    """Factors (B, K, E) as they are told: all K·E numbers of a decision brought to mean 0 and variance 1.
+
+    What is told is a direction; the norm is free to be controlled by the loss and to be unusual to the adapter.
+    """
+    return functional.layer_norm(factors, factors.shape[1:])
+
+
 class FiLM(nn.Module):
-    """(γ, β) = W_f (exp(θ_τ) ⊙ τ_prev); v' = (1 + γ) ⊙ v + β. W_f starts at zero, so that v' = v."""
+    """(γ, β) = W_f (exp(θ_τ) ⊙ N(τ')); v' = (1 + γ) ⊙ v + β. W_f starts at zero, so that v' = v."""
 
     def __init__(self, factors: int, factor_dim: int, width: int):
         super().__init__()
@@ -80,8 +122,8 @@ class FiLM(nn.Module):
         nn.init.zeros_(self.modulation.weight)
 
     def forward(self, vision: Tensor, factors: Tensor) -> Tensor:
-        """Modulate vision tokens (B, V, n, d) by the factors of the last decision (B, K, E)."""
-        modulation = self.modulation((self.log_gain.exp() * factors).flatten(1)).to(vision.dtype)
+        """Modulate vision tokens (B, V, n, d) by the anticipated factors (B, K, E)."""
+        modulation = self.modulation((self.log_gain.exp() * expressed(factors)).flatten(1)).to(vision.dtype)
         gamma, beta = modulation[:, None, None, :].chunk(2, dim=-1)
         return (1 + gamma) * vision + beta
 
@@ -94,19 +136,23 @@ class TelepathyPath(nn.Module):
         m_k = GRU_m(x_k, m_{k-1})          z_k = GRU_z(W [m_k; e], z_{k-1})
         τ   = F([m; z]) ∈ R^{K×E}          g   = W_g m
 
-    Over the past, x comes from the frozen base's features (cached by `baseline`, a queue at run time); at the decision
-    itself it comes from the adapted pass. The past is a window of M−1 decisions, so that the streaming and the batched
-    form are the same computation. With ``sizes.factor_source == "constant"`` τ is one learned constant; with
-    ``sizes.memory == "reset"`` the past is not read, but that there is one still counts: FiLM then gets the factors of
-    the empty memory, so that what is missing is memory alone.
+    The recurrence runs over the last M−1 decisions and then over the present one, each time on the *frozen* base's
+    pooled features (cached by `baseline`, a queue at run time), which are known before the adapted pass; at the present
+    one the motion of the last S control steps is read too. That gives m', z' and the anticipated factors τ', which FiLM
+    tells the adapted backbone. Its own pooled features then update m' and z' once more, to m, z and τ.
+
+    The past is a window of decisions, so that the streaming and the batched form are the same computation. With
+    ``sizes.factor_source == "constant"`` τ and τ' are one learned constant; with ``sizes.memory == "reset"`` neither
+    earlier decisions nor the motion are read, so that what is missing is memory alone.
     """
 
     def __init__(self, sizes: TelepathySizes):
         super().__init__()
         self.sizes = sizes
         inner, flat = sizes.inner, sizes.factors * sizes.factor_dim
-        self.past_encoder = PooledEncoder(sizes.pools, sizes.width, inner)
-        self.now_encoder = PooledEncoder(sizes.pools, sizes.width, inner)
+        self.frozen_encoder = PooledEncoder(sizes.pools, sizes.width, inner)
+        self.adapted_encoder = PooledEncoder(sizes.pools, sizes.width, inner)
+        self.motion_encoder = MotionEncoder(sizes) if sizes.trace else None
         self.text_norm = nn.LayerNorm(sizes.width)
         self.memory_cell = nn.GRUCell(inner, inner)
         self.intent_input = nn.Linear(inner + sizes.width, inner)
@@ -117,28 +163,44 @@ class TelepathyPath(nn.Module):
         if sizes.factor_source == "constant":
             self.constant_factors = nn.Parameter(torch.randn(sizes.factors, sizes.factor_dim))
 
+    def before_pass(self) -> dict[str, nn.Parameter]:
+        """The parameters that the anticipated factors depend on, by name."""
+        after = ("adapted_encoder.", "semantic_head.", "intent_view.")
+        return {name: parameter for name, parameter in self.named_parameters() if not name.startswith(after)}
+
     def _step(self, encoded: Tensor, text: Tensor, memory: Tensor, intent: Tensor) -> tuple[Tensor, Tensor]:
         memory = self.memory_cell(encoded, memory)
         intent = self.intent_cell(self.intent_input(torch.cat([memory, text], dim=-1)), intent)
         return memory, intent
 
-    def carry(self, history: Tensor, present: Tensor, text: Tensor) -> Carry:
-        """Run the recurrence over the past.
+    def anticipate(self, history: Tensor, present: Tensor, now: Tensor, motion: Tensor, text: Tensor) -> Anticipation:
+        """Run the recurrence over the past and over the frozen base's view of the present.
 
         Args:
             history: (B, M−1, P, d) pooled frozen features of the earlier decisions, oldest first.
             present: (B, M−1) bool, False before the episode began.
+            now: (B, P, d) pooled frozen features of this decision.
+            motion: (B, S, D) normalised states of the control steps before, minus the present one.
             text: (B, d) mean frozen embedding of the instruction.
+
+        Raises:
+            ValueError: the motion is not of ``sizes.trace`` steps.
         """
+        carried = self.sizes.memory == "carried"
         text = self.text_norm(text.float())
         memory = text.new_zeros(len(text), self.sizes.inner)
         intent = torch.zeros_like(memory)
-        if self.sizes.memory == "carried":
-            for index in range(history.shape[1]):
-                here = present[:, index, None]
-                new_memory, new_intent = self._step(self.past_encoder(history[:, index]), text, memory, intent)
-                memory, intent = torch.where(here, new_memory, memory), torch.where(here, new_intent, intent)
-        return Carry(memory, intent, present.any(dim=1, keepdim=True).to(text.dtype))
+        for index in range(history.shape[1] if carried else 0):
+            here = present[:, index, None]
+            new_memory, new_intent = self._step(self.frozen_encoder(history[:, index]), text, memory, intent)
+            memory, intent = torch.where(here, new_memory, memory), torch.where(here, new_intent, intent)
+        encoded = self.frozen_encoder(now)
+        if self.motion_encoder is not None and carried:
+            if motion.shape[1] != self.sizes.trace:
+                raise ValueError(f"the motion has {motion.shape[1]} control steps; the model reads {self.sizes.trace}")
+            encoded = encoded + self.motion_encoder(motion)
+        memory, intent = self._step(encoded, text, memory, intent)
+        return Anticipation(memory, intent, self.factors(memory, intent))
 
     def factors(self, memory: Tensor, intent: Tensor) -> Tensor:
         """τ ∈ (B, K, E) from memory and intent (B, w)."""
@@ -147,12 +209,9 @@ class TelepathyPath(nn.Module):
         flat = self.factor_network(torch.cat([memory, intent], dim=-1))
         return flat.unflatten(-1, (self.sizes.factors, self.sizes.factor_dim))
 
-    def previous_factors(self, carry: Carry) -> Tensor:
-        """τ_prev ∈ (B, K, E) for FiLM: the factors of the carried state, zero at an episode's start."""
-        return self.factors(carry.memory, carry.intent) * carry.present[:, :, None]
-
-    def think(self, carry: Carry, pooled: Tensor, text: Tensor) -> Thought:
-        """Update the carried state with the pooled adapted features (B, P, d) of the decision itself."""
-        memory, intent = self._step(self.now_encoder(pooled), self.text_norm(text.float()), carry.memory, carry.intent)
+    def think(self, before: Anticipation, pooled: Tensor, text: Tensor) -> Thought:
+        """Update what was anticipated with the pooled adapted features (B, P, d) of the decision itself."""
+        text = self.text_norm(text.float())
+        memory, intent = self._step(self.adapted_encoder(pooled), text, before.memory, before.intent)
         view = self.intent_view(intent).unflatten(-1, (self.sizes.factors, self.sizes.factor_dim))
         return Thought(memory, intent, self.factors(memory, intent), self.semantic_head(memory), view)

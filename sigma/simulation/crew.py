@@ -28,7 +28,7 @@ class Group:
     def begin(self, seeds: Sequence[int], spec: EpisodeSpec) -> Observations:
         """Begin these episodes, forget all others, and say what each sees first."""
         self.episodes = {seed: Episode(seed, spec) for seed in seeds}
-        return {seed: episode.env.observe() for seed, episode in self.episodes.items()}
+        return {seed: episode.observe() for seed, episode in self.episodes.items()}
 
     def advance(self, plans: Mapping[int, np.ndarray]) -> Observations:
         """Execute plans by seed; returns what is seen by the episodes that go on."""
@@ -37,7 +37,7 @@ class Group:
             episode = self.episodes[seed]
             episode.execute(plan)
             if not episode.done:
-                seen[seed] = episode.env.observe()
+                seen[seed] = episode.observe()
         return seen
 
     def results(self) -> dict[int, RolloutResult]:

@@ -6,6 +6,7 @@ Legend: T steps of a plan, n steps executed of it, d steps of delay, N control s
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,11 @@ class Episode:
         self._plans: deque[tuple[int, np.ndarray]] = deque()  # the step at which each takes over, and what it says
         self._actions: list[np.ndarray] = []
         self.env.begin(seed)
+        self._states = [self.env.world.state()]
+
+    def observe(self) -> dict[str, Any]:
+        """What the environment shows, and ``trace`` float32 [n, 6]: the states of all control steps up to now."""
+        return self.env.observe() | {"trace": np.stack(self._states)}
 
     def execute(self, plan: np.ndarray) -> None:
         """Take a plan [T, 6], T ≥ n + d, made from the present observation, and act for n control steps."""
@@ -96,6 +102,7 @@ class Episode:
             self.done = self.stopped = True
             return
         self._actions.append(np.asarray(action, np.float32))
+        self._states.append(self.env.world.state())
         self.done = success or late
 
     def result(self) -> RolloutResult:

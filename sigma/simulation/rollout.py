@@ -18,7 +18,8 @@ from sigma.simulation.scene import JOINTS
 class RolloutPolicy(Protocol):
     """What :func:`run_rollouts` drives. ``indices`` name the episodes by their seeds.
 
-    An observation is ``{"images": {camera: uint8 [H, W, 3]}, "state": float32 [6], "task": str}``.
+    An observation is ``{"images": {camera: uint8 [H, W, 3]}, "state": float32 [6], "task": str, "trace": float32
+    [n, 6]}``, the trace being the states of all control steps up to now.
     """
 
     def reset(self, indices: list[int]) -> None:

@@ -32,12 +32,47 @@ def scratch_root() -> Path:
     return Path(".sigma-scratch")
 
 
+KEPT = 64  # finished phases that are kept
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise SigmaError(
+            f"{file}: checkpoint not readable ({type(error).__name__}); delete it to train from the start"
+        ) from None
+
+
+def _write(file: Path, state: dict[str, Any]) -> None:
+    """Whole: temporary file, fsync, rename."""
+    with atomic_file(file) as temporary, open(temporary, "wb") as stream:
+        torch.save(state, stream)
+
+
 class Scratch:
-    """The place of one training's state."""
+    """The place of one training's state, beside the finished phases that several trainings have in common."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.file = folder / "state.pt"
+
+    def kept(self, key: str) -> dict[str, Any] | None:
+        """What a finished phase of these inputs left, be it of another training; None where none was kept."""
+        return _read(self._phase(key))
+
+    def keep(self, key: str, state: dict[str, Any]) -> None:
+        """Leave a finished phase for other trainings; of all that are kept the oldest beyond :data:`KEPT` go."""
+        file = self._phase(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, state)
+        for old in sorted(file.parent.glob("*.pt"), key=lambda one: one.stat().st_mtime)[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+    def _phase(self, key: str) -> Path:
+        return self.folder.parent / "phases" / f"{key[:32]}.pt"
 
     @classmethod
     @contextmanager
@@ -60,19 +95,11 @@ class Scratch:
 
     def load(self) -> dict[str, Any] | None:
         """The last saved state, or None; a file that cannot be read is an error, never a silent restart."""
-        if not self.file.is_file():
-            return None
-        try:
-            return torch.load(self.file, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise SigmaError(
-                f"{self.file}: checkpoint not readable ({type(error).__name__}); delete it to train from the start"
-            ) from None
+        return _read(self.file)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state whole: temporary file, fsync, rename."""
-        with atomic_file(self.file) as temporary, open(temporary, "wb") as file:
-            torch.save(state, file)
+        """Write the state whole."""
+        _write(self.file, state)
 
     def clear(self) -> None:
         """Remove the state of a finished training."""

@@ -15,7 +15,7 @@ from sigma.training.flow_model import FlowModel
 from sigma.training.loop import Curve, Phase
 from sigma.training.material import Material
 from sigma.training.objectives import FlowObjective
-from sigma.training.setup import inputs_key, schedule, split_windows, views
+from sigma.training.setup import inputs_key, schedule, sections, split_windows, views
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FlowTrainer:
 
     def key(self) -> str:
         """Digest of every input: a checkpoint of anything else is never resumed."""
-        return inputs_key(self.material, self.parameters, f"flow matching, {self.kind}")
+        return inputs_key(self.material, sections(self.parameters), f"flow matching, {self.kind}")
 
     def build(self) -> FlowModel:
         """What is trained, at its initial values: the model's outputs are the base's."""

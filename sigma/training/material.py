@@ -4,7 +4,6 @@ import hashlib
 import importlib.resources
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,9 +21,6 @@ from sigma.policy.inputs import InputBuilder, Normalisation, gather_history
 from sigma.policy.observation import Observation
 from sigma.policy.prefix import Encoded
 from sigma.training.views import Views
-
-if TYPE_CHECKING:
-    from sigma.training.flow_model import FlowModel
 
 COLUMNS = ("window", "episode", "step", "split", "action", "valid", "base_action")
 
@@ -63,7 +59,7 @@ class Material:
 
     def scored_joints(self) -> Tensor:
         """(A,) bool, False at joints that the window stage excludes by name."""
-        excluded = set(self.shards.meta.get("exclude_joints", []))
+        excluded = set(self.shards.meta["exclude_joints"])
         keep = [name not in excluded for name in self.shards.meta["joint_names"]]
         return torch.tensor(keep, device=self.builder.device)
 
@@ -92,7 +88,7 @@ class Material:
         """What the decisions of ``windows`` may read.
 
         Args:
-            state_noise: (B, D), added in normalised units.
+            state_noise: (B, D), added in normalised units to the state and to those before it, so that the motion stays.
             numbers: (B,) the view of its images that each window sees; the images themselves by default.
             train_vision: the image tokens carry a gradient to the vision tower; then none may be cached.
         """
@@ -106,13 +102,14 @@ class Material:
         else:
             images = self.views.of(shards.images(now), now, numbers)
             vision = self.builder.encode_images(images, gradient=train_vision)
-        states = shards.frame_state[now]
+        states, trace = shards.frame_state[now], shards.frame_trace[now]
         if state_noise is not None:
             quantiles = self.builder.normalisation.state
-            states = states + state_noise.astype(np.float32) * (quantiles.q99 - quantiles.q01) / 2
+            noise = state_noise.astype(np.float32) * (quantiles.q99 - quantiles.q01) / 2
+            states, trace = states + noise, trace + noise[:, None]
         texts = [shards.tasks[task] for task in shards.window_task[windows]]
         history, present = gather_history(self.pooled, frames)
-        return self.builder.observation(vision, states, texts, history, present)
+        return self.builder.observation(vision, states, texts, history, present, trace).seen(self.pooled[now].to(self.builder.device))
 
     def decide(self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind) -> Tensor:
         """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""
@@ -160,7 +157,16 @@ def load_material(
     return Material(base, shards, builder, meta, pooled, columns, whole.hexdigest(), meta["dtype"])
 
 
-def adapted_actions(model: "SigmaModel | FlowModel", material: Material, windows: np.ndarray, batch: int) -> Tensor:
+def motion_rms(material: Material, windows: np.ndarray) -> Tensor:
+    """(D,) root mean square of each joint's motion before the decisions of ``windows``, normalised, at least 0.01."""
+    frames = material.shards.window_frames[windows, -1]
+    quantiles = material.builder.normalisation.state
+    state = quantiles.normalise(material.shards.frame_state[frames])
+    motion = quantiles.normalise(material.shards.frame_trace[frames]) - state[:, None]
+    return torch.from_numpy(np.sqrt(np.square(motion, dtype=np.float64).mean((0, 1)))).float().clamp_min(0.01)
+
+
+def adapted_actions(model: SigmaModel, material: Material, windows: np.ndarray, batch: int) -> Tensor:
     """Deterministic action (B, T, A) of the policy as it is trained, by the same rule as the frozen base's."""
     actions = []
     with torch.no_grad():

@@ -5,6 +5,7 @@ Legend: B batch, T horizon, Tc the base's chunk size, A action dim, R noise draw
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor
 
 from sigma.policy import prefix
-from sigma.policy.decision import Decision, SigmaModel
+from sigma.policy.decision import AdaptedPass, Decision, SigmaModel
 from sigma.policy.observation import BasePass, Observation
 from sigma.policy.residuals import SCALES, executed_plan
 from sigma.seeding import generator
 from sigma.training.flow import draw_noise_and_time
 from sigma.training.flow_model import FlowModel
-from sigma.training.losses import HardWindows, curriculum, plan_error, regularisers, residual_errors
+from sigma.training.losses import HardWindows, curriculum, plan_error, regularisers, residual_errors, tau_norm_loss
 from sigma.training.material import Material
 from sigma.training.sampler import WindowSampler
 
@@ -76,6 +77,15 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(before)
 
 
+@dataclass(frozen=True)
+class TauControl:
+    """How the norm of the anticipated factors is held while flow matching shapes them; see ``loss.tau``."""
+
+    weight: float
+    norm: float
+    band: float
+
+
 class FlowObjective:
     """Flow matching, be it of LoRA on language model and action expert or of the whole policy.
 
@@ -91,8 +101,9 @@ class FlowObjective:
         material: Material,
         parameters: "TrainParameters",
         parts: dict[str, Any],
+        tau: TauControl | None = None,
     ):
-        self.model, self.material, self.parameters = model, material, parameters
+        self.model, self.material, self.parameters, self.tau = model, material, parameters, tau
         self.train, self.validation = parts["train"], parts["validation"]
         self.joints = material.scored_joints()
         self.beside: dict[str, float] = {}
@@ -106,7 +117,12 @@ class FlowObjective:
         windows = self.train[rows]
         passed = self._pass(windows, step_views(self.material, self.parameters, step, part, total))
         losses = flow_loss(self.model, self.material, passed, windows, noise, time)
-        return losses.sum() / total, {"flow": losses.sum().item() / total}
+        objective, logs = losses.sum() / total, {"flow": losses.sum().item() / total}
+        if self.tau is not None and isinstance(passed, AdaptedPass) and passed.before is not None:
+            held = tau_norm_loss(passed.before.factors, self.tau.norm, self.tau.band) * len(rows) / total
+            objective = objective + self.tau.weight * held
+            logs |= {"tau": held.item()}
+        return objective, logs
 
     def _pass(self, windows: np.ndarray, numbers: np.ndarray | None = None) -> BasePass:
         whole = isinstance(self.model, FlowModel) and self.model.whole
@@ -186,7 +202,8 @@ class ResidualObjective:
         observation = self.material.observation(windows, jitter if parameters.state_noise else None, numbers=numbers)
         action, valid = self.material.targets(windows)
         base = self.head_base(windows)
-        decision = self.model(observation, base)
+        passed = self.model.adapted_pass(observation, cache=losses.flow > 0)
+        decision = self.model(observation, base, passed=passed)
         errors = residual_errors(decision.residuals, action - base, valid, self.joints)
         weight = torch.from_numpy(self.weights[rows]).to(base.device, base.dtype)
         scaled = {"vec": losses.vec, "chk": losses.chk, "trj": losses.trj}
@@ -203,7 +220,6 @@ class ResidualObjective:
             logs |= {name: share * value for name, value in terms.items()}
         if losses.flow:
             noise, time = step_noise(self.model, parameters, step, part, total)
-            passed = self.model.adapted_pass(self.material.observation(windows, numbers=numbers))
             flow = flow_loss(self.model, self.material, passed, windows, noise, time).sum() / total
             objective = objective + losses.flow * flow
             logs["flow"] = flow.item()

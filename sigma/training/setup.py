@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import peft
@@ -43,12 +43,19 @@ def schedule(train: "TrainParameters", steps: int) -> Schedule:
     return Schedule(steps=steps, **{name: getattr(train, name) for name in names})
 
 
-def inputs_key(material: Material, parameters: Mapping[str, Section], kind: str) -> str:
-    """Digest of every input of a training of this ``kind``: a checkpoint of anything else is never resumed."""
-    sections = {name: parameters[name].model_dump() for name in SECTIONS}
+def sections(parameters: Mapping[str, Section]) -> dict[str, dict[str, Any]]:
+    """The sections that a training reads, as plain values."""
+    return {name: parameters[name].model_dump() for name in SECTIONS}
+
+
+def inputs_key(material: Material, values: Mapping[str, Mapping[str, Any]], kind: str) -> str:
+    """Digest of every input of a training of this ``kind``: a checkpoint of anything else is never resumed.
+
+    ``values`` are those of the parameters that it depends on, by section.
+    """
     versions = [torch.__version__, peft.__version__, transformers.__version__]
     device = material.builder.device.type
     text = json.dumps(
-        [material.digest, sections, kind, versions, device, material.dtype, code_digest()], sort_keys=True
+        [material.digest, values, kind, versions, device, material.dtype, code_digest()], sort_keys=True
     )
     return hashlib.sha256(text.encode()).hexdigest()

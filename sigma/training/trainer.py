@@ -1,8 +1,9 @@
 """From parameters to a trained Sigma: builds the model, runs its phases, resumes what was interrupted.
 
 With the frozen base branch there is one phase: LoRA on the language model and the heads learn residuals of the frozen
-base's action. With the adapted branch LoRA on language model and action expert first learns by flow matching; it is
-then frozen, and the heads learn residuals of the adapted policy's deterministic action.
+base's action. With the adapted branch LoRA on language model and action expert and the part of the telepathy path that
+the backbone hears of first learn by flow matching; both are then frozen, and the rest of the heads learns residuals of
+the adapted policy's deterministic action.
 """
 
 from collections.abc import Mapping
@@ -17,14 +18,14 @@ from sigma.errors import SigmaError
 from sigma.parameters import Section
 from sigma.policy import lora
 from sigma.policy.decision import SigmaModel
-from sigma.policy.heads import build_heads
+from sigma.policy.heads import TelepathyHeads, build_heads
 from sigma.policy.sizes import TelepathySizes
 from sigma.seeding import seed_from
 from sigma.training.checkpoint import Scratch
 from sigma.training.loop import Curve, Phase, PhaseResult
-from sigma.training.material import Material, adapted_actions
-from sigma.training.objectives import FlowObjective, ResidualObjective
-from sigma.training.setup import inputs_key, schedule, split_windows, views
+from sigma.training.material import Material, adapted_actions, motion_rms
+from sigma.training.objectives import FlowObjective, ResidualObjective, TauControl
+from sigma.training.setup import SECTIONS, inputs_key, schedule, sections, split_windows, views
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,13 @@ def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
         horizon=meta["horizon"],
         chunk=meta["chunk"],
         history=meta["history"],
+        trace=meta["trace"],
         inner=parameters.width,
         factors=parameters.factors,
         factor_dim=parameters.factor_dim,
         state_tokens=parameters.state_tokens,
-        head_layers=parameters.head_layers,
-        head_heads=parameters.head_heads,
+        factor_tokens=parameters.factor_tokens,
+        head_width=parameters.head_width,
         read_layers=read,
         film=parameters.film,
         memory=parameters.memory,
@@ -110,7 +112,21 @@ class Trainer:
 
     def key(self) -> str:
         """Digest of every input: a checkpoint of anything else is never resumed."""
-        return inputs_key(self.material, self.parameters, f"residual on the {self.branch} base")
+        return inputs_key(self.material, sections(self.parameters), f"residual on the {self.branch} base")
+
+    def flow_key(self) -> str:
+        """Digest of what the flow phase depends on: trainings that differ elsewhere alone have it in common.
+
+        The parts that it trains are built before the residual heads, so that their initial values do not depend on
+        these.
+        """
+        later = {
+            "train": ("steps",),
+            "telepathy": ("head_width", "layers", "read_base_action"),
+            "loss": ("vec", "chk", "trj", "flow", "traf", "tsac"),
+        }
+        kept = {name: self.parameters[name].model_dump(exclude=set(later.get(name, ()))) for name in SECTIONS}
+        return inputs_key(self.material, kept, "flow phase")
 
     def build(self) -> SigmaModel:
         """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
@@ -125,6 +141,8 @@ class Trainer:
             seed=seed_from(self.train.seed, "lora") % 2**63,
         )
         heads = build_heads(self.sizes, self.material.meta["token_rms"], seed_from(self.train.seed, "heads") % 2**63)
+        if isinstance(heads, TelepathyHeads) and heads.path.motion_encoder is not None:
+            heads.path.motion_encoder.rms.copy_(motion_rms(self.material, self.parts["train"]))
         model = SigmaModel(adapted, heads.to(self.material.builder.device))
         if self.train.gradient_checkpointing:
             language_model = model.policy.model.paligemma_with_expert.paligemma.model.language_model
@@ -145,20 +163,25 @@ class Trainer:
             adapter = {}
         curves: list[Curve] = []
         steps = trained = 0
+        before: dict[str, torch.nn.Parameter] = {}
         if self.branch == "adapted":
-            phase = self._flow_phase(model, adapter)
-            result = self._run_phase(phase, scratch, saved, {})
+            before = {f"heads.{name}": parameter for name, parameter in model.heads.before_pass().items()}
+            phase = self._flow_phase(model, adapter, before)
+            finished = scratch.kept(self.flow_key()) if not saved else saved if saved["phase"] == "residual" else None
+            result = self._run_phase(phase, scratch, saved, {}, finished)
             curves, steps = [result.curve], self.train.flow_steps
-            # A phase that an earlier run finished has no optimizer any more that could tell.
-            trained = saved.get("flow_trained", result.trained)
-            for parameter in adapter.values():
+            # A phase that was finished before has no optimizer any more that could tell.
+            trained = finished["flow_trained"] if finished else result.trained
+            for parameter in (adapter | before).values():
                 parameter.requires_grad_(False)
         phase = self._residual_phase(model, {} if self.branch == "adapted" else adapter)
-        carried = (
-            {"adapter": {name: parameter.detach().clone() for name, parameter in adapter.items()}} if curves else {}
-        )
+        carried: dict[str, Any] = {}
         if curves:
-            carried |= {"flow_curve": [curves[0].train, curves[0].validation], "flow_trained": trained}
+            learned = {name: parameter.detach().clone() for name, parameter in (adapter | before).items()}
+            carried = {"adapter": learned, "flow_curve": [curves[0].train, curves[0].validation]}
+            carried["flow_trained"] = trained
+            if finished is None:
+                scratch.keep(self.flow_key(), carried)
         result = self._run_phase(phase, scratch, saved, carried)
         return TrainingResult(
             model.eval(),
@@ -172,19 +195,35 @@ class Trainer:
             trained + result.trained,
         )
 
-    def _run_phase(self, phase: Phase, scratch: Scratch, saved: dict[str, Any], carried: dict[str, Any]) -> PhaseResult:
-        if saved.get("phase") == phase.objective.name:
-            phase.load_state(saved["state"])
-        elif saved.get("phase") == "residual" and phase.objective.name == "flow":
-            # The flow phase was finished: its weights and its curve travel in every later state.
+    def _run_phase(
+        self,
+        phase: Phase,
+        scratch: Scratch,
+        saved: dict[str, Any],
+        carried: dict[str, Any],
+        finished: dict[str, Any] | None = None,
+    ) -> PhaseResult:
+        if finished is not None:
+            # Its weights and its curve travel in every later state.
             phase.step = phase.schedule.steps
-            phase.averaged = phase.best["tensors"] = saved["adapter"]
-            phase.curve.train, phase.curve.validation = saved["flow_curve"]
+            phase.averaged = phase.best["tensors"] = finished["adapter"]
+            phase.curve.train, phase.curve.validation = finished["flow_curve"]
+        elif saved.get("phase") == phase.objective.name:
+            phase.load_state(saved["state"])
         return phase.run(scratch, carried, self.train.batch)
 
-    def _flow_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
-        objective = FlowObjective(model, self.material, self.train, self.parts)
-        return Phase(objective, [(adapter, self.train.lora_learning_rate)], schedule(self.train, self.train.flow_steps))
+    def _flow_phase(
+        self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter], before: dict[str, torch.nn.Parameter]
+    ) -> Phase:
+        control = TauControl(self.losses.tau, self._tau_norm(), self.losses.tau_band)
+        objective = FlowObjective(model, self.material, self.train, self.parts, control)
+        groups = [(adapter, self.train.lora_learning_rate)]
+        if before:
+            groups.append((before, self.train.learning_rate))
+        return Phase(objective, groups, schedule(self.train, self.train.flow_steps))
+
+    def _tau_norm(self) -> float:
+        return self.telepathy.tau_norm or (self.sizes.factors * self.sizes.factor_dim) ** 0.5
 
     def _residual_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
         material = self.material
@@ -202,10 +241,10 @@ class Trainer:
             head_base = material.base_action
         tsac, base = self.losses.tsac, material.base
         prompt = base.prompter(tsac.bank, np.zeros((len(tsac.bank), base.state_dim), dtype=np.float32))
-        norm = self.telepathy.tau_norm or (self.sizes.factors * self.sizes.factor_dim) ** 0.5
         bank = torch.cat([base.text_embedding_mean(prompt), self._instructions()])
-        objective = ResidualObjective(model, material, self.train, self.losses, self.parts, head_base, bank, norm)
-        groups = [({f"heads.{name}": p for name, p in model.heads.named_parameters()}, self.train.learning_rate)]
+        objective = ResidualObjective(model, material, self.train, self.losses, self.parts, head_base, bank, self._tau_norm())
+        heads = {f"heads.{name}": p for name, p in model.heads.named_parameters() if p.requires_grad}
+        groups = [(heads, self.train.learning_rate)]
         if adapter:
             groups.append((adapter, self.train.lora_learning_rate))
         return Phase(objective, groups, schedule(self.train, self.train.steps))

@@ -61,6 +61,7 @@ def test_shards_hold_everything_once_the_dataset_is_gone(ready):
     meta = shards.meta
     assert (meta["horizon"], meta["chunk"], meta["chunk_size"], meta["history"]) == (16, 8, 16, 4)
     assert (meta["train_stride"], meta["eval_stride"], meta["history_stride"], meta["fps"]) == (4, 16, 8, 10)
+    assert meta["trace"] == shards.frame_trace.shape[1] == 8
     assert (meta["cameras"], meta["resolution"]) == (list(CAMERAS), 32)
     assert (meta["joint_names"], meta["tasks"]) == (list(JOINTS), list(TASKS))
     assert meta["dataset"]["digest"] == json.loads(Path("data/dataset.json").read_text())["digest"]
@@ -173,6 +174,16 @@ def test_an_unknown_excluded_joint_is_refused(ready):
     refused(r"window\.exclude_joints: no joint 'hand'; legal: shoulder_pan\.pos", window__exclude_joints=["hand"])
 
 
+def test_the_length_of_the_trace_is_a_parameter(ready):
+    window.run(parameters(window__trace=8))
+    longest = Shards.open(Path("data/shards"))
+    for length in (0, 3):
+        window.run(parameters(window__trace=length))
+        shards = Shards.open(Path("data/shards"))
+        assert shards.meta["trace"] == length
+        np.testing.assert_array_equal(shards.frame_trace, longest.frame_trace[:, 8 - length :])
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -185,6 +196,8 @@ def test_an_unknown_excluded_joint_is_refused(ready):
         ({"window__test": 1.5}, r"window\.test.*"),
         ({"window__min_motion": -0.1}, r"window\.min_motion: .*legal: number ≥ 0"),
         ({"window__stride": 4}, r"window\.stride: unknown key"),
+        ({"window__trace": -1}, r"window\.trace: .*legal: integer ≥ 0 and ≤ 1024"),
+        ({"window__trace": 1025}, r"window\.trace: .*legal: integer ≥ 0 and ≤ 1024"),
         ({"window__seed": True}, r"window\.seed: .*integer"),
     ],
 )

@@ -19,16 +19,16 @@ from sigma.data.windows import Protocol
 from sigma.errors import SigmaError
 from tests.datasets import CAMERAS, JOINTS, camera_image, joint_positions, write_dataset
 
-PROTOCOL = Protocol(horizon=16, chunk_size=20, history=4, history_stride=8, train_stride=4, eval_stride=16)
+PROTOCOL = Protocol(horizon=16, chunk_size=20, history=4, history_stride=8, train_stride=4, eval_stride=16, trace=6)
 SPLITS = {"train": [0, 2, 3, 5], "validation": [1, 6], "test": [4, 7]}
 VIEW = View((CAMERAS[1], CAMERAS[0]), 32)
 KEEP_ALL = Filter(0.0, 0.0)
 
 
-def pack(folder, dataset, limits=KEEP_ALL, budget=2**18, workers=1, view=VIEW):
+def pack(folder, dataset, limits=KEEP_ALL, budget=2**18, workers=1, view=VIEW, protocol=PROTOCOL):
     statistics = train_statistics(dataset, SPLITS["train"])
-    windows = candidate_windows(dataset, SPLITS, PROTOCOL, limits, statistics)
-    write_shards(folder, dataset, view, PROTOCOL, windows, {"tasks": list(dataset.tasks)}, budget, workers)
+    windows = candidate_windows(dataset, SPLITS, protocol, limits, statistics)
+    write_shards(folder, dataset, view, protocol, windows, {"tasks": list(dataset.tasks)}, budget, workers)
     return Shards.open(folder), windows
 
 
@@ -102,6 +102,23 @@ def test_states_and_targets_are_the_recorded_ones(packed):
         np.testing.assert_array_equal(shards.window_action[window], expected)
         assert list(shards.window_valid[window]) == [step + offset <= last for offset in range(20)]
         assert shards.tasks[shards.window_task[window]] == ("push the cube", "lift the cube")[episode % 2]
+
+
+def test_the_trace_is_the_recorded_joint_states_before_each_frame(packed):
+    shards, _ = packed
+    assert shards.frame_trace.shape == (len(shards.frame_step), 6, len(JOINTS))
+    assert shards.frame_trace.dtype == np.float32
+    for frame, trace in enumerate(shards.frame_trace):
+        episode, step = int(shards.frame_episode[frame]), int(shards.frame_step[frame])
+        for place, past in enumerate(range(step - 6, step)):
+            np.testing.assert_array_equal(trace[place], joint_positions(episode, max(past, 0)))
+
+
+def test_no_trace_can_be_kept(packed, dataset, tmp_path):
+    shards, _ = packed
+    other, _ = pack(tmp_path / "none", dataset, protocol=replace(PROTOCOL, trace=0))
+    assert other.frame_trace.shape == (len(shards.frame_step), 0, len(JOINTS))
+    np.testing.assert_array_equal(other.window_action, shards.window_action)
 
 
 def test_table_and_shards_agree(packed):
@@ -181,6 +198,8 @@ def test_later_states_and_actions_change_no_observation(packed, dataset, tmp_pat
     np.testing.assert_array_equal(observed, other.window_frames[early])
     frames = np.unique(observed[observed >= 0])
     np.testing.assert_array_equal(shards.frame_state[frames], other.frame_state[frames])
+    np.testing.assert_array_equal(shards.frame_trace[frames], other.frame_trace[frames])
+    assert not np.array_equal(shards.frame_trace, other.frame_trace)
     assert not np.array_equal(shards.frame_state, other.frame_state)
     assert not np.array_equal(shards.window_action[early], other.window_action[early])
 

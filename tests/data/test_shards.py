@@ -9,7 +9,7 @@ import torch
 from sigma.data.shards import FORMAT_VERSION, TENSORS, Shards, shard_name, write_index, write_shard
 from sigma.errors import SigmaError
 
-V, S, D, T, M = 2, 8, 3, 5, 2
+V, S, D, T, M, L = 2, 8, 3, 5, 2, 4
 
 
 def shard_tensors(index: int, frames: int, windows: int) -> dict[str, torch.Tensor]:
@@ -18,6 +18,7 @@ def shard_tensors(index: int, frames: int, windows: int) -> dict[str, torch.Tens
     return {
         "frame_images": torch.randint(0, 256, (frames, V, 3, S, S), dtype=torch.uint8, generator=random),
         "frame_state": torch.randn(frames, D, generator=random),
+        "frame_trace": torch.randn(frames, L, D, generator=random),
         "frame_episode": torch.full((frames,), index),
         "frame_step": torch.arange(frames),
         "frame_task": torch.zeros(frames, dtype=torch.int64),
@@ -110,7 +111,10 @@ def test_altered_table_is_named(folder):
         Shards.open(folder)
 
 
-@pytest.mark.parametrize(("version", "hint"), [(FORMAT_VERSION + 1, "update this package"), ("x", "dvc repro window")])
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [(FORMAT_VERSION + 1, "update this package"), (1, "dvc repro window"), ("x", "dvc repro window")],
+)
 def test_other_format_version_is_refused(folder, version, hint):
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps(meta | {"format_version": version}))

@@ -11,11 +11,14 @@ from sigma.data.windows import (
     is_strided,
     motion,
     targets,
+    trace_states,
 )
 
 
-def protocol(horizon=16, chunk_size=16, history=4, history_stride=8, train_stride=4, eval_stride=16) -> Protocol:
-    return Protocol(horizon, chunk_size, history, history_stride, train_stride, eval_stride)
+def protocol(
+    horizon=16, chunk_size=16, history=4, history_stride=8, train_stride=4, eval_stride=16, trace=8
+) -> Protocol:
+    return Protocol(horizon, chunk_size, history, history_stride, train_stride, eval_stride, trace)
 
 
 protocols = st.builds(
@@ -26,6 +29,7 @@ protocols = st.builds(
     history_stride=st.integers(1, 9),
     train_stride=st.integers(1, 20),
     eval_stride=st.integers(1, 40),
+    trace=st.integers(0, 12),
 )
 splits = st.sampled_from(["train", "validation", "test"])
 # First frames of the 50-episode dataset that the full path uses.
@@ -57,6 +61,57 @@ def test_nothing_later_than_the_decision_is_observed(length, cut, split):
     for row, step in zip(observed, steps, strict=True):
         back = [step - k * cut.history_stride for k in range(cut.history)][::-1]
         assert list(row) == [past if past >= 0 else -1 for past in back]
+
+
+def by_loop(state: np.ndarray, steps: np.ndarray, trace: int) -> np.ndarray:
+    """The trace of each window, written out step by step."""
+    rows = np.zeros((len(steps), trace, state.shape[1]), dtype=np.float32)
+    for window, step in enumerate(steps):
+        for place in range(trace):
+            source = int(step) - trace + place
+            rows[window, place] = state[source] if source >= 0 else state[0]
+    return rows
+
+
+@given(st.integers(1, 60), protocols, splits)
+def test_the_trace_is_the_recorded_states_just_before_the_decision(length, cut, split):
+    state = np.random.default_rng(length).normal(size=(length, 3)).astype(np.float32)
+    steps = decision_steps(length, cut, split)
+    found = trace_states(state, steps, cut.trace)
+    assert found.dtype == np.float32 and found.shape == (len(steps), cut.trace, 3)
+    np.testing.assert_array_equal(found, by_loop(state, steps, cut.trace))
+
+
+@given(st.integers(1, 60), protocols, splits, st.data())
+def test_the_trace_of_a_decision_ignores_every_later_state(length, cut, split, data):
+    state = np.arange(length * 2, dtype=np.float32).reshape(length, 2)
+    steps = decision_steps(length, cut, split)
+    after = data.draw(st.integers(0, length))
+    later = state.copy()
+    later[after + 1 :] = np.nan
+    early = steps[steps <= after]
+    np.testing.assert_array_equal(trace_states(later, early, cut.trace), trace_states(state, early, cut.trace))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), protocols, splits)
+def test_the_trace_never_crosses_an_episode(lengths, cut, split):
+    for episode, length in enumerate(lengths):
+        state = np.stack([np.full(length, episode), np.arange(length)], axis=1).astype(np.float32)
+        steps = decision_steps(length, cut, split)
+        found = trace_states(state, steps, cut.trace)
+        assert (found[..., 0] == episode).all()
+        assert (found[..., 1] <= np.maximum(steps - 1, 0)[:, None]).all()
+        assert (np.diff(found[..., 1], axis=1) >= 0).all()
+
+
+def test_before_the_episode_began_its_first_state_stands():
+    state = np.array([[5.0], [6], [7], [8]], dtype=np.float32)
+    found = trace_states(state, np.array([0, 1, 3]), 3)
+    np.testing.assert_array_equal(found[..., 0], [[5, 5, 5], [5, 5, 5], [5, 6, 7]])
+
+
+def test_a_trace_of_no_steps_is_empty():
+    assert trace_states(np.zeros((4, 2), dtype=np.float32), np.array([0, 3]), 0).shape == (2, 0, 2)
 
 
 def test_held_out_windows_follow_the_count_rule_of_the_source():

@@ -41,7 +41,7 @@ def actions(policy, encoded):
 @torch.no_grad()
 @pytest.mark.parametrize("branch", ["frozen", "adapted"])
 def test_before_training_sigma_is_the_base_to_the_bit(prepared, branch):
-    changes = {"base": {"branch": branch}, "train": {"flow_steps": 1}}
+    changes = {"base": {"branch": branch}, "train": {"flow_steps": 1}, "telepathy": {"state_tokens": 0}}
     model, trainer, rows = fresh_model(prepared, changes)
     material = trainer.material
     untouched = prepared.base().policy
@@ -52,10 +52,8 @@ def test_before_training_sigma_is_the_base_to_the_bit(prepared, branch):
         assert torch.equal(actions(model.policy, passed.encoded), actions(untouched, expected.encoded))
     decision = model(observation, material.base_action(rows))
     assert not any(getattr(decision.residuals, scale).any() for scale in SCALES)
-    factors = model.heads.path.previous_factors(
-        model.heads.path.carry(observation.history, observation.present, observation.text)
-    )
-    assert factors.any() and torch.equal(model.heads.film(observation.vision, factors), observation.vision)
+    assert decision.anticipated.any()
+    assert torch.equal(model.heads.film(observation.vision, decision.anticipated), observation.vision)
 
 
 @torch.no_grad()
@@ -154,7 +152,7 @@ def test_the_residual_mlp_reads_no_past_and_says_nothing_of_factors(prepared):
         torch.nn.init.normal_(parameter, std=0.1)
     observation, base = trainer.material.observation(rows), trainer.material.base_action(rows)
     plain = model(observation, base)
-    assert (plain.thought, plain.alignment, plain.previous) == (None, None, None)
+    assert (plain.thought, plain.alignment, plain.anticipated) == (None, None, None)
     past = replace(
         observation, history=torch.randn_like(observation.history), present=torch.zeros_like(observation.present)
     )
@@ -177,14 +175,14 @@ def test_swapped_factors_are_read_by_heads_and_film_and_the_models_own_change_no
     torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
     observation, base = material.observation(rows), material.base_action(rows)
     plain = model(observation, base)
-    own = FactorSwap(plain.thought.factors, plain.previous)
+    own = FactorSwap(plain.thought.factors, plain.anticipated)
     same = model(observation, base, swap=own)
     for scale in SCALES:
         assert torch.equal(getattr(same.residuals, scale), getattr(plain.residuals, scale))
     assert torch.equal(same.alignment, plain.alignment)
     others = torch.randn_like(own.factors)
     heads = model(observation, base, swap=replace(own, factors=others))
-    film = model(observation, base, swap=replace(own, previous=others))
+    film = model(observation, base, swap=replace(own, anticipated=others))
     assert torch.equal(heads.thought.factors, others) and torch.equal(film.thought.factors, own.factors)
     assert torch.equal(heads.thought.memory, plain.thought.memory), "the heads' factors come after the backbone"
     assert not torch.equal(film.thought.memory, plain.thought.memory)
@@ -210,13 +208,27 @@ def test_film_lora_and_state_tokens_each_change_the_decision(trained):
 
 
 @torch.no_grad()
-def test_a_decision_without_past_is_not_modulated(trained):
-    model, material, _ = trained_model(trained)
-    rows = np.flatnonzero((material.shards.window_frames[:, :-1] < 0).all(axis=1))[:3]
+def test_the_frozen_view_and_the_motion_reach_the_backbone_through_the_factors_alone(trained):
+    model, material, rows = trained_model(trained)
+    torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
+    observation = material.observation(rows)
+    whole = model.adapted_pass(observation)
+    assert observation.motion.any()
+    for name in ("motion", "now"):
+        other = replace(observation, **{name: torch.randn_like(getattr(observation, name))})
+        assert not torch.equal(model.adapted_pass(other).pooled, whole.pooled), name
+        assert torch.equal(model.adapted_pass(other, film=False).pooled, model.adapted_pass(observation, film=False).pooled)
+    with pytest.raises(ValueError, match="the frozen base's pass over the present comes first"):
+        model.adapted_pass(replace(observation, now=None))
+
+
+@torch.no_grad()
+def test_a_pass_that_was_made_before_gives_the_same_decision(trained):
+    model, material, rows = trained_model(trained)
     observation, base = material.observation(rows), material.base_action(rows)
-    assert not observation.present.any()
-    with_film, without = model(observation, base), model(observation, base, film=False)
-    assert torch.equal(with_film.residuals.trajectory, without.residuals.trajectory)
+    alone, shared = model(observation, base), model(observation, base, passed=model.adapted_pass(observation))
+    for scale in SCALES:
+        assert torch.equal(getattr(alone.residuals, scale), getattr(shared.residuals, scale))
 
 
 @torch.no_grad()

@@ -1,31 +1,38 @@
-"""Residual heads: zero at the start, three branches that do not look at each other, no gradient into the base."""
+"""Residual heads: zero at the start, three last layers on one trunk, no gradient into the base; and the residual MLP,
+which is the same network without factors and with as many parameters as the telepathy heads."""
 
 import pytest
 import torch
 
-from sigma.policy.residuals import SCALES, ResidualHeads, Residuals, executed_plan
-from tests.worlds import tiny_sizes
+from sigma.errors import SigmaError
+from sigma.parameters import read_yaml
+from sigma.policy.heads import MLPHeads, TelepathyHeads, parameter_count
+from sigma.policy.residuals import SCALES, ResidualHeads, Residuals, executed_plan, matching_width
+from tests.worlds import ROOT, tiny_sizes
 
-BATCH, TOKENS = 4, 9
+BATCH, TOKENS = 4, 7
+
+
+def pool(features):
+    """Four pooled vectors of seven tokens."""
+    return torch.stack([part.mean(1) for part in features.split([2, 2, 2, 1], dim=1)], dim=1)
 
 
 @pytest.fixture
 def inputs():
     draw = torch.Generator().manual_seed(0)
-    mask = torch.ones(BATCH, TOKENS, dtype=torch.bool)
-    mask[:, 6:8] = False
     return {
         "features": [torch.randn(BATCH, TOKENS, 24, generator=draw) for _ in range(2)],
-        "token_mask": mask,
+        "pool": pool,
         "factors": torch.randn(BATCH, 3, 4, generator=draw),
         "state": torch.randn(BATCH, 6, generator=draw),
         "base_action": torch.randn(BATCH, 8, 6, generator=draw),
     }
 
 
-def heads(trained: bool = True, **changes) -> ResidualHeads:
+def heads(trained: bool = True, read_factors: bool = True, **changes) -> ResidualHeads:
     torch.manual_seed(1)
-    module = ResidualHeads(tiny_sizes(**changes)).eval()
+    module = ResidualHeads(tiny_sizes(**changes), 20, read_factors=read_factors).eval()
     if trained:
         for layer in module.out.values():
             torch.nn.init.normal_(layer.weight, std=0.3)
@@ -46,9 +53,9 @@ def test_every_input_matters_to_every_branch(inputs):
     module = heads()
     before = module(**inputs)
     altered = {
-        "first layer": {"features": [inputs["features"][0] + 1 * torch.randn(24), inputs["features"][1]]},
+        "first layer": {"features": [inputs["features"][0] + torch.randn(24), inputs["features"][1]]},
         "second layer": {"features": [inputs["features"][0], inputs["features"][1] + torch.randn(24)]},
-        "factors": {"factors": inputs["factors"] + 0.5},
+        "factors": {"factors": inputs["factors"] + torch.randn(3, 4)},
         "state": {"state": inputs["state"] + 0.5},
         "base action": {"base_action": inputs["base_action"] + 0.5},
     }
@@ -59,36 +66,11 @@ def test_every_input_matters_to_every_branch(inputs):
 
 
 @torch.no_grad()
-def test_factors_reach_the_heads_as_tokens_and_in_the_queries(inputs):
-    for silenced in ("factors_in", "factor_tokens"):
-        module = heads()
-        torch.nn.init.zeros_(getattr(module, silenced).weight)
-        before, after = module(**inputs), module(**inputs | {"factors": inputs["factors"] + 0.5})
-        assert not torch.allclose(before.trajectory, after.trajectory), silenced
-
-
-@torch.no_grad()
-def test_padded_tokens_do_not_matter(inputs):
+def test_the_direction_of_the_factors_is_read_and_not_their_norm(inputs):
     module = heads()
-    before = module(**inputs)
-    features = [layer.clone() for layer in inputs["features"]]
-    for layer in features:
-        layer[~inputs["token_mask"]] = 100.0
-    after = module(**inputs | {"features": features})
+    before, after = module(**inputs), module(**inputs | {"factors": 3.0 * inputs["factors"] + 1.0})
     for scale in SCALES:
-        assert torch.equal(getattr(after, scale), getattr(before, scale)), scale
-
-
-@torch.no_grad()
-def test_a_branch_reads_the_base_action_of_its_own_span_alone(inputs):
-    module = heads()
-    before = module(**inputs)
-    for first, untouched in ((1, ["vector"]), (4, ["vector", "chunk"])):
-        base = inputs["base_action"].clone()
-        base[:, first:] += 1.0
-        after = module(**inputs | {"base_action": base})
-        for scale in SCALES:
-            assert torch.equal(getattr(after, scale), getattr(before, scale)) == (scale in untouched), (first, scale)
+        torch.testing.assert_close(getattr(after, scale), getattr(before, scale), rtol=0, atol=1e-4)
 
 
 def test_no_gradient_reaches_the_base_action(inputs):
@@ -118,3 +100,36 @@ def test_the_plan_takes_each_step_from_the_finest_branch_that_covers_it():
     assert executed_plan(residuals)[1, :, 0].tolist() == [1, 2, 2, 2, 3, 3, 3, 3]
     whole = Residuals(torch.ones(2, 1, 6), torch.full((2, 8, 6), 2.0), torch.full((2, 8, 6), 3.0))
     assert executed_plan(whole)[0, :, 0].tolist() == [1, 2, 2, 2, 2, 2, 2, 2]
+
+
+def shipped_sizes(**changes):
+    """Sizes of the shipped parameters on the embedded base."""
+    values = read_yaml(ROOT / "params.yaml")
+    names = ("factors", "factor_dim", "state_tokens", "head_width")
+    sizes = {name: values["telepathy"][name] for name in names} | {"inner": values["telepathy"]["width"]}
+    sizes |= {"read_layers": (1, 2), "trace": values["window"]["trace"]}
+    sizes |= {"width": 128, "layers": 3, "horizon": 16, "chunk": 8, "history": 4}
+    return tiny_sizes(**sizes | changes)
+
+
+@pytest.mark.parametrize("sizes", [tiny_sizes(), shipped_sizes(), shipped_sizes(inner=256, head_width=600)])
+def test_the_mlp_has_as_many_parameters_as_the_telepathy_heads(sizes):
+    telepathy, mlp = TelepathyHeads(sizes, 1.0), MLPHeads(sizes)
+    assert parameter_count(mlp) == pytest.approx(parameter_count(telepathy), rel=0.02)
+    assert {name.partition(".")[0] for name, _ in mlp.named_parameters()} == {"residuals"}
+    assert not mlp.before_pass() and not mlp.residuals.read_factors
+
+
+def test_sizes_at_which_the_two_cannot_be_equal_are_refused():
+    with pytest.raises(SigmaError, match="legal: sizes at which they agree within 2 %"):
+        matching_width(tiny_sizes(), 10)
+
+
+@torch.no_grad()
+def test_the_mlp_reads_features_state_and_base_action_alone(inputs):
+    module = heads(read_factors=False)
+    own = {name: value for name, value in inputs.items() if name != "factors"}
+    before, after = module(**own), module(**inputs | {"factors": torch.randn(BATCH, 3, 4)})
+    assert torch.equal(after.trajectory, before.trajectory)
+    for change in ({"state": own["state"] + 0.5}, {"base_action": own["base_action"] + 0.5}):
+        assert not torch.allclose(module(**own | change).trajectory, before.trajectory), change

@@ -4,33 +4,46 @@ import numpy as np
 import pytest
 import torch
 
-from sigma.policy.telepathy import Carry, FiLM, StateEncoder, TelepathyPath
+from sigma.policy.telepathy import Anticipation, FiLM, StateEncoder, TelepathyPath, expressed
 from tests.worlds import tiny_sizes
 
 BATCH = 5
 
 
-def path_and_past(seed: int = 0, **changes):
-    """A path with random weights, the pooled past of five decisions, and their instructions."""
+def path_and_inputs(seed: int = 0, **changes):
+    """A path with random weights, and what five decisions give it to anticipate from."""
     torch.manual_seed(seed)
     sizes = tiny_sizes(**changes)
     path = TelepathyPath(sizes).eval()
-    history = torch.randn(BATCH, sizes.history - 1, sizes.pools, sizes.width)
-    return path, history, torch.ones(BATCH, sizes.history - 1, dtype=torch.bool), torch.randn(BATCH, sizes.width)
+    return path, {
+        "history": torch.randn(BATCH, sizes.history - 1, sizes.pools, sizes.width),
+        "present": torch.ones(BATCH, sizes.history - 1, dtype=torch.bool),
+        "now": torch.randn(BATCH, sizes.pools, sizes.width),
+        "motion": torch.randn(BATCH, sizes.trace, sizes.state_dim),
+        "text": torch.randn(BATCH, sizes.width),
+    }
 
 
-def assert_same(one: Carry, other: Carry) -> None:
+def assert_same(one: Anticipation, other: Anticipation) -> None:
     for name, value in vars(one).items():
         assert torch.equal(value, getattr(other, name)), name
 
 
-def test_film_is_the_identity_to_the_bit_at_the_start_and_for_absent_factors():
+def test_film_is_the_identity_to_the_bit_at_the_start():
     torch.manual_seed(0)
     film, vision, factors = FiLM(3, 4, 24), torch.randn(BATCH, 2, 4, 24), torch.randn(BATCH, 3, 4)
     assert torch.equal(film(vision, factors), vision)
     torch.nn.init.normal_(film.modulation.weight)
     assert not torch.allclose(film(vision, factors), vision)
-    assert torch.equal(film(vision, torch.zeros_like(factors)), vision)
+
+
+def test_what_is_told_of_the_factors_is_their_direction():
+    torch.manual_seed(0)
+    factors = torch.randn(BATCH, 3, 4) * 5 + 2
+    told = expressed(factors).flatten(1)
+    numbers = factors.flatten(1).double().numpy()
+    expected = (numbers - numbers.mean(1, keepdims=True)) / numbers.std(1, keepdims=True)
+    np.testing.assert_allclose(told.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_film_computes_its_equation():
@@ -41,7 +54,9 @@ def test_film_computes_its_equation():
     gain, weight = np.exp(film.log_gain.detach().numpy()), film.modulation.weight.detach().numpy()
     expected = np.empty(vision.shape)
     for row in range(BATCH):
-        modulation = weight @ (gain * factors[row].numpy()).reshape(-1)
+        numbers = factors[row].numpy()
+        told = (numbers - numbers.mean()) / np.sqrt(numbers.var() + 1e-5)
+        modulation = weight @ (gain * told).reshape(-1)
         gamma, beta = modulation[:24], modulation[24:]
         expected[row] = (1 + gamma) * vision[row].numpy() + beta
     np.testing.assert_allclose(film(vision, factors).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
@@ -57,82 +72,88 @@ def test_state_tokens_have_the_size_of_text_embeddings_and_follow_the_state():
     assert not torch.allclose(tokens[0], encoder(states + 0.5)[0])
 
 
+def test_a_path_without_a_trace_reads_no_motion():
+    path, inputs = path_and_inputs(trace=0)
+    assert path.motion_encoder is None and path.anticipate(**inputs).factors.any()
+
+
 @torch.no_grad()
 def test_what_stands_at_masked_positions_does_not_matter():
-    path, history, present, text = path_and_past()
+    path, inputs = path_and_inputs()
+    present = inputs["present"]
     present[1:3, 0] = False
     present[3] = False
-    expected = path.carry(history, present, text)
-    altered = history.clone()
+    expected = path.anticipate(**inputs)
+    altered = inputs["history"].clone()
     altered[~present] = float("nan")
-    assert_same(path.carry(altered, present, text), expected)
-    altered = history.clone()
+    assert_same(path.anticipate(**inputs | {"history": altered}), expected)
+    altered = inputs["history"].clone()
     altered[4] += torch.randn_like(altered[4])  # the encoder's LayerNorm takes a constant away
-    assert not torch.allclose(path.carry(altered, present, text).memory[4], expected.memory[4])
+    assert not torch.allclose(path.anticipate(**inputs | {"history": altered}).memory[4], expected.memory[4])
 
 
 @torch.no_grad()
 def test_order_and_every_step_of_the_past_matter():
-    path, history, present, text = path_and_past()
-    memory = path.carry(history, present, text).memory
-    assert not torch.allclose(path.carry(history.flip(1), present, text).memory, memory)
-    for step in range(history.shape[1]):
-        altered = history.clone()
-        altered[:, step] += torch.randn_like(altered[:, step])
-        assert not torch.allclose(path.carry(altered, present, text).memory, memory), step
+    path, inputs = path_and_inputs()
+    history, motion = inputs["history"], inputs["motion"]
+    memory = path.anticipate(**inputs).memory
+    assert not torch.allclose(path.anticipate(**inputs | {"history": history.flip(1)}).memory, memory)
+    for name, values in (("history", history), ("motion", motion)):
+        for step in range(values.shape[1]):
+            altered = values.clone()
+            altered[:, step] += torch.randn_like(altered[:, step])
+            assert not torch.allclose(path.anticipate(**inputs | {name: altered}).memory, memory), (name, step)
+    with pytest.raises(ValueError, match="the motion has 1 control steps"):
+        path.anticipate(**inputs | {"motion": motion[:, :1]})
 
 
 @torch.no_grad()
-def test_the_past_is_one_recurrence_of_the_two_gated_cells():
-    path, history, present, text = path_and_past()
-    carry = path.carry(history, present, text)
-    embedded = torch.nn.functional.layer_norm(text, (24,), path.text_norm.weight, path.text_norm.bias)
+def test_what_is_anticipated_is_one_recurrence_of_the_two_gated_cells():
+    path, inputs = path_and_inputs()
+    before = path.anticipate(**inputs)
+    embedded = torch.nn.functional.layer_norm(inputs["text"], (24,), path.text_norm.weight, path.text_norm.bias)
+    encoder = path.frozen_encoder
+    seen = torch.cat([inputs["history"], inputs["now"][:, None]], dim=1)
     for row in range(BATCH):
         memory, intent = torch.zeros(1, 16), torch.zeros(1, 16)
-        for step in range(history.shape[1]):
-            encoder = path.past_encoder
-            normed = torch.nn.functional.layer_norm(history[row, step], (24,), encoder.norm.weight, encoder.norm.bias)
-            memory = path.memory_cell(encoder.project(normed.reshape(1, -1)), memory)
+        for step in range(seen.shape[1]):
+            normed = torch.nn.functional.layer_norm(seen[row, step], (24,), encoder.norm.weight, encoder.norm.bias)
+            encoded = encoder.project(normed.reshape(1, -1))
+            if step == seen.shape[1] - 1:
+                encoded = encoded + (path.motion_encoder.weight @ inputs["motion"][row].reshape(-1))[None]
+            memory = path.memory_cell(encoded, memory)
             joined = torch.cat([memory, embedded[row : row + 1]], dim=1)
             intent = path.intent_cell(path.intent_input(joined), intent)
-        torch.testing.assert_close(carry.memory[row : row + 1], memory, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(carry.intent[row : row + 1], intent, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(before.memory[row : row + 1], memory, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(before.intent[row : row + 1], intent, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(before.factors, path.factors(before.memory, before.intent))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("history", [1, 4])
-def test_an_episodes_first_decision_has_no_past(history):
-    path, past, _, text = path_and_past(history=history)
-    carry = path.carry(past, torch.zeros(BATCH, history - 1, dtype=torch.bool), text)
-    assert not carry.memory.any() and not carry.intent.any() and not carry.present.any()
-    assert not path.previous_factors(carry).any()
-    assert path.factors(carry.memory, carry.intent).any()
+def test_an_episodes_first_decision_has_the_present_alone(history):
+    path, inputs = path_and_inputs(history=history)
+    first = inputs | {"present": torch.zeros_like(inputs["present"])}
+    before = path.anticipate(**first)
+    assert_same(path.anticipate(**first | {"history": torch.randn_like(inputs["history"])}), before)
+    assert not torch.allclose(path.anticipate(**first | {"now": inputs["now"].flip(0)}).factors, before.factors)
 
 
 @torch.no_grad()
-def test_reset_memory_does_not_read_the_past():
-    path, history, present, text = path_and_past(memory="reset")
-    carry = path.carry(history, present, text)
-    assert_same(carry, path.carry(torch.randn_like(history), present, text))
-    assert not carry.memory.any() and not carry.intent.any()
-
-
-@torch.no_grad()
-def test_reset_memory_leaves_film_the_factors_of_the_empty_memory_where_there_is_a_past():
-    path, history, present, text = path_and_past(memory="reset")
-    present[1] = False
-    previous = path.previous_factors(path.carry(history, present, text))
-    empty = path.factors(torch.zeros(BATCH, 16), torch.zeros(BATCH, 16))
-    begun = [0, 2, 3, 4]
-    assert empty.any() and torch.equal(previous[begun], empty[begun]) and not previous[1].any()
+def test_reset_memory_reads_neither_past_nor_motion_but_the_present():
+    path, inputs = path_and_inputs(memory="reset")
+    before = path.anticipate(**inputs)
+    for name in ("history", "motion"):
+        assert_same(path.anticipate(**inputs | {name: torch.randn_like(inputs[name])}), before)
+    assert not torch.allclose(path.anticipate(**inputs | {"now": inputs["now"].flip(0)}).factors, before.factors)
 
 
 @torch.no_grad()
 def test_constant_factors_depend_on_nothing_and_factors_of_memory_on_memory_and_intent():
     first, second = torch.randn(BATCH, 16), torch.randn(BATCH, 16)
-    constant, *_ = path_and_past(factor_source="constant")
+    constant, _ = path_and_inputs(factor_source="constant")
     assert torch.equal(constant.factors(first, second), constant.factors(second, first))
-    path, *_ = path_and_past()
+    path, _ = path_and_inputs()
     factors = path.factors(first, second)
     assert factors.shape == (BATCH, 3, 4)
     assert not torch.allclose(path.factors(first + 0.5, second), factors)
@@ -140,16 +161,27 @@ def test_constant_factors_depend_on_nothing_and_factors_of_memory_on_memory_and_
 
 
 @torch.no_grad()
-def test_the_present_updates_what_the_past_left():
-    path, history, present, text = path_and_past()
-    now = torch.randn(BATCH, 4, 24)
-    carry = path.carry(history, present, text)
-    thought = path.think(carry, now, text)
+def test_the_adapted_pass_updates_what_was_anticipated():
+    path, inputs = path_and_inputs()
+    pooled, text = torch.randn(BATCH, 4, 24), inputs["text"]
+    before = path.anticipate(**inputs)
+    thought = path.think(before, pooled, text)
     shapes = {"memory": (16,), "intent": (16,), "factors": (3, 4), "semantic": (24,), "intent_view": (3, 4)}
     assert {name: tuple(value.shape[1:]) for name, value in vars(thought).items()} == shapes
-    for other in (
-        path.think(carry, now + torch.randn_like(now), text),
-        path.think(path.carry(torch.randn_like(history), present, text), now, text),
-        path.think(carry, now, text + torch.randn_like(text)),
+    other = path.anticipate(**inputs | {"history": torch.randn_like(inputs["history"])})
+    for changed in (
+        path.think(before, pooled + torch.randn_like(pooled), text),
+        path.think(other, pooled, text),
+        path.think(before, pooled, text + torch.randn_like(text)),
     ):
-        assert not torch.allclose(other.factors, thought.factors)
+        assert not torch.allclose(changed.factors, thought.factors)
+
+
+def test_the_parameters_before_the_pass_are_those_that_the_anticipated_factors_depend_on():
+    for source in ("memory", "constant"):
+        path, inputs = path_and_inputs(factor_source=source)
+        before = path.anticipate(**inputs)
+        (before.factors.sum() + before.memory.sum() + before.intent.sum()).backward()
+        reached = {name for name, one in path.named_parameters() if one.grad is not None}
+        unread = {"constant": "factor_network", "memory": "constant_factors"}[source]
+        assert {name for name in path.before_pass() if not name.startswith(unread)} == reached

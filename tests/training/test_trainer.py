@@ -166,7 +166,7 @@ def test_the_memory_of_errors_decides_what_is_hard(prepared):
 
 
 def test_the_sizes_of_the_heads_are_those_of_the_parameters(prepared):
-    changes = {"width": 24, "factors": 5, "factor_dim": 2, "state_tokens": 3, "head_layers": 2, "head_heads": 4}
+    changes = {"width": 24, "factors": 5, "factor_dim": 2, "state_tokens": 3, "head_width": 40}
     heads = prepared.trainer({"telepathy": changes}).build().heads
     assert heads.path.memory_cell.hidden_size == 24 and heads.path.factor_network[2].out_features == 10
     assert heads.state_encoder.tokens == 3 and len(heads.residuals.decoder.layers) == 2
