@@ -312,6 +312,9 @@ def publish(
     license: Annotated[str, typer.Option(help="The Hub's identifier of the files' licence.")] = "apache-2.0",
     private: Annotated[bool, typer.Option(help="Whether a repository that is made here is private.")] = True,
     closed_loop: Annotated[bool, typer.Option(help="Put metrics/rollout_sigma.json into the card too.")] = False,
+    clamp: Annotated[
+        bool, typer.Option(help="Joint and rate limits in the policy; --no-clamp for data in other units than LeRobot's.")
+    ] = True,
     upload: Annotated[bool, typer.Option(help="Upload, or only write the folder.")] = True,
 ) -> None:
     """Write the trained Sigma as a folder for the Hub, with its model card, and upload it."""
@@ -326,6 +329,7 @@ def publish(
             license=license,
             private=private,
             closed_loop=closed_loop,
+            clamp=clamp,
             upload=upload,
         )
     )

@@ -14,8 +14,14 @@ from tests.predictions import C
 
 # Row -> size of its error, for one arm each.
 VARIANTS = {
-    "sigma": {"sigma": 0.10, "sigma_full_scale": 0.10, "tau_mean": 0.14, "tau_shuffled": 0.16},
-    "sigma_adapted": {"sigma_adapted": 0.11, "sigma_adapted_full_scale": 0.11},
+    "sigma": {
+        "sigma": 0.10,
+        "sigma_full_scale": 0.10,
+        "sigma_without_residual": 0.12,
+        "tau_mean": 0.14,
+        "tau_shuffled": 0.16,
+    },
+    "sigma_frozen": {"sigma_frozen": 0.11, "sigma_frozen_full_scale": 0.11},
     "plain_lora": {"plain_lora_sample": 0.20, "plain_lora_zero_noise": 0.16, "plain_lora_mean": 0.15},
     "residual_mlp": {"residual_mlp": 0.18, "residual_mlp_full_scale": 0.18},
     "direct": {"direct": 0.13, "direct_full_scale": 0.13},

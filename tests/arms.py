@@ -1,4 +1,4 @@
-"""Arms of the ablation on the small world: the shipped list, with few steps."""
+"""Arms of the ablation on the small world: the shipped list on the adapted branch, as shipped, with few steps."""
 
 from pathlib import Path
 from typing import Any
@@ -7,10 +7,12 @@ from sigma.arms import PARAMS
 from sigma.commands import arm
 from sigma.io import write_json
 from sigma.parameters import read_yaml
-from tests.worlds import ROOT, World, inside, merge
+from tests.worlds import ADAPTED, ROOT, SMALL, World, inside, merge
 
-FEW = {name: {"overrides": {"train.flow_steps": 4}} for name in ("sigma_adapted", "plain_lora", "full_finetune")}
-RATES = dict.fromkeys(("sigma", "sigma_adapted", "plain_lora", "residual_mlp", "direct"), 1.0)
+# The shipped overrides of the numbers of steps are for the shipped base; ADAPTED has few for what has none.
+FEW = {name: {"overrides": {"train.steps": SMALL["train"]["steps"]}} for name in ("sigma_frozen", "without_lora")}
+FEW |= {name: {"overrides": {"train.flow_steps": 4}} for name in ("plain_lora", "full_finetune")}
+RATES = dict.fromkeys(("sigma", "sigma_frozen", "plain_lora", "residual_mlp", "direct"), 1.0)
 
 
 def write_ablation(world: World, **changes: Any) -> Path:
@@ -28,7 +30,7 @@ def write_ablation(world: World, **changes: Any) -> Path:
 
 def run_arm(world: World, name: str, seed: int = 1, **changes: Any) -> Path:
     """Train an arm as the command line does; returns its folder."""
-    world.configure()
+    world.configure(ADAPTED)
     write_ablation(world, **changes)
     output = Path("stages/ablation/out") / f"{name}-{seed}"
     with inside(world.root):

@@ -19,23 +19,28 @@ def write_policy(world: World, folder: Path, **options: Any) -> Path:
 
 
 def views(world: World, step: int) -> list[dict[str, Any]]:
-    """What the robots of both test episodes see at this recorded step."""
+    """What the robots of both test episodes see at this recorded step, with every state since the episode began.
+
+    Where no frame is stored of a step, its images are those of the last one before.
+    """
     shards, found = world.shards, []
     for episode in shards.meta["splits"]["test"]:
-        (row,) = np.flatnonzero((shards.frame_episode == episode) & (shards.frame_step == step))
+        row = np.flatnonzero((shards.frame_episode == episode) & (shards.frame_step <= step))[-1]
+        trace = world.states(episode, step)
         pictures = shards.images(np.array([row]))[0].permute(0, 2, 3, 1).numpy()
         found.append(
             {
                 "images": dict(zip(shards.meta["cameras"], pictures, strict=True)),
-                "state": shards.frame_state[row],
+                "state": trace[-1],
                 "task": shards.tasks[shards.frame_task[row]],
+                "trace": trace,
             }
         )
     return found
 
 
 def lerobot_batch(seen: list[dict[str, Any]]) -> dict[str, Any]:
-    """The same in the form of LeRobot's environments, through LeRobot's own conversion."""
+    """The same in the form of LeRobot's environments, through LeRobot's own conversion; these give no trace."""
     from lerobot.envs import preprocess_observation
 
     cameras = seen[0]["images"]

@@ -153,12 +153,13 @@ def write_predictions(
     write_json(
         root / "data" / "shards" / "meta.json",
         {
-            "format_version": 1,
+            "format_version": 2,
             "horizon": T,
             "chunk": C,
             "fps": 10,
             "cameras": CAMERAS,
             "joint_names": JOINTS,
+            "exclude_joints": [],
             "tasks": list(tasks),
             "dataset": {"source": "embedded", "revision": None, "digest": "d" * 64},
         },

@@ -52,10 +52,11 @@ def test_a_shipped_arm_differs_from_the_root_parameters_in_its_overrides_and_see
 
 def test_every_arm_of_the_contract_is_there_and_the_claims_are_about_five():
     explanatory = {"without_lora", "tau_constant", "memory_reset", "without_film", "without_traf", "without_tsac"}
-    assert SHIPPED.confirmatory == ["sigma", "sigma_adapted", "plain_lora", "residual_mlp", "direct"]
+    assert SHIPPED.confirmatory == ["sigma", "sigma_frozen", "plain_lora", "residual_mlp", "direct"]
     assert set(SHIPPED.arms) == {*SHIPPED.confirmatory, *explanatory, "full_finetune"}
     rate_of = {name: SHIPPED.arms[name].rate_of for name in (*explanatory, "full_finetune")}
-    assert rate_of == dict.fromkeys(explanatory, "sigma") | {"full_finetune": "plain_lora"}
+    others = {"without_lora": "sigma_frozen", "full_finetune": "plain_lora"}
+    assert rate_of == dict.fromkeys(explanatory, "sigma") | others
     assert SHIPPED.trials.seed not in SHIPPED.seeds
 
 
@@ -66,7 +67,7 @@ def test_the_pipeline_runs_the_arms_and_trials_of_the_parameters():
 
 def test_plain_lora_trains_at_least_as_long_as_any_sigma():
     flow = parameters("plain_lora")["train.flow_steps"]
-    for name in ("sigma", "sigma_adapted"):
+    for name in ("sigma", "sigma_frozen"):
         assert flow >= parameters(name)["train.steps"] + parameters(name)["train.flow_steps"]
 
 
@@ -101,7 +102,7 @@ def test_overriding_leaves_the_given_parameters_alone():
 
 
 def test_an_arm_or_a_seed_that_is_not_listed_is_told_the_legal_ones():
-    with pytest.raises(SigmaError, match=r"no arm 'sigmma'; legal: sigma, sigma_adapted, plain_lora"):
+    with pytest.raises(SigmaError, match=r"no arm 'sigmma'; legal: sigma, sigma_frozen, plain_lora"):
         select_arm(SHIPPED, "sigmma")
     with pytest.raises(SigmaError, match=r"no seed 3; legal: 0, 1, 2"):
         check_seed(SHIPPED, 3)
@@ -136,7 +137,7 @@ def trials(folder: Path, errors: dict[str, dict[float, float]]) -> Path:
 
 
 def two_arms() -> AblationParameters:
-    arms = {name: SHIPPED.arms[name] for name in ("sigma", "direct", "without_lora")}
+    arms = {name: SHIPPED.arms[name] for name in ("sigma", "direct", "without_film")}
     return SHIPPED.model_copy(update={"arms": arms})
 
 

@@ -116,7 +116,9 @@ def test_a_missing_section_and_one_that_is_no_mapping_are_named():
         ("lora.projections", ["q", "up"], "'q', 'k', 'v' or 'o'"),
         ("lora.projections", [], "at least 1 item"),
         ("lora.projections", ["q", "q"], "distinct"),
-        ("telepathy.width", 30, "multiple of head_heads"),
+        ("telepathy.state_tokens", -1, "≥ 0 and ≤ 64"),
+        ("telepathy.factor_tokens", -1, "≥ 0 and ≤ 64"),
+        ("telepathy.factor_tokens", 65, "≥ 0 and ≤ 64"),
         ("telepathy.layers", [-1, -1], "distinct"),
         ("telepathy.tau_norm", 0.0, "> 0"),
         ("telepathy.memory", "forgotten", "carried, reset"),
@@ -143,7 +145,7 @@ def test_a_value_out_of_range_is_told_what_is_legal(key, value, legal):
 
 
 def test_a_rule_over_two_keys_does_not_print_the_whole_section():
-    message = refusal(altered(("telepathy", "width"), 30))
+    message = refusal(altered(("loss", "tsac", "end"), 0.1))
     assert len(message) < 120 and "{" not in message
 
 

@@ -54,6 +54,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "factor_dim": 4,
         "width": 16,
         "state_tokens": 2,
+        "factor_tokens": 2,
         "head_width": 24,
     },
     "loss": {"tsac": {"bank": ["lift the cube", "push the cube to the left", "close the box"]}},
@@ -134,6 +135,20 @@ class World:
 
         return Shards.open(self.root / "data/shards")
 
+    def states(self, episode: int, step: int):
+        """Joint states (step + 1, D) of a recorded episode's control steps up to this one, in the robot's units.
+
+        Those between the stored frames are known by the traces of the later ones.
+        """
+        import numpy as np
+
+        shards, known = self.shards, {}
+        for row in np.flatnonzero(shards.frame_episode == episode):
+            last = int(shards.frame_step[row])
+            known |= {last - back - 1: state for back, state in enumerate(shards.frame_trace[row][::-1])}
+            known[last] = shards.frame_state[row]
+        return np.stack([known[one] for one in range(step + 1)])
+
     def material(self):
         """Fresh :class:`~sigma.training.material.Material` with a base of its own."""
         import torch
@@ -187,6 +202,7 @@ def tiny_sizes(**changes: Any):
         "factors": 3,
         "factor_dim": 4,
         "state_tokens": 2,
+        "factor_tokens": 2,
         "head_width": 24,
         "read_layers": (0, 1),
         "film": True,

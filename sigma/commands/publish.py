@@ -1,7 +1,6 @@
 """``sigma publish``: a trained Sigma as a folder for the Hub, and its upload to a repository of the user's."""
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ if TYPE_CHECKING:
     from huggingface_hub import RepoFile
 
 MODEL, CALIBRATION, METRICS = Path("models/sigma"), Path("models/adapter_calibration.json"), Path("metrics")
+BASE = Path("data/base.json")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-STATISTICS, ADAPTER, CARD = "statistics.json", "adapter_parameters.json", "README.md"
+STATISTICS, CARD = "statistics.json", "README.md"
 
 
 def run(
@@ -25,11 +25,13 @@ def run(
     license: str = "apache-2.0",
     private: bool = True,
     closed_loop: bool = False,
+    clamp: bool = True,
     upload: bool = True,
 ) -> str:
     """Write ``folder`` from ``models/`` and ``metrics/`` and, with ``upload``, commit it to ``repository``.
 
-    Returns the line to print.
+    The folder is a LeRobot policy, as ``sigma export`` writes it, with statistics and a card beside. Returns the line to
+    print.
 
     Raises:
         SigmaError: something is missing or the metrics are not this model's (nothing is uploaded), or the Hub refuses.
@@ -38,7 +40,7 @@ def run(
         raise SigmaError(f"repository: {repository!r} is no Hub id; legal: owner/name")
     if upload:
         _require_token()
-    prepare(repository, parameters, folder, license=license, closed_loop=closed_loop)
+    prepare(repository, parameters, folder, license=license, closed_loop=closed_loop, clamp=clamp)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     written = f"publish: {folder} written, {size / 2**20:.1f} MiB"
     if not upload:
@@ -54,48 +56,49 @@ def _require_token() -> None:
 
 
 def prepare(
-    repository: str, parameters: Mapping[str, Section], folder: Path, *, license: str, closed_loop: bool
+    repository: str, parameters: Mapping[str, Section], folder: Path, *, license: str, closed_loop: bool, clamp: bool
 ) -> None:
     """Write the Hub-ready folder, whole or not at all."""
     from safetensors.torch import load_file
 
     from sigma.io import atomic_directory, read_json, write_json
-    from sigma.policy import heads, lora
+    from sigma.policy import heads, lora, policy_folder
     from sigma.policy.adapter import read_reference
-    from sigma.policy.model_folder import CONFIG, load_prompter, read_config
+    from sigma.policy.configuration_sigma import AdapterConfig
+    from sigma.policy.model_folder import CONFIG, load_prompter
     from sigma.policy.sizes import TelepathySizes
     from sigma.report.card import model_card
 
     if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
         raise SigmaError(f"{folder}: holds something else; name a folder that is empty, new or of an earlier publish")
-    config = read_config(MODEL)
+    config, reference = policy_folder.check_parts(MODEL, CALIBRATION, BASE)
     trained = heads.new_heads(TelepathySizes.from_dict(config["sizes"], str(MODEL / CONFIG)), config["token_rms"])
     heads.load_heads(trained, heads.heads_file(MODEL))
     described = heads.describe_heads(trained)
     provenance = _provenance(str(described["digest"]))
     _check_adapter_settings(parameters)
     read_reference(CALIBRATION)  # refuses another format, and arrays that are not the quantiles' own
-    tokenizer = load_prompter(MODEL, config).tokenizer
-    if lora.weights_file(MODEL).name != lora.WEIGHTS:
-        raise SigmaError(f"{MODEL / lora.WEIGHTS}: not found; run `dvc repro`")
+    load_prompter(MODEL, config)
+    for name in ("adapter_config.json", lora.WEIGHTS, heads.FILE):
+        if not (MODEL / name).is_file():
+            raise SigmaError(f"{MODEL / name}: not found; run `dvc repro`")
     published = config | {kind: _without_path(config[kind]) for kind in ("base", "dataset")}
+    reference = _without_path(reference)
+    limits = policy_folder.default_limits(config) if clamp else {}
+    adapter = AdapterConfig(**parameters["adapter"].model_dump())
+    made = policy_folder.policy_config(published, reference, adapter=adapter, limits=limits, license=license)
     with atomic_directory(folder) as temporary:
-        for name in ("adapter_config.json", lora.WEIGHTS, heads.FILE):
-            if not (MODEL / name).is_file():
-                raise SigmaError(f"{MODEL / name}: not found; run `dvc repro`")
-            shutil.copyfile(MODEL / name, temporary / name)
-        for file in (CALIBRATION, CALIBRATION.with_suffix(".safetensors")):
-            shutil.copyfile(file, temporary / file.name)
-        tokenizer.save_pretrained(temporary / "tokenizer")
-        write_json(temporary / CONFIG, published)
+        policy_folder.write_parts(temporary, model=MODEL, calibration=CALIBRATION, base=BASE, config=made)
+        (temporary / policy_folder.MODEL / heads.SOURCE_FILE).unlink(missing_ok=True)
+        write_json(temporary / policy_folder.MODEL / CONFIG, published)
+        write_json(temporary / policy_folder.BASE, reference)
         write_json(temporary / STATISTICS, {"joint_names": config["joint_names"], **config["normalisation"]})
-        write_json(temporary / ADAPTER, parameters["adapter"].model_dump())
-        tensors = load_file(temporary / lora.WEIGHTS)
+        tensors = load_file(temporary / policy_folder.MODEL / lora.WEIGHTS)
         card = model_card(
             repository,
             Path(),
             config=published,
-            lora=read_json(temporary / "adapter_config.json"),
+            lora=read_json(temporary / policy_folder.MODEL / "adapter_config.json"),
             counts={
                 "lora": sum(tensor.numel() for tensor in tensors.values()),
                 "heads": heads.parameter_count(trained),

@@ -70,39 +70,43 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     jobs = _jobs(section, params)
     check_renderer()
     machine: Any = whole["machine"]
-    controller, size = None, section.video_size
+    controllers, size = {}, section.video_size
     if found.kind != EXPERT:
         from sigma.policy.live import check_words
 
         reference, features = read_base()
-        controller = load_arm(
-            found,
-            reference=reference,
-            features=features,
-            adapter=whole["adapter"].model_dump(),
-            n_action_steps=section.n_action_steps,
-            device=open_device(machine),
-            dtype=features["dtype"],
-        )
-        size = controller.builder.base.resolution
+        for taken in dict.fromkeys(setting.n_action_steps or section.n_action_steps for _, _, setting, _ in jobs):
+            controllers[taken] = load_arm(
+                found,
+                reference=reference,
+                features=features,
+                adapter=whole["adapter"].model_dump(),
+                n_action_steps=taken,
+                device=open_device(machine),
+                dtype=features["dtype"],
+            )
+        builder, horizon = controllers[section.n_action_steps].builder, controllers[section.n_action_steps].horizon
+        size = builder.base.resolution
         for _, name, setting, _ in jobs:
-            if section.n_action_steps + setting.delay > controller.horizon:
+            taken = setting.n_action_steps or section.n_action_steps
+            if taken + setting.delay > horizon:
                 raise SigmaError(
-                    f"{params}: rollout.settings.{name}.delay: found {setting.delay}; legal: 0 to "
-                    f"{controller.horizon - section.n_action_steps}, as {arm} plans {controller.horizon} steps"
+                    f"{params}: rollout.settings.{name}.delay: found {setting.delay}; legal: 0 to {horizon - taken}, as "
+                    f"{arm} plans {horizon} steps"
                 )
-            check_words(controller.builder.base.prompter, setting.wordings)
+            check_words(builder.base.prompter, setting.wordings)
     rows, kept = [], []
     times: dict[str, dict[str, float]] = {}
     with Crew(machine.workers) as crew, progress(f"rollout {arm}", sum(len(seeds) for *_, seeds in jobs)) as meter:
         for task, name, setting, seeds in jobs:
             started = time.perf_counter()
-            spec = EpisodeSpec(task, section.n_action_steps, setting, size=size)
+            taken = setting.n_action_steps or section.n_action_steps
+            spec = EpisodeSpec(task, taken, setting, size=size)
             thinking = {}
-            if controller is None:
+            if not controllers:
                 results = run_expert(seeds, spec, crew=crew)
             else:
-                policy = FixedRows(controller, section.batch)
+                policy = FixedRows(controllers[taken], section.batch)
                 results = run_rollouts(policy, seeds, spec, batch=section.batch, crew=crew)
                 decided = sum(result.decisions for result in results)
                 # In calls of `batch` rows, rows that are free included.

@@ -60,6 +60,7 @@ def policy_config(
     adapter: AdapterConfig,
     n_action_steps: int | None = None,
     limits: dict[str, Any],
+    license: str = "apache-2.0",
 ) -> SigmaConfig:
     """The LeRobot configuration of a model with this ``config.json`` on the base of this ``base.json``.
 
@@ -80,7 +81,7 @@ def policy_config(
         output_features={"action": PolicyFeature(FeatureType.ACTION, (sizes["action_dim"],))},
         device="cpu",
         push_to_hub=False,
-        license="apache-2.0",
+        license=license,
         **limits,
     )
     made.validate_features()

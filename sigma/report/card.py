@@ -13,7 +13,7 @@ _TAGS = ("robotics", "lerobot", "pi05", "lora", "sigma", "vision-language-action
 _TEXT = """
 # {name}
 
-[Sigma](https://arxiv.org/abs/2512.00783) on a frozen π0.5: LoRA on the language model's attention, and telepathy heads
+[Sigma](https://arxiv.org/abs/2512.00783) on a frozen π0.5: LoRA on its attention, and telepathy heads
 (semantic memory, intent, telepathy factors) that correct the base's actions at three scales. A risk-aware adapter
 decides how much of the correction is executed; at scale 0 the robot gets the base's own action, to the bit. **It is no
 policy of its own: it needs the base below, with exactly the weights named there.**
@@ -34,12 +34,15 @@ policy of its own: it needs the base below, with exactly the weights named there
 
 ## Files
 
-`adapter_config.json` and `adapter_model.safetensors` are LoRA in PEFT's form; `sigma_telepathy_heads.safetensors` the
-heads; `config.json` what is needed to put them on the base; `statistics.json` the quantiles that states and actions are
-normalised by, in the robot's units; `tokenizer/` the base's tokenizer; `adapter_calibration.json` and `.safetensors`
-what ordinary corrections look like; `adapter_parameters.json` the adapter's settings behind the figures below.
+A LeRobot policy folder: `config.json` names the base, the adapter's settings behind the figures below and the clamp;
+`policy_preprocessor.json` and `policy_postprocessor.json` are LeRobot's; `base.json` has a digest of every tensor of the base.
+In `model/` lie LoRA in PEFT's form, the heads (`sigma_telepathy_heads.safetensors`), what is needed to put them on the base
+(`config.json`) and the base's tokenizer; `adapter_calibration.json` and `.safetensors` say what ordinary corrections look like;
+`statistics.json` the quantiles that states and actions are normalised by, in the robot's units.
 
 ## Use
+
+With the package installed, LeRobot's own commands take it: `--policy.path={repository}`. From Python:
 
 ```python
 import torch
@@ -51,9 +54,9 @@ from sigma.policy.base import describe_base, load_base
 
 folder = snapshot_download("{repository}", revision="<commit>")
 base = load_base(describe_base({base_call}), dtype="{dtype}")
-sigma = SigmaTelepathyVLA.from_base(base_policy=base, lora_dir=folder, dtype=torch.{dtype})
+sigma = SigmaTelepathyVLA.from_base(base_policy=base, lora_dir=f"{{folder}}/model", dtype=torch.{dtype})
 adapter = SigmaTelepathyAdapter(
-    **read_json(f"{{folder}}/adapter_parameters.json"),
+    **read_json(f"{{folder}}/config.json")["adapter"],
     calibration=read_calibration(f"{{folder}}/adapter_calibration.json"),
 )
 ```

@@ -24,6 +24,7 @@ class Setting(Section):
         camera_degrees: and is turned by this angle about a drawn axis.
         paraphrases: instruction -> other wordings, one of which is drawn; an instruction not listed stays.
         delay: control steps from an observation to the first action that its plan decides.
+        n_action_steps: control steps executed a decision, instead of the run's own.
     """
 
     action_noise: float = Field(default=0.0, ge=0, le=100)
@@ -32,6 +33,7 @@ class Setting(Section):
     camera_degrees: float = Field(default=0.0, ge=0, le=90)
     paraphrases: dict[str, list[str]] = Field(default_factory=dict)
     delay: int = Field(default=0, ge=0, le=1024)
+    n_action_steps: int | None = Field(default=None, ge=1, le=1024)
 
     @property
     def wordings(self) -> list[str]:

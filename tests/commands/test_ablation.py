@@ -187,7 +187,7 @@ def test_confirmatory_rows_are_marked_and_carry_a_corrected_p(done):
     rows = read_json(done / "metrics/ablation.json")["test"]["rows"]
     marked = {name for name, row in rows.items() if row["confirmatory"]}
     plain = {"plain_lora_sample", "plain_lora_zero_noise", "plain_lora_mean"}
-    assert marked == {"sigma", "sigma_adapted", "residual_mlp", "direct"} | plain
+    assert marked == {"sigma", "sigma_frozen", "residual_mlp", "direct"} | plain
     assert "delta" not in rows["sigma"]["mse_plan"]
     family = [(name, claim) for name in marked - {"sigma"} for claim in ("mse_plan", "mse_plan_critical")]
     for name, row in rows.items():

@@ -12,14 +12,15 @@ from sigma.arms import PARAMS
 from sigma.commands import arm as arm_command
 from sigma.commands import trial
 from sigma.errors import SigmaError
-from sigma.evaluation.arm_replay import replay_flow_arm, replay_residual_arm, scored_windows
-from sigma.evaluation.sigma_replay import open_model
+from sigma.evaluation.arm_replay import _swaps, donor_windows, replay_flow_arm, replay_residual_arm, scored_windows
+from sigma.evaluation.sigma_replay import decide, open_model, replay_windows
 from sigma.evaluation.tables import read_columns
 from sigma.io import digest_file, digest_folder, read_json
 from sigma.policy import lora
 from sigma.policy.calibration import read_calibration
 from sigma.policy.runtime import Controller
 from sigma.training.flow_model import FlowModel
+from sigma.training.material import adapted_actions
 from tests.arms import run_arm, write_ablation
 from tests.policy.test_runtime import observations, test_episode
 from tests.training.test_trainer import interrupt
@@ -27,8 +28,8 @@ from tests.worlds import World, inside
 
 SPANS = {"vector": 1, "chunk": 4, "trajectory": 8}
 KINDS = {
-    "sigma": ("residual", ["sigma", "sigma_full_scale", "tau_mean", "tau_shuffled"]),
-    "sigma_adapted": ("residual", ["sigma_adapted", "sigma_adapted_full_scale"]),
+    "sigma": ("residual", ["sigma", "sigma_full_scale", "sigma_without_residual", "tau_mean", "tau_shuffled"]),
+    "sigma_frozen": ("residual", ["sigma_frozen", "sigma_frozen_full_scale"]),
     "residual_mlp": ("residual", ["residual_mlp", "residual_mlp_full_scale"]),
     "without_lora": ("residual", ["without_lora", "without_lora_full_scale"]),
     "plain_lora": ("lora", [f"plain_lora_{kind}" for kind in ("sample", "zero_noise", "mean")]),
@@ -55,7 +56,7 @@ def predictions(world: World, name: str) -> dict[str, np.ndarray]:
 
 def test_a_whole_checkpoint_is_evaluated_in_the_type_that_the_features_were_made_with(armed, prepared, tmp_path):
     world = prepared.copy(tmp_path / "world")
-    changes = {"train.flow_steps": 4, "base.dtype": "bfloat16"}
+    changes = {"base.dtype": "bfloat16"}
     run_arm(world, "full_finetune", arms={"full_finetune": {"overrides": changes}})
     plain, found = predictions(armed, "full_finetune"), predictions(world, "full_finetune")
     assert all(np.array_equal(found[name], values) for name, values in plain.items())
@@ -88,7 +89,8 @@ def test_the_folder_holds_what_the_later_stages_read(armed, name):
 def test_the_curves_hold_every_step_and_the_selected_error(armed, name):
     record = read_json(folder_of(armed, name) / "arm.json")
     curves, _ = read_columns(folder_of(armed, name) / "curves.parquet", ("phase", "step", "train", "validation"))
-    phases = {"sigma_adapted": ["flow", "residual"]}.get(name, ["residual" if record["kind"] == "residual" else "flow"])
+    frozen = name in ("sigma_frozen", "without_lora")
+    phases = ["residual"] if frozen else ["flow", "residual"] if record["kind"] == "residual" else ["flow"]
     assert list(dict.fromkeys(curves["phase"])) == phases and len(curves["step"]) == record["steps"]
     assert np.isfinite(curves["train"]).all()
     chosen = (curves["phase"] == phases[-1]) & (curves["step"] == record["selected_step"])
@@ -103,7 +105,7 @@ def test_the_curves_hold_every_step_and_the_selected_error(armed, name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["sigma", "sigma_adapted", "residual_mlp", "without_lora"])
+@pytest.mark.parametrize("name", ["sigma", "sigma_frozen", "residual_mlp", "without_lora"])
 def test_a_residual_arm_executes_base_plus_scaled_residual(armed, name):
     columns, folder = predictions(armed, name), folder_of(armed, name)
     material = armed.material()
@@ -150,7 +152,7 @@ def test_the_mlps_missing_factors_count_as_nothing_in_adapter_and_controller(arm
 
 def test_lora_without_a_learning_rate_is_saved_as_it_began(armed):
     tensors = load_file(folder_of(armed, "without_lora") / "model" / lora.WEIGHTS)
-    learned = load_file(folder_of(armed, "sigma") / "model" / lora.WEIGHTS)
+    learned = load_file(folder_of(armed, "sigma_frozen") / "model" / lora.WEIGHTS)
     assert not any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
     assert any(tensor.any() for name, tensor in learned.items() if "lora_B" in name)
 
@@ -184,45 +186,80 @@ def test_variants_without_own_factors_leave_the_trained_arm_and_its_scales_alone
 
     alone, whole = variants(False), variants(True)
     columns = predictions(armed, "sigma")
+    assert list(alone) == ["sigma", "sigma_full_scale"] and list(whole) == KINDS["sigma"][1]
     for name in ("sigma", "sigma_full_scale"):
         for branch in SPANS:
             np.testing.assert_array_equal(whole[name][branch], alone[name][branch])
             np.testing.assert_array_equal(columns[f"{name}.{branch}"], alone[name][branch])
     for branch in SPANS:
+        assert not np.array_equal(whole["sigma_without_residual"][branch], whole["sigma"][branch])
         assert not np.array_equal(whole["tau_mean"][branch], whole["sigma"][branch])
         assert not np.array_equal(whole["tau_shuffled"][branch], whole["tau_mean"][branch])
 
 
 @torch.no_grad()
-def test_the_mean_of_the_factors_is_that_of_train_windows_and_silent_for_film_without_a_past(armed):
-    from sigma.evaluation.arm_replay import _swaps
-    from sigma.evaluation.sigma_replay import replay_windows
+def test_without_residual_heads_the_adapted_action_is_executed_with_the_arms_own_scales(armed):
+    material, columns = armed.material(), predictions(armed, "sigma")
+    model, branch = open_model(material, folder_of(armed, "sigma") / "model")
+    assert branch == "adapted"
+    rows = scored_windows(material)
+    base, adapted = material.base_action(rows).numpy(), adapted_actions(model, material, rows, 64).numpy()
+    for part, steps in SPANS.items():
+        frozen, corrections = base[:, :steps], columns[f"sigma_full_scale.{part}"] - base[:, :steps]
+        shift = adapted[:, :steps] - frozen
+        scaled = columns[f"sigma.{part}"] - frozen
+        share = (scaled * corrections).sum((1, 2)) / (corrections**2).sum((1, 2))
+        expected = frozen + share[:, None, None] * shift
+        np.testing.assert_allclose(columns[f"sigma_without_residual.{part}"], expected, rtol=1e-2, atol=1e-3)
+        assert np.abs(share[:, None, None] * shift).max() > 0.01, "there is nothing to compare"
 
+
+@torch.no_grad()
+def test_the_mean_of_the_factors_is_that_of_train_windows_before_and_after_the_pass(armed):
     material = armed.material()
     model, branch = open_model(material, folder_of(armed, "sigma") / "model")
     windows = scored_windows(material)
     replay = replay_windows(model, material, branch, windows, 64, "test")
     swaps = _swaps(model, material, branch, replay, 0, 64)
     train = np.flatnonzero(material.split == "train")
-    decision = model(material.observation(train), material.base_action(train))
-    present = material.observation(windows).present.any(dim=1)
+    decision = model(material.observation(train), adapted_actions(model, material, train, 64))
     mean = swaps["tau_mean"](windows)
-    assert present.any() and not present.all()
-    torch.testing.assert_close(mean.factors[0], decision.thought.factors.mean(0), rtol=1e-4, atol=1e-5)
-    begun = decision.previous[material.observation(train).present.any(dim=1)].mean(0)
-    torch.testing.assert_close(mean.previous[present][0], begun, rtol=1e-4, atol=1e-5)
-    assert not mean.previous[~present].any()
-    # With every window its own donor the model is what it was, to the bit.
-    own = model(material.observation(windows), material.base_action(windows))
-    np.testing.assert_allclose(replay.columns["tau"], own.thought.factors.numpy(), rtol=1e-5, atol=1e-6)
-    shuffled = swaps["tau_shuffled"](windows)
+    assert mean.factors.shape == mean.anticipated.shape == (len(windows), 3, 4)
+    for found, expected in (
+        (mean.factors, decision.thought.factors.mean(0)),
+        (mean.anticipated, decision.anticipated.mean(0)),
+    ):
+        torch.testing.assert_close(found, expected.expand_as(found), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(mean.factors, mean.anticipated)
+    own = model(material.observation(windows), adapted_actions(model, material, windows, 64))
+    np.testing.assert_allclose(replay.columns["tau"], own.thought.factors.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(replay.columns["tau_anticipated"], own.anticipated.numpy(), rtol=1e-4, atol=1e-5)
+    shuffled, donors = swaps["tau_shuffled"](windows), donor_windows(material, windows, 0)
+    rows = [list(windows).index(donors[int(window)]) for window in windows]
+    torch.testing.assert_close(shuffled.factors, own.thought.factors[rows], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shuffled.anticipated, own.anticipated[rows], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(shuffled.factors, own.thought.factors)
+
+
+@torch.no_grad()
+def test_swapped_factors_reach_the_adapted_policy_too(armed):
+    """The action that is corrected is that of the policy which was told the other factors."""
+    material = armed.material()
+    model, branch = open_model(material, folder_of(armed, "sigma") / "model")
+    windows = scored_windows(material)
+    replay = replay_windows(model, material, branch, windows, 64, "test")
+    swap = _swaps(model, material, branch, replay, 0, 64)["tau_mean"]
+    told = decide(model, material, branch, windows, 64, "test", swap=swap)
+    passed = model.adapted_pass(material.observation(windows), swap=swap(windows))
+    action = material.decide(model.policy, passed.encoded, windows, material.meta["action"])
+    np.testing.assert_allclose(told["adapted_action"], action.numpy(), rtol=1e-3, atol=1e-4)
+    assert not np.allclose(told["adapted_action"], replay.columns["adapted_action"], atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_bytes_also_after_an_interruption(armed, prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "scratch"))
     world = prepared.copy(tmp_path / "world")
-    for name, after in {"sigma_adapted": 7, "plain_lora": 3, "full_finetune": 3}.items():
+    for name, after in {"sigma": 7, "plain_lora": 3, "full_finetune": 3}.items():
         undo = interrupt(monkeypatch, after)
         with pytest.raises(KeyboardInterrupt):
             run_arm(world, name)

@@ -148,7 +148,7 @@ def test_a_local_folder_has_no_revision(project, small_dataset, small_base):
 def test_a_hub_id_out_of_reach_is_named(project, small_base):
     refused(
         project,
-        f"nobody/nothing@{REVISION}: the dataset cannot be downloaded",
+        f"nobody/nothing@{REVISION}: it is not whole in the cache .*and the Hub cannot be reached",
         dataset="nobody/nothing",
         base=small_base,
         fetch__dataset__revision=REVISION,

@@ -77,7 +77,7 @@ def test_what_is_published_comes_back_to_the_bit(world, hub):
     folder = snapshot(NAME, commit[1], "model")
     assert digest_folder(folder) == digest_folder(world.root / "published")
     before = world.vla()
-    after = SigmaTelepathyVLA.from_base(base_policy=world.base(), lora_dir=folder)
+    after = SigmaTelepathyVLA.from_base(base_policy=world.base(), lora_dir=folder / "model")
     given = observation(world)
     expected, found = before(**given), after(**given)
     assert expected.keys() == found.keys() and expected["telepathy_residual_vector"].any()
@@ -91,7 +91,7 @@ def test_what_is_published_comes_back_to_the_bit(world, hub):
         **settings, calibration=read_calibration(world.root / "models/adapter_calibration.json")
     )
     theirs = SigmaTelepathyAdapter(
-        **read_json(folder / "adapter_parameters.json"),
+        **read_json(folder / "config.json")["adapter"],
         calibration=read_calibration(folder / "adapter_calibration.json"),
     )
     names = {
@@ -119,18 +119,21 @@ def test_the_folder_holds_everything_and_no_pickle_and_no_path_of_this_machine(w
         "README.md",
         "adapter_calibration.json",
         "adapter_calibration.safetensors",
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "adapter_parameters.json",
+        "base.json",
         "config.json",
-        "sigma_telepathy_heads.safetensors",
+        "model/adapter_config.json",
+        "model/adapter_model.safetensors",
+        "model/config.json",
+        "model/sigma_telepathy_heads.safetensors",
+        "model/tokenizer/tokenizer.json",
+        "model/tokenizer/tokenizer_config.json",
+        "policy_postprocessor.json",
+        "policy_preprocessor.json",
         "statistics.json",
-        "tokenizer/tokenizer.json",
-        "tokenizer/tokenizer_config.json",
     ]
     for file in folder.rglob("*"):
         assert not file.is_file() or str(world.root.parent).encode() not in file.read_bytes(), file
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "model/config.json")
     assert (config["base"]["source"], config["dataset"]["source"]) == ("base", "recorded")
     action = read_json(folder / "statistics.json")["action"]
     from tests.bases import STATISTICS

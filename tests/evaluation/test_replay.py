@@ -55,7 +55,12 @@ def perturbed(shards: Shards, episode: int, step: int, what: str) -> Shards:
     if what == "states":
         state = shards.frame_state.copy()
         state[later] += random.normal(0, 20, state[later].shape).astype(np.float32)
-        return dataclasses.replace(shards, frame_state=state)
+        trace, length = shards.frame_trace.copy(), shards.meta["trace"]
+        seen = shards.frame_step[:, None] - length + np.arange(length)
+        hidden = (shards.frame_episode == episode)[:, None] & (seen > step)
+        trace[hidden] += random.normal(0, 20, trace[hidden].shape).astype(np.float32)
+        assert hidden.any()
+        return dataclasses.replace(shards, frame_state=state, frame_trace=trace)
     if what == "instructions":
         frame_task, window_task = shards.frame_task.copy(), shards.window_task.copy()
         frame_task[later] = 1 - frame_task[later]
@@ -174,7 +179,8 @@ def test_the_action_that_sigma_corrects_is_the_chosen_one(prepared, kind):
 def test_training_gives_the_policy_with_lora_the_same_noise_as_the_base(prepared, tmp_path, kind):
     world = prepared.copy(tmp_path / "world")
     world.run("baseline", changes={"base": {"action": kind}})
-    trainer = world.trainer({"base": {"action": kind}})
+    nothing_appended = {"telepathy": {"state_tokens": 0, "factor_tokens": 0}}
+    trainer = world.trainer({"base": {"action": kind}}, nothing_appended)
     material, model = trainer.material, trainer.build().eval()
     # LoRA is still zero: the adapted policy is the base, so its action must be the base's.
     rows = np.arange(10)

@@ -22,14 +22,12 @@ N = 4
 
 def views(count: int = 2) -> list[dict]:
     draw = np.random.default_rng(3)
-    return [
-        {
-            "images": {name: draw.integers(0, 256, (32, 32, 3), dtype=np.uint8) for name in ("up", "wrist")},
-            "state": draw.uniform(-40, 40, STATE_DIM).astype(np.float32),
-            "task": "put the cube in the red box",
-        }
-        for _ in range(count)
-    ]
+    found = []
+    for _ in range(count):
+        images = {name: draw.integers(0, 256, (32, 32, 3), dtype=np.uint8) for name in ("up", "wrist")}
+        trace = draw.uniform(-40, 40, (N, STATE_DIM)).astype(np.float32)
+        found.append({"images": images, "state": trace[-1], "task": "put the cube in the red box", "trace": trace})
+    return found
 
 
 def load(world: World, name: str, folder=None, **changes):
@@ -67,9 +65,25 @@ def test_sigma_acts_under_the_parameters_adapter_and_at_full_scale(trained):
     assert not np.array_equal(full, acted(load(trained, "sigma")))
 
 
+def test_without_residual_heads_the_adapted_policy_or_the_base_acts_alone(trained, trained_adapted):
+    built = Controller(
+        trained_adapted.vla(),
+        adapter=SigmaTelepathyAdapter(**trained_adapted.configure()["adapter"].model_dump()),
+        calibration=trained_adapted.root / "models/adapter_calibration.json",
+        n_action_steps=N,
+        heads=False,
+    )
+    found = acted(load(trained_adapted, "sigma_without_residual"))
+    np.testing.assert_array_equal(found, acted(built))
+    assert not np.array_equal(found, acted(load(trained_adapted, "sigma")))
+    assert not np.array_equal(found, acted(load(trained_adapted, "base"))[:, : found.shape[1]])
+    frozen = acted(load(trained, "sigma_without_residual"))
+    np.testing.assert_array_equal(frozen, acted(load(trained, "base"))[:, : frozen.shape[1]])
+
+
 def test_a_residual_arm_is_read_from_its_own_folder(trained, tmp_path):
     folder = write_residual(trained, tmp_path / "direct-0")
-    for variant in ("", "_full_scale"):
+    for variant in ("", "_full_scale", "_without_residual"):
         found = load(trained, f"direct{variant}", folder)
         np.testing.assert_array_equal(acted(found), acted(load(trained, f"sigma{variant}")))
 
@@ -110,7 +124,8 @@ def test_actions_are_in_the_units_that_the_run_computes_with(trained, tmp_path):
 
 def test_an_arm_that_does_not_exist_is_refused_by_name(trained, tmp_path):
     with inside(trained.root):
-        with pytest.raises(SigmaError, match=r"'sgima' does not exist; legal: expert, base, sigma, sigma_full_scale"):
+        legal = "expert, base, sigma, sigma_full_scale, sigma_without_residual"
+        with pytest.raises(SigmaError, match=rf"'sgima' does not exist; legal: {legal}"):
             find_arm("sgima", None)
         with pytest.raises(SigmaError, match=r"arm\.json: not found"):
             find_arm("plain_lora_mean", tmp_path / "plain_lora-9")

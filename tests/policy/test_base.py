@@ -219,8 +219,12 @@ def test_a_hub_base_needs_a_full_commit(revision):
 
 
 def test_a_hub_base_that_cannot_be_had_is_one_line(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(SigmaError, match=r"lerobot/pi05_base@a{40}: not available from the Hub"):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    words = rf"^lerobot/pi05_base@a{{40}}: it is not whole in the cache {tmp_path}, and the Hub cannot be reached$"
+    with pytest.raises(SigmaError, match=words):
         resolve_base("lerobot/pi05_base", "a" * 40)
 
 

@@ -41,8 +41,10 @@ def actions(policy, encoded):
 @torch.no_grad()
 @pytest.mark.parametrize("branch", ["frozen", "adapted"])
 def test_before_training_sigma_is_the_base_to_the_bit(prepared, branch):
-    changes = {"base": {"branch": branch}, "train": {"flow_steps": 1}, "telepathy": {"state_tokens": 0}}
+    nothing_appended = {"state_tokens": 0, "factor_tokens": 0}
+    changes = {"base": {"branch": branch}, "train": {"flow_steps": 1}, "telepathy": nothing_appended}
     model, trainer, rows = fresh_model(prepared, changes)
+    assert model.heads.state_encoder is None and model.heads.factor_tokens is None
     material = trainer.material
     untouched = prepared.base().policy
     observation = material.observation(rows)
@@ -114,12 +116,12 @@ def test_no_gradient_reaches_base_weights_base_action_or_image_tokens(prepared):
 def test_intent_alignment_pulls_the_intent_and_not_the_factors(prepared):
     from sigma.training.losses import intent_telepathy_loss
 
-    model, trainer, rows = fresh_model(prepared)
+    model, trainer, rows = fresh_model(prepared, {"telepathy": {"factor_tokens": 0}})
     decision = model(trainer.material.observation(rows), trainer.material.base_action(rows))
     intent_telepathy_loss(decision.thought.intent_view, decision.thought.factors).backward()
     path = model.heads.path
     assert path.intent_view.weight.grad.any() and path.intent_cell.weight_ih.grad.any()
-    # The factors of the past act on vision through FiLM, which starts at zero; so nothing may arrive here.
+    # Without tokens that tell them the factors act through FiLM, which starts at zero; so nothing may arrive here.
     assert all(one.grad is None or not one.grad.any() for one in path.factor_network.parameters())
 
 
@@ -213,13 +215,61 @@ def test_the_frozen_view_and_the_motion_reach_the_backbone_through_the_factors_a
     torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
     observation = material.observation(rows)
     whole = model.adapted_pass(observation)
+    told = FactorSwap(torch.zeros_like(whole.before.factors), whole.before.factors)
+    assert torch.equal(model.adapted_pass(observation, swap=told).pooled, whole.pooled)
     assert observation.motion.any()
     for name in ("motion", "now"):
         other = replace(observation, **{name: torch.randn_like(getattr(observation, name))})
-        assert not torch.equal(model.adapted_pass(other).pooled, whole.pooled), name
-        assert torch.equal(model.adapted_pass(other, film=False).pooled, model.adapted_pass(observation, film=False).pooled)
+        passed = model.adapted_pass(other)
+        assert not torch.equal(passed.before.factors, whole.before.factors), name
+        assert not torch.equal(passed.pooled, whole.pooled), name
+        assert torch.equal(model.adapted_pass(other, swap=told).pooled, whole.pooled), name
     with pytest.raises(ValueError, match="the frozen base's pass over the present comes first"):
         model.adapted_pass(replace(observation, now=None))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_untrained_the_factors_are_told_by_their_tokens_alone(prepared, tokens):
+    model, trainer, rows = fresh_model(prepared, {"telepathy": {"factor_tokens": tokens, "state_tokens": 1}})
+    observation = trainer.material.observation(rows)
+    passed = model.adapted_pass(observation)
+    own = base_pass(model.policy, observation).encoded.last.shape[1]
+    assert passed.encoded.last.shape[1] == own + 1 + tokens
+    assert passed.encoded.pad_mask[:, own:].all()
+    others = torch.randn_like(passed.before.factors)
+    changed = model.adapted_pass(observation, swap=FactorSwap(others, others))
+    assert torch.equal(changed.before.factors, others)
+    assert torch.equal(changed.pooled, passed.pooled) is (tokens == 0)
+    assert torch.equal(actions(model.policy, changed.encoded), actions(model.policy, passed.encoded)) is (tokens == 0)
+    # The norm of the factors is the loss's to control, so it is told neither by FiLM nor by tokens.
+    louder = FactorSwap(others, 3.0 * passed.before.factors)
+    same = model.adapted_pass(observation, swap=louder)
+    torch.testing.assert_close(same.pooled, passed.pooled, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_what_the_backbone_makes_of_the_factor_tokens_teaches_memory(prepared, tokens):
+    model, trainer, rows = fresh_model(prepared, {"telepathy": {"factor_tokens": tokens}})
+    passed = model.adapted_pass(trainer.material.observation(rows))
+    passed.encoded.layers[-1].square().sum().backward()
+    # Untrained FiLM gives no gradient to the factors, only to its own weights.
+    names = ("factor_network.", "memory_cell.", "intent_cell.", "frozen_encoder.", "motion_encoder.")
+    for name, parameter in model.heads.path.named_parameters():
+        if name.startswith(names):
+            assert (parameter.grad is not None and bool(parameter.grad.any())) is (tokens > 0), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("memory", ["carried", "reset"])
+def test_the_motion_changes_what_is_anticipated_where_memory_is_carried_alone(prepared, memory):
+    model, trainer, rows = fresh_model(prepared, {"telepathy": {"memory": memory}})
+    observation = trainer.material.observation(rows)
+    still = replace(observation, motion=torch.zeros_like(observation.motion))
+    moving, standing = (model.adapted_pass(one) for one in (observation, still))
+    assert observation.motion.any()
+    assert torch.equal(moving.before.factors, standing.before.factors) is (memory == "reset")
+    assert torch.equal(moving.pooled, standing.pooled) is (memory == "reset")
 
 
 @torch.no_grad()

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from sigma.errors import SigmaError
 from sigma.io import digest_folder, read_json
 from sigma.policy.adapter import SigmaTelepathyAdapter
-from sigma.policy.configuration_sigma import SigmaConfig
+from sigma.policy.configuration_sigma import PolicyError, SigmaConfig
 from sigma.policy.controller import BaseController
 from sigma.policy.limits import NonFiniteActionError
 from sigma.policy.modeling_sigma import SigmaPolicy
 from sigma.policy.runtime import Controller
-from tests.bases import write_tiny_base
+from tests.bases import CAMERAS, write_tiny_base
 from tests.lerobot_policies import WIDE, lerobot_batch, views, write_policy
 
 STEPS = 4  # control steps a decision
@@ -74,6 +74,21 @@ def test_the_first_chunk_is_the_controllers_to_the_bit(each_branch, tmp_path):
     assert not np.array_equal(chunk.numpy(), base[:, :8]), "the adapter is shut: this compares nothing of Sigma"
 
 
+def test_a_camera_that_the_windows_leave_out_is_asked_of_nobody(prepared, tmp_path):
+    world = prepared.copy(tmp_path / "world")
+    (world.root / "data/dataset").symlink_to(prepared.root / "data/dataset")
+    changes = {"window": {"cameras": {CAMERAS[1]: None}}, "train": {"steps": 1}}
+    world.run("window", "baseline", "finetune", "evaluate", changes=changes)
+    config = read_json(world.root / "models/sigma/config.json")
+    assert config["cameras"] == [CAMERAS[0]] and config["sizes"]["pools"] == 3
+    policy, before, after = load(write_policy(world, tmp_path / "policy"))
+    seen = views(world, 0)
+    assert list(seen[0]["images"]) == [CAMERAS[0]]
+    chunk = after(policy.predict_action_chunk(before(lerobot_batch(seen))))
+    (expected,) = plans_of(controller(world), world)
+    np.testing.assert_array_equal(chunk.numpy(), expected)
+
+
 @torch.no_grad()
 def test_noise_given_by_lerobot_begins_the_bases_sampling(trained, folder):
     policy, before, _ = load(folder, "--adapter.min_scale=1")
@@ -98,13 +113,75 @@ def test_noise_given_by_lerobot_begins_the_bases_sampling(trained, folder):
 
 def test_actions_step_through_the_plans_and_memory_is_kept(trained, folder):
     policy, before, after = load(folder)
-    actions = [
-        after(policy.select_action(before(lerobot_batch(views(trained, step - step % STEPS)))))
-        for step in range(3 * STEPS)
-    ]
+    assert policy.vla.config["sizes"]["trace"] == 3
+    actions = [after(policy.select_action(before(lerobot_batch(views(trained, step))))) for step in range(3 * STEPS)]
     plans = plans_of(controller(trained), trained, steps=(0, STEPS, 2 * STEPS))
     expected = np.concatenate([plan[:, :STEPS] for plan in plans], axis=1)
     np.testing.assert_array_equal(torch.stack(actions, dim=1).numpy(), expected)
+
+
+def test_the_states_of_every_control_step_are_recorded_and_the_latest_are_read(trained, folder):
+    policy, before, _ = load(folder, "--adapter.min_scale=1")
+
+    def acted(shifts: dict[int, float]) -> torch.Tensor:
+        """The action of the third decision, where the states of some control steps were others."""
+        policy.reset()
+        for step in range(2 * STEPS + 1):
+            batch = before(lerobot_batch(views(trained, step)))
+            shifted = {"observation.state": batch["observation.state"] + shifts.get(step, 0.0)}
+            action = policy.select_action(batch | shifted)
+        return action
+
+    plain = acted({})
+    assert torch.equal(acted({}), plain)
+    for step, read in ((3, False), (5, True), (6, True), (7, True)):
+        assert torch.equal(acted({step: 5.0}), plain) is not read, step
+    # What came before a reset is forgotten: the first decision's robot stood still.
+    batch = before(lerobot_batch(views(trained, 0)))
+    policy.reset()
+    first = policy.select_action(batch)
+    acted({})
+    policy.reset()
+    assert torch.equal(policy.select_action(batch), first)
+
+
+def traced(batch: dict, seen: list[dict], steps: int | None = None) -> dict:
+    """A batch with the latest ``steps`` states of each robot beside it, all by default."""
+    return batch | {"trace": torch.from_numpy(np.stack([view["trace"][-(steps or 0) :] for view in seen]))}
+
+
+def test_a_chunk_needs_the_trace_from_the_second_decision_on(trained, folder):
+    policy, before, after = load(folder)
+    plans = plans_of(controller(trained), trained, steps=(0, STEPS, 2 * STEPS))
+    for number, plan in enumerate(plans):
+        seen = views(trained, number * STEPS)
+        batch = before(lerobot_batch(seen))
+        if number:
+            with pytest.raises(PolicyError, match=r"'trace' is missing: .*call select_action at every control step"):
+                policy.predict_action_chunk(batch)
+        # All states, or as many as are read: the three before the present one.
+        given = traced(batch, seen, steps=4 if number == 2 else None) if number else batch
+        np.testing.assert_array_equal(after(policy.predict_action_chunk(given)).numpy(), plan)
+    seen = views(trained, 3 * STEPS)
+    batch = before(lerobot_batch(seen))
+    with pytest.raises(SigmaError, match="states whose last one is the state"):
+        policy.predict_action_chunk(traced(batch, views(trained, 2 * STEPS)))
+    policy.reset()
+    policy.predict_action_chunk(batch)
+
+
+def test_a_batch_of_another_size_is_refused_before_anything_is_remembered(trained, folder):
+    policy, before, _ = load(folder)
+    two, one = (before(lerobot_batch(views(trained, step)[:count])) for step, count in ((0, 2), (1, 1)))
+    policy.select_action(two)
+    for _ in range(2):
+        with pytest.raises(SigmaError, match="a batch of 1 robots after one of 2; call reset"):
+            policy.select_action(one)
+    assert [len(states) for states in policy._seen] == [2]
+    expected = plans_of(controller(trained), trained)[0][:, 1]
+    np.testing.assert_array_equal(policy.select_action(before(lerobot_batch(views(trained, 1)))).numpy(), expected)
+    policy.reset()
+    assert policy.select_action(one).shape == (1, 6)
 
 
 def test_a_reset_forgets_memory_and_pending_actions(trained, folder):
@@ -156,7 +233,7 @@ def test_lerobot_rollouts_engine_runs_it_with_renamed_cameras(trained, folder):
 def test_the_clamp_holds_limits_and_rate_from_the_measured_state_on(trained, tmp_path):
     options = {"lower": [-30.0] * 6, "upper": [40.0] * 6, "max_step": 3.0, "clamp": True}
     policy, before, after = load(write_policy(trained, tmp_path / "policy", **options))
-    batches = [before(lerobot_batch(views(trained, step - step % STEPS))) for step in range(2 * STEPS)]
+    batches = [before(lerobot_batch(views(trained, step))) for step in range(2 * STEPS)]
     actions = torch.stack([after(policy.select_action(batch)) for batch in batches], dim=1).numpy()
     plans = plans_of(controller(trained), trained, steps=(0, STEPS))
     command, expected = np.stack([view["state"] for view in views(trained, 0)]), []
@@ -227,9 +304,11 @@ def test_observations_that_do_not_fit_are_refused_by_name(trained, folder):
         policy.select_action(batch | {"observation.images.up": batch["observation.images.up"] * 255})
     with pytest.raises(SigmaError, match="B instructions"):
         policy.select_action(batch | {"task": ["lift the cube"]})
+    policy.reset()
     policy.predict_action_chunk(batch)
+    seen = views(trained, 0)[:1]
     with pytest.raises(SigmaError, match="a batch of 1 robots after one of 2; call reset"):
-        policy.predict_action_chunk(before(lerobot_batch(views(trained, 0)[:1])))
+        policy.predict_action_chunk(traced(before(lerobot_batch(seen)), seen))
 
 
 def test_nothing_of_lerobots_trains_it(folder):

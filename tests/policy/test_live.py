@@ -56,6 +56,23 @@ def test_without_a_past_the_history_is_empty(base):
     np.testing.assert_array_equal(observation.state.numpy(), normalised)
 
 
+def test_the_trace_becomes_the_motion_and_a_short_one_stood_still_before(base):
+    builder = InputBuilder(base, Normalisation(base.statistics[STATE], base.statistics[ACTION]))
+    traces = [np.cumsum(np.full((count, STATE_DIM), 2.0, np.float32), axis=0) for count in (6, 2, 1)]
+    seen = [view | {"state": trace[-1], "trace": trace} for view, trace in zip(views(3), traces, strict=True)]
+    motion = live_observation(builder, seen, steps=3).motion.numpy()
+    assert motion.shape == (3, 3, STATE_DIM)
+    quantiles = base.statistics[STATE]
+    unit = 2 * 2.0 / (quantiles.q99.astype(float) - quantiles.q01)
+    for row, steps in enumerate(([-3, -2, -1], [-1, -1, -1], [0, 0, 0])):
+        np.testing.assert_allclose(motion[row], np.array(steps)[:, None] * unit, rtol=0, atol=1e-5)
+    assert live_observation(builder, seen).motion.shape == (3, 0, STATE_DIM)
+    words = "the model reads the motion before a decision: give trace, states whose last one is the state"
+    for trace in (None, traces[0][:0], traces[0][:-1]):
+        with pytest.raises(SigmaError, match=words):
+            live_observation(builder, [seen[0] | {"trace": trace}], steps=3)
+
+
 def test_a_word_that_the_tokenizer_does_not_know_is_named(base):
     check_words(base.prompter, ["place the cube in the red box", "Put it, gently, over there"])
     with pytest.raises(SigmaError, match=r"'hoist the cube'.*'hoist'"):

@@ -8,6 +8,7 @@ from sigma.errors import SigmaError
 from sigma.evaluation.replay import replay_base
 from sigma.policy.adapter import SigmaTelepathyAdapter
 from sigma.policy.controller import BaseController
+from sigma.policy.live import live_observation
 from sigma.policy.runtime import Controller
 from tests.worlds import World
 
@@ -26,7 +27,7 @@ def controller(world: World, *, vla=None, n_action_steps: int = STRIDE, **bounds
 
 
 def observations(world: World, episode: int, step: int) -> dict:
-    """What a robot would give at this recorded step."""
+    """What a robot would give at this recorded step, with every state since the episode began."""
     shards = world.shards
     (row,) = np.flatnonzero((shards.frame_episode == episode) & (shards.frame_step == step))
     pictures = shards.images(np.array([row]))[0].permute(0, 2, 3, 1).numpy()
@@ -34,6 +35,7 @@ def observations(world: World, episode: int, step: int) -> dict:
         "images": dict(zip(shards.meta["cameras"], pictures, strict=True)),
         "state": shards.frame_state[row],
         "task": shards.tasks[shards.frame_task[row]],
+        "trace": world.states(episode, step),
     }
 
 
@@ -72,6 +74,7 @@ def test_streaming_decisions_equal_those_of_stored_windows_to_the_bit(trained):
         plan[:, 0] = output["base_action_vector"] + output["telepathy_residual_vector"]
         np.testing.assert_array_equal(acted, vla.to_robot(plan[0]).numpy())
         assert int(observation.present.sum()) == min(2, step // STRIDE)
+        assert observation.motion.any() == (step > 0)
         compared += 1
     assert compared == 3
 
@@ -89,6 +92,59 @@ def test_forgetting_changes_the_decision_and_a_reset_forgets(trained):
     fresh = controller(trained, min_scale=1.0, max_scale=1.0)
     fresh.reset([0])
     np.testing.assert_array_equal(fresh.act([observations(trained, episode, 8)], [0]), forgotten)
+
+
+@torch.no_grad()
+def test_the_latest_states_are_read_as_motion_and_a_view_without_them_is_refused(trained):
+    live, seen = controller(trained, min_scale=1.0, max_scale=1.0), observations(trained, test_episode(trained), 8)
+
+    def acted(**changes):
+        live.reset([0])
+        return live.act([seen | changes], [0])
+
+    whole = acted()
+    # Three states before the present one are what this model reads; a fourth says nothing.
+    np.testing.assert_array_equal(acted(trace=seen["trace"][-4:]), whole)
+    assert not np.array_equal(acted(trace=seen["trace"][-3:]), whole)
+    moved = seen["trace"].copy()
+    moved[-4] += 5.0
+    assert not np.array_equal(acted(trace=moved), whole)
+    words = "give trace, states whose last one is the state"
+    with pytest.raises(SigmaError, match=words):
+        acted(trace=seen["trace"][:-1])
+    for empty in (None, seen["trace"][:0]):
+        with pytest.raises(SigmaError, match=words):
+            acted(trace=empty)
+    base = controller(trained)
+    base.reset([0])
+    base.act([{name: value for name, value in seen.items() if name != "trace"}], [0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_without_the_residual_heads_the_policy_that_they_correct_acts_alone(each_branch, scale):
+    vla, bounds = each_branch.vla(), {"min_scale": scale, "max_scale": scale}
+    alone = Controller(
+        vla,
+        adapter=SigmaTelepathyAdapter(**bounds),
+        calibration=calibration(each_branch),
+        n_action_steps=STRIDE,
+        heads=False,
+    )
+    whole, base = controller(each_branch, vla=vla, **bounds), controller(each_branch, vla=vla)
+    adapted, seen = vla.config["branch"] == "adapted", observations(each_branch, test_episode(each_branch), 0)
+    plans = []
+    for one in (alone, whole, base):
+        one.reset([0])
+        plans.append(one.act([seen], [0]))
+    observation = live_observation(vla.builder, [seen], *vla.empty_past(1), vla.config["sizes"]["trace"])
+    output = vla.decide(observation, [("live", 0, 0)])
+    frozen, corrected = output["base_action_trajectory"], output["corrected_action_trajectory"]
+    expected = vla.to_robot(frozen + scale * (corrected - frozen)).numpy()
+    np.testing.assert_allclose(plans[0], expected, rtol=1e-4, atol=1e-3)
+    assert not np.array_equal(plans[0], plans[1])
+    assert np.array_equal(plans[0], plans[2]) is not adapted
+    assert torch.equal(frozen, corrected) is not adapted
 
 
 @torch.no_grad()

@@ -12,7 +12,10 @@ from tests.worlds import World, make_world
 
 
 def sequence(world: World, window: int, *, junk: float = 0.0) -> dict:
-    """The observation of a stored window as the card gives it: every step, of which only some are read."""
+    """The observation of a stored window as the card gives it: every step, of which only some are read.
+
+    ``junk`` stands where nothing is read: images between the decisions of the history, and states before the motion.
+    """
     shards = world.shards
     frames, steps = shards.window_frames[window], 9
     views, side = len(shards.meta["cameras"]), shards.meta["resolution"]
@@ -20,6 +23,8 @@ def sequence(world: World, window: int, *, junk: float = 0.0) -> dict:
     for back, frame in enumerate(reversed(frames)):
         vis_obs[0, steps - 1 - 4 * back] = shards.images(np.array([frame]))[0].float() / 255
         state[0, steps - 1 - 4 * back] = torch.from_numpy(shards.frame_state[frame])
+    length = shards.meta["trace"]
+    state[0, steps - 1 - length : steps - 1] = torch.from_numpy(shards.frame_trace[frames[-1]])
     return {"vis_obs": vis_obs, "robot_state": state, "texts": [shards.tasks[shards.window_task[window]]]}
 
 
@@ -49,6 +54,7 @@ def test_the_cards_example_runs(trained):
         "base_action_vector": (2, 6),
         "base_action_chunk": (2, 4, 6),
         "base_action_trajectory": (2, 8, 6),
+        "corrected_action_trajectory": (2, 8, 6),
         "telepathy_residual_vector": (2, 6),
         "telepathy_residual_chunk": (2, 4, 6),
         "telepathy_residual_trajectory": (2, 8, 6),
@@ -92,10 +98,12 @@ def test_a_sequence_is_read_as_the_stored_window_to_the_bit(trained):
     expected = material.observation(np.array([window]))
     given = sequence(trained, window)
     found = vla._from_sequence(**given)
+    assert found.now is None
+    found = found.seen(vla.model.frozen_pass(found).pooled)
     for name, value in vars(expected).items():
         assert torch.equal(getattr(found, name), value), name
-    assert expected.present.all()
-    # Steps between the decisions of the history are not read.
+    assert expected.present.all() and expected.motion.any()
+    # Images between the decisions of the history are not read, nor are states before the motion.
     between = sequence(trained, window, junk=0.7)
     output = vla(**given)
     assert all(torch.equal(value, output[name]) for name, value in vla(**between).items())
@@ -189,12 +197,35 @@ def test_scale_zero_is_the_base_to_the_bit_and_scale_one_is_sigma(each_branch):
 
 
 @torch.no_grad()
+def test_the_motion_is_that_of_the_control_steps_before_and_matters(trained):
+    vla, given = trained.vla(), sequence(trained, whole_window(trained))
+    output = vla(**given)
+    normalised = vla.normalisation.state.normalise(given["robot_state"][0].numpy())
+    expected = torch.from_numpy(normalised[5:8] - normalised[8])
+    torch.testing.assert_close(vla._from_sequence(**given).motion[0], expected, rtol=0, atol=1e-6)
+    for step, read in ((3, False), (5, True), (7, True)):
+        state = given["robot_state"].clone()
+        state[0, step] += 5.0
+        other = vla(**given | {"robot_state": state})
+        assert torch.equal(other["telepathy_factors"], output["telepathy_factors"]) is not read, step
+        assert torch.equal(other["base_action_trajectory"], output["base_action_trajectory"]), step
+
+
+@torch.no_grad()
+def test_with_the_frozen_branch_the_residual_heads_correct_the_bases_own_action(trained):
+    out = trained.vla()(**sequence(trained, whole_window(trained)))
+    assert torch.equal(out["corrected_action_trajectory"], out["base_action_trajectory"])
+
+
+@torch.no_grad()
 def test_with_the_adapted_branch_the_residual_leads_from_the_frozen_base(trained_adapted):
     vla, given = trained_adapted.vla(), sequence(trained_adapted, whole_window(trained_adapted))
     out, observation = vla(**given), vla._from_sequence(**given)
+    observation = observation.seen(vla.model.frozen_pass(observation).pooled)
     passed = vla.model.adapted_pass(observation)
     adapted = vla._base_action(passed.encoded, [("any",)], None, adapters=True)
     assert not torch.equal(adapted, out["base_action_trajectory"])
+    assert torch.equal(adapted, out["corrected_action_trajectory"])
     residuals = vla.model(observation, adapted).residuals
     for scale in ("chunk", "trajectory"):
         steps = getattr(residuals, scale).shape[1]

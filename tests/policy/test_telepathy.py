@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from sigma.policy.telepathy import Anticipation, FiLM, StateEncoder, TelepathyPath, expressed
+from sigma.policy.telepathy import (
+    Anticipation,
+    FactorTokens,
+    FiLM,
+    MotionEncoder,
+    StateEncoder,
+    TelepathyPath,
+    expressed,
+)
 from tests.worlds import tiny_sizes
 
 BATCH = 5
@@ -15,6 +23,8 @@ def path_and_inputs(seed: int = 0, **changes):
     torch.manual_seed(seed)
     sizes = tiny_sizes(**changes)
     path = TelepathyPath(sizes).eval()
+    if path.motion_encoder is not None:
+        path.motion_encoder.rms.copy_(torch.linspace(0.5, 1.5, sizes.state_dim))
     return path, {
         "history": torch.randn(BATCH, sizes.history - 1, sizes.pools, sizes.width),
         "present": torch.ones(BATCH, sizes.history - 1, dtype=torch.bool),
@@ -72,6 +82,58 @@ def test_state_tokens_have_the_size_of_text_embeddings_and_follow_the_state():
     assert not torch.allclose(tokens[0], encoder(states + 0.5)[0])
 
 
+def test_factor_tokens_have_the_size_of_text_embeddings_and_tell_the_direction_of_the_factors():
+    torch.manual_seed(0)
+    told = FactorTokens(tiny_sizes(factor_tokens=5), token_rms=1.7)
+    factors = torch.randn(BATCH, 3, 4)
+    tokens = told(factors)
+    assert tokens.shape == (BATCH, 5, 24)
+    torch.testing.assert_close(tokens.square().mean(-1).sqrt(), torch.full((BATCH, 5), 1.7), rtol=1e-3, atol=0)
+    assert not torch.allclose(tokens[0, 0], tokens[0, 1]), "each token says something of its own"
+    torch.testing.assert_close(told(3.0 * factors + 1.0), tokens, rtol=0, atol=1e-3)
+    for number in range(12):
+        altered = factors.flatten(1).clone()
+        altered[:, number] += 1.0
+        assert not torch.allclose(told(altered.view_as(factors)), tokens, atol=1e-2), number
+
+
+def test_factor_tokens_compute_their_equation():
+    torch.manual_seed(0)
+    told, factors = FactorTokens(tiny_sizes(factor_tokens=2), token_rms=0.4), torch.randn(BATCH, 3, 4) * 3 + 1
+    weight, bias = (one.detach().double().numpy() for one in (told.project.weight, told.project.bias))
+    expected = np.empty((BATCH, 2, 24))
+    for row in range(BATCH):
+        numbers = factors[row].double().numpy().reshape(-1)
+        for token, values in enumerate((weight @ ((numbers - numbers.mean()) / numbers.std()) + bias).reshape(2, 24)):
+            expected[row, token] = 0.4 * (values - values.mean()) / values.std()
+    np.testing.assert_allclose(told(factors).detach().numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_gradient_flows_from_the_factor_tokens_to_every_factor():
+    torch.manual_seed(0)
+    told, factors = FactorTokens(tiny_sizes(), token_rms=1.0), torch.randn(BATCH, 3, 4, requires_grad=True)
+    (told(factors) * torch.randn(BATCH, 2, 24)).sum().backward()
+    assert (factors.grad != 0).all()
+    assert told.project.weight.grad.any() and told.project.bias.grad.any()
+
+
+@torch.no_grad()
+def test_motion_is_heard_in_units_of_each_joints_own():
+    torch.manual_seed(0)
+    encoder = MotionEncoder(tiny_sizes(trace=3))
+    motion, rms = torch.randn(BATCH, 3, 6) * 0.01, torch.linspace(0.01, 0.06, 6)
+    assert torch.equal(encoder.rms, torch.ones(6)) and "rms" in encoder.state_dict()
+    plain = encoder(motion)
+    encoder.rms.copy_(rms)
+    first, _, second = encoder.mlp
+    numbers = (motion.double() / rms.double()).flatten(1).numpy()
+    hidden = numbers @ first.weight.double().numpy().T + first.bias.double().numpy()
+    hidden = torch.nn.functional.gelu(torch.from_numpy(hidden)).numpy()
+    expected = hidden @ second.weight.double().numpy().T + second.bias.double().numpy()
+    np.testing.assert_allclose(encoder(motion).numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(plain.numpy(), expected, atol=1e-2)
+
+
 def test_a_path_without_a_trace_reads_no_motion():
     path, inputs = path_and_inputs(trace=0)
     assert path.motion_encoder is None and path.anticipate(**inputs).factors.any()
@@ -120,7 +182,9 @@ def test_what_is_anticipated_is_one_recurrence_of_the_two_gated_cells():
             normed = torch.nn.functional.layer_norm(seen[row, step], (24,), encoder.norm.weight, encoder.norm.bias)
             encoded = encoder.project(normed.reshape(1, -1))
             if step == seen.shape[1] - 1:
-                encoded = encoded + (path.motion_encoder.weight @ inputs["motion"][row].reshape(-1))[None]
+                first, _, second = path.motion_encoder.mlp
+                heard = first((inputs["motion"][row] / path.motion_encoder.rms).reshape(1, -1))
+                encoded = encoded + second(torch.nn.functional.gelu(heard))
             memory = path.memory_cell(encoded, memory)
             joined = torch.cat([memory, embedded[row : row + 1]], dim=1)
             intent = path.intent_cell(path.intent_input(joined), intent)
@@ -137,6 +201,14 @@ def test_an_episodes_first_decision_has_the_present_alone(history):
     before = path.anticipate(**first)
     assert_same(path.anticipate(**first | {"history": torch.randn_like(inputs["history"])}), before)
     assert not torch.allclose(path.anticipate(**first | {"now": inputs["now"].flip(0)}).factors, before.factors)
+
+
+@torch.no_grad()
+def test_carried_memory_lets_the_motion_change_the_anticipated_factors():
+    path, inputs = path_and_inputs()
+    before = path.anticipate(**inputs).factors
+    other = path.anticipate(**inputs | {"motion": torch.randn_like(inputs["motion"])}).factors
+    assert ((other - before).flatten(1).norm(dim=1) > 1e-3).all()
 
 
 @torch.no_grad()

@@ -106,8 +106,8 @@ def test_an_arm_that_was_not_trained_is_named_and_never_counted_as_beaten():
     assert "no confirmatory arm was trained" in say(results(rows=()))
 
 
-def test_the_adapted_branch_is_no_opponent():
-    assert say(results(rows=(*ROWS, "sigma_adapted"), sigma_adapted=WORSE)) == say(results())
+def test_sigmas_other_branch_is_no_opponent():
+    assert say(results(rows=(*ROWS, "sigma_frozen"), sigma_frozen=WORSE)) == say(results())
 
 
 def test_one_episode_shows_nothing():

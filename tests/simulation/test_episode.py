@@ -1,5 +1,7 @@
 """Plans and delays: which step of which plan is executed when, and that an episode can be played again."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ class Still:
 
     def __init__(self):
         self.steps, self.executed = 0, []
-        self.world = type("World", (), {"command": np.zeros(6)})()
+        self.world = SimpleNamespace(command=np.zeros(6), state=lambda: np.full(6, self.steps, np.float32))
 
     def begin(self, seed):
         pass
@@ -50,6 +52,19 @@ def test_a_delay_longer_than_the_executed_steps_keeps_several_plans_waiting():
     assert executed(5, 3) == [-1, -1, -1, -1, -1, 0, 1, 2, 305, 306, 307, 605]
 
 
+def test_what_is_seen_has_the_states_of_every_control_step_so_far():
+    env = Still()
+    env.observe = lambda: {"state": env.world.state(), "task": "reach"}
+    episode = Episode(0, EpisodeSpec("reach", 3, Setting(delay=1)), env=env)
+    episode.hold = lambda: np.zeros(6)
+    for decision in range(3):
+        seen = episode.observe()
+        assert seen["task"] == "reach" and seen["trace"].dtype == np.float32
+        np.testing.assert_array_equal(seen["trace"][:, 0], np.arange(3 * decision + 1))
+        np.testing.assert_array_equal(seen["trace"][-1], seen["state"])
+        episode.execute(np.zeros((12, 6)))
+
+
 SEED = 3
 LIFT = EpisodeSpec("lift", 8, cameras=())
 
@@ -79,6 +94,21 @@ def test_the_experts_actions_come_late_by_the_delay():
     assert on_time.success
     np.testing.assert_array_equal(late.actions[4:8], on_time.actions[:4])
     assert late.steps > on_time.steps
+
+
+def test_a_policy_is_given_the_motion_of_its_own_episode():
+    seeds = [SEED, SEED + 1]
+    policy = Planned({seed: expert_plan("lift", seed) for seed in seeds})
+    run_rollouts(policy, seeds, LIFT)
+    both = [seen for seen in policy.seen if len(seen) == 2]
+    assert len(both) >= 2
+    for decision, seen in enumerate(both):
+        assert [view["trace"].shape for view in seen] == [(8 * decision + 1, 6)] * 2
+        for row, view in enumerate(seen):
+            np.testing.assert_array_equal(view["trace"][-1], view["state"])
+            np.testing.assert_array_equal(both[-1][row]["trace"][: 8 * decision + 1], view["trace"])
+    first, second = (view["trace"] for view in both[-1])
+    assert not np.array_equal(first, second) and np.ptp(first, axis=0).max() > 1
 
 
 @pytest.mark.render

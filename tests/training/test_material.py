@@ -7,7 +7,10 @@ import torch
 from sigma.errors import SigmaError
 from sigma.io import read_json, write_json
 from sigma.policy.model_folder import weights_dtype
+from sigma.training.material import motion_rms
 from sigma.training.views import Views
+from tests.bases import STATISTICS
+from tests.datasets import joint_positions
 from tests.worlds import World
 
 
@@ -87,6 +90,46 @@ def test_state_noise_is_in_normalised_units_and_reaches_prompt_and_state(prepare
     moved = material.observation(rows, np.full((4, 6), 0.25))
     torch.testing.assert_close(moved.state, plain.state + 0.25, rtol=0, atol=1e-5)
     assert not torch.equal(moved.tokens, plain.tokens)
+
+
+def test_state_noise_moves_the_trace_with_the_state_so_that_the_motion_stays(prepared):
+    material, rows = prepared.material(), np.flatnonzero(prepared.shards.window_step > 0)[:4]
+    plain = material.observation(rows)
+    moved = material.observation(rows, np.full((4, 6), 0.25))
+    assert plain.motion.any()
+    torch.testing.assert_close(moved.motion, plain.motion, rtol=0, atol=1e-5)
+
+
+def recorded_motion(world: World, windows: np.ndarray) -> np.ndarray:
+    """Normalised motion (W, 3, 6) before these windows, from the formula that the recorded joints follow."""
+    quantiles, shards, found = STATISTICS["observation.state"], world.shards, []
+    for window in windows:
+        episode, step = int(shards.window_episode[window]), int(shards.window_step[window])
+        rows = [joint_positions(episode, max(step - back, 0)) for back in (3, 2, 1)]
+        change = np.stack(rows).astype(np.float64) - joint_positions(episode, step).astype(np.float64)
+        found.append(2 * change / (quantiles.q99.astype(np.float64) - quantiles.q01))
+    return np.stack(found)
+
+
+def test_windows_have_the_motion_of_the_control_steps_before_them(prepared):
+    rows = np.arange(len(prepared.shards.window_step))
+    motion = recorded_motion(prepared, rows)
+    assert not motion[prepared.shards.window_step == 0].any()
+    np.testing.assert_allclose(prepared.material().observation(rows).motion.numpy(), motion, rtol=0, atol=1e-5)
+
+
+def test_motion_is_measured_by_joint_over_windows_and_steps(prepared):
+    material = prepared.material()
+    for rows in (np.flatnonzero(material.split == "train"), np.array([2, 9])):
+        expected = np.sqrt((recorded_motion(prepared, rows) ** 2).mean(axis=(0, 1)))
+        found = motion_rms(material, rows)
+        assert found.dtype == torch.float32 and (expected > 0.01).all()
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
+    shards = material.shards
+    # A joint that stood still must not blow up what little noise it has.
+    shards.frame_trace[:, :, 2] = shards.frame_state[:, None, 2]
+    assert motion_rms(material, rows)[2].item() == pytest.approx(0.01)
+    np.testing.assert_array_equal(motion_rms(material, rows)[[0, 1, 3, 4, 5]], found[[0, 1, 3, 4, 5]])
 
 
 def test_excluded_joints_are_not_scored(own):

@@ -19,6 +19,7 @@ from sigma.policy import lora
 from sigma.policy.model_folder import load_model, read_config
 from sigma.training.checkpoint import Scratch
 from sigma.training.loop import Phase
+from sigma.training.material import motion_rms
 from sigma.training.objectives import FlowObjective, ResidualObjective, evaluating
 from sigma.training.trainer import Trainer
 from tests.worlds import ADAPTED, ROOT, World, inside
@@ -88,6 +89,9 @@ SWITCHES = {
     "tau_norm": {"telepathy": {"tau_norm": 5.0}},
     "layers": {"telepathy": {"layers": [-1]}},
     "state_tokens": {"telepathy": {"state_tokens": 1}},
+    "factor_tokens": {"telepathy": {"factor_tokens": 1}},
+    "no factor_tokens": {"telepathy": {"factor_tokens": 0}},
+    "head_width": {"telepathy": {"head_width": 32}},
     "alpha": {"lora": {"alpha": 40.0}},
     "dropout": {"lora": {"dropout": 0.5}},
     "projections": {"lora": {"projections": ["q"]}},
@@ -147,14 +151,172 @@ def test_every_number_of_the_optimisation_changes_the_trained_weights(prepared):
 
 def test_the_flow_phase_follows_its_own_numbers(prepared):
     plain = trained_weights(prepared, ADAPTED)
-    for name, value in {"flow_steps": 5, "flow_draws": 3, "lora_learning_rate": 0.01}.items():
-        other = trained_weights(prepared, ADAPTED, {"train": {name: value}})
+    trainer = prepared.trainer(ADAPTED)
+    model = trainer.build()
+    told = set(model.heads.before_pass())
+    named = [*model.heads.named_parameters(), *model.adapted.named_parameters()]
+    begun = {name: one for name, one in named if "base_layer" not in name}
+    assert told < set(plain) and all(not torch.equal(plain[name], begun[name]) for name in told)
+    changes = {"flow_steps": 5, "flow_draws": 3, "lora_learning_rate": 0.01, "learning_rate": 0.01}
+    for changed in ({"train": {name: value}} for name, value in changes.items()):
+        other = trained_weights(prepared, ADAPTED, changed)
         moved = {key for key, tensor in plain.items() if not torch.equal(other[key], tensor)}
-        assert any("gemma_expert" in key for key in moved), name
-    # Residual training must leave the LoRA that flow matching has learned as it is.
-    other = trained_weights(prepared, ADAPTED, {"train": {"learning_rate": 0.01}})
-    assert all(torch.equal(other[key], tensor) for key, tensor in plain.items() if ".lora_" in key)
+        assert any("gemma_expert" in key for key in moved) and moved & told, changed
+    held = trained_weights(prepared, ADAPTED, {"loss": {"tau": 0.5}})
+    assert any(not torch.equal(held[key], plain[key]) for key in told), "the norm of the factors is held here"
+    # Residual training must leave what flow matching has learned as it is.
+    other = trained_weights(prepared, ADAPTED, {"train": {"steps": 5}})
+    kept = {key for key in plain if ".lora_" in key} | told
+    assert all(torch.equal(other[key], plain[key]) for key in kept)
     assert any(not torch.equal(other[key], tensor) for key, tensor in plain.items())
+
+
+def flow_losses(monkeypatch) -> list[int]:
+    """The steps at which a flow phase computes its loss from now on."""
+    loss, steps = FlowObjective.loss, []
+
+    def counted(self, rows, step, part, total):
+        steps.append(step)
+        return loss(self, rows, step, part, total)
+
+    monkeypatch.setattr(FlowObjective, "loss", counted)
+    return steps
+
+
+def finished(world: World, *changes):
+    """The result of a whole training, whose state is then removed as the stages do."""
+    trainer = world.trainer(ADAPTED, *changes)
+    with Scratch.open(trainer.key()) as scratch:
+        result = trainer.run(scratch)
+        scratch.clear()
+    return result
+
+
+def assert_same(one, other) -> None:
+    """Equal tensors to the bit, curves and counts."""
+    states = [result.model.state_dict() for result in (one, other)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert [vars(curve) for curve in one.curves] == [vars(curve) for curve in other.curves]
+    for name in ("steps", "selected", "validation", "trainable"):
+        assert getattr(one, name) == getattr(other, name), name
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"loss": {"traf": {"top_k": 0.35}}},
+        {"telepathy": {"head_width": 40, "layers": [-1], "read_base_action": False}, "train": {"steps": 3}},
+    ],
+)
+def test_a_finished_flow_phase_serves_trainings_that_differ_in_what_comes_after_it(
+    prepared, tmp_path, monkeypatch, place, later
+):
+    steps = flow_losses(monkeypatch)
+    first = finished(prepared)
+    assert steps == [0, 1, 2, 3]
+    (kept,) = place.rglob("*.pt")
+    assert kept.parent.name == "phases"
+    reused = finished(prepared, later)
+    assert steps == [0, 1, 2, 3], "the flow phase ran again"
+    assert list(place.rglob("*.pt")) == [kept]
+    monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "empty"))
+    alone = finished(prepared, later)
+    assert steps == 2 * [0, 1, 2, 3]
+    assert_same(reused, alone)
+    name = "heads.residuals.out.vector.weight"
+    plain, changed = (result.model.state_dict()[name] for result in (first, alone))
+    assert plain.shape != changed.shape or not torch.equal(plain, changed), "the change changes nothing"
+
+
+def test_a_training_that_reuses_a_flow_phase_may_itself_be_interrupted(prepared, monkeypatch):
+    later = {"loss": {"traf": {"top_k": 0.35}}}
+    finished(prepared)
+    steps = flow_losses(monkeypatch)
+    undo = interrupt(monkeypatch, 3)
+    trainer = prepared.trainer(ADAPTED, later)
+    with Scratch.open(trainer.key()) as scratch, pytest.raises(KeyboardInterrupt):
+        trainer.run(scratch)
+    undo()
+    resumed = steps_taken(monkeypatch)
+    result = finished(prepared, later)
+    assert resumed == [2, 3, 4, 5] and steps == []
+    assert_same(result, finished(prepared, later))
+
+
+# Trainings that differ in this have no flow phase in common; in what follows they have.
+OTHER_FLOW = {
+    "seed": {"train": {"seed": 1}},
+    "rank": {"lora": {"rank": 3}},
+    "alpha": {"lora": {"alpha": 8.0}},
+    "flow_steps": {"train": {"flow_steps": 5}},
+    "learning_rate": {"train": {"learning_rate": 0.002}},
+    "lora_learning_rate": {"train": {"lora_learning_rate": 0.002}},
+    "select": {"train": {"select": "last"}},
+    "tau": {"loss": {"tau": 0.5}},
+    "tau_band": {"loss": {"tau_band": 0.3}},
+    "tau_norm": {"telepathy": {"tau_norm": 5.0}},
+    "factors": {"telepathy": {"factors": 2}},
+    "state_tokens": {"telepathy": {"state_tokens": 1}},
+    "factor_tokens": {"telepathy": {"factor_tokens": 1}},
+    "film": {"telepathy": {"film": False}},
+    "memory": {"telepathy": {"memory": "reset"}},
+    "factor_source": {"telepathy": {"factor_source": "constant"}},
+    "architecture": {"telepathy": {"architecture": "mlp"}},
+}
+SAME_FLOW = {
+    "steps": {"train": {"steps": 5}},
+    "head_width": {"telepathy": {"head_width": 40}},
+    "layers": {"telepathy": {"layers": [-1]}},
+    "read_base_action": {"telepathy": {"read_base_action": False}},
+    "vec": {"loss": {"vec": 0.5}},
+    "traf": {"loss": {"traf": {"top_k": 0.0}}},
+    "tsac": {"loss": {"tsac": {"memory_text": 0.5}}},
+}
+
+
+def test_flow_phases_are_found_by_all_that_they_depend_on_and_by_nothing_else(prepared):
+    plain = prepared.trainer(ADAPTED)
+    found = {name: prepared.trainer(ADAPTED, change).flow_key() for name, change in OTHER_FLOW.items()}
+    assert len({plain.flow_key(), *found.values()}) == len(found) + 1
+    begun = plain.build()
+    told = {name: one.clone() for name, one in begun.heads.before_pass().items()}
+    learned = [one.clone() for one in lora.lora_parameters(begun.adapted)]
+    for name, change in SAME_FLOW.items():
+        trainer = prepared.trainer(ADAPTED, change)
+        assert trainer.flow_key() == plain.flow_key() and trainer.key() != plain.key(), name
+        model = trainer.build()
+        assert model.heads.before_pass().keys() == told.keys(), name
+        assert all(torch.equal(one, told[key]) for key, one in model.heads.before_pass().items()), name
+        assert all(torch.equal(*pair) for pair in zip(lora.lora_parameters(model.adapted), learned, strict=True)), name
+
+
+@pytest.mark.parametrize("name", ["seed", "rank"])
+def test_a_flow_phase_of_other_inputs_is_run_anew(prepared, tmp_path, monkeypatch, name):
+    steps = flow_losses(monkeypatch)
+    finished(prepared)
+    found = finished(prepared, OTHER_FLOW[name])
+    assert steps == 2 * [0, 1, 2, 3]
+    monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "empty"))
+    assert_same(found, finished(prepared, OTHER_FLOW[name]))
+
+
+def test_a_kept_flow_phase_that_cannot_be_read_stops_the_training(prepared, place):
+    finished(prepared)
+    (kept,) = (place / "phases").iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+    with pytest.raises(SigmaError, match=r"phases/.*\.pt: checkpoint not readable .*delete it") as caught:
+        finished(prepared, {"loss": {"traf": {"top_k": 0.35}}})
+    assert "\n" not in str(caught.value)
+
+
+def test_motion_is_measured_on_the_train_windows_before_training(prepared):
+    for change in ({}, ADAPTED):
+        trainer = prepared.trainer(change)
+        expected = motion_rms(trainer.material, np.flatnonzero(trainer.material.split == "train"))
+        assert torch.equal(trainer.build().heads.path.motion_encoder.rms, expected)
+    everything = motion_rms(trainer.material, np.arange(len(trainer.material.split)))
+    assert not torch.equal(everything, expected), "this world cannot tell the windows apart"
 
 
 def test_the_memory_of_errors_decides_what_is_hard(prepared):
@@ -166,11 +328,14 @@ def test_the_memory_of_errors_decides_what_is_hard(prepared):
 
 
 def test_the_sizes_of_the_heads_are_those_of_the_parameters(prepared):
-    changes = {"width": 24, "factors": 5, "factor_dim": 2, "state_tokens": 3, "head_width": 40}
+    changes = {"width": 24, "factors": 5, "factor_dim": 2, "state_tokens": 3, "factor_tokens": 4, "head_width": 40}
     heads = prepared.trainer({"telepathy": changes}).build().heads
     assert heads.path.memory_cell.hidden_size == 24 and heads.path.factor_network[2].out_features == 10
-    assert heads.state_encoder.tokens == 3 and len(heads.residuals.decoder.layers) == 2
-    assert heads.residuals.decoder.layers[0].self_attn.num_heads == 4
+    assert heads.path.motion_encoder.mlp[0].in_features == 3 * 6
+    assert (heads.state_encoder.tokens, heads.factor_tokens.tokens) == (3, 4)
+    assert heads.residuals.trunk[0].out_features == 40 and heads.residuals.mix.project.out_features == 24
+    heads = prepared.trainer({"telepathy": {"state_tokens": 0, "factor_tokens": 0}}).build().heads
+    assert heads.state_encoder is None and heads.factor_tokens is None
 
 
 @pytest.mark.parametrize("extra", [{}, {"loss": {"flow": 0.5}}])
@@ -296,9 +461,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(own, trained
     assert products(own)["models/sigma"] != products(trained)["models/sigma"]
 
 
-def test_a_finished_training_leaves_no_state_behind(own, place):
+def test_a_finished_training_leaves_no_state_behind_but_its_flow_phase(own, place):
+    def left() -> list[str]:
+        files = [file for file in place.rglob("*") if file.is_file() and file.suffix != ".lock"]
+        return [file.parent.name for file in files]
+
     own.run("finetune")
-    assert not [file for file in place.rglob("*") if file.is_file() and file.suffix != ".lock"]
+    assert left() == []
+    own.run("finetune", changes=ADAPTED)
+    assert left() == ["phases"]
 
 
 def interrupt(monkeypatch, after: int) -> Callable[[], None]:
