@@ -10,7 +10,7 @@ from sigma.parameters import Section
 DATASET, DATASET_RECORD, BASE_RECORD = Path("data/dataset"), Path("data/dataset.json"), Path("data/base.json")
 EPISODES, SHARDS = Path("data/episodes.json"), Path("data/shards")
 
-Episodes = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+Episodes = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)]
 
 
 class WindowParameters(Section):
@@ -154,4 +154,6 @@ def run(parameters: dict[str, Section]) -> str:
     )
     counts = meta["counts"]
     kept = ", ".join(f"{name} {counts[name]['kept']} of {counts[name]['candidates']}" for name in counts)
-    return f"window: kept {kept} windows; {sum(shard['frames'] for shard in shards)} frames in {len(shards)} shards"
+    strided = sum(one["strided"] for one in counts.values())
+    kept += f" windows; {strided} without overlap"
+    return f"window: kept {kept}; {sum(shard['frames'] for shard in shards)} frames in {len(shards)} shards"

@@ -40,7 +40,7 @@ def test_arms_of_the_main_pipeline_need_nothing_of_the_ablation():
     plain = {
         table.rsplit("/", 1)[1].removesuffix(".parquet") for table, name in tables().items() if name not in ABLATION
     }
-    assert plain == {EXPERT, BASE, SIGMA, f"{SIGMA}_full_scale"}
+    assert plain == {EXPERT, BASE, SIGMA, f"{SIGMA}_full_scale", f"{SIGMA}_without_residual"}
 
 
 def test_the_root_pipelines_own_arms_have_a_summary_that_needs_no_ablation():
