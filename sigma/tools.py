@@ -219,6 +219,21 @@ def arm(
     typer.echo(line)
 
 
+@tools.command(rich_help_panel="Evidence")
+def confirm(
+    dataset: Annotated[Path, typer.Option(help="Fresh episodes, as `sigma simulate` records them.")],
+    params: Annotated[Path, typer.Option(help="File with the section confirmation.")] = Path(
+        "stages/confirmation/params.yaml"
+    ),
+    arms: Annotated[Path, typer.Option(help="Folder of the trained arms.")] = _ABLATION / "out",
+    output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/confirmation.json"),
+) -> None:
+    """Score the trained arms on episodes that no choice has seen; once for a released model."""
+    from sigma.commands import confirm as module
+
+    typer.echo(module.run(params=params, dataset=dataset, arms=arms, output=output))
+
+
 @tools.command(rich_help_panel="Ablation")
 def trial(
     arm: _ARM,

@@ -69,7 +69,7 @@ def candidate_windows(
     """One entry a candidate window, ordered by episode and step, as columns of ``windows.parquet``.
 
     The filter marks windows of every split; it only keeps training windows out of storage. Raises :class:`SigmaError`
-    where a split would have no window.
+    where a split that has episodes would have no window.
     """
     split_of = {episode: name for name in SPLITS for episode in splits[name]}
     unit = spread(statistics[ACTION])
@@ -96,12 +96,12 @@ def candidate_windows(
     windows = {name: np.concatenate(values) for name, values in columns.items()}
     for name in SPLITS:
         of_split = windows["split"] == name
-        if not of_split.any():
+        if splits[name] and not of_split.any():
             raise SigmaError(
                 f"{dataset.root}: every {name} episode is shorter than params.yaml: window.horizon "
                 f"({protocol.horizon} steps); lower it, or list them in audit.exclude"
             )
-        if name == "train" and not windows["kept"][of_split].any():
+        if name == "train" and splits[name] and not windows["kept"][of_split].any():
             raise SigmaError(
                 "params.yaml: window.min_action_norm, window.min_motion: no training window is left; the medians are "
                 f"{np.median(windows['action_norm'][of_split]):.3g} and {np.median(windows['motion'][of_split]):.3g}"

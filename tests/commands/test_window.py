@@ -184,6 +184,15 @@ def test_the_length_of_the_trace_is_a_parameter(ready):
         np.testing.assert_array_equal(shards.frame_trace, longest.frame_trace[:, 8 - length :])
 
 
+def test_without_held_out_episodes_every_window_is_one_of_training_and_those_without_overlap_are_counted(ready):
+    line = window.run(parameters(window__validation=0, window__test=0))
+    shards = Shards.open(Path("data/shards"))
+    assert [len(shards.meta["splits"][name]) for name in ("train", "validation", "test")] == [8, 0, 0]
+    assert set(shards.window_split) == {"train"}
+    counts = shards.meta["counts"]
+    assert f"{sum(one['strided'] for one in counts.values())} without overlap" in line
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -192,7 +201,8 @@ def test_the_length_of_the_trace_is_a_parameter(ready):
         ({"window__eval_stride": 12}, r"window\.eval_stride: must divide window\.horizon \(16\) or a multiple"),
         ({"window__eval_stride": 0}, r"window\.eval_stride: .*legal: integer ≥ 1"),
         ({"window__history_stride": 6}, r"window\.history_stride: must be a multiple of window\.train_stride \(4\)"),
-        ({"window__validation": 0}, r"window\.validation.*"),
+        ({"window__validation": -1}, r"window\.validation.*"),
+        ({"window__validation": 0.0}, r"window\.validation.*"),
         ({"window__test": 1.5}, r"window\.test.*"),
         ({"window__min_motion": -0.1}, r"window\.min_motion: .*legal: number ≥ 0"),
         ({"window__stride": 4}, r"window\.stride: unknown key"),

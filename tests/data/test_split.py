@@ -14,8 +14,8 @@ from sigma.errors import SigmaError
     st.integers(0, 2**32),
 )
 def test_every_episode_is_in_exactly_one_split(task_of, data, seed):
-    validation = data.draw(st.integers(1, len(task_of) - 2))
-    test = data.draw(st.integers(1, len(task_of) - validation - 1))
+    validation = data.draw(st.integers(0, len(task_of) - 1))
+    test = data.draw(st.integers(0, len(task_of) - validation - 1))
     splits = split_episodes(task_of, validation, test, seed)
     assert tuple(splits) == SPLITS
     assert sorted(episode for part in splits.values() for episode in part) == sorted(task_of)

@@ -10,7 +10,7 @@ from tests.imports import ROOT
 
 yaml = YAML(typ="safe")
 STAGES = yaml.load((ROOT / "stages/rollout/dvc.yaml").read_text(encoding="utf-8"))["stages"]
-ABLATION = {"tuned-arm", "residual-arm"}
+ABLATION = {"plain-lora", "full-finetune", "residual-arm"}
 
 
 def tables() -> dict[str, str]:

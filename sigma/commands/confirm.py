@@ -1,0 +1,122 @@
+"""``sigma confirm``: the trained arms on episodes that no choice has ever seen. Meant to run once for a released model."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from sigma.parameters import Section, read_yaml, validate
+
+if TYPE_CHECKING:
+    from sigma.evaluation.ablation import Row, Windows
+
+BASE, SHARDS, FEATURES = Path("data/base.json"), Path("data/shards/meta.json"), Path("data/features/meta.json")
+CALIBRATION = "adapter_calibration.json"
+SUBJECT = "sigma"
+
+
+class ConfirmationParameters(Section):
+    """``confirmation`` in stages/confirmation/params.yaml; the first three are read by its dvc.yaml alone."""
+
+    episodes: int = Field(ge=2, le=100_000)
+    seed: int = Field(ge=0)
+    workers: int = Field(ge=1, le=1024)
+    arms: list[str] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+
+
+def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
+    """Score every arm and seed on the episodes of ``dataset``; writes ``output`` as ``sigma ablation`` writes a split.
+
+    Raises :class:`sigma.errors.SigmaError` where an arm is missing or of another base, before any long work.
+    """
+    section: Any = validate({"confirmation": ConfirmationParameters}, read_yaml(params), params)["confirmation"]
+    from sigma.cli import read_parameters
+
+    root = read_parameters()
+    report, machine, base_parameters, settings = (root[name] for name in ("report", "machine", "base", "adapter"))
+
+    from sigma.errors import SigmaError
+    from sigma.io import read_json, write_json
+
+    records = {}
+    for arm in section.arms:
+        for seed in section.seeds:
+            records[arm, seed] = read_json(arms / f"{arm}-{seed}" / "arm.json")
+            kind = records[arm, seed]["kind"]
+            if kind not in ("residual", "lora"):
+                raise SigmaError(f"{params}: confirmation.arms: {arm}: kind {kind}; legal: residual and lora arms")
+    if SUBJECT not in section.arms:
+        raise SigmaError(f"{params}: confirmation.arms: found {section.arms}; legal: {SUBJECT} among them")
+    shards_meta, features, reference = read_json(SHARDS), read_json(FEATURES), read_json(BASE)
+
+    from sigma.evaluation import confirmation
+    from sigma.machine import open_device
+
+    device = str(open_device(machine))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=dataset.parent) as folder:
+        shards = confirmation.fresh_shards(dataset, Path(folder) / "shards", shards_meta, machine.workers)
+        material = confirmation.fresh_material(
+            shards, reference, features, base_parameters, batch=machine.batch, device=device
+        )
+        windows = _windows(material.columns, shards_meta, report)
+        rows, scales = _rows(material.columns, windows, shards_meta["chunk"]), {}
+        for (arm, seed), record in records.items():
+            place, own = arms / f"{arm}-{seed}", confirmation.fresh_base(material)
+            if record["kind"] == "residual":
+                actions, scale = confirmation.residual_actions(
+                    own, place / "model", place / CALIBRATION, settings.model_dump(), name=arm, batch=machine.batch
+                )
+                variants, scales[f"{arm}-{seed}"] = {arm: actions}, float(scale.mean())
+            else:
+                variants = confirmation.tuned_actions(own, place / "model", name=arm, batch=machine.batch)
+            for name, actions in variants.items():
+                _add(rows, name, seed, windows.errors(_plan(actions)))
+    from sigma.evaluation.ablation import split_results
+
+    result = split_results(rows, SUBJECT, windows, "test")
+    write_json(output, {"dataset": {"episodes": section.episodes, "seed": section.seed}, "scales": scales, **result})
+    own = result["rows"][SUBJECT]["mse_plan"]
+    return (
+        f"confirm: {result['windows']} windows of {result['episodes']} fresh episodes; Sigma mse_plan {own['mean']:.4f} "
+        f"({own['lo']:.4f} to {own['hi']:.4f})"
+    )
+
+
+def _windows(columns: dict[str, Any], shards: dict[str, Any], report: Any) -> "Windows":
+    import numpy as np
+
+    from sigma.evaluation.ablation import Windows
+    from sigma.evaluation.scores import critical_windows
+
+    joints = list(shards["joint_names"])
+    gripper = joints.index(report.gripper)
+    critical = critical_windows(columns["action"], columns["valid"], gripper, report.critical_threshold)
+    scored = np.array([name not in shards["exclude_joints"] for name in joints])
+    return Windows(columns, scored, critical, report.resamples, report.seed)
+
+
+def _rows(columns: dict[str, Any], windows: "Windows", chunk: int) -> dict[str, "Row"]:
+    """The references that need no training windows."""
+    from sigma.evaluation.ablation import Row
+    from sigma.evaluation.scores import plan_arm
+
+    plans = {"frozen_base": columns["base_action"], "base_mean_of_samples": columns["base_samples"].mean(axis=1)}
+    return {name: Row(name, {}, windows.errors(plan_arm(plan, chunk))) for name, plan in plans.items()}
+
+
+def _plan(actions: dict[str, Any]) -> dict[str, Any]:
+    """A row's actions by metric: each branch, and the executed plan."""
+    import numpy as np
+
+    vector, chunk, trajectory = (actions[branch] for branch in ("vector", "chunk", "trajectory"))
+    plan = np.concatenate([vector, chunk[:, 1:], trajectory[:, chunk.shape[1] :]], axis=1)
+    return {"mse_vec": vector, "mse_chk": chunk, "mse_trj": trajectory, "mse_plan": plan}
+
+
+def _add(rows: dict[str, "Row"], name: str, seed: int, errors: dict[str, Any]) -> None:
+    from sigma.evaluation.ablation import Row
+
+    rows.setdefault(name, Row(name, {})).seeds[seed] = errors
