@@ -105,16 +105,16 @@ def run(sections: Mapping[str, Section], *, seed: int = 0, report: Callable[[str
     from sigma.policy import lora
     from sigma.policy.base_action import deterministic_action
     from sigma.policy.decision import SigmaModel
-    from sigma.policy.footprint import build_footprint
+    from sigma.policy.footprint import attach_lora, build_footprint
     from sigma.policy.heads import build_heads, describe_heads, heads_file, load_heads, parameter_count, save_heads
     from sigma.policy.model_folder import base_digest
 
     values: Any = sections
-    train, settings = values["train"], values["lora"]
+    train, flow = values["train"], values["base"].branch == "adapted"
     config, told = plan.base_configuration(sections)
     views = plan.views_of(config, sections)
     footprint = build_footprint(config, views, sections)
-    planned = footprint.residual_step(train.batch)
+    planned = footprint.flow_step(train.batch) if flow else footprint.residual_step(train.batch)
     sizes, meter = footprint.model.heads.sizes, Meter(report)
     report(f"rehearsal: {told}; {values['base'].dtype}, {views} cameras, batch {train.batch}")
 
@@ -123,14 +123,7 @@ def run(sections: Mapping[str, Section], *, seed: int = 0, report: Callable[[str
     with meter.part("digest of the base"):
         before = base_digest(policy)
     with meter.part("LoRA and heads"):
-        adapted = lora.attach(
-            policy,
-            rank=settings.rank,
-            alpha=settings.alpha,
-            dropout=settings.dropout,
-            projections=settings.projections,
-            seed=seed,
-        )
+        adapted = attach_lora(policy, sections, seed=seed)
         heads = build_heads(sizes, 1.0, seed)
         model = SigmaModel(adapted, heads)
     modules, count = len(lora.lora_layers(adapted)), sum(one.numel() for one in lora.lora_parameters(adapted))
@@ -159,12 +152,17 @@ def run(sections: Mapping[str, Section], *, seed: int = 0, report: Callable[[str
         named = [*heads.parameters(), *lora.lora_parameters(adapted)]
         optimizer = torch.optim.AdamW(named, lr=1e-3)
         observation = footprint.observation(train.batch, seed=seed)
-        action = torch.zeros(train.batch, sizes.horizon, sizes.action_dim)
-        residuals = model(observation, action).residuals
-        loss = sum((scale - 1).square().mean() for scale in (residuals.vector, residuals.chunk, residuals.trajectory))
+        if flow:
+            loss = footprint.flow_loss(model, observation)
+        else:
+            action = torch.zeros(train.batch, sizes.horizon, sizes.action_dim)
+            residuals = model(observation, action).residuals
+            scales = (residuals.vector, residuals.chunk, residuals.trajectory)
+            loss = sum((scale - 1).square().mean() for scale in scales)
+            del residuals, scales
         loss.backward()
         optimizer.step()
-    del optimizer, observation, residuals, loss
+    del optimizer, observation, loss
     model.zero_grad(set_to_none=True)
     if base_digest(policy) != before:
         raise SigmaError("rehearsal: the training step changed the base's own weights")

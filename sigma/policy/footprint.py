@@ -21,7 +21,7 @@ from sigma.policy import lora, prefix
 from sigma.policy.checkpoint import empty_policy
 from sigma.policy.decision import SigmaModel
 from sigma.policy.heads import build_heads, parameter_count
-from sigma.policy.observation import Observation, base_pass
+from sigma.policy.observation import Observation
 
 _ITEM = torch.ops.aten._local_scalar_dense.default
 
@@ -129,7 +129,13 @@ class Footprint:
             text=numbers(sizes.width),
             history=numbers(sizes.history - 1, sizes.pools, sizes.width),
             present=torch.ones(batch, sizes.history - 1, dtype=torch.bool, device=device),
+            motion=numbers(sizes.trace, sizes.state_dim),
+            now=numbers(sizes.pools, sizes.width),
         )
+
+    @property
+    def _adapted(self) -> bool:
+        return self.sections["base"].branch == "adapted"
 
     def _patch(self) -> int:
         return self.model.policy.model.paligemma_with_expert.paligemma.config.vision_config.patch_size
@@ -164,7 +170,12 @@ class Footprint:
             passed = self.model.frozen_pass(observation)
             # Each Euler step frees what the one before it took.
             action = prefix.integrate(self.model.policy, passed.encoded, noise, 1)
-            return self.model(observation, action[:, 0, : sizes.horizon]) if sigma else action
+            if not sigma:
+                return action
+            adapted = self.model.adapted_pass(observation, cache=self._adapted)
+            if self._adapted:
+                action = prefix.integrate(self.model.policy, adapted.encoded, noise, 1)
+            return self.model(observation, action[:, 0, : sizes.horizon], passed=adapted)
 
         return max(self.peak(work), self.vision(batch))
 
@@ -175,13 +186,15 @@ class Footprint:
         self.train_mode(self.model)
 
         def work() -> None:
-            decision = self.model(observation, action)
+            with torch.set_grad_enabled(not self._adapted):  # there the flow phase's weights are frozen by now
+                passed = self.model.adapted_pass(observation, cache=self.sections["loss"].flow > 0)
+            decision = self.model(observation, action, passed=passed)
             residuals = decision.residuals
             loss = residuals.vector.sum() + residuals.chunk.sum() + residuals.trajectory.sum()
             if decision.thought is not None:
                 loss = loss + decision.thought.semantic.sum() + decision.thought.intent_view.sum()
             if self.sections["loss"].flow:
-                loss = loss + self._flow(observation)
+                loss = loss + self.flow_loss(self.model, observation)
             loss.backward()
 
         return max(self.peak(work), self.vision(batch))
@@ -190,17 +203,18 @@ class Footprint:
         """Bytes of activations and gradients of B windows of flow matching."""
         observation = self.observation(batch)
         self.train_mode(self.model)
-        return max(self.peak(lambda: self._flow(observation).backward()), self.vision(batch))
+        return max(self.peak(lambda: self.flow_loss(self.model, observation).backward()), self.vision(batch))
 
-    def _flow(self, observation: Observation) -> Tensor:
+    def flow_loss(self, model: SigmaModel, observation: Observation) -> Tensor:
+        """Flow-matching loss of B windows whose actions and noise are zero, on the observation's device."""
         draws, config = self.sections["train"].flow_draws, self.config
         batch, width = len(observation.state), config.output_features["action"].shape[0]
-        with torch.device("meta"):
+        with observation.state.device:
             actions = torch.zeros(batch, config.chunk_size, width)
             noise = torch.zeros(batch, draws, config.chunk_size, config.max_action_dim)
             time = torch.ones(batch, draws)
-        encoded = base_pass(self.model.policy, observation).encoded
-        return prefix.flow_matching_loss(self.model.policy, encoded, actions, noise, time).sum()
+        encoded = model.adapted_pass(observation).encoded
+        return prefix.flow_matching_loss(model.policy, encoded, actions, noise, time).sum()
 
     def train_mode(self, model: SigmaModel) -> None:
         """Put a model into training as the trainer does, with gradient checkpointing where it is asked for."""
@@ -208,6 +222,21 @@ class Footprint:
         language_model = model.policy.model.paligemma_with_expert.paligemma.model.language_model
         if self.sections["train"].gradient_checkpointing:
             language_model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def attach_lora(policy: Any, sections: Mapping[str, Any], *, seed: int) -> Any:
+    """LoRA as the trainer attaches it: on the action expert too where flow matching trains it."""
+    settings = sections["lora"]
+    expert = sections["base"].branch == "adapted" or sections["loss"].flow > 0
+    return lora.attach(
+        policy,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        towers=("language", "expert") if expert else ("language",),
+        projections=settings.projections,
+        seed=seed,
+    )
 
 
 def build_footprint(config: PI05Config, views: int, sections: Mapping[str, Any]) -> Footprint:
@@ -233,20 +262,10 @@ def build_footprint(config: PI05Config, views: int, sections: Mapping[str, Any])
         ),
         "language-model heads, unused": _group(paligemma.lm_head, tower.gemma_expert.lm_head),
     }
-    settings = sections["lora"]
-    expert = sections["base"].branch == "adapted" or sections["loss"].flow > 0
     with torch.device("meta"):
-        adapted = lora.attach(
-            policy,
-            rank=settings.rank,
-            alpha=settings.alpha,
-            dropout=settings.dropout,
-            towers=("language", "expert") if expert else ("language",),
-            projections=settings.projections,
-            seed=0,
-        )
+        adapted = attach_lora(policy, sections, seed=0)
     width = paligemma.config.text_config.hidden_size
-    meta = {name: getattr(sections["window"], name) for name in ("horizon", "chunk", "history")}
+    meta = {name: getattr(sections["window"], name) for name in ("horizon", "chunk", "history", "trace")}
     base = SimpleNamespace(
         policy=policy,
         state_dim=config.input_features["observation.state"].shape[0],

@@ -1,4 +1,4 @@
-"""The rehearsal: at the sizes of the tiny world in every run, at full size where 22 GB are free (`make rehearsal`)."""
+"""The rehearsal: at the sizes of the tiny world in every run, at full size where 16 GB are free (`make rehearsal`)."""
 
 import json
 
@@ -81,9 +81,9 @@ def test_the_measured_rate_serves_a_plan_of_the_same_sizes_only(trained, tmp_pat
 
 @pytest.mark.fullsize
 def test_the_full_size(tmp_path):
-    need = 22 * 2**30
+    need = 16 * 2**30
     if psutil.virtual_memory().available < need:
-        pytest.skip("22 GiB of free memory are needed")
+        pytest.skip("16 GiB of free memory are needed")
     parameters = validate(sections(), profile.load("pi05_so101"), tmp_path)
     with inside(tmp_path):
         record = rehearse.run(parameters)
