@@ -55,7 +55,7 @@ test-slow: install-test  ## run the slow tests too
 	@bash tests/install_gl.sh
 	$(PYTEST) -m "not fullsize" tests
 
-rehearsal: install-test  ## build π0.5 at full size with random weights, decide, train a step, save, reload (22 GB)
+rehearsal: install-test  ## build π0.5 at full size with random weights, decide, train a step, save, reload (16 GB free)
 	$(BIN)/python -m pytest -q -s -m fullsize tests
 
 lint: install-test  ## check style

@@ -10,7 +10,8 @@ from sigma.parameters import read_yaml
 from tests.worlds import ADAPTED, ROOT, SMALL, World, inside, merge
 
 # The shipped overrides of the numbers of steps are for the shipped base; ADAPTED has few for what has none.
-FEW = {name: {"overrides": {"train.steps": SMALL["train"]["steps"]}} for name in ("sigma_frozen", "without_lora")}
+FROZEN = ("sigma_frozen", "direct", "without_lora")
+FEW = {name: {"overrides": {"train.steps": SMALL["train"]["steps"]}} for name in FROZEN}
 FEW |= {name: {"overrides": {"train.flow_steps": 4}} for name in ("plain_lora", "full_finetune")}
 RATES = dict.fromkeys(("sigma", "sigma_frozen", "plain_lora", "residual_mlp", "direct"), 1.0)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sigma.evaluation.ablation import CLAIMS, CRITICAL
 from sigma.evaluation.arms import CONFIRMATORY, OWN, TITLES
-from sigma.report.closed_loop import ClosedLoop, Paired, TaskResult
+from sigma.report.closed_loop import SETTING, ClosedLoop, Paired, TaskResult
 from sigma.report.evidence_figures import relative, subject_of
 from sigma.report.html import p_value
 
@@ -170,8 +170,33 @@ def retention_clause(closed_loop: ClosedLoop, target: str, subject: str, margin:
     return f"it keeps each of the base's own tasks within {margin:g} points of the frozen π0.5 ({told})"
 
 
+def settings_sentence(
+    settings: Mapping[str, TaskResult], target: str, subject: str, arms: Mapping[str, Sequence[str]]
+) -> str:
+    """The harder settings of the target in which Sigma beats an opponent or is beaten; empty where none decides.
+
+    Many settings are looked at, each by itself: what is said here is an estimate and no claim.
+    """
+    clauses = []
+    for name, task in settings.items():
+        if not name.startswith(target + SETTING) or subject not in task.arms:
+            continue
+        groups: dict[str | None, list[str]] = {}
+        for arm, rows in arms.items():
+            groups.setdefault(closed_status(task, rows), []).append(arm)
+        told = [
+            f"{words} {listed([_told(task, arm, arms[arm]) for arm in groups[status]])}"
+            for status, words in ((BEATEN, "more often than"), (LOST_TO, "less often than"))
+            if status in groups
+        ]
+        if told:
+            own = 100 * task.arms[subject].success
+            clauses.append(f"{name.removeprefix(target + SETTING)} ({own:.0f}\u00a0%): {' and '.join(told)}")
+    return f" In harder settings, each by itself: {'; '.join(clauses)}." if clauses else ""
+
+
 def verdict(ablation: Mapping[str, Any], closed_loop: ClosedLoop | None, *, target: str, margin: float) -> str:
-    """Two sentences, from ``metrics/ablation.json`` and the closed loop (None where it was not run).
+    """Two or three sentences, from ``metrics/ablation.json`` and the closed loop (None where it was not run).
 
     ``target`` is the task that Sigma learned, ``margin`` the loss in points that counts as keeping a task.
     """
@@ -185,4 +210,5 @@ def verdict(ablation: Mapping[str, Any], closed_loop: ClosedLoop | None, *, targ
         second = f"The closed loop has no {subject} on {target}"
     else:
         second = target_clause(task, target, subject, opponents(results))
-    return f"{first} {second}; {retention_clause(closed_loop, target, subject, margin)}."
+    harder = settings_sentence(closed_loop.settings, target, subject, opponents(results))
+    return f"{first} {second}; {retention_clause(closed_loop, target, subject, margin)}.{harder}"

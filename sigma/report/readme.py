@@ -16,7 +16,13 @@ from sigma.io import read_json
 from sigma.report.verdict import verdict
 
 METRICS = ("mse_vec", "mse_chk", "mse_trj", "mse_plan")
-ARMS = {"expert": "expert", "base": "frozen π0.5", "sigma": "Sigma", "sigma_full_scale": "Sigma at scale 1"}
+ARMS = {
+    "expert": "expert",
+    "base": "frozen π0.5",
+    "sigma": "Sigma",
+    "sigma_full_scale": "Sigma at scale 1",
+    "sigma_without_residual": "Sigma without residual heads",
+}
 _REGION = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -105,6 +111,49 @@ def closed_loop(root: Path) -> str:
     return f"{table}\n\n{text.replace('-', '−')}"
 
 
+def evidence(root: Path) -> str:
+    """The evidence page's first lines, and every row of the ablation with its success where it was played."""
+    from sigma.evaluation.arms import FULL_SCALE, title
+    from sigma.parameters import read_yaml
+    from sigma.report.closed_loop import read_closed_loop
+    from sigma.report.evidence_figures import compared_rows, relative, subject_of
+    from sigma.report.evidence_verdict import verdict as told
+
+    ablation, loop = read_json(root / "metrics/ablation.json"), read_closed_loop(root / "metrics/rollout.json")
+    section = read_yaml(root / "stages/evidence/params.yaml")["evidence"]
+    target = section["target"]
+    sentence = told(ablation, loop, target=target, margin=section["kept_within"])
+    results = ablation["test"]
+
+    def cells(name: str, row: Mapping[str, Any]) -> list[str]:
+        compared = []
+        for claim in ("mse_plan", "mse_plan_critical"):
+            entry = row[claim]
+            if "delta" not in entry:
+                compared.append("")
+                continue
+            middle, low, high = (f"{value:+.1f}".replace("-", "−") for value in relative(entry))
+            compared.append(f"{middle} % ({low} to {high})")
+        name = {"frozen_base": "base"}.get(name, name)
+        arms = loop.tasks[target].arms if loop is not None else {}
+        played = ""
+        if name in arms:
+            won = arms[name]
+            played = f"{100 * won.success:.0f} % ({100 * won.low:.0f}–{100 * won.high:.0f})"
+        kept = loop.kept[name].difference if loop is not None and name in loop.kept else None
+        change = "" if kept is None else f"{100 * kept:+.1f}".replace("-", "−")
+        return [_number(row["mse_plan"]["mean"]), *compared, played, change]
+
+    subject = subject_of(results)
+    rows = [[f"**{title(subject)}**", *cells(subject, results["rows"][subject])]]
+    for name, row in compared_rows(results):
+        if not name.endswith(FULL_SCALE):
+            shown = f"**{title(name)}**" if row["confirmatory"] else title(name)
+            rows.append([shown, *cells(name, row)])
+    header = ["", "mse_plan", "Sigma against it", "on critical intervals", f"success, `{target}`", "own tasks, points"]
+    return f"> {sentence}\n\n{_table(header, rows)}"
+
+
 def base(root: Path) -> str:
     """Success of the shipped base on fresh seeds of every task, against random weights."""
     scores = read_json(root / "stages/embedded/metrics.json")
@@ -142,6 +191,7 @@ REGIONS: dict[str, Callable[[Path], str]] = {
     "errors": errors,
     "control": control,
     "closed_loop": closed_loop,
+    "evidence": evidence,
     "base": base,
     "pretraining": pretraining,
 }

@@ -42,7 +42,10 @@ def run(world: World, dataset: str = "fresh", **changes) -> dict:
     params = write_params(world, **changes)
     with inside(world.root):
         confirm.run(
-            params=params, dataset=Path(dataset), arms=Path("stages/ablation/out"), output=Path("metrics/confirmation.json")
+            params=params,
+            dataset=Path(dataset),
+            arms=Path("stages/ablation/out"),
+            output=Path("metrics/confirmation.json"),
         )
     return read_json(world.root / "metrics/confirmation.json")
 

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -13,8 +14,10 @@ from sigma.errors import SigmaError
 from sigma.parameters import validate
 from sigma.policy import footprint, lora
 from sigma.policy.heads import parameter_count
+from sigma.training.objectives import FlowObjective
 from tests import hub as stub
 from tests.imports import ROOT
+from tests.worlds import ADAPTED
 
 FULL = "pi05_so101"
 
@@ -128,6 +131,24 @@ def test_a_training_step_takes_what_the_plan_says(trained, checkpointing):
     assert allocator_peak(work) == pytest.approx(planned, rel=0.15)
 
 
+def test_a_flow_step_takes_what_the_plan_says(trained):
+    changes = (ADAPTED, {"train": {"batch": 8}})
+    parameters = trained.configure(*changes)
+    config, _ = plan.base_configuration(parameters)
+    planned = footprint.build_footprint(config, 2, parameters).flow_step(8)
+    trainer = trained.trainer(*changes)
+    trainer.material.cache_vision(trainer.parts["train"], 8)
+    model = trainer.build()
+    objective = FlowObjective(model, trainer.material, trainer.train, trainer.parts)
+
+    def work():
+        objective.loss(np.arange(8), 0, 0, 8)[0].backward()
+
+    work()
+    model.zero_grad(set_to_none=True)
+    assert allocator_peak(work) == pytest.approx(planned, rel=0.15)
+
+
 @torch.no_grad()
 def test_a_decision_takes_what_the_plan_says(trained, small):
     trainer = trained.trainer()
@@ -194,8 +215,6 @@ def _cuda() -> dict:
 
 
 def test_the_adapted_branch_plans_its_flow_phase_with_lora_on_the_expert(trained):
-    from tests.worlds import ADAPTED
-
     parameters = trained.configure(ADAPTED)
     found = plan.run(parameters, memory=8)
     assert "finetune, flow phase" in [stage.stage for stage in found.memory]

@@ -97,6 +97,15 @@ def test_the_same_arm_again_gives_the_same_bytes_whatever_the_processes(world, m
     assert {file.name: file.read_bytes() for file in (world.root / "out").rglob("*") if file.is_file()} == first
 
 
+@pytest.mark.render
+def test_a_setting_may_have_decisions_of_its_own_length(world, short_episodes):
+    play(world, "sigma", episodes=1, base_tasks=[], settings={"often": {"n_action_steps": 2}})
+    rows = pyarrow.parquet.read_table(world.root / "out/sigma.parquet").to_pylist()
+    assert [row["setting"] for row in rows] == ["plain", "often"]
+    for row, taken in zip(rows, (4, 2), strict=True):
+        assert row["decisions"] == -(-row["steps"] // taken)
+
+
 def refused(world: World, match: str, arm: str = "base", **changes) -> None:
     with pytest.raises(SigmaError, match=match):
         play(world, arm, **changes)
@@ -111,6 +120,8 @@ def test_bad_input_is_one_line_before_anything_is_played(world, monkeypatch):
     refused(world, "arm 'nobody' does not exist", arm="nobody")
     refused(world, r"'stack' does not exist", base_tasks=["stack"])
     refused(world, "n_action_steps: found 3; legal: divisors of 4", arm="sigma", n_action_steps=3)
+    often = {"often": {"n_action_steps": 3}}
+    refused(world, "n_action_steps: found 3; legal: divisors of 4", arm="sigma", settings=often)
     refused(
         world,
         r"settings\.late\.delay: found 5; legal: 0 to 4, as sigma plans 8",

@@ -105,7 +105,7 @@ def test_the_plan_takes_each_step_from_the_finest_branch_that_covers_it():
 def shipped_sizes(**changes):
     """Sizes of the shipped parameters on the embedded base."""
     values = read_yaml(ROOT / "params.yaml")
-    names = ("factors", "factor_dim", "state_tokens", "head_width")
+    names = ("factors", "factor_dim", "state_tokens", "factor_tokens", "head_width")
     sizes = {name: values["telepathy"][name] for name in names} | {"inner": values["telepathy"]["width"]}
     sizes |= {"read_layers": (1, 2), "trace": values["window"]["trace"]}
     sizes |= {"width": 128, "layers": 3, "horizon": 16, "chunk": 8, "history": 4}

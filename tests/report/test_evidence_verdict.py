@@ -131,3 +131,23 @@ def test_percentages_are_signed_unless_they_round_to_zero(value, text):
 
 def test_lists_read_as_english():
     assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_a_harder_setting_is_told_where_it_decides():
+    arms = {"plain_lora_sample": 0.3, "plain_lora_mean": 0.37, "residual_mlp": 0.7, "direct": 0.45}
+    paired = {
+        "plain_lora_sample": Paired(0.2, None, None, 0.001),
+        "plain_lora_mean": Paired(0.13, None, None, 0.02),
+        "residual_mlp": Paired(-0.2, None, None, 0.01),
+        "direct": Paired(0.05, None, None, 0.4),
+    }
+    decided = TaskResult(rates(sigma=0.5, base=0.1, **arms), paired)
+    open_one = TaskResult(rates(sigma=0.5, direct=0.45), {"direct": paired["direct"]})
+    settings = {"pick_place/often": decided, "pick_place/push": open_one, "lift/often": decided}
+    told = say(results(), ClosedLoop(loop().tasks, settings, {}))
+    assert told.endswith(
+        " In harder settings, each by itself: often (50 %): more often than plain LoRA (37 %, McNemar p = 0.020) and "
+        "less often than residual MLP (70 %, McNemar p = 0.010)."
+    )
+    without = say(results(), loop())
+    assert told.startswith(without)
