@@ -85,7 +85,12 @@ def closed_loop(
 
 @tools.command(rich_help_panel="Tools")
 def rollout(
-    arm: Annotated[str, typer.Option(help="expert, base, sigma, sigma_full_scale, or a trained arm (with --model).")],
+    arm: Annotated[
+        str,
+        typer.Option(
+            help="expert, base, sigma, sigma_full_scale, sigma_without_residual, or a trained arm (with --model)."
+        ),
+    ],
     model: Annotated[Path | None, typer.Option(help="Folder of a trained arm, with arm.json and model/.")] = None,
     params: Annotated[Path, typer.Option(help="File with the section rollout.")] = Path("stages/rollout/params.yaml"),
     output: Annotated[Path | None, typer.Option(help="Table to write [stages/rollout/out/ARM.parquet].")] = None,
@@ -328,7 +333,8 @@ def publish(
     private: Annotated[bool, typer.Option(help="Whether a repository that is made here is private.")] = True,
     closed_loop: Annotated[bool, typer.Option(help="Put metrics/rollout_sigma.json into the card too.")] = False,
     clamp: Annotated[
-        bool, typer.Option(help="Joint and rate limits in the policy; --no-clamp for data in other units than LeRobot's.")
+        bool,
+        typer.Option(help="Joint and rate limits in the policy; --no-clamp for data in other units than LeRobot's."),
     ] = True,
     upload: Annotated[bool, typer.Option(help="Upload, or only write the folder.")] = True,
 ) -> None:

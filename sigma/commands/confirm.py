@@ -1,4 +1,4 @@
-"""``sigma confirm``: the trained arms on episodes that no choice has ever seen. Meant to run once for a released model."""
+"""``sigma confirm``: the trained arms on episodes that no choice has seen. Meant to run once for a released model."""
 
 import tempfile
 from pathlib import Path
@@ -80,8 +80,8 @@ def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
     write_json(output, {"dataset": {"episodes": section.episodes, "seed": section.seed}, "scales": scales, **result})
     own = result["rows"][SUBJECT]["mse_plan"]
     return (
-        f"confirm: {result['windows']} windows of {result['episodes']} fresh episodes; Sigma mse_plan {own['mean']:.4f} "
-        f"({own['lo']:.4f} to {own['hi']:.4f})"
+        f"confirm: {result['windows']} windows of {result['episodes']} fresh episodes; "
+        f"Sigma mse_plan {own['mean']:.4f} ({own['lo']:.4f} to {own['hi']:.4f})"
     )
 
 

@@ -30,8 +30,8 @@ def run(
 ) -> str:
     """Write ``folder`` from ``models/`` and ``metrics/`` and, with ``upload``, commit it to ``repository``.
 
-    The folder is a LeRobot policy, as ``sigma export`` writes it, with statistics and a card beside. Returns the line to
-    print.
+    The folder is a LeRobot policy, as ``sigma export`` writes it, with statistics and a card beside. Returns the line
+    to print.
 
     Raises:
         SigmaError: something is missing or the metrics are not this model's (nothing is uploaded), or the Hub refuses.

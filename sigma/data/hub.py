@@ -90,25 +90,16 @@ def snapshot(
     return folder
 
 
-def newest_commit(repository: str, kind: Kind) -> str:
-    """The commit that ``main`` of a repository is at now; that of the cache where there is no connection.
+def newest_commit(repository: str, kind: Kind, patterns: Sequence[str]) -> str:
+    """The commit that ``main`` of a repository is at now, or, without a connection, when it was last asked for.
 
-    Raises:
-        SigmaError: no such repository, no access, or neither connection nor cache.
+    The files of ``patterns`` are in the cache afterwards. Raises :class:`SigmaError` as :func:`snapshot` does.
     """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
 
     with hub_errors(repository, repository, kind):
-        try:
-            return HfApi().repo_info(repository, repo_type=kind).sha
-        except (OfflineModeIsEnabled, HTTPError) as error:
-            try:
-                # The cache names the folder of a snapshot by its commit.
-                return Path(snapshot_download(repository, repo_type=kind, local_files_only=True)).name
-            except LocalEntryNotFoundError:
-                raise error from None
+        # The cache remembers the commit of a branch, and names the folder of a snapshot by its commit.
+        return Path(snapshot_download(repository, repo_type=kind, allow_patterns=list(patterns))).name
 
 
 def _verify(folder: Path, repository: str, revision: str, kind: Kind) -> None:

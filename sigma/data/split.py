@@ -30,8 +30,8 @@ def split_episodes(
 ) -> dict[str, list[int]]:
     """Assign every episode to train, validation or test.
 
-    ``task_of`` maps an episode's index to its task's. Counts are ints (0 for none), fractions of all episodes floats. Within a task
-    the order is a seeded permutation, so that the result depends on nothing but the arguments. Raises
+    ``task_of`` maps an episode's index to its task's. Counts are ints (0 for none), fractions of all episodes floats.
+    Within a task the order is a seeded permutation, so that the result depends on nothing but the arguments. Raises
     :class:`SigmaError` where no training episode would be left.
     """
     episodes = len(task_of)

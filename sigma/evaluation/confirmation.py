@@ -1,4 +1,4 @@
-"""Trained arms on a fresh dataset, with everything they are judged by (calibration, statistics, windows) left as it was.
+"""Trained arms on a fresh dataset, with what they are judged by (calibration, statistics, windows) left as it was.
 
 Nothing of the fresh episodes is trained, selected or calibrated on. Imported only by the command that computes.
 
@@ -50,7 +50,11 @@ def fresh_shards(dataset_folder: Path, folder: Path, meta: Mapping[str, Any], wo
             raise SigmaError(f"{dataset_folder}: no camera {camera!r}; it has {', '.join(dataset.cameras)}")
     names = ("horizon", "chunk_size", "history", "history_stride", "train_stride", "eval_stride", "trace")
     protocol = Protocol(**{name: meta[name] for name in names})
-    splits: dict[str, list[int]] = {"train": [], "validation": [], "test": [episode.index for episode in dataset.episodes]}
+    splits: dict[str, list[int]] = {
+        "train": [],
+        "validation": [],
+        "test": [episode.index for episode in dataset.episodes],
+    }
     windows = candidate_windows(dataset, splits, protocol, Filter(0.0, 0.0), meta["statistics"])
     view = View(tuple(meta["dataset_cameras"]), meta["resolution"])
     own = {**meta, "splits": splits, "tasks": list(dataset.tasks)}

@@ -36,6 +36,7 @@ EMBEDDED = "embedded"
 STATE, ACTION = "observation.state", "action"
 _PREPROCESSOR = "policy_preprocessor.json"
 PATTERNS = ("*.json", "*.safetensors", "*.model")
+TOKENIZER_PATTERNS = ("*.json", "*.model")  # not the weights that may lie beside it
 _TYPES = {"pi05": PI05Config, "pi05_small": PI05SmallConfig}
 
 
@@ -159,21 +160,21 @@ def _statistics(folder: Path, dims: dict[str, int]) -> dict[str, Quantiles] | No
 
 
 def _tokenizer_commit(folder: Path) -> dict[str, str] | None:
-    """Source and present commit of a tokenizer that the saved pre-processor names; None where the folder has its own."""
+    """Source and present commit of the tokenizer that the saved pre-processor names; None where the folder has one."""
     if (folder / "tokenizer").is_dir():
         return None
     step = next((one for one in _steps(folder) if one.get("registry_name") == "tokenizer_processor"), {})
     source = step.get("config", {}).get("tokenizer_name")
     if source is None:
         raise SigmaError(f"{folder}: no tokenizer folder, and {_PREPROCESSOR} names none")
-    return {"source": source, "revision": newest_commit(source, "model")}
+    return {"source": source, "revision": newest_commit(source, "model", TOKENIZER_PATTERNS)}
 
 
 def _tokenizer(folder: Path, pinned: dict[str, str] | None, *, verify: bool = False) -> PreTrainedTokenizerFast:
     """The policy's tokenizer: its own folder, or a Hub repository at the commit that was pinned when it was fetched."""
     place = folder / "tokenizer"
     if pinned is not None:
-        place = snapshot(pinned["source"], pinned["revision"], "model", patterns=PATTERNS, verify=verify)
+        place = snapshot(pinned["source"], pinned["revision"], "model", patterns=TOKENIZER_PATTERNS, verify=verify)
     try:
         return AutoTokenizer.from_pretrained(place)
     except Exception as error:  # a wide family; all of them mean that the files are not a tokenizer's
@@ -232,6 +233,8 @@ def load_base(reference: dict[str, Any], *, device: str = "cpu", dtype: str = "f
         SigmaError: the base is gone, altered, incomplete, relative, or its weights are not finite.
     """
     folder = resolve_base(reference["source"], reference["revision"])
+    if "tokenizer_origin" not in reference:
+        raise SigmaError(f"{folder}: its record does not say where the tokenizer is; fetch the base again (dvc repro)")
     config, tokenizer, statistics, description = _facts(folder, reference["tokenizer_origin"])
     for key, value in description.items():
         if reference.get(key) != value:

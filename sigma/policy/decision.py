@@ -46,10 +46,10 @@ class AdaptedPass(BasePass):
 class SigmaModel(nn.Module):
     """LoRA and telepathy heads on a frozen π0.5; works on normalised, tokenised inputs.
 
-    The adapted pass reads ``[v'; prompt; state tokens]``: FiLM on the image tokens by the anticipated factors, the prompt
-    as π0.5 writes it, and state tokens where there are any. With the residual MLP it reads ``[v; prompt]``. With the
-    adapted base branch the action expert acts from this same pass, which without state tokens is the base's own to the
-    bit before training.
+    The adapted pass reads ``[v'; prompt; state tokens; factor tokens]``: FiLM on the image tokens by the anticipated
+    factors, the prompt as π0.5 writes it, state tokens and factor tokens where there are any. With the residual MLP it
+    reads ``[v; prompt]``. With the adapted base branch the action expert acts from this same pass, which without added
+    tokens is the base's own to the bit before training.
     """
 
     def __init__(self, adapted: PeftModel, heads: Heads):
@@ -90,7 +90,9 @@ class SigmaModel(nn.Module):
                 extra.append(heads.factor_tokens(before.factors).to(text.dtype))
         elif swap is not None:
             raise ValueError("a residual MLP reads no factors, so none can be swapped")
-        embedded = prefix.assemble(vision.to(text.dtype), text, observation.mask, extra=torch.cat(extra, dim=1) if extra else None)
+        embedded = prefix.assemble(
+            vision.to(text.dtype), text, observation.mask, extra=torch.cat(extra, dim=1) if extra else None
+        )
         encoded = prefix.encode(self.policy, embedded, hidden_states=True, cache=cache)
         pooled = pool(encoded.last, vision.shape[1], vision.shape[2], observation.groups)
         return AdaptedPass(encoded, pooled, before)

@@ -26,6 +26,8 @@ def save_fine_tuned(folder: Path, base: Base, normalisation: Normalisation) -> N
                 shutil.copytree(item, temporary / item.name)
             elif item.name == "config.json" or item.name.startswith("policy_"):
                 shutil.copyfile(item, temporary / item.name)
+        if not (temporary / "tokenizer").is_dir():
+            base.prompter.tokenizer.save_pretrained(temporary / "tokenizer")
         for name in _PROCESSORS:
             if (temporary / name).is_file():
                 _set_statistics(temporary, name, normalisation)

@@ -46,9 +46,9 @@ class SigmaPolicy(PreTrainedPolicy):
     B instructions. Actions are in the robot's units, clamped where the configuration says so.
 
     Memory is kept between calls and clocked by control steps: ``n_action_steps`` of them pass between two decisions.
-    :meth:`reset` begins an episode of every robot; the size of the batch may change only there. A decision also reads the
-    joint states of the control steps before it: :meth:`select_action` sees them all, :meth:`predict_action_chunk` is
-    given them as ``trace`` [B, n, D], oldest first and the present one last, from an episode's second decision on.
+    :meth:`reset` begins an episode of every robot; the size of the batch may change only there. A decision also reads
+    the joint states of the control steps before it: :meth:`select_action` sees them all, :meth:`predict_action_chunk`
+    is given them as ``trace`` [B, n, D], oldest first and the present one last, from an episode's second decision on.
     """
 
     config_class = SigmaConfig
@@ -138,6 +138,8 @@ class SigmaPolicy(PreTrainedPolicy):
         views = self._views(batch)
         if TRACE in batch:
             trace = batch[TRACE].float().cpu().numpy()
+            if trace.ndim != 3 or len(trace) != len(views):
+                raise SigmaError(f"{TRACE}: found shape {trace.shape}; legal: [{len(views)}, n, D], one a robot")
         elif self._rows is None or not self.vla.config["sizes"]["trace"]:
             trace = _states(views)[:, None]
         else:
@@ -156,16 +158,18 @@ class SigmaPolicy(PreTrainedPolicy):
         A clamp goes on from the last command, at first from the measured state.
         """
         self._refuse(others)
+        views = self._views(batch) if not self._queue else None
         states = self._measured(batch)
         if self._seen and len(states) != len(self._seen[-1]):
-            raise SigmaError(f"a batch of {len(states)} robots after one of {len(self._seen[-1])}; call reset() between")
+            raise SigmaError(
+                f"a batch of {len(states)} robots after one of {len(self._seen[-1])}; call reset() between"
+            )
         self._seen.append(states)
-        if not self._queue:
-            views = self._views(batch)
-            for view, states in zip(views, np.stack(self._seen, axis=1), strict=True):
-                view["trace"] = states
+        if views is not None:
+            for view, one in zip(views, np.stack(self._seen, axis=1), strict=True):
+                view["trace"] = one
             plan = self._decide(views, noise)[:, : self.config.n_action_steps]
-            start = _states(views) if self._command is None else self._command
+            start = states if self._command is None else self._command
             self._queue.extend(self._clamped(plan, start).swapaxes(0, 1))
         self._command = self._queue.popleft()
         return torch.from_numpy(self._command.copy())

@@ -54,7 +54,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def pool(last: Tensor, views: int, image_tokens: int, groups: Tensor) -> Tensor:
     """Pool a prefix (B, N, d) to (B, P, d): one mean a camera, one over the instruction, one over the state.
 
-    Tokens appended after the prompt are state tokens and count as such.
+    Tokens appended after the prompt, those of state and factors, count as the state's.
     """
     values, prompt = last.float(), groups.shape[1]
     start = views * image_tokens

@@ -117,10 +117,11 @@ class SigmaTelepathyVLA(nn.Module):
         Returns:
             ``base_action_vector`` (B, A), ``base_action_chunk`` (B, C, A), ``base_action_trajectory`` (B, H, A), the
             same three as ``telepathy_residual_*``, ``corrected_action_trajectory`` (B, H, A), which the residual heads
-            correct (the base's or, with the adapted branch, the adapted policy's action), ``telepathy_factors`` (B, K, E), ``semantic_factors`` (B, d),
-            ``intent`` and ``memory`` (B, w), ``alignment`` (B,). Actions are normalised; adding a residual gives
-            Sigma's action at scale 1, with either base branch. Where the heads are the residual MLP, which has no
-            telepathy, the last five are None, and the adapter's terms that need them add nothing.
+            correct (the base's or, with the adapted branch, the adapted policy's action), ``telepathy_factors``
+            (B, K, E), ``semantic_factors`` (B, d), ``intent`` and ``memory`` (B, w), ``alignment`` (B,). Actions are
+            normalised; adding a residual gives Sigma's action at scale 1, with either base branch. Where the heads are
+            the residual MLP, which has no telepathy, the last five are None, and the adapter's terms that need them add
+            nothing.
         """
         if batch is not None:
             observation = self._from_batch(batch)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,11 @@ class Scratch:
         file = self._phase(key)
         file.parent.mkdir(parents=True, exist_ok=True)
         _write(file, state)
-        for old in sorted(file.parent.glob("*.pt"), key=lambda one: one.stat().st_mtime)[:-KEPT]:
+        ages = {}
+        for one in file.parent.glob("*.pt"):
+            with suppress(FileNotFoundError):  # another training may be tidying up too
+                ages[one] = one.stat().st_mtime
+        for old in sorted(ages, key=ages.get)[:-KEPT]:
             old.unlink(missing_ok=True)
 
     def _phase(self, key: str) -> Path:

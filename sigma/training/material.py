@@ -88,7 +88,7 @@ class Material:
         """What the decisions of ``windows`` may read.
 
         Args:
-            state_noise: (B, D), added in normalised units to the state and to those before it, so that the motion stays.
+            state_noise: (B, D), added in normalised units to the state and to those before it: the motion stays.
             numbers: (B,) the view of its images that each window sees; the images themselves by default.
             train_vision: the image tokens carry a gradient to the vision tower; then none may be cached.
         """
@@ -109,7 +109,9 @@ class Material:
             states, trace = states + noise, trace + noise[:, None]
         texts = [shards.tasks[task] for task in shards.window_task[windows]]
         history, present = gather_history(self.pooled, frames)
-        return self.builder.observation(vision, states, texts, history, present, trace).seen(self.pooled[now].to(self.builder.device))
+        return self.builder.observation(vision, states, texts, history, present, trace).seen(
+            self.pooled[now].to(self.builder.device)
+        )
 
     def decide(self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind) -> Tensor:
         """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""

@@ -55,7 +55,5 @@ def inputs_key(material: Material, values: Mapping[str, Mapping[str, Any]], kind
     """
     versions = [torch.__version__, peft.__version__, transformers.__version__]
     device = material.builder.device.type
-    text = json.dumps(
-        [material.digest, values, kind, versions, device, material.dtype, code_digest()], sort_keys=True
-    )
+    text = json.dumps([material.digest, values, kind, versions, device, material.dtype, code_digest()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

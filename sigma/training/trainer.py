@@ -90,8 +90,8 @@ class Trainer:
             raise SigmaError("params.yaml: train.flow_steps: found 0 with base.branch adapted; legal: integer ≥ 1")
         if self.branch == "adapted" and not self.train.lora_learning_rate:
             raise SigmaError(
-                "params.yaml: train.lora_learning_rate: found 0 with base.branch adapted, whose flow phase trains LoRA "
-                "alone; legal: > 0"
+                "params.yaml: train.lora_learning_rate: found 0 with base.branch adapted, whose flow phase trains "
+                "LoRA; legal: > 0"
             )
         if self.losses.flow and not self.train.lora_learning_rate:
             raise SigmaError(
@@ -242,7 +242,9 @@ class Trainer:
         tsac, base = self.losses.tsac, material.base
         prompt = base.prompter(tsac.bank, np.zeros((len(tsac.bank), base.state_dim), dtype=np.float32))
         bank = torch.cat([base.text_embedding_mean(prompt), self._instructions()])
-        objective = ResidualObjective(model, material, self.train, self.losses, self.parts, head_base, bank, self._tau_norm())
+        objective = ResidualObjective(
+            model, material, self.train, self.losses, self.parts, head_base, bank, self._tau_norm()
+        )
         heads = {f"heads.{name}": p for name, p in model.heads.named_parameters() if p.requires_grad}
         groups = [(heads, self.train.learning_rate)]
         if adapter:
