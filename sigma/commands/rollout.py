@@ -91,8 +91,8 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
             taken = setting.n_action_steps or section.n_action_steps
             if taken + setting.delay > horizon:
                 raise SigmaError(
-                    f"{params}: rollout.settings.{name}.delay: found {setting.delay}; legal: 0 to {horizon - taken}, as "
-                    f"{arm} plans {horizon} steps"
+                    f"{params}: rollout.settings.{name}.delay: found {setting.delay}; legal: 0 to {horizon - taken}, "
+                    f"as {arm} plans {horizon} steps"
                 )
             check_words(builder.base.prompter, setting.wordings)
     rows, kept = [], []

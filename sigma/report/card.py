@@ -35,10 +35,11 @@ policy of its own: it needs the base below, with exactly the weights named there
 ## Files
 
 A LeRobot policy folder: `config.json` names the base, the adapter's settings behind the figures below and the clamp;
-`policy_preprocessor.json` and `policy_postprocessor.json` are LeRobot's; `base.json` has a digest of every tensor of the
-base. In `model/` lie LoRA in PEFT's form, the heads (`sigma_telepathy_heads.safetensors`), what is needed to put them on
-the base (`config.json`) and the base's tokenizer; `adapter_calibration.json` and `.safetensors` say what ordinary
-corrections look like; `statistics.json` the quantiles that states and actions are normalised by, in the robot's units.
+`policy_preprocessor.json` and `policy_postprocessor.json` are LeRobot's; `base.json` has a digest of every tensor of
+the base. In `model/` lie LoRA in PEFT's form, the heads (`sigma_telepathy_heads.safetensors`), what is needed to put
+them on the base (`config.json`) and the base's tokenizer; `adapter_calibration.json` and `.safetensors` say what
+ordinary corrections look like; `statistics.json` the quantiles that states and actions are normalised by, in the
+robot's units.
 
 ## Use
 
