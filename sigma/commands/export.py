@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+ADVICE = "give --lower and --upper in the units of the data"
 MODEL, CALIBRATION, BASE = Path("models/sigma"), Path("models/adapter_calibration.json"), Path("data/base.json")
 
 
@@ -39,7 +40,7 @@ def run(
     if clamp:
         needed = {"joint_lower", "joint_upper"} <= set(given)
         rate = {"max_step": policy_folder.TRAVEL_PER_SECOND / config["fps"]}
-        limits = (rate if needed else policy_folder.default_limits(config)) | given
+        limits = (rate if needed else policy_folder.default_limits(config, ADVICE)) | given
     elif given:
         raise SigmaError("--no-clamp: legal without --lower, --upper and --max-step")
     made = policy_folder.policy_config(config, base, adapter=adapter, n_action_steps=n_action_steps, limits=limits)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MODEL, CALIBRATION, METRICS = Path("models/sigma"), Path("models/adapter_calibration.json"), Path("metrics")
 BASE = Path("data/base.json")
+ADVICE = "publish with --no-clamp, and give limits where the policy is run"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 STATISTICS, CARD = "statistics.json", "README.md"
 
@@ -84,7 +85,7 @@ def prepare(
             raise SigmaError(f"{MODEL / name}: not found; run `dvc repro`")
     published = config | {kind: _without_path(config[kind]) for kind in ("base", "dataset")}
     reference = _without_path(reference)
-    limits = policy_folder.default_limits(config) if clamp else {}
+    limits = policy_folder.default_limits(config, ADVICE) if clamp else {}
     adapter = AdapterConfig(**parameters["adapter"].model_dump())
     made = policy_folder.policy_config(published, reference, adapter=adapter, limits=limits, license=license)
     with atomic_directory(folder) as temporary:

@@ -30,12 +30,12 @@ GRIPPER = "gripper"
 TRAVEL_PER_SECOND = 300.0  # units; the simulator's clamp of 30 in a control step of 0.1 s
 
 
-def default_limits(config: dict[str, Any]) -> dict[str, Any]:
+def default_limits(config: dict[str, Any], advice: str) -> dict[str, Any]:
     """Clamp of an SO-100 or SO-101 in LeRobot's normalised units: [-100, 100], the gripper [0, 100], 300 units a
     second.
 
     Raises :class:`SigmaError` where the training data show that the units are others (degrees, for one): the 1 % and
-    99 % quantiles of the actions leave these limits.
+    99 % quantiles of the actions leave these limits. ``advice`` says what to do then.
     """
     lower = [0.0 if GRIPPER in name else -100.0 for name in config["joint_names"]]
     upper = [100.0] * len(lower)
@@ -48,7 +48,7 @@ def default_limits(config: dict[str, Any]) -> dict[str, Any]:
         name = config["joint_names"][inside.index(False)]
         raise SigmaError(
             f"joint {name}: its recorded actions leave {lower[inside.index(False)]:g} to 100, so they are not in "
-            "LeRobot's normalised units; give --lower and --upper in the units of the data"
+            f"LeRobot's normalised units; {advice}"
         )
     return {"joint_lower": lower, "joint_upper": upper, "max_step": TRAVEL_PER_SECOND / config["fps"]}
 

@@ -30,10 +30,10 @@ def test_parts_are_copied_byte_by_byte(trained, tmp_path):
 def test_the_clamp_is_the_simulators_for_data_in_its_units():
     statistics = describe_base("embedded", None)["statistics"]
     described = {"joint_names": FEATURE_NAMES, "normalisation": statistics, "fps": CONTROL_HZ}
-    found = default_limits(described)
+    found = default_limits(described, "")
     lower, upper = unit_ranges()
     assert found == {"joint_lower": lower.tolist(), "joint_upper": upper.tolist(), "max_step": MAX_STEP}
-    assert default_limits(described | {"fps": 30})["max_step"] == MAX_STEP / 3
+    assert default_limits(described | {"fps": 30}, "")["max_step"] == MAX_STEP / 3
 
 
 def test_units_that_are_not_lerobots_need_limits_of_their_own(trained, tmp_path):

@@ -47,7 +47,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def run(world, folder="published", *, changes=None, **options) -> str:
-    options = {"repository": NAME, "upload": False} | options
+    options = {"repository": NAME, "upload": False, "clamp": False} | options
     parameters = world.configure(changes or {})
     with inside(world.root):
         return publish.run(parameters=parameters, folder=Path(folder), **options)
@@ -176,6 +176,13 @@ def test_the_card_links_what_is_on_the_hub(world):
     assert f'describe_base("lerobot/pi05_base", "{COMMIT}")' in card
 
 
+def test_a_clamp_in_other_units_than_the_datas_is_refused(world):
+    """The gripper of this dataset leaves LeRobot's normalised range."""
+    refused(world, "joint gripper.pos: .* leave 0 to 100, .*publish with --no-clamp", clamp=True)
+    run(world)
+    assert read_json(world.root / "published/config.json")["joint_upper"] in (None, [])
+
+
 def test_metrics_of_another_model_are_refused(world):
     file = world.root / "metrics/check_a.json"
     record = read_json(file)
@@ -246,11 +253,11 @@ def test_a_new_repository_is_private_unless_asked(world, hub):
 @pytest.mark.parametrize(
     ("alter", "words"),
     [
-        (lambda files: files.pop("adapter_config.json"), "adapter_config.json is not there"),
+        (lambda files: files.pop("model/adapter_config.json"), "model/adapter_config.json is not there"),
         (lambda files: files.update({"config.json": b"{}"}), "config.json has another content"),
         (
-            lambda files: files.update({"adapter_model.safetensors": b""}),
-            "adapter_model.safetensors has another content",
+            lambda files: files.update({"model/adapter_model.safetensors": b""}),
+            "model/adapter_model.safetensors has another content",
         ),
     ],
 )
