@@ -21,7 +21,7 @@ def committed(tmp_path_factory):
     """The committed README and metrics files: a run in this checkout may have written other last digits."""
     folder = tmp_path_factory.mktemp("committed")
     archive = subprocess.run(
-        ["git", "archive", "HEAD", *FILES, "metrics", "stages/embedded"], cwd=ROOT, capture_output=True
+        ["git", "archive", "HEAD", *FILES, "metrics", "stages/embedded", "stages/evidence"], cwd=ROOT, capture_output=True
     )
     assert archive.returncode == 0, archive.stderr.decode()
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
@@ -37,12 +37,15 @@ def test_committed_figures_are_those_of_the_committed_metrics(committed, name):
 
 @pytest.fixture
 def project(tmp_path):
-    for name in ("metrics", "stages/embedded"):
+    for name in ("metrics", "stages/embedded", "stages/evidence"):
         (tmp_path / name).mkdir(parents=True)
     for name in (
         "metrics/check_a.json",
         "metrics/check_b.json",
         "metrics/rollout_sigma.json",
+        "metrics/ablation.json",
+        "metrics/rollout.json",
+        "stages/evidence/params.yaml",
         "stages/embedded/metrics.json",
         "stages/embedded/curve.csv",
         "stages/embedded/pretrain.json",
