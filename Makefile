@@ -42,7 +42,7 @@ install: .tools/bin/uv  ## install the project into .venv from uv.lock
 	$(call sync,--extra simulation)
 
 install-test: .tools/bin/uv
-	$(call sync,--extra simulation --group test)
+	$(call sync,--extra simulation --extra dask --group test)
 
 repro: install  ## run the pipeline: from the dataset to CHECK A, CHECK B and reports/index.html
 	$(BIN)/dvc repro
@@ -52,6 +52,7 @@ test: install-test  ## run the tests (installs an off-screen GL library where it
 	$(PYTEST) -m "not slow and not fullsize" tests
 
 test-slow: install-test  ## run the slow tests too
+	$(call sync,--extra ray)
 	@bash tests/install_gl.sh
 	$(PYTEST) -m "not fullsize" tests
 

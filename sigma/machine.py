@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from sigma.errors import SigmaError
 from sigma.parameters import Section
@@ -12,11 +12,25 @@ if TYPE_CHECKING:
     import torch
 
 
+EXAMPLES = {"dask": "tcp://10.0.0.5:8786", "ray": "auto, or 10.0.0.5:6379"}
+
+
 class MachineParameters(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: int = Field(ge=0, le=1024)
     workers: int = Field(ge=1, le=1024)
+    backend: Literal["local", "dask", "ray"]
+    address: str | None
     batch: int = Field(ge=1, le=4096)
+
+    @field_validator("address")
+    @classmethod
+    def _cluster_has_address(cls, address: str | None, info: ValidationInfo) -> str | None:
+        backend = info.data.get("backend", "local")
+        if (address is None) != (backend == "local"):
+            legal = "null" if backend == "local" else "the address of a running cluster, such as " + EXAMPLES[backend]
+            raise ValueError(f"legal with machine.backend {backend}: {legal}")
+        return address
 
 
 SECTIONS: dict[str, type[Section]] = {"machine": MachineParameters}

@@ -52,12 +52,13 @@ def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
     shards_meta, features, reference = read_json(SHARDS), read_json(FEATURES), read_json(BASE)
 
     from sigma.evaluation import confirmation
+    from sigma.jobs import Workers
     from sigma.machine import open_device
 
     device = str(open_device(machine))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dataset.parent) as folder:
-        shards = confirmation.fresh_shards(dataset, Path(folder) / "shards", shards_meta, machine.workers)
+        shards = confirmation.fresh_shards(dataset, Path(folder) / "shards", shards_meta, Workers.of(machine))
         material = confirmation.fresh_material(
             shards, reference, features, base_parameters, batch=machine.batch, device=device
         )

@@ -106,6 +106,7 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.data.statistics import refuse_constant_joints
     from sigma.data.windows import Protocol
     from sigma.io import read_json
+    from sigma.jobs import Workers
 
     section: WindowParameters = parameters["window"]
     dataset, base, record = open_dataset(DATASET), read_json(BASE_RECORD), read_json(DATASET_RECORD)
@@ -150,7 +151,7 @@ def run(parameters: dict[str, Section]) -> str:
     }
     view = View(tuple(cameras.values()), base["resolution"])
     shards = write_shards(
-        SHARDS, dataset, view, protocol, windows, meta, section.shard_mib * 2**20, parameters["machine"].workers
+        SHARDS, dataset, view, protocol, windows, meta, section.shard_mib * 2**20, Workers.of(parameters["machine"])
     )
     counts = meta["counts"]
     kept = ", ".join(f"{name} {counts[name]['kept']} of {counts[name]['candidates']}" for name in counts)

@@ -20,7 +20,7 @@ from sigma.data.video import decode
 from sigma.data.windows import Protocol, history_steps, targets, trace_states
 from sigma.errors import SigmaError
 from sigma.io import atomic_directory
-from sigma.progress import track
+from sigma.jobs import Workers
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,13 @@ def write_shards(
     windows: Mapping[str, np.ndarray],
     meta: Mapping[str, Any],
     budget: int,
-    workers: int,
+    workers: Workers,
 ) -> list[dict[str, Any]]:
     """Write the whole folder of shards, or nothing: the stored windows, their table and ``meta.json``.
 
-    ``windows`` are the columns of :func:`sigma.data.segment.candidate_windows`. At most ``workers`` shards of about
-    ``budget`` bytes are in memory at a time. Returns the shards' records.
+    ``windows`` are the columns of :func:`sigma.data.segment.candidate_windows`. Each of ``workers`` has one shard
+    of about ``budget`` bytes in memory at a time. Returns the shards' records.
     """
-    from joblib import Parallel, delayed
-
     stored = stored_windows(windows)
     steps_of = {
         int(episode): windows["step"][stored & (windows["episode"] == episode)]
@@ -145,14 +143,11 @@ def write_shards(
     groups = group_episodes(sizes, budget)
     slim = dataset.for_workers()
     with atomic_directory(target.resolve()) as folder:
-        jobs = (
-            delayed(write_episodes)(
-                folder, index, slim, view, protocol, [(dataset.episodes[item], steps_of[item]) for item in group]
-            )
+        jobs = [
+            (folder, index, slim, view, protocol, [(dataset.episodes[item], steps_of[item]) for item in group])
             for index, group in enumerate(groups)
-        )
-        made = Parallel(n_jobs=min(workers, len(groups)), return_as="generator")(jobs)
-        records = list(track(made, "window", len(groups)))
+        ]
+        records = list(workers.run(write_episodes, jobs, "window"))
         write_index(folder, {**meta, "shards": records}, _windows_table(windows, stored, groups))
     return records
 

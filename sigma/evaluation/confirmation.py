@@ -22,6 +22,7 @@ from sigma.errors import SigmaError
 from sigma.evaluation.arm_replay import replay_flow_arm
 from sigma.evaluation.replay import replay_base
 from sigma.evaluation.sigma_replay import decide, hold_action
+from sigma.jobs import Workers
 from sigma.policy import lora
 from sigma.policy.adapter import BRANCHES, SigmaTelepathyAdapter
 from sigma.policy.base import load_base
@@ -35,7 +36,7 @@ from sigma.training.material import Material
 Actions = dict[str, np.ndarray]  # branch -> executed actions (W, n, A), normalised
 
 
-def fresh_shards(dataset_folder: Path, folder: Path, meta: Mapping[str, Any], workers: int) -> Shards:
+def fresh_shards(dataset_folder: Path, folder: Path, meta: Mapping[str, Any], workers: Workers) -> Shards:
     """Cut the dataset into held-out windows by the protocol of ``meta`` (of ``data/shards``) and write them to
     ``folder``; every episode is a test episode.
 

@@ -12,6 +12,7 @@ from sigma.errors import SigmaError
 from sigma.evaluation import confirmation
 from sigma.evaluation.tables import read_columns
 from sigma.io import read_json
+from sigma.jobs import Workers
 from tests.arms import run_arm
 from tests.datasets import write_dataset
 from tests.worlds import ADAPTED, World, inside
@@ -78,7 +79,7 @@ def test_on_windows_that_the_arm_was_tested_on_it_executes_what_it_did_there(arm
     settings = armed.configure(ADAPTED)
     folder = armed.root / "stages/ablation/out"
     shards_meta = read_json(armed.root / "data/shards/meta.json")
-    shards = confirmation.fresh_shards(armed.root / "recorded", tmp_path / "shards", shards_meta, 1)
+    shards = confirmation.fresh_shards(armed.root / "recorded", tmp_path / "shards", shards_meta, Workers(1))
     features, reference = read_json(armed.root / "data/features/meta.json"), read_json(armed.root / "data/base.json")
     material = confirmation.fresh_material(shards, reference, features, settings["base"], batch=64, device="cpu")
     place = {

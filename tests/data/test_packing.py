@@ -17,15 +17,17 @@ from sigma.data.source import ACTION, STATE, Dataset, Rows, open_dataset
 from sigma.data.video import decode
 from sigma.data.windows import Protocol
 from sigma.errors import SigmaError
+from sigma.jobs import Workers
 from tests.datasets import CAMERAS, JOINTS, camera_image, joint_positions, write_dataset
 
 PROTOCOL = Protocol(horizon=16, chunk_size=20, history=4, history_stride=8, train_stride=4, eval_stride=16, trace=6)
 SPLITS = {"train": [0, 2, 3, 5], "validation": [1, 6], "test": [4, 7]}
 VIEW = View((CAMERAS[1], CAMERAS[0]), 32)
 KEEP_ALL = Filter(0.0, 0.0)
+ONE = Workers(1)
 
 
-def pack(folder, dataset, limits=KEEP_ALL, budget=2**18, workers=1, view=VIEW, protocol=PROTOCOL):
+def pack(folder, dataset, limits=KEEP_ALL, budget=2**18, workers=ONE, view=VIEW, protocol=PROTOCOL):
     statistics = train_statistics(dataset, SPLITS["train"])
     windows = candidate_windows(dataset, SPLITS, protocol, limits, statistics)
     write_shards(folder, dataset, view, protocol, windows, {"tasks": list(dataset.tasks)}, budget, workers)
@@ -140,7 +142,15 @@ def test_held_out_episodes_give_every_full_window(packed):
 
 
 def test_bytes_depend_on_neither_workers_nor_the_folder(packed, dataset, tmp_path):
-    pack(tmp_path / "another", dataset, workers=2)
+    pack(tmp_path / "another", dataset, workers=Workers(2))
+    assert digests(tmp_path / "another") == digests(packed[0].folder)
+
+
+def test_a_cluster_writes_the_same_bytes(packed, dataset, tmp_path):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        pack(tmp_path / "another", dataset, workers=Workers(backend="dask", address=cluster.scheduler_address))
     assert digests(tmp_path / "another") == digests(packed[0].folder)
 
 
@@ -223,7 +233,7 @@ def test_a_missing_frame_is_named_and_leaves_nothing_behind(tmp_path, workers):
     info["fps"] = 15  # frames then lie at every third step and between steps
     (folder / "meta" / "info.json").write_text(json.dumps(info))
     with pytest.raises(SigmaError, match=r"observation\.images\.wrist: episode \d has no frame for step"):
-        pack(tmp_path / "out" / "shards", open_dataset(folder), workers=workers)
+        pack(tmp_path / "out" / "shards", open_dataset(folder), workers=Workers(workers))
     assert not list((tmp_path / "out").iterdir())
 
 
