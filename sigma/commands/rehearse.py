@@ -157,7 +157,7 @@ def run(sections: Mapping[str, Section], *, seed: int = 0, report: Callable[[str
                     seed=seed,
                     addresses=[("rehearsal", 0)],
                 )[:, : sizes.horizon]
-            return chosen(observation, action)
+            return chosen(observation, action, passed=chosen.adapted_pass(observation, cache=False, frozen=passed))
 
     with meter.part("one decision"):
         decide(model.eval())

@@ -65,10 +65,16 @@ class SigmaModel(nn.Module):
     def frozen_pass(self, observation: Observation) -> BasePass:
         """The base's pass with every adapter off: the frozen π0.5, to the bit."""
         with lora.disabled(self.adapted), torch.no_grad():
-            return base_pass(self.policy, observation)
+            return base_pass(self.policy, observation, hidden_states=self.heads.sizes.from_layer > 0)
 
     def adapted_pass(
-        self, observation: Observation, *, film: bool = True, swap: FactorSwap | None = None, cache: bool = True
+        self,
+        observation: Observation,
+        *,
+        film: bool = True,
+        swap: FactorSwap | None = None,
+        cache: bool = True,
+        frozen: BasePass | None = None,
     ) -> AdaptedPass:
         """The one pass of the adapted backbone, which heads and, with the adapted branch, action expert read.
 
@@ -77,7 +83,10 @@ class SigmaModel(nn.Module):
             film: False leaves the image tokens as they are.
             swap: factors instead of the model's own; only telepathy heads have any.
             cache: False where the action expert does not read the pass.
+            frozen: :meth:`frozen_pass` of these decisions, where it was made already and layers are shared.
         """
+        if self.heads.sizes.from_layer:
+            return self._late_pass(observation, film=film, swap=swap, cache=cache, frozen=frozen)
         heads, vision, extra, before = self.heads, observation.vision, [], None
         text = prefix.text_embeddings(self.policy, observation.tokens)
         if isinstance(heads, TelepathyHeads):
@@ -96,6 +105,38 @@ class SigmaModel(nn.Module):
         encoded = prefix.encode(self.policy, embedded, hidden_states=True, cache=cache)
         pooled = pool(encoded.last, vision.shape[1], vision.shape[2], observation.groups)
         return AdaptedPass(encoded, pooled, before)
+
+    def _late_pass(
+        self,
+        observation: Observation,
+        *,
+        film: bool,
+        swap: FactorSwap | None,
+        cache: bool,
+        frozen: BasePass | None,
+    ) -> AdaptedPass:
+        """The adapted pass whose layers before ``sizes.from_layer`` are the frozen base's own; FiLM acts on what the
+        first adapted layer reads."""
+        heads, vision, before = self.heads, observation.vision, None
+        first, (views, patches) = heads.sizes.from_layer, vision.shape[1:3]
+        if frozen is None:
+            embedded = prefix.assemble(
+                vision, prefix.text_embeddings(self.policy, observation.tokens), observation.mask
+            )
+            early = prefix.encode_early(self.policy, embedded, first, cache=cache)
+        else:
+            early = prefix.early_part(frozen.encoded, first)
+        hidden = early.last
+        if isinstance(heads, TelepathyHeads):
+            before = self._anticipate(heads, observation, swap)
+            if film and heads.sizes.film:
+                image = hidden[:, : views * patches].unflatten(1, (views, patches))
+                told = heads.film(image, before.factors).flatten(1, 2)
+                hidden = torch.cat([told, hidden[:, views * patches :]], dim=1)
+        elif swap is not None:
+            raise ValueError("a residual MLP reads no factors, so none can be swapped")
+        encoded = prefix.encode_late(self.policy, early, hidden, first, cache=cache)
+        return AdaptedPass(encoded, pool(encoded.last, views, patches, observation.groups), before)
 
     @staticmethod
     def _anticipate(heads: TelepathyHeads, observation: Observation, swap: FactorSwap | None) -> Anticipation:

@@ -172,7 +172,7 @@ class Footprint:
             action = prefix.integrate(self.model.policy, passed.encoded, noise, 1)
             if not sigma:
                 return action
-            adapted = self.model.adapted_pass(observation, cache=self._adapted)
+            adapted = self.model.adapted_pass(observation, cache=self._adapted, frozen=passed)
             if self._adapted:
                 action = prefix.integrate(self.model.policy, adapted.encoded, noise, 1)
             return self.model(observation, action[:, 0, : sizes.horizon], passed=adapted)
@@ -235,6 +235,7 @@ def attach_lora(policy: Any, sections: Mapping[str, Any], *, seed: int) -> Any:
         dropout=settings.dropout,
         towers=("language", "expert") if expert else ("language",),
         projections=settings.projections,
+        from_layer=sections["telepathy"].from_layer,
         seed=seed,
     )
 

@@ -25,10 +25,12 @@ Tower = Literal["language", "expert"]
 WEIGHTS, SOURCE_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
 
-def target_pattern(towers: "Sequence[Tower]", projections: "Sequence[str]") -> str:
-    """The regular expression over module names that PEFT matches in full."""
+def target_pattern(towers: "Sequence[Tower]", projections: "Sequence[str]", from_layer: int = 0) -> str:
+    """The regular expression over module names that PEFT matches in full; the language model's from a layer on."""
     names = "|".join(_TOWERS[tower] for tower in towers)
-    return rf".*\.({names})\.layers\.\d+\.self_attn\.({'|'.join(projections)})_proj"
+    skipped = "|".join(str(layer) for layer in range(from_layer))
+    before = rf"(?!.*{_TOWERS['language']}\.layers\.({skipped})\.)" if skipped else ""
+    return rf"{before}.*\.({names})\.layers\.\d+\.self_attn\.({'|'.join(projections)})_proj"
 
 
 def _refuse_second(policy: nn.Module) -> None:
@@ -44,16 +46,18 @@ def attach(
     dropout: float,
     towers: "Sequence[Tower]" = ("language",),
     projections: "Sequence[str]" = ("q", "k", "v", "o"),
+    from_layer: int = 0,
     seed: int,
 ) -> PeftModel:
-    """Insert LoRA into the policy in place; B starts at zero, so that outputs are unchanged to the bit."""
+    """Insert LoRA into the policy in place, into the language model from ``from_layer`` on; B starts at zero, so that
+    outputs are unchanged to the bit."""
     _refuse_second(policy)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         bias="none",
-        target_modules=target_pattern(towers, projections),
+        target_modules=target_pattern(towers, projections, from_layer),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

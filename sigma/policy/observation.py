@@ -71,9 +71,9 @@ def instruction_embedding(policy: PI05Policy, tokens: Tensor, groups: Tensor) ->
     return masked_mean(prefix.text_embeddings(policy, tokens).float(), groups == INSTRUCTION)
 
 
-def base_pass(policy: PI05Policy, observation: Observation) -> BasePass:
+def base_pass(policy: PI05Policy, observation: Observation, *, hidden_states: bool = False) -> BasePass:
     """One pass of the policy's own prefix: image tokens and prompt, nothing of Sigma's."""
     vision = observation.vision
     embedded = prefix.assemble(vision, prefix.text_embeddings(policy, observation.tokens), observation.mask)
-    encoded = prefix.encode(policy, embedded)
+    encoded = prefix.encode(policy, embedded, hidden_states=hidden_states)
     return BasePass(encoded, pool(encoded.last, vision.shape[1], vision.shape[2], observation.groups))

@@ -8,13 +8,16 @@ Legend: B batch, V cameras, P tokens an image, L prompt tokens, N prefix tokens,
 width, K noise draws, Tc action chunk, A action dim, Ap the policy's padded action dim (``config.max_action_dim``).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.policies.common.vla_utils import make_att_2d_masks, pad_vector, prepare_attention_masks_4d
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 
@@ -34,13 +37,14 @@ class Encoded:
         cache: keys and values of every layer, for the action expert; ``None`` unless asked for.
         pad_mask: ``[B, N]`` bool, true at real tokens.
         last: ``[B, N, d]``, after the final norm.
-        layers: ``[B, N, d]`` after each decoder layer, the last one after the final norm; ``None`` unless asked for.
+        layers: ``[B, N, d]`` after each decoder layer, the last one after the final norm; ``None`` unless asked for. In
+            a pass that began later (:func:`encode_late`) the layers before it are ``None``.
     """
 
     cache: DynamicCache | None
     pad_mask: Tensor
     last: Tensor
-    layers: tuple[Tensor, ...] | None
+    layers: tuple[Tensor | None, ...] | None
 
 
 def vision_tokens(policy: PI05Policy, images: Tensor) -> Tensor:
@@ -90,16 +94,73 @@ def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, c
     Works with LoRA attached to the language model. Under gradient checkpointing in training mode the language model
     gives no cache: pass ``cache=False`` where the action expert does not read it, else a ``ValueError`` says so.
     """
-    model = policy.model.paligemma_with_expert.paligemma.model.language_model
+    model = _language_model(policy)
+    output = _run(model, prefix.embeddings, prefix.pad_mask, hidden_states, cache)
+    layers = tuple(output.hidden_states[1:]) if hidden_states else None
+    return Encoded(output.past_key_values, prefix.pad_mask, output.last_hidden_state, layers)
+
+
+def encode_early(policy: PI05Policy, prefix: Prefix, first: int, *, cache: bool = True) -> Encoded:
+    """The prefix before decoder layer ``first``: ``last`` is what that layer reads, not normed. No gradient."""
+    model = _language_model(policy)
+    with torch.no_grad(), _span(model, 0, first):
+        output = _run(model, prefix.embeddings, prefix.pad_mask, False, cache)
+    return Encoded(output.past_key_values, prefix.pad_mask, output.last_hidden_state, None)
+
+
+def early_part(encoded: Encoded, first: int) -> Encoded:
+    """The same as :func:`encode_early`, taken from a whole pass that kept its layers."""
+    cache = encoded.cache and DynamicCache(tuple(encoded.cache)[:first])
+    return Encoded(cache, encoded.pad_mask, encoded.layers[first - 1], None)
+
+
+def encode_late(policy: PI05Policy, early: Encoded, hidden: Tensor, first: int, *, cache: bool = True) -> Encoded:
+    """Decoder layers from ``first`` on, over ``hidden`` ``[B, N, d]``, which takes the place of ``early.last``.
+
+    Equal to :func:`encode` to the bit where ``hidden`` is ``early.last``. With ``cache`` the early keys and values
+    are those of ``early``.
+    """
+    model = _language_model(policy)
+    with _span(model, first, len(model.layers)):
+        output = _run(model, hidden, early.pad_mask, True, cache)
+    joined = DynamicCache(tuple(early.cache) + tuple(output.past_key_values)[first:]) if cache else None
+    layers = (None,) * first + tuple(output.hidden_states[1:])
+    return Encoded(joined, early.pad_mask, output.last_hidden_state, layers)
+
+
+def _language_model(policy: PI05Policy) -> Any:
+    return policy.model.paligemma_with_expert.paligemma.model.language_model
+
+
+class _NoNorm(nn.Module):
+    """Stands in for the final norm where a later layer goes on."""
+
+    def forward(self, hidden: Tensor, condition: Tensor | None = None) -> tuple[Tensor, None]:
+        return hidden, None
+
+
+@contextmanager
+def _span(model: Any, first: int, last: int) -> Iterator[None]:
+    """Inside the block the language model has its layers ``first`` to ``last`` (not included) alone."""
+    layers, norm = model.layers, model.norm
+    model.layers = layers[first:last]
+    if last < len(layers):
+        model.norm = _NoNorm()
+    try:
+        yield
+    finally:
+        model.layers, model.norm = layers, norm
+
+
+def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, cache: bool) -> Any:
     model.config._attn_implementation = "eager"
-    embeddings = prefix.embeddings
     if model.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16:
         embeddings = embeddings.to(torch.bfloat16)
-    all_to_all = make_att_2d_masks(prefix.pad_mask, torch.zeros_like(prefix.pad_mask))
+    all_to_all = make_att_2d_masks(pad_mask, torch.zeros_like(pad_mask))
     output = model.forward(
         inputs_embeds=embeddings,
         attention_mask=prepare_attention_masks_4d(all_to_all),
-        position_ids=torch.cumsum(prefix.pad_mask, dim=1) - 1,
+        position_ids=torch.cumsum(pad_mask, dim=1) - 1,
         past_key_values=None,
         use_cache=cache,
         adarms_cond=None,
@@ -107,8 +168,7 @@ def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, c
     )
     if cache and output.past_key_values is None:
         raise ValueError("the language model gave no cache: switch gradient checkpointing off or use eval mode")
-    layers = tuple(output.hidden_states[1:]) if hidden_states else None
-    return Encoded(output.past_key_values, prefix.pad_mask, output.last_hidden_state, layers)
+    return output
 
 
 def repeat(encoded: Encoded, draws: int) -> Encoded:

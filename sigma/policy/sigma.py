@@ -150,7 +150,7 @@ class SigmaTelepathyVLA(nn.Module):
             if not use_telepathy:
                 return output | self._spans("telepathy_residual", torch.zeros_like(base_action))
             corrected, adapted = base_action, self.config["branch"] == "adapted"
-            passed = self.model.adapted_pass(observation, cache=adapted)
+            passed = self.model.adapted_pass(observation, cache=adapted, frozen=frozen)
             if adapted:
                 corrected = self._base_action(passed.encoded, addresses, noise, adapters=True)
             decision = self.model(observation, corrected, passed=passed)

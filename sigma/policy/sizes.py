@@ -31,15 +31,18 @@ class TelepathySizes:
     factor_source: Literal["memory", "constant"]
     read_base_action: bool  # False: a direct regressor that ignores the base action
     architecture: Literal["telepathy", "mlp"]  # mlp: residuals without memory, factors, FiLM and state tokens
+    from_layer: int = 0  # backbone layers before it are the frozen base's own, shared with its pass
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"read_layers": list(self.read_layers)}
+        """As JSON; ``from_layer`` stands there where it is not 0 alone."""
+        data = asdict(self) | {"read_layers": list(self.read_layers)}
+        return data if self.from_layer else {key: value for key, value in data.items() if key != "from_layer"}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str) -> "TelepathySizes":
         """Rebuild from JSON; raises :class:`SigmaError` that names a missing or unknown key."""
         names = {field.name for field in fields(cls)}
-        wrong = sorted(names ^ set(data))
+        wrong = sorted(names ^ ({"from_layer"} | set(data)))
         if wrong:
             raise SigmaError(
                 f"{source}: heads: key {wrong[0]!r} is missing or unknown; expected {', '.join(sorted(names))}"

@@ -51,6 +51,11 @@ def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
     if len(read) != len(parameters.layers) or len(set(read)) != len(read):
         legal = f"distinct integers from {-depth} to {depth - 1}"
         raise SigmaError(f"params.yaml: telepathy.layers: found {parameters.layers}; legal: {legal}")
+    if parameters.from_layer > read[0]:
+        raise SigmaError(
+            f"params.yaml: telepathy.from_layer: found {parameters.from_layer}; legal: 0 to {read[0]}, the "
+            f"first layer that the heads read (telepathy.layers, of {depth} layers)"
+        )
     return TelepathySizes(
         width=material.pooled.shape[2],
         layers=depth,
@@ -73,6 +78,7 @@ def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
         factor_source=parameters.factor_source,
         read_base_action=parameters.read_base_action,
         architecture=parameters.architecture,
+        from_layer=parameters.from_layer,
     )
 
 
@@ -138,6 +144,7 @@ class Trainer:
             dropout=self.lora.dropout,
             towers=("language", "expert") if expert else ("language",),
             projections=self.lora.projections,
+            from_layer=self.sizes.from_layer,
             seed=seed_from(self.train.seed, "lora") % 2**63,
         )
         heads = build_heads(self.sizes, self.material.meta["token_rms"], seed_from(self.train.seed, "heads") % 2**63)
