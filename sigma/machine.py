@@ -16,6 +16,7 @@ class MachineParameters(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: int = Field(ge=0, le=1024)
     workers: int = Field(ge=1, le=1024)
+    processes: int = Field(ge=1, le=1024)
     batch: int = Field(ge=1, le=4096)
 
 

@@ -137,6 +137,7 @@ def test_a_missing_section_and_one_that_is_no_mapping_are_named():
         ("eval.calibration_split", "test", "validation"),
         ("machine.device", "tpu", "auto, cpu, cuda"),
         ("machine.batch", 0, "≥ 1"),
+        ("machine.processes", 0, "≥ 1 and ≤ 1024"),
     ],
 )
 def test_a_value_out_of_range_is_told_what_is_legal(key, value, legal):
