@@ -21,6 +21,7 @@ class MachineParameters(Section):
     workers: int = Field(ge=1, le=1024)
     backend: Literal["local", "dask", "ray"]
     address: str | None
+    processes: int = Field(ge=1, le=1024)
     batch: int = Field(ge=1, le=4096)
 
     @field_validator("address")

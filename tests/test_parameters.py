@@ -139,6 +139,7 @@ def test_a_missing_section_and_one_that_is_no_mapping_are_named():
         ("machine.batch", 0, "≥ 1"),
         ("machine.backend", "slurm", "local, dask, ray"),
         ("machine.address", "tcp://10.0.0.5:8786", "with machine.backend local: null"),
+        ("machine.processes", 0, "≥ 1 and ≤ 1024"),
     ],
 )
 def test_a_value_out_of_range_is_told_what_is_legal(key, value, legal):

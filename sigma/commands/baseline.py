@@ -34,14 +34,20 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.io import atomic_directory, read_json, write_json, write_table
     from sigma.machine import MachineParameters, open_device
     from sigma.policy.base import load_base
+    from sigma.processes import launch, rank, to_start
 
     base_parameters, machine = parameters["base"], parameters["machine"]
     assert isinstance(base_parameters, BaseParameters) and isinstance(machine, MachineParameters)
+    device = open_device(machine)
+    if to_start(machine.processes):
+        return launch(run, parameters, device)
     reference = read_json(BASE)
     shards = Shards.open(SHARDS)
-    base = load_base(reference, device=str(open_device(machine)), dtype=base_parameters.dtype)
+    base = load_base(reference, device=str(device), dtype=base_parameters.dtype)
     normalisation = select_normalisation(base_parameters.statistics, base, shards)
     result = replay_base(base, shards, normalisation, base_parameters, batch=machine.batch)
+    if rank():
+        return ""  # the first process writes
 
     write_table(PREDICTIONS, to_table(result.columns))
     write_table(FRAMES, frame_pictures(shards))

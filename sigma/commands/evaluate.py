@@ -29,12 +29,18 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.io import write_json, write_table
     from sigma.machine import MachineParameters, open_device
     from sigma.policy.calibration import write_calibration
+    from sigma.processes import launch, rank, to_start
     from sigma.training.material import load_material
 
     machine = parameters["machine"]
     assert isinstance(machine, MachineParameters)
-    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=open_device(machine))
+    device = open_device(machine)
+    if to_start(machine.processes):
+        return launch(run, parameters, device)
+    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=device)
     result = replay_sigma(material, MODEL, batch=machine.batch)
+    if rank():
+        return ""  # the first process writes
     calibration, reference = calibrate_windows(material, result)
     write_table(PREDICTIONS, to_table(result.columns))
     write_json(HEADS, result.heads)

@@ -141,18 +141,24 @@ def run(parameters: dict[str, Section]) -> str:
         )
 
     from sigma.machine import MachineParameters, open_device
-    from sigma.training.checkpoint import Scratch
+    from sigma.processes import launch, rank, to_start
     from sigma.training.material import load_material
     from sigma.training.output import write_curves, write_model
+    from sigma.training.shared_scratch import SharedScratch
     from sigma.training.trainer import Trainer
 
     machine = parameters["machine"]
     assert isinstance(machine, MachineParameters)
     device = open_device(machine)
+    if to_start(machine.processes):
+        _check_shares(parameters, machine.processes)
+        return launch(run, parameters, device)
     material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=device)
     trainer = Trainer(material, parameters)
-    with Scratch.open(trainer.key()) as scratch:
+    with SharedScratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)
+        if rank():
+            return ""  # the first process writes
         write_model(result, MODEL)
         write_curves(result, CURVES)
         scratch.clear()
@@ -160,3 +166,20 @@ def run(parameters: dict[str, Section]) -> str:
         f"finetune: {result.trainable:,} trained parameters, {result.steps} steps, "
         f"validation mse_plan {result.validation:.5f} at step {result.selected}"
     )
+
+
+def _check_shares(parameters: dict[str, Section], processes: int) -> None:
+    """Refuse more processes than an optimizer step has windows, and draws that sharing these would alter."""
+    train, lora = parameters["train"], parameters["lora"]
+    assert isinstance(train, TrainParameters) and isinstance(lora, LoraParameters)
+    windows = train.batch * train.accumulation
+    if processes > windows:
+        raise SigmaError(
+            f"params.yaml: machine.processes: found {processes} with {windows} windows an optimizer step (train.batch "
+            f"× train.accumulation); legal: integer from 1 to {windows}"
+        )
+    if lora.dropout:
+        raise SigmaError(
+            f"params.yaml: machine.processes: found {processes} with lora.dropout {lora.dropout}, whose masks are "
+            "drawn for a whole batch; legal: 1, or lora.dropout 0"
+        )

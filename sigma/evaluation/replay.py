@@ -24,6 +24,7 @@ from sigma.policy.base import ACTION, STATE, Base, Quantiles
 from sigma.policy.base_action import sample_noise
 from sigma.policy.inputs import InputBuilder, Normalisation
 from sigma.policy.observation import base_pass
+from sigma.processes import gathered, mine
 from sigma.progress import progress
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def identity_columns(shards: Shards) -> dict[str, np.ndarray]:
 
 
 def batches(total: int, size: int, description: str) -> Iterator[np.ndarray]:
-    """Consecutive index batches under a progress meter."""
-    with progress(description, total) as meter:
-        for start in range(0, total, size):
-            index = np.arange(start, min(start + size, total))
+    """Consecutive index batches under a progress meter; of several processes each gets its own (see ``gathered``)."""
+    own = [np.arange(start, min(start + size, total)) for start in mine(range(0, total, size))]
+    with progress(description, sum(map(len, own))) as meter:
+        for index in own:
             yield index
             meter.advance(len(index))
 
@@ -104,30 +105,35 @@ def replay_base(
     decision_of = np.full(frames, -1)
     decision_of[shards.window_frames[:, -1]] = np.arange(windows)
     order = np.argsort(decision_of < 0, kind="stable")  # decisions first, so that a batch is all decisions or none
-    pooled: Tensor | None = None
-    zero = np.zeros((windows, horizon, base.action_dim), dtype=np.float32)
-    samples = np.zeros((windows, parameters.samples, horizon, base.action_dim), dtype=np.float32)
+    found: list[tuple[np.ndarray, Tensor, np.ndarray | None]] = []
     for index in batches(frames, batch, "baseline"):
         rows = order[index]
         vision = builder.encode_images(shards.images(rows))
         texts = [shards.tasks[task] for task in shards.frame_task[rows]]
         with torch.no_grad():
             passed = base_pass(base.policy, builder.observation(vision, shards.frame_state[rows], texts))
-            if pooled is None:
-                pooled = torch.zeros(frames, *passed.pooled.shape[1:])
-            pooled[rows] = passed.pooled.cpu()
-            chosen = decision_of[rows]
-            if (chosen < 0).all():
+            if (decision_of[rows] < 0).all():
+                found.append((rows, passed.pooled.cpu(), None))
                 continue
             addresses = [(int(shards.frame_episode[row]), int(shards.frame_step[row])) for row in rows]
             drawn = sample_noise(base.policy, parameters.samples, parameters.seed, addresses)
             noise = torch.cat([torch.zeros_like(drawn[:, :1]), drawn], dim=1).to(builder.device)
             actions = prefix.integrate(base.policy, passed.encoded, noise, base.num_steps)[:, :, :horizon].cpu().numpy()
-        here = chosen >= 0
-        zero[chosen[here]] = actions[here, 0]
-        samples[chosen[here]] = actions[here, 1:]
-    if pooled is None:
+        found.append((rows, passed.pooled.cpu(), actions))
+    found = gathered(found)
+    if not found:
         raise SigmaError("data/shards: no frame is stored; nothing to evaluate")
+    pooled = torch.zeros(frames, *found[0][1].shape[1:])
+    zero = np.zeros((windows, horizon, base.action_dim), dtype=np.float32)
+    samples = np.zeros((windows, parameters.samples, horizon, base.action_dim), dtype=np.float32)
+    while found:  # each part's memory is given back as soon as it is copied
+        rows, features, actions = found.pop()
+        pooled[rows] = features
+        if actions is not None:
+            chosen = decision_of[rows]
+            here = chosen >= 0
+            zero[chosen[here]] = actions[here, 0]
+            samples[chosen[here]] = actions[here, 1:]
     deterministic = {"zero_noise": zero, "mean": samples.mean(axis=1), "sample": samples[:, 0]}[parameters.action]
     prompt = base.prompter(shards.tasks, np.zeros((len(shards.tasks), base.state_dim), dtype=np.float32))
     columns = identity_columns(shards) | {

@@ -20,6 +20,7 @@ from sigma.policy.calibration import calibrate, feature_distance, reference_set,
 from sigma.policy.decision import Decision, FactorSwap, SigmaModel
 from sigma.policy.heads import FILE, describe_heads, load_heads
 from sigma.policy.model_folder import load_model, read_config
+from sigma.processes import gathered
 from sigma.training.material import Material
 
 
@@ -61,7 +62,7 @@ def decide(
         swap: gives the factors that take the place of the model's own at some of the windows.
         switches: ``adapters`` and ``film`` of :meth:`SigmaModel.forward`.
     """
-    parts: dict[str, list[np.ndarray]] = {}
+    parts: list[dict[str, np.ndarray]] = []
     with torch.no_grad():
         for index in batches(len(windows), batch, description):
             rows = windows[index]
@@ -72,9 +73,10 @@ def decide(
             if branch == "adapted":
                 base = material.decide(model.policy, passed.encoded, rows, material.meta["action"])
             decision = model(observation, base, swap=swapped, passed=None if switches else passed, **switches)
-            for name, value in {"adapted_action": base, "text": observation.text, **_columns(decision)}.items():
-                parts.setdefault(name, []).append(value.float().cpu().numpy())
-    return {name: np.concatenate(values) for name, values in parts.items()}
+            columns = {"adapted_action": base, "text": observation.text, **_columns(decision)}
+            parts.append({name: value.float().cpu().numpy() for name, value in columns.items()})
+    parts = gathered(parts)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def _columns(decision: Decision) -> dict[str, torch.Tensor]:

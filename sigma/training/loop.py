@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sigma import processes
 from sigma.errors import SigmaError
 from sigma.progress import progress
 from sigma.seeding import seed_from
@@ -20,16 +21,18 @@ from sigma.training.checkpoint import Scratch
 
 
 class Objective(Protocol):
-    """What a phase minimises; ``loss`` of all parts of a step add up to the step's loss.
+    """What a phase minimises of ``model``; ``loss`` of all parts of a step add up to the step's loss.
 
+    A part is some of the step's ``total`` rows, from row ``start`` on; its draws do not depend on how the step is cut.
     ``validate`` gives the one number that selects; ``beside`` is what else it measured then, for the curve alone.
     """
 
     name: str
+    model: nn.Module
     beside: dict[str, float]
 
     def rows(self, step: int) -> np.ndarray: ...
-    def loss(self, rows: np.ndarray, step: int, part: int, total: int) -> tuple[Tensor, dict[str, float]]: ...
+    def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]: ...
     def after_step(self) -> None: ...
     def validate(self, batch: int) -> float: ...
     def state(self) -> dict[str, Tensor]: ...
@@ -79,11 +82,23 @@ class PhaseResult:
     trained: int
 
 
+class _Loss(nn.Module):
+    """An objective's loss as the ``forward`` of a module, which is what data-parallel training wraps."""
+
+    def __init__(self, objective: Objective):
+        super().__init__()
+        self.model, self.objective = objective.model, objective
+
+    def forward(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]:
+        return self.objective.loss(rows, step, start, total)
+
+
 class Phase:
     """One objective, its named parameters in groups of one learning rate each, and its state."""
 
     def __init__(self, objective: Objective, groups: list[tuple[dict[str, nn.Parameter], float]], schedule: Schedule):
         self.objective, self.schedule = objective, schedule
+        self.loss = processes.data_parallel(_Loss(objective))
         self.named = {name: parameter for group, _ in groups for name, parameter in group.items()}
         self.rates = [rate for _, rate in groups]
         self.optimizer = torch.optim.AdamW(
@@ -129,20 +144,7 @@ class Phase:
         for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = peak * rate
         torch.manual_seed(seed_from(schedule.seed, "dropout", objective.name, self.step) % 2**63)
-        logs: dict[str, float] = {}
-        value = 0.0
-        for part in range(schedule.accumulation):
-            chosen = rows[part * schedule.batch : (part + 1) * schedule.batch]
-            loss, terms = objective.loss(chosen, self.step, part, len(rows))
-            if not torch.isfinite(loss):
-                raise SigmaError(
-                    f"{objective.name}: the loss is not finite at step {self.step}; lower train.learning_rate, "
-                    "train.lora_learning_rate or train.clip in params.yaml"
-                )
-            loss.backward()
-            value += loss.item()
-            for name, term in terms.items():
-                logs[name] = logs.get(name, 0.0) + term
+        value, logs = self._accumulate(rows)
         norm = nn.utils.clip_grad_norm_(self.named.values(), schedule.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -154,6 +156,27 @@ class Phase:
                 self.averaged[name].lerp_(parameter, 1 - decay)
         self.curve.train.append({"step": self.step + 1, "loss": value, "grad_norm": norm.item(), "rate": rate, **logs})
         return value
+
+    def _accumulate(self, rows: np.ndarray) -> tuple[float, dict[str, float]]:
+        """Loss and terms of a step's rows, of which each process takes its share; the parameters have its gradients."""
+        logs: dict[str, float] = {}
+        value = 0.0
+        own, batch = processes.share(len(rows)), self.schedule.batch
+        for start in range(own.start, own.stop, batch):
+            stop = min(start + batch, own.stop)
+            with processes.accumulating(self.loss, last=stop == own.stop):
+                loss, terms = self.loss(rows[start:stop], self.step, start, len(rows))
+                if not torch.isfinite(loss):
+                    raise SigmaError(
+                        f"{self.objective.name}: the loss is not finite at step {self.step}; lower "
+                        "train.learning_rate, train.lora_learning_rate or train.clip in params.yaml"
+                    )
+                (loss * processes.count()).backward()  # gradients are averaged, parts of a loss add up
+            value += loss.item()
+            for name, term in terms.items():
+                logs[name] = logs.get(name, 0.0) + term
+        values, terms = zip(*processes.everyone((value, logs)), strict=True)
+        return sum(values), {name: sum(part[name] for part in terms) for name in logs}
 
     def _validate(self, batch: int) -> None:
         live = {name: parameter.detach().clone() for name, parameter in self.named.items()}

@@ -10,6 +10,7 @@ import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor
 
+from sigma import processes
 from sigma.data.shards import Shards
 from sigma.errors import SigmaError
 from sigma.evaluation.tables import read_columns
@@ -172,17 +173,17 @@ def adapted_actions(model: SigmaModel, material: Material, windows: np.ndarray, 
     """Deterministic action (B, T, A) of the policy as it is trained, by the same rule as the frozen base's."""
     actions = []
     with torch.no_grad():
-        for start in range(0, len(windows), batch):
+        for start in processes.mine(range(0, len(windows), batch)):
             rows = windows[start : start + batch]
             passed = model.adapted_pass(material.observation(rows))
-            actions.append(material.decide(model.policy, passed.encoded, rows, material.meta["action"]))
-    return torch.cat(actions)
+            actions.append(material.decide(model.policy, passed.encoded, rows, material.meta["action"]).cpu())
+    return torch.cat(processes.gathered(actions)).to(material.builder.device)
 
 
 def code_digest() -> str:
     """Digest of the sources that training runs, so that no checkpoint of other code is ever resumed."""
     package, whole = Path(str(importlib.resources.files("sigma"))), hashlib.sha256()
-    for file in sorted(package / part for part in ("seeding.py", "machine.py")) + [
+    for file in sorted(package / part for part in ("seeding.py", "machine.py", "processes.py")) + [
         file for folder in ("policy", "training", "data") for file in sorted((package / folder).glob("*.py"))
     ]:
         whole.update(file.name.encode() + file.read_bytes())

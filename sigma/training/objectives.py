@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigma import processes
 from sigma.policy import prefix
 from sigma.policy.decision import AdaptedPass, Decision, SigmaModel
 from sigma.policy.observation import BasePass, Observation
@@ -52,17 +53,11 @@ def flow_loss(
 
 
 def step_noise(
-    model: SigmaModel | FlowModel, parameters: "TrainParameters", step: int, part: int, total: int
+    model: SigmaModel | FlowModel, parameters: "TrainParameters", step: int, part: slice, total: int
 ) -> tuple[Tensor, Tensor]:
-    """Noise and time of one micro-batch: a slice of the whole step's, so that accumulation cannot change the draws."""
+    """Noise and time of one micro-batch: a slice of the whole step's, so that how it is cut cannot change the draws."""
     drawn = draw_noise_and_time(model.policy.config, total, parameters.flow_draws, parameters.seed, "flow", step)
-    rows = slice(part * parameters.batch, (part + 1) * parameters.batch)
-    return drawn[0][rows], drawn[1][rows]
-
-
-def step_views(material: Material, parameters: "TrainParameters", step: int, part: int, total: int) -> np.ndarray:
-    """The views that one micro-batch sees: a slice of the whole step's."""
-    return material.views.drawn(step, slice(part * parameters.batch, (part + 1) * parameters.batch), total)
+    return drawn[0][part], drawn[1][part]
 
 
 @contextmanager
@@ -112,10 +107,11 @@ class FlowObjective:
     def rows(self, step: int) -> np.ndarray:
         return self.sampler.rows(step)
 
-    def loss(self, rows: np.ndarray, step: int, part: int, total: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]:
+        part = slice(start, start + len(rows))
         noise, time = step_noise(self.model, self.parameters, step, part, total)
         windows = self.train[rows]
-        passed = self._pass(windows, step_views(self.material, self.parameters, step, part, total))
+        passed = self._pass(windows, self.material.views.drawn(step, part, total))
         losses = flow_loss(self.model, self.material, passed, windows, noise, time)
         objective, logs = losses.sum() / total, {"flow": losses.sum().item() / total}
         if self.tau is not None and isinstance(passed, AdaptedPass) and passed.before is not None:
@@ -141,15 +137,15 @@ class FlowObjective:
         address = (self.parameters.seed, "flow-validation")
         noise, time = draw_noise_and_time(policy.config, len(self.validation), draws, *address)
         with evaluating(self.model):
-            for start in range(0, len(self.validation), batch):
+            for start in processes.mine(range(0, len(self.validation), batch)):
                 rows = slice(start, start + batch)
                 windows = self.validation[rows]
                 passed = self._pass(windows)
                 plan = material.decide(policy, passed.encoded, windows, "zero_noise")
                 errors.append(plan_error(plan, *material.targets(windows), self.joints).cpu())
                 losses.append(flow_loss(self.model, material, passed, windows, noise[rows], time[rows]).cpu())
-        self.beside = {"flow": torch.cat(losses).mean().item()}
-        return torch.cat(errors).mean().item()
+        self.beside = {"flow": torch.cat(processes.gathered(losses)).mean().item()}
+        return torch.cat(processes.gathered(errors)).mean().item()
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -193,12 +189,12 @@ class ResidualObjective:
             return rows
         return self.sampler.rows(step)
 
-    def loss(self, rows: np.ndarray, step: int, part: int, total: int) -> tuple[Tensor, dict[str, float]]:
-        parameters, losses = self.parameters, self.losses
+    def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]:
+        parameters, losses, part = self.parameters, self.losses, slice(start, start + len(rows))
         windows = self.train[rows]
         jitter = generator(parameters.seed, "state", step).standard_normal((total, self.material.base.state_dim))
-        jitter = jitter[part * parameters.batch :][: len(rows)] * parameters.state_noise
-        numbers = step_views(self.material, parameters, step, part, total)
+        jitter = jitter[part] * parameters.state_noise
+        numbers = self.material.views.drawn(step, part, total)
         observation = self.material.observation(windows, jitter if parameters.state_noise else None, numbers=numbers)
         action, valid = self.material.targets(windows)
         base = self.head_base(windows)
@@ -248,23 +244,26 @@ class ResidualObjective:
         return extra, logs
 
     def after_step(self) -> None:
-        """Write the step's errors into TRAF's table, all micro-batches at once."""
-        rows, errors = (np.concatenate(parts) for parts in zip(*self.seen, strict=True))
+        """Write the step's errors into TRAF's table, all micro-batches of all processes at once."""
+        seen = [part for parts in processes.everyone(self.seen) for part in parts]
+        rows, errors = (np.concatenate(parts) for parts in zip(*seen, strict=True))
         self.hard.update(rows, errors)
         self.seen.clear()
 
     def validate(self, batch: int) -> float:
         """mse_plan of the validation windows at scale 1, in normalised units."""
-        total, count = 0.0, 0
+        sums, total, count = [], 0.0, 0
         with evaluating(self.model):
-            for start in range(0, len(self.validation), batch):
+            for start in processes.mine(range(0, len(self.validation), batch)):
                 windows = self.validation[start : start + batch]
                 action, valid = self.material.targets(windows)
                 base = self.head_base(windows)
                 decision = self.model(self.material.observation(windows), base)
                 plan = base + executed_plan(decision.residuals)
-                total += plan_error(plan, action, valid, self.joints).sum().item()
-                count += len(windows)
+                sums.append((plan_error(plan, action, valid, self.joints).sum().item(), len(windows)))
+        for error, windows in processes.gathered(sums):
+            total += error
+            count += windows
         return total / count
 
     def state(self) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ class Regression:
         self.targets = torch.from_numpy(source.standard_normal((ROWS, 2), dtype=np.float32))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layer = nn.Linear(5, 2)
+            self.model = nn.Linear(5, 2)
         self.table, self.sampler = torch.zeros(ROWS), WindowSampler(ROWS, batch, seed)
         self.seen, self.fail_at, self.broken, self.beside = [], None, False, {}
 
@@ -36,8 +36,8 @@ class Regression:
             raise KeyboardInterrupt
         return self.sampler.rows(step)
 
-    def loss(self, rows, step, part, total):
-        predicted = self.layer(nn.functional.dropout(self.inputs[rows], 0.2))
+    def loss(self, rows, step, start, total):
+        predicted = self.model(nn.functional.dropout(self.inputs[rows], 0.2))
         errors = (predicted - self.targets[rows]).square().mean(1) * (1 + 0.1 * self.table[rows])
         self.seen.append((rows, errors.detach()))
         value = errors.sum() / total
@@ -50,7 +50,7 @@ class Regression:
 
     def validate(self, batch):
         with torch.no_grad():
-            return (self.layer(self.inputs) - self.targets).square().mean().item()
+            return (self.model(self.inputs) - self.targets).square().mean().item()
 
     def state(self):
         return {"table": self.table.clone()}
@@ -68,7 +68,7 @@ def schedule(**changes) -> Schedule:
 def phase(**changes) -> Phase:
     plan = schedule(**changes)
     objective = Regression(plan.batch * plan.accumulation, plan.seed)
-    return Phase(objective, [(dict(objective.layer.named_parameters()), 0.1)], plan)
+    return Phase(objective, [(dict(objective.model.named_parameters()), 0.1)], plan)
 
 
 @pytest.fixture
@@ -93,15 +93,15 @@ def test_the_rate_warms_up_and_falls_to_zero():
 def test_one_step_is_adamw_on_clipped_gradients(scratch):
     ours, plan = phase(steps=1, warmup=0.0, select="last", average=0.0, validate_every=1), schedule()
     objective = Regression(plan.batch)
-    other = torch.optim.AdamW(objective.layer.parameters(), lr=0.1, weight_decay=plan.weight_decay)
+    other = torch.optim.AdamW(objective.model.parameters(), lr=0.1, weight_decay=plan.weight_decay)
     ours.run(scratch, {}, 4)
     from sigma.seeding import seed_from
 
     torch.manual_seed(seed_from(0, "dropout", "toy", 0) % 2**63)
     objective.loss(objective.rows(0), 0, 0, 4)[0].backward()
-    nn.utils.clip_grad_norm_(objective.layer.parameters(), plan.clip)
+    nn.utils.clip_grad_norm_(objective.model.parameters(), plan.clip)
     other.step()
-    for found, expected in zip(weights(ours), objective.layer.parameters(), strict=True):
+    for found, expected in zip(weights(ours), objective.model.parameters(), strict=True):
         torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-7)
 
 
@@ -172,7 +172,7 @@ def test_micro_batches_add_up_to_the_large_batch(scratch):
     parts, whole = phase(batch=2, accumulation=3), phase(batch=6)
     for one in (parts, whole):
         one.objective.loss = lambda rows, step, part, total, one=one.objective: (
-            ((one.layer(one.inputs[rows]) - one.targets[rows]).square().sum() / total),
+            ((one.model(one.inputs[rows]) - one.targets[rows]).square().sum() / total),
             {},
         )
         one.objective.after_step = lambda: None

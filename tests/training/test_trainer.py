@@ -358,6 +358,23 @@ def test_accumulation_equals_the_large_batch_noise_included(prepared, extra):
         torch.testing.assert_close(weights[1][name][sure], weights[0][name][sure], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["residual", "flow"])
+def test_the_loss_of_a_step_does_not_depend_on_where_its_rows_are_cut(prepared, name):
+    trainer = prepared.trainer({"train": {"state_noise": 0.1}, "loss": {"flow": 0.5}})
+    model, phase = awake(trainer)
+    objective = phase.objective
+    if name == "flow":
+        objective = FlowObjective(model, trainer.material, trainer.train, trainer.parts)
+    rows = objective.rows(1)
+    cuts = ((0, 3), (3, 4), (4, len(rows)))
+    with torch.no_grad():
+        whole, logs = objective.loss(rows, 1, 0, len(rows))
+        cut = [objective.loss(rows[start:stop], 1, start, len(rows)) for start, stop in cuts]
+    assert sum(loss.item() for loss, _ in cut) == pytest.approx(whole.item(), rel=1e-5)
+    for term, value in logs.items():
+        assert sum(terms[term] for _, terms in cut) == pytest.approx(value, rel=1e-4, abs=1e-7), term
+
+
 def test_hard_windows_are_drawn_only_once_all_are_known(prepared):
     trainer = prepared.trainer({"loss": {"traf": {"draw": True, "focus": 0.9}}, "train": {"batch": 10}})
     _, phase = awake(trainer)
@@ -586,7 +603,7 @@ def test_a_checkpoint_of_other_inputs_is_never_found(prepared, tmp_path, monkeyp
     assert prepared.trainer().key() == plain
     found = {name: prepared.trainer(change).key() for name, change in KEYS.items()}
     assert len({plain, *found.values()}) == len(found) + 1
-    for change in ({"machine": {"batch": 3}}, {"report": {"seed": 7}}, {"adapter": {"max_scale": 0.5}}):
+    for change in ({"machine": {"batch": 3, "processes": 2}}, {"report": {"seed": 7}}, {"adapter": {"max_scale": 0.5}}):
         assert prepared.trainer(change).key() == plain, change
     for stage, change in {"baseline": {"base": {"seed": 5}}, "window": {"window": {"seed": 5}}}.items():
         world = prepared.copy(tmp_path / stage)

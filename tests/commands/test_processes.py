@@ -1,0 +1,216 @@
+"""Several processes do what one does: the same windows and losses, the same tables, and states that either resumes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from sigma import processes
+from sigma.cli import read_parameters
+from sigma.commands import baseline, evaluate, finetune
+from sigma.errors import SigmaError
+from sigma.io import digest_file, digest_folder
+from sigma.training.objectives import FlowObjective, ResidualObjective
+from tests.training.test_trainer import interrupt, steps_taken
+from tests.worlds import ADAPTED, ROOT, World, inside, merge
+
+TWO = {"machine": {"processes": 2, "batch": 8}}
+ADAPTED_TWICE = merge(ADAPTED, {"train": {"accumulation": 2}, "machine": {"batch": 8}})
+# What the losses of two processes may differ by from those of one, relatively.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch) -> Path:
+    """Every test has its own place for checkpoints."""
+    monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "scratch"))
+    return tmp_path / "scratch"
+
+
+def followed(parameters) -> str:
+    """``finetune`` as each process runs it; ``seen-N.json`` then holds the rows of every loss, with their place."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        for objective in (FlowObjective, ResidualObjective):
+
+            def loss(self, rows, step, start, total, plain=objective.loss):
+                seen.append((self.name, step, start, rows.tolist()))
+                return plain(self, rows, step, start, total)
+
+            patch.setattr(objective, "loss", loss)
+        line = finetune.run(parameters)
+    Path(f"seen-{processes.rank()}.json").write_text(json.dumps(seen))
+    return line
+
+
+def whole_pipeline(parameters) -> str:
+    """Every stage that computes with a model, one after the other, as each process runs them."""
+    lines = []
+    for stage in (baseline.run, followed, evaluate.run):
+        lines.append(stage(parameters))
+        processes.everyone(None)  # the first process has written
+    return "\n".join(lines)
+
+
+def run(work, world: World, count: int, *changes) -> tuple[str, list[list]]:
+    """``work`` with ``count`` processes: its line, and ``[name, step, start, rows]`` of every loss in order."""
+    parameters = world.configure(*changes, {"machine": {"processes": count}})
+    with inside(world.root):
+        line = processes.launch(work, parameters, torch.device("cpu")) if count > 1 else work(parameters)
+        seen = [json.loads(Path(f"seen-{rank}.json").read_text()) for rank in range(count)]
+    return line, sorted(chain.from_iterable(seen))
+
+
+def curves(world: World) -> dict[str, np.ndarray]:
+    """Columns ``step, value`` by phase and quantity."""
+    folder = world.root / finetune.CURVES
+    return {
+        f"{file.parents[3].name} {file.parent.name} {file.stem}": np.loadtxt(file, skiprows=1, ndmin=2)
+        for file in sorted(folder.glob("*/plots/metrics/*/*.tsv"))
+    }
+
+
+def assert_same_curves(one: World, other: World) -> None:
+    expected, found = curves(one), curves(other)
+    assert found.keys() == expected.keys() and any("train loss" in name for name in found)
+    for name, values in expected.items():
+        tolerance = TOLERANCE if name.endswith(" loss") else 1e-3
+        np.testing.assert_allclose(found[name], values, rtol=tolerance, atol=1e-7, err_msg=name)
+
+
+def assert_same_windows(one: list[list], two: list[list]) -> None:
+    """Each step's windows are those of one process, in their order; either process has half of them."""
+    for name, step in {(name, step) for name, step, *_ in one}:
+        whole, parts = ([entry[2:] for entry in seen if entry[:2] == [name, step]] for seen in (one, two))
+        rows, again = (list(chain.from_iterable(rows for _, rows in seen)) for seen in (whole, parts))
+        assert again == rows
+        assert [start for start, _ in parts] == [0, len(rows) // 2]
+
+
+@pytest.fixture(scope="module")
+def outcomes(prepared, tmp_path_factory):
+    """Worlds in which one process and two have run every stage, with the line and the windows of each."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        for count in (1, 2):
+            folder = tmp_path_factory.mktemp("processes")
+            patch.setenv("SIGMA_SCRATCH", str(folder / "scratch"))
+            world = prepared.copy(folder / "world")
+            found.append((world, *run(whole_pipeline, world, count, ADAPTED_TWICE)))
+    return found
+
+
+def test_two_processes_share_each_step_and_learn_what_one_does(outcomes):
+    (alone, _, one), (both, _, two) = outcomes
+    assert len({(name, step) for name, step, *_ in one}) == 4 + 6
+    assert_same_windows(one, two)
+    assert_same_curves(alone, both)
+
+
+def test_the_base_says_the_same_to_the_bit(outcomes):
+    (alone, line, _), (both, again, _) = outcomes
+    assert again.splitlines()[0] == line.splitlines()[0]
+    assert digest_folder(both.root / "data/features") == digest_folder(alone.root / "data/features")
+    for file in (baseline.PREDICTIONS, baseline.FRAMES):
+        assert digest_file(both.root / file) == digest_file(alone.root / file), file
+
+
+def test_a_model_says_the_same_to_the_bit(outcomes, tmp_path):
+    _, (both, line, _) = outcomes
+    alone = both.copy(tmp_path / "alone")
+    assert alone.run("evaluate", changes=ADAPTED_TWICE) == line.splitlines()[2:]
+    for file in (evaluate.PREDICTIONS, evaluate.HEADS, "models/adapter_calibration.json"):
+        assert digest_file(both.root / file) == digest_file(alone.root / file), file
+
+
+@pytest.mark.parametrize("command", [baseline, finetune, evaluate])
+def test_each_command_leaves_the_work_to_the_processes_that_it_starts(prepared, monkeypatch, command):
+    parameters = read_parameters(Path("params.yaml"), prepared.values(TWO))
+    monkeypatch.setattr(processes, "launch", lambda *given: given)
+    assert command.run(parameters) == (command.run, parameters, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"machine": {"processes": 17}, "train": {"accumulation": 2}},
+            r"^params\.yaml: machine\.processes: found 17 with 16 windows an optimizer step .*integer from 1 to 16$",
+        ),
+        (
+            {"machine": {"processes": 2}, "lora": {"dropout": 0.1}},
+            r"^params\.yaml: machine\.processes: found 2 with lora\.dropout 0\.1.*legal: 1, or lora\.dropout 0$",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_before_anything_is_started(prepared, monkeypatch, changes, message):
+    monkeypatch.setattr(processes, "launch", lambda *_: pytest.fail("processes were started"))
+    with pytest.raises(SigmaError, match=message):
+        finetune.run(read_parameters(Path("params.yaml"), prepared.values(changes)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"accumulation": 2, "gradient_checkpointing": True}},
+        {"loss": {"flow": 0.5, "traf": {"draw": True}}},
+        {"base": {"dtype": "bfloat16"}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_kind_of_training_is_shared(prepared, tmp_path, monkeypatch, changes):
+    alone, both = prepared.copy(tmp_path / "alone"), prepared.copy(tmp_path / "both")
+    _, one = run(followed, alone, 1, changes)
+    monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "other"))
+    _, two = run(followed, both, 2, changes)
+    assert_same_windows(one, two)
+    assert_same_curves(alone, both)
+
+
+@pytest.mark.slow
+def test_a_training_and_a_finished_phase_serve_any_number_of_processes(own, trained_adapted, monkeypatch):
+    undo = interrupt(monkeypatch, 7)
+    with pytest.raises(KeyboardInterrupt):
+        own.run("finetune", changes=ADAPTED)
+    undo()
+    _, seen = run(followed, own, 2, ADAPTED)
+    assert [(name, step) for name, step, start, _ in seen if not start] == [("residual", step) for step in (2, 3, 4, 5)]
+    assert_same_curves(trained_adapted, own)
+    _, seen = run(followed, own, 2, ADAPTED, {"train": {"steps": 2}})
+    assert [(name, step) for name, step, start, _ in seen if not start] == [("residual", 0), ("residual", 1)]
+
+
+@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_killed_process_ends_the_run_and_its_state_is_resumed(prepared, tmp_path, place, monkeypatch, which):
+    changes = merge(ADAPTED, {"train": {"flow_steps": 40, "checkpoint_every": 1}})
+    world, whole = prepared.copy(tmp_path / "killed"), prepared.copy(tmp_path / "whole")
+    world.configure(changes, TWO)
+    command = [sys.executable, "-m", "sigma", "finetune"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen(command, cwd=world.root, env=environment, stderr=subprocess.PIPE, text=True)
+    while killed.poll() is None and not list(place.rglob("state.pt")):
+        time.sleep(0.05)
+    children = psutil.Process(killed.pid).children()
+    ranks = sorted(child.pid for child in children if any("spawn_main" in word for word in child.cmdline()))
+    os.kill(ranks[which], signal.SIGKILL)
+    _, told = killed.communicate(timeout=60)
+    assert killed.returncode == 1 and "Traceback" not in told
+    assert told.splitlines()[-1].startswith(f"sigma: error: machine.processes: rank {which} was ended by SIGKILL")
+    assert told.count("error") == 1 and not any(psutil.pid_exists(rank) for rank in ranks)
+    assert not (world.root / "models/sigma").exists()
+    steps = steps_taken(monkeypatch)
+    world.run("finetune", changes=changes)
+    assert 0 < steps[0] < 40 and steps[-1] == 5
+    monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "other"))
+    whole.run("finetune", changes=changes)
+    assert_same_curves(whole, world)
