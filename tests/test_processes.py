@@ -17,7 +17,11 @@ CPU = torch.device("cpu")
 
 def count(number: int) -> dict:
     """Parameters of a machine with so many processes."""
-    return {"machine": MachineParameters(device="cpu", threads=1, workers=1, processes=number, batch=8)}
+    return {
+        "machine": MachineParameters(
+            device="cpu", threads=1, workers=1, backend="local", address=None, processes=number, batch=8
+        )
+    }
 
 
 @pytest.fixture
