@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sigma.data.audit import Finding
+from sigma.data.audit_pictures import FRAMES, TRACES
 from sigma.evaluation.tables import to_table
 from sigma.io import write_json, write_table
 from sigma.policy.adapter import (
@@ -50,6 +52,32 @@ def _windows(episodes: dict[str, int], length: int) -> dict[str, np.ndarray]:
     }
 
 
+def write_audit(root: Path, recorded: int, excluded: dict[str, str], jpeg: bytes) -> None:
+    """What the audit stage writes: a jump drawn as a trace, a frozen camera with two frames, and a fault without either
+    in an episode that is left out."""
+    import pyarrow as pa
+
+    findings = [
+        Finding(0, "jump", "warn", 0.6, 0.5, 10, 11, JOINTS[1], "observation.state in one step"),
+        Finding(1, "frozen_camera", "fail", 6.0, 5.0, 3, 30, CAMERAS[1], "a joint meanwhile covered 90 % of its range"),
+        Finding(1, "wrong_type", "fail", 2.0, 1.0, -1, -1, "", "column 'action' is missing"),
+    ]
+    values = np.sin(np.arange(33) / 6).astype(np.float32)
+    trace = {"finding": [0], "joint": [JOINTS[1]], "fps": [10], "state": [values], "action": [values + 0.1]}
+    frames = {"finding": [1, 1], "camera": [CAMERAS[1]] * 2, "step": [2, 30], "jpeg": [jpeg] * 2}
+    columns = {name: [getattr(one, name) for one in findings] for name in Finding.__dataclass_fields__}
+    write_table(root / "data" / "audit.parquet", pa.table(columns, schema=Finding.schema()))
+    write_table(root / "data" / "audit_traces.parquet", pa.table(trace, schema=TRACES))
+    write_table(root / "data" / "audit_frames.parquet", pa.table(frames, schema=FRAMES))
+    used = [episode for episode in range(recorded) if str(episode) not in excluded]
+    write_json(root / "data" / "episodes.json", {"used": used, "excluded": excluded})
+    counts = {"episodes": recorded, "used": len(used), "excluded": len(excluded), "frames": 33 * recorded, "cameras": 2}
+    write_json(
+        root / "metrics" / "audit.json",
+        {**counts, "failures": 0, "warnings": 1, "checks": {"jump": 1}},
+    )
+
+
 def write_predictions(
     root: Path,
     *,
@@ -61,12 +89,13 @@ def write_predictions(
     tasks: tuple[str, ...] = tuple(TASKS),
     same_heads: bool = True,
     control_tau: float = 1.0,
+    excluded: dict[str, str] | None = None,
     seed: int = 0,
 ) -> None:
     """Write ``data/``, ``models/adapter_calibration.json`` and what else the report stage reads under ``root``.
 
     ``skill`` 1 makes Sigma perfect, 0 the base itself, negative ones worse; ``control_tau`` scales the control pass's
-    factor norms.
+    factor norms; ``excluded`` are episodes that the audit left out, with the reason.
     """
     random = np.random.default_rng(seed)
     columns = _windows({"train": train, "validation": validation, "test": test}, length)
@@ -91,6 +120,7 @@ def write_predictions(
         "base_samples": (base_action[:, None] + random.normal(0, 0.2, (windows, S, T, D))).astype(np.float32),
     }
     texts = random.normal(size=(len(tasks), 8))
+    write_audit(root, int(episodes.max()) + 1 + len(excluded or {}), excluded or {}, _jpeg(np.random.default_rng(seed)))
     features = random.normal(size=(windows, 10)).astype(np.float32)
     known = columns["split"] == "validation"
     reference = reference_set(features[known], episodes[known], texts)

@@ -1,14 +1,18 @@
 """Look for faults in the dataset, episode by episode, and decide which episodes later stages use."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from sigma.parameters import Section
 
+if TYPE_CHECKING:
+    from sigma.data.audit import Finding
+
 DATASET = Path("data/dataset")
 METRICS, TABLE, EPISODES = Path("metrics/audit.json"), Path("data/audit.parquet"), Path("data/episodes.json")
+TRACES, FRAMES = Path("data/audit_traces.parquet"), Path("data/audit_frames.parquet")
 
 
 class LimitParameters(Section):
@@ -28,27 +32,62 @@ class LimitParameters(Section):
 
 class CheckLimits(Section):
     stale_statistics: LimitParameters
+    frame_total: LimitParameters
+    wrong_type: LimitParameters
     row_count: LimitParameters
-    row_order: LimitParameters
+    video_span: LimitParameters
     short_episode: LimitParameters
+    row_order: LimitParameters
+    index_gap: LimitParameters
     non_finite: LimitParameters
+    timestamp_order: LimitParameters
     timestamp_gap: LimitParameters
+    clock_rate: LimitParameters
     missing_task: LimitParameters
+    unknown_task: LimitParameters
     duplicate_episode: LimitParameters
     frozen_state: LimitParameters
+    frozen_action: LimitParameters
     dead_joint: LimitParameters
     saturated_joint: LimitParameters
     jump: LimitParameters
+    action_jump: LimitParameters
+    diverging_action: LimitParameters
+    time_shift: LimitParameters
+    outside_range: LimitParameters
+    small_values: LimitParameters
+    unit_mismatch: LimitParameters
+    undecodable_video: LimitParameters
+    missing_camera: LimitParameters
     video_length: LimitParameters
     image_size: LimitParameters
     blank_camera: LimitParameters
     frozen_camera: LimitParameters
+    twin_cameras: LimitParameters
+    swapped_cameras: LimitParameters
+    duplicate_video: LimitParameters
+
+
+class RangeParameters(Section):
+    lower: float
+    upper: float
+
+    @field_validator("upper")
+    @classmethod
+    def _above_lower(cls, upper: float, info: ValidationInfo) -> float:
+        lower = info.data.get("lower")
+        if lower is not None and upper <= lower:
+            raise ValueError(f"must be above lower ({lower:g})")
+        return upper
 
 
 class AuditParameters(Section):
     on_failure: Literal["stop", "exclude", "keep"]
     exclude: tuple[int, ...] = Field(strict=False)
     min_frames: int = Field(ge=1, le=100000)
+    joint_range: RangeParameters
+    cameras: bool
+    shown: int = Field(ge=0, le=100)
     limits: CheckLimits
 
 
@@ -56,39 +95,59 @@ SECTIONS: dict[str, type[Section]] = {"audit": AuditParameters}
 
 
 def run(parameters: dict[str, Section]) -> str:
-    """Write ``metrics/audit.json``, ``data/audit.parquet`` and ``data/episodes.json``; returns the line to print.
+    """Write ``metrics/audit.json``, the tables of findings and pictures, and ``data/episodes.json``; returns the line
+    to print.
 
-    Raises :class:`SigmaError` after writing them where ``audit.on_failure`` is ``stop`` and a check failed.
+    Raises :class:`SigmaError` after writing them where a check failed in an episode in use and ``audit.on_failure`` is
+    ``stop``, or where it failed for the dataset as a whole and is not ``keep``: leaving episodes out would not cure it.
     """
     import pyarrow
 
     from sigma.data.audit import Finding, Limit, audit_dataset, choose_episodes, count_findings
+    from sigma.data.audit_pictures import choose_findings, frames_table, traces_table
+    from sigma.data.measures import Settings
     from sigma.data.source import open_dataset
-    from sigma.errors import SigmaError
     from sigma.io import write_json, write_table
 
     section: AuditParameters = parameters["audit"]
     dataset = open_dataset(DATASET)
     limits = {name: Limit(limit.warn, limit.fail) for name, limit in section.limits}
-    findings = audit_dataset(dataset, limits, section.min_frames, parameters["machine"].workers)
+    settings = Settings(section.min_frames, section.joint_range.lower, section.joint_range.upper)
+    findings = audit_dataset(dataset, limits, settings, parameters["machine"].workers, section.cameras)
     chosen = choose_episodes(dataset, findings, section.exclude, drop_failed=section.on_failure == "exclude")
     counts = count_findings(findings, chosen)
     columns = {name: [getattr(finding, name) for finding in findings] for name in Finding.__dataclass_fields__}
+    shown = choose_findings(findings, section.shown)
     write_table(TABLE, pyarrow.table(columns, schema=Finding.schema()))
+    write_table(TRACES, traces_table(dataset, findings, shown))
+    write_table(FRAMES, frames_table(dataset, findings, shown))
     write_json(EPISODES, chosen)
-    write_json(METRICS, {"episodes": len(dataset.episodes), "frames": dataset.frames, **counts})
-    failed = [
-        finding for finding in findings if finding.severity == "fail" and finding.episode in (-1, *chosen["used"])
-    ]
-    if failed and section.on_failure == "stop":
-        first = failed[0]
-        where = "dataset" if first.episode < 0 else f"episode {first.episode}"
-        raise SigmaError(
-            f"{DATASET}: audit: {len(failed)} failures in the episodes in use; first: {first.check} in {where}: "
-            f"{first.value:g} > {first.threshold:g} ({first.detail}). See {TABLE}; list episodes in params.yaml: "
-            "audit.exclude, or set audit.on_failure to exclude or keep"
-        )
+    filmed = len(dataset.cameras) if section.cameras else 0
+    write_json(METRICS, {"episodes": len(dataset.episodes), "frames": dataset.frames, "cameras": filmed, **counts})
+    _refuse(section, [one for one in findings if one.severity == "fail" and one.episode in (-1, *chosen["used"])])
+    seen = "" if section.cameras else "; cameras not looked at (audit.cameras)"
     return (
         f"audit: {len(dataset.episodes)} episodes, {counts['failures']} failures, {counts['warnings']} warnings, "
-        f"{len(chosen['excluded'])} episodes excluded"
+        f"{len(chosen['excluded'])} episodes excluded{seen}"
     )
+
+
+def _refuse(section: AuditParameters, failed: list["Finding"]) -> None:
+    """Raise :class:`SigmaError` for the worst of the failures that ``audit.on_failure`` does not let pass."""
+    from sigma.data.audit import worst_first
+    from sigma.errors import SigmaError
+
+    if section.on_failure == "keep":
+        return
+    if section.on_failure == "exclude":
+        failed = [finding for finding in failed if finding.episode < 0]
+    if failed:
+        worst = worst_first(failed)[0]
+        where = "dataset" if worst.episode < 0 else f"episode {worst.episode}"
+        about = " ".join(filter(None, [worst.subject, worst.detail]))
+        leave = "exclude or " if section.on_failure == "stop" else ""
+        raise SigmaError(
+            f"{DATASET}: audit: {len(failed)} failures in the episodes in use; worst: {worst.check} in {where}: "
+            f"{worst.value:g} > {worst.threshold:g} ({about}). See {TABLE}; list episodes in params.yaml: "
+            f"audit.exclude, or set audit.on_failure to {leave}keep"
+        )

@@ -46,6 +46,12 @@ SECTIONS: dict[str, type[Section]] = {"adapter": AdapterParameters, "report": Re
 PREDICTIONS = Path("data/predictions")
 SHARDS, FEATURES, BASE = Path("data/shards/meta.json"), Path("data/features/meta.json"), Path("data/base.json")
 CALIBRATION = Path("models/adapter_calibration.json")
+# Counts, chosen episodes, findings, and what is drawn of the worst of them.
+AUDIT = (
+    Path("metrics/audit.json"),
+    Path("data/episodes.json"),
+    *(Path(f"data/audit{part}.parquet") for part in ("", "_traces", "_frames")),
+)
 METRICS, REPORTS = Path("metrics"), Path("reports")
 PLOTTED = ("base", "sigma", "base_mean_of_samples", "hold_state", "mean_trajectory")
 
@@ -58,6 +64,7 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.evaluation.summary import evaluate, split_metrics, summarise
     from sigma.io import atomic_directory, read_json, write_json
     from sigma.policy.adapter import SigmaTelepathyAdapter, read_calibration
+    from sigma.report.audit_section import audit_section, read_audit
     from sigma.report.page import build_page
     from sigma.report.provenance import provenance
     from sigma.report.table import write_csv
@@ -71,6 +78,7 @@ def run(parameters: dict[str, Section]) -> str:
         raise SigmaError(
             f"params.yaml: report.gripper: found {report.gripper!r}; legal: one of {', '.join(predictions.joints)}"
         )
+    audit = read_audit(*AUDIT)
     heads, base = read_json(PREDICTIONS / "heads.json"), read_json(BASE)
     evaluation = evaluate(
         predictions,
@@ -82,8 +90,9 @@ def run(parameters: dict[str, Section]) -> str:
     )
     first = check_a(heads, predictions.sigma, evaluation.test, report.tolerance)
     second = check_b(evaluation.control, evaluation.differences, len(evaluation.test), report.batch)
-    summary = summarise(evaluation, report.worst_windows)
+    summary = {**summarise(evaluation, report.worst_windows), "data": audit.summary()}
     sentence = verdict(first, second, evaluation.control, evaluation.differences)
+    sentence = " ".join(filter(None, [sentence, audit.left_out]))
     record = provenance(predictions.shards["dataset"], base, predictions.features, heads, report.seed)
     page = build_page(
         evaluation,
@@ -92,6 +101,7 @@ def run(parameters: dict[str, Section]) -> str:
         check_a=first,
         check_b=second,
         provenance=record,
+        data=audit_section(audit),
         thresholds={"adapter": adapter.model_dump(), "report": report.model_dump()},
     )
     steps, joints = summary["by_step"], summary["by_joint"]

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from sigma.parameters import Section
 
 DATASET, DATASET_RECORD, BASE_RECORD = Path("data/dataset"), Path("data/dataset.json"), Path("data/base.json")
-EPISODES, SHARDS = Path("data/episodes.json"), Path("data/shards")
+EPISODES, SHARDS, METRICS = Path("data/episodes.json"), Path("data/shards"), Path("metrics/window.json")
 
 Episodes = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)]
 
@@ -98,21 +98,22 @@ def _check_base(section: WindowParameters, base: dict[str, Any], joints: int) ->
 
 
 def run(parameters: dict[str, Section]) -> str:
-    """Write ``data/shards/``; returns the line to print."""
+    """Write ``data/shards/`` and ``metrics/window.json``; returns the line to print."""
     from sigma.data.packing import View, write_shards
     from sigma.data.segment import Filter, candidate_windows, count_windows, first_tasks, train_statistics
     from sigma.data.source import open_dataset
     from sigma.data.split import split_episodes
     from sigma.data.statistics import refuse_constant_joints
     from sigma.data.windows import Protocol
-    from sigma.io import read_json
+    from sigma.io import read_json, write_json
     from sigma.jobs import Workers
 
     section: WindowParameters = parameters["window"]
     dataset, base, record = open_dataset(DATASET), read_json(BASE_RECORD), read_json(DATASET_RECORD)
     _check_base(section, base, len(dataset.joint_names))
     cameras = _choose_cameras(base, list(dataset.cameras), section.cameras)
-    used = read_json(EPISODES)["used"]
+    episodes = read_json(EPISODES)
+    used, excluded = episodes["used"], len(episodes["excluded"])
 
     splits = split_episodes(first_tasks(dataset, used), section.validation, section.test, section.seed)
     statistics = train_statistics(dataset, splits["train"])
@@ -153,8 +154,12 @@ def run(parameters: dict[str, Section]) -> str:
     shards = write_shards(
         SHARDS, dataset, view, protocol, windows, meta, section.shard_mib * 2**20, Workers.of(parameters["machine"])
     )
-    counts = meta["counts"]
+    counts, frames = meta["counts"], sum(shard["frames"] for shard in shards)
+    split = {name: len(members) for name, members in splits.items()}
+    recorded = {"recorded": len(dataset.episodes), "excluded": excluded}
+    write_json(METRICS, {"episodes": recorded | split, "windows": counts, "frames": frames})
     kept = ", ".join(f"{name} {counts[name]['kept']} of {counts[name]['candidates']}" for name in counts)
     strided = sum(one["strided"] for one in counts.values())
     kept += f" windows; {strided} without overlap"
-    return f"window: kept {kept}; {sum(shard['frames'] for shard in shards)} frames in {len(shards)} shards"
+    left_out = f"{excluded} of {len(dataset.episodes)} episodes excluded by the audit"
+    return f"window: kept {kept}; {frames} frames in {len(shards)} shards; {left_out}"

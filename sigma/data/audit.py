@@ -1,11 +1,11 @@
-"""Looking for faults in a dataset: one pass over the episodes that runs every check.
+"""Looking for faults in a dataset: every check over its tables and its videos.
 
-A check measures; limits decide. Each check is one small function of :mod:`sigma.data.table_checks` or
-:mod:`sigma.data.camera_checks` that yields what it measured in an episode (or in the whole dataset). A value above the
-check's ``fail`` limit is a failure, one above ``warn`` a warning, anything else no finding.
+A check measures; limits decide. Each check is one small function of the modules ``*_checks`` that yields what it
+measured in an episode (or in the whole dataset). A value above the check's ``fail`` limit is a failure, one above
+``warn`` a warning, anything else no finding. Tables are read and judged first, then each video is decoded once.
 """
 
-import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +14,21 @@ import numpy as np
 import pyarrow as pa
 
 from sigma.data import table_checks
+from sigma.data.across_checks import ACROSS_CHECKS
+from sigma.data.audit_rows import Tables, read_tables
+from sigma.data.audit_summary import summarise
 from sigma.data.camera_checks import CAMERA_CHECKS
-from sigma.data.measures import AuditedEpisode, DatasetCheck, EpisodeCheck, Measure, Summary
-from sigma.data.source import ACTION, STATE, Dataset, Episode
+from sigma.data.joint_checks import JOINT_CHECKS
+from sigma.data.measures import WHOLE_DATASET, AuditedEpisode, FilmedEpisode, Measure, Settings, Summary
+from sigma.data.source import STATE, Dataset, Episode
 from sigma.data.trace import trace_camera
 from sigma.errors import SigmaError
 from sigma.progress import track
 
-WHOLE_DATASET = -1
-DATASET_CHECKS: dict[str, DatasetCheck] = {check.__name__: check for check in table_checks.DATASET_CHECKS}
-EPISODE_CHECKS: dict[str, EpisodeCheck] = {
-    check.__name__: check for check in (*table_checks.TABLE_CHECKS, *CAMERA_CHECKS)
-}
+ROW_CHECKS = (*table_checks.ROW_CHECKS, *JOINT_CHECKS)
+TABLE_CHECKS = (*table_checks.DATASET_CHECKS, *table_checks.STRUCTURE_CHECKS, *ROW_CHECKS)
+VIDEO_CHECKS = (*CAMERA_CHECKS, *ACROSS_CHECKS)
+CHECKS = {check.__name__: check for check in (*TABLE_CHECKS, *VIDEO_CHECKS)}
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of ``audit.parquet``."""
+    """One row of ``audit.parquet``; ``subject`` is the joint or the camera, empty where it is the whole episode."""
 
     episode: int
     check: str
@@ -54,89 +57,113 @@ class Finding:
     threshold: float
     first_frame: int
     last_frame: int
+    subject: str
     detail: str
+
+    @property
+    def margin(self) -> float:
+        """How many times over the threshold the value is; infinite where nothing at all was allowed."""
+        return self.value / self.threshold if self.threshold and math.isfinite(self.value) else math.inf
 
     @staticmethod
     def schema() -> pa.Schema:
         """Columns of the table, so that one without rows has them too."""
         whole, words = pa.int64(), pa.string()
-        types = (whole, words, words, pa.float64(), pa.float64(), whole, whole, words)
+        types = (whole, words, words, pa.float64(), pa.float64(), whole, whole, words, words)
         return pa.schema(list(zip(Finding.__dataclass_fields__, types, strict=True)))
 
 
 def check_names() -> list[str]:
     """Every check, in the order in which findings are listed."""
-    return [*DATASET_CHECKS, *EPISODE_CHECKS]
+    return list(CHECKS)
 
 
-def summarise(dataset: Dataset) -> Summary:
-    """Statistics and duplicates in one pass over the tables; non-finite rows are left to their own check."""
-    low, high, total, squares, frames = {}, {}, {}, {}, {}
-    seen: dict[bytes, int] = {}
-    repeats = {}
-    for episode in dataset.episodes:
-        rows = dataset.read(episode)
-        content = hashlib.sha256(rows.state.tobytes() + rows.action.tobytes()).digest()
-        if rows.state.size and seen.setdefault(content, episode.index) != episode.index:
-            repeats[episode.index] = seen[content]
-        for feature, values in ((STATE, rows.state), (ACTION, rows.action)):
-            finite = values[np.isfinite(values).all(axis=1)].astype(np.float64)
-            if not len(finite):
-                continue
-            low[feature] = np.minimum(low.get(feature, np.inf), finite.min(axis=0))
-            high[feature] = np.maximum(high.get(feature, -np.inf), finite.max(axis=0))
-            total[feature] = total.get(feature, 0) + finite.sum(axis=0)
-            squares[feature] = squares.get(feature, 0) + (finite**2).sum(axis=0)
-            frames[feature] = frames.get(feature, 0) + len(finite)
-    width = len(dataset.joint_names)
-    for feature in (STATE, ACTION):
-        if feature not in frames:
-            low[feature] = high[feature] = total[feature] = squares[feature] = np.zeros(width)
-            frames[feature] = 1
-    mean = {feature: total[feature] / frames[feature] for feature in frames}
-    std = {feature: np.sqrt(np.maximum(squares[feature] / frames[feature] - mean[feature] ** 2, 0)) for feature in mean}
-    return Summary(low, high, mean, std, dataset.stored_statistics(), repeats)
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Failures before warnings, then by margin; of equal ones the check that is listed first, then by value."""
+    place = {name: index for index, name in enumerate(CHECKS)}
+
+    def rank(one: Finding) -> tuple:
+        value = one.value if math.isfinite(one.value) else math.inf
+        return one.severity != "fail", -one.margin, place[one.check], -value, one.episode
+
+    return sorted(findings, key=rank)
 
 
-def _judged(name: str, episode: int, limit: Limit, measures: Iterable[Measure]) -> Iterator[Finding]:
+Limits = Mapping[str, Limit]
+
+
+def _judged(name: str, episode: int, limits: Limits, measures: Iterable[Measure]) -> Iterator[Finding]:
     for measure in measures:
-        verdict = limit.judge(measure.value)
+        verdict = limits[name].judge(measure.value)
         if verdict is not None:
             frames = (measure.first_frame, measure.last_frame)
-            yield Finding(episode, name, verdict[0], float(measure.value), verdict[1], *frames, measure.detail)
+            yield Finding(
+                episode, name, verdict[0], float(measure.value), verdict[1], *frames, measure.subject, measure.detail
+            )
 
 
-def audit_episode(
-    dataset: Dataset, episode: Episode, summary: Summary, limits: Mapping[str, Limit], min_frames: int
+def audit_tables(
+    dataset: Dataset, tables: Tables, summary: Summary, limits: Limits, settings: Settings
 ) -> list[Finding]:
-    """All findings of one episode; each of its videos is decoded once."""
-    rows = dataset.read(episode)
-    cameras = {camera: trace_camera(dataset, episode, camera) for camera in dataset.cameras}
-    audited = AuditedEpisode(episode, rows, cameras, dataset, summary, min_frames)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return [
-            finding
-            for name, function in EPISODE_CHECKS.items()
-            for finding in _judged(name, episode.index, limits[name], function(audited))
-        ]
+    """What is wrong with metadata and tables; rows that cannot be read are not judged beyond that."""
+    findings = []
+    for check in table_checks.DATASET_CHECKS:
+        findings += _judged(check.__name__, WHOLE_DATASET, limits, check(summary))
+    with np.errstate(all="ignore"):
+        for episode in dataset.episodes:
+            rows, declared = tables.rows[episode.index], tables.declared[episode.index]
+            audited = AuditedEpisode(episode, rows, declared, dataset, summary, settings)
+            checks = (*table_checks.STRUCTURE_CHECKS, *(ROW_CHECKS if rows.readable else ()))
+            for check in checks:
+                findings += _judged(check.__name__, episode.index, limits, check(audited))
+    return findings
 
 
-def audit_dataset(dataset: Dataset, limits: Mapping[str, Limit], min_frames: int, workers: int) -> list[Finding]:
-    """All findings, the dataset's own first, then by episode; the order does not depend on ``workers``."""
+def audit_cameras(
+    dataset: Dataset, episode: Episode, position: np.ndarray, limits: Limits
+) -> tuple[list[Finding], dict[str, np.ndarray]]:
+    """What is wrong with the cameras of one episode, each decoded once, and their signatures where there are frames.
+
+    ``position`` float [n, D] is how far each joint is along its range.
+    """
+    traces = {camera: trace_camera(dataset, episode, camera) for camera in dataset.cameras}
+    filmed = FilmedEpisode(episode, dataset.fps, traces, position)
+    findings = []
+    with np.errstate(all="ignore"):
+        for check in CAMERA_CHECKS:
+            findings += _judged(check.__name__, episode.index, limits, check(filmed))
+    return findings, {camera: trace.signature(dataset.fps) for camera, trace in traces.items() if len(trace.steps)}
+
+
+def audit_dataset(
+    dataset: Dataset, limits: Limits, settings: Settings, workers: int, decode: bool = True
+) -> list[Finding]:
+    """All findings, the dataset's own first, then by episode and check; the order does not depend on ``workers``.
+
+    Without ``decode`` no video is opened, and the checks of the cameras find nothing.
+    """
     from joblib import Parallel, delayed
 
-    summary = summarise(dataset)
-    findings = [
-        finding
-        for name, function in DATASET_CHECKS.items()
-        for finding in _judged(name, WHOLE_DATASET, limits[name], function(summary))
-    ]
-    slim = dataset.for_workers()
-    jobs = (delayed(audit_episode)(slim, episode, summary, limits, min_frames) for episode in dataset.episodes)
-    made = Parallel(n_jobs=workers, return_as="generator")(jobs)
-    for found in track(made, "audit", len(dataset.episodes)):
-        findings.extend(found)
-    return findings
+    tables = read_tables(dataset)
+    summary = summarise(dataset, tables)
+    findings = audit_tables(dataset, tables, summary, limits, settings)
+    if decode:
+        slim, signatures = dataset.for_workers(), {}
+        jobs = (
+            delayed(audit_cameras)(slim, one, tables.rows[one.index].state / summary.span[STATE], limits)
+            for one in dataset.episodes
+        )
+        made = Parallel(n_jobs=workers, return_as="generator")(jobs)
+        for episode, (found, signature) in zip(
+            dataset.episodes, track(made, "audit", len(dataset.episodes)), strict=True
+        ):
+            findings += found
+            signatures[episode.index] = signature
+        for check in ACROSS_CHECKS:
+            for episode, measure in check(signatures):
+                findings += _judged(check.__name__, episode, limits, [measure])
+    place = {name: index for index, name in enumerate(CHECKS)}
+    return sorted(findings, key=lambda one: (one.episode, place[one.check]))
 
 
 def choose_episodes(
@@ -165,6 +192,7 @@ def count_findings(findings: Iterable[Finding], chosen: Mapping[str, Any]) -> di
     by_check = {name: sum(finding.check == name for finding in relevant) for name in check_names()}
     return {
         "excluded": len(chosen["excluded"]),
+        "used": len(chosen["used"]),
         "failures": sum(finding.severity == "fail" for finding in relevant),
         "warnings": sum(finding.severity == "warn" for finding in relevant),
         "checks": {name: count for name, count in by_check.items() if count},

@@ -4,48 +4,88 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sigma.data.measures import AuditedEpisode, Measure
-from sigma.data.source import STATE
+from sigma.data.measures import TRAVEL, FilmedEpisode, Measure
 from sigma.data.trace import CameraTrace
 
 # Grey levels of 255. Codec noise moves a block's mean by up to about 2; a covered lens or a lost signal has neither
-# brightness nor contrast.
-STILL, DARK, FLAT = 3.0, 8.0, 2.0
-# A camera that sees nothing move while a joint travels this share of its range is frozen, not watching a still scene.
-TRAVEL = 0.05
+# brightness nor contrast, and one that looks into a lamp has nothing but brightness.
+STILL, DARK, BRIGHT, FLAT = 3.0, 8.0, 247.0, 2.0
+# Two pictures whose most different blocks are this many grey levels apart have nothing to do with each other; a copy
+# that was encoded again stays within STILL.
+UNLIKE = 10.0
 
 
-def video_length(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Steps for which a camera holds no frame, or more than one. Image and state would no longer belong together."""
-    expected = np.arange(audited.episode.length)
-    for camera, trace in audited.cameras.items():
+def likeness(first: np.ndarray, second: np.ndarray) -> float:
+    """How alike two films' thumbnails [n, GRID, GRID] are over as many moments as both have: 1 where they are equal, 0
+    where on average the most different blocks are UNLIKE apart, or where one has no frame.
+    """
+    moments = min(len(first), len(second))
+    if not moments:
+        return 0.0
+    apart = np.abs(first[:moments].astype(np.float32) - second[:moments]).max(axis=(1, 2)).mean()
+    return float(max(1 - apart / UNLIKE, 0.0))
+
+
+def undecodable_video(filmed: FilmedEpisode) -> Iterator[Measure]:
+    """Frames that could not be decoded because the file broke off or cannot be read. The window stage would stop there,
+    hours later, so the episode is named now.
+    """
+    for camera, trace in filmed.cameras.items():
+        if trace.error:
+            lost = max(filmed.episode.length - len(trace.steps), 1)
+            first = int(trace.steps[-1]) + 1 if len(trace.steps) else 0
+            yield Measure(lost, first, filmed.episode.length - 1, camera, trace.error)
+
+
+def missing_camera(filmed: FilmedEpisode) -> Iterator[Measure]:
+    """1 for a camera that has not a single frame of the episode although its file can be read. It was not plugged in,
+    or the episode's place in the file is wrong; the policy would have to act with one eye shut.
+    """
+    for camera, trace in filmed.cameras.items():
+        if filmed.episode.length and not len(trace.steps) and not trace.error:
+            yield Measure(1.0, 0, filmed.episode.length - 1, camera, "no frame at all")
+
+
+def video_length(filmed: FilmedEpisode) -> Iterator[Measure]:
+    """Steps for which a camera holds no frame, or more than one. From there on image and state would not belong
+    together, or the window stage would stop for want of an image.
+    """
+    expected = np.arange(filmed.episode.length)
+    for camera, trace in filmed.cameras.items():
+        if trace.error or not len(trace.steps):
+            continue
         missing = np.setdiff1d(expected, trace.steps)
         extra = len(trace.steps) - len(np.unique(trace.steps)) + int((trace.steps >= len(expected)).sum())
-        if len(missing) or extra or trace.error:
+        if len(missing) or extra:
             first, last = (int(missing[0]), int(missing[-1])) if len(missing) else (-1, -1)
-            detail = f"{camera}: {len(missing)} frames missing, {extra} too many"
-            yield Measure(max(len(missing) + extra, 1), first, last, "; ".join(filter(None, [detail, trace.error])))
+            yield Measure(len(missing) + extra, first, last, camera, f"{len(missing)} missing, {extra} too many")
 
 
-def image_size(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Frames whose size is not the declared one. The camera's mode changed, and with it its view."""
-    for camera, trace in audited.cameras.items():
+def image_size(filmed: FilmedEpisode) -> Iterator[Measure]:
+    """Frames whose size is not the declared one. The camera's mode changed, and with it what part of the scene it shows
+    and where in the image things are.
+    """
+    for camera, trace in filmed.cameras.items():
         if len(trace.misfits):
-            yield Measure(len(trace.misfits), int(trace.misfits[0]), int(trace.misfits[-1]), camera)
+            yield Measure(len(trace.misfits), int(trace.misfits[0]), int(trace.misfits[-1]), camera, "another size")
 
 
-def _blank(trace: CameraTrace) -> np.ndarray:
-    """Frames that are dark or of one colour, bool [m]."""
-    return (trace.thumbnails.mean(axis=(1, 2)) < DARK) | (trace.thumbnails.std(axis=(1, 2)) < FLAT)
+def blank_frames(trace: CameraTrace) -> np.ndarray:
+    """Frames that are black, white or of one colour, bool [m]."""
+    mean, contrast = trace.thumbnails.mean(axis=(1, 2)), trace.thumbnails.std(axis=(1, 2))
+    return (mean < DARK) | (mean > BRIGHT) | (contrast < FLAT)
 
 
-def blank_camera(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Share of a camera's frames that are dark or of one colour. It was covered or unplugged; nothing can be learnt."""
-    for camera, trace in audited.cameras.items():
-        blank = _blank(trace)
+def blank_camera(filmed: FilmedEpisode) -> Iterator[Measure]:
+    """Share of a camera's frames that are black, white or of one colour. It was covered, dazzled or unplugged; nothing
+    can be learnt from such frames but to act blindly.
+    """
+    for camera, trace in filmed.cameras.items():
+        blank = blank_frames(trace)
         if blank.any():
-            steps = trace.steps[blank]
-            yield Measure(float(blank.mean()), int(steps[0]), int(steps[-1]), camera)
+            steps, level = trace.steps[blank], float(trace.thumbnails[blank].mean())
+            detail = f"mean grey level {level:.0f} of 255"
+            yield Measure(float(blank.mean()), int(steps[0]), int(steps[-1]), camera, detail)
 
 
 def _still_runs(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -58,21 +98,42 @@ def _still_runs(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
             first = index
 
 
-def frozen_camera(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Seconds over which a camera's picture stands still while a joint travels. The stream had stalled.
-
-    The policy then acts on a picture of the past. Blank frames have their own check.
+def frozen_camera(filmed: FilmedEpisode) -> Iterator[Measure]:
+    """Seconds over which a camera's picture stands still while a joint travels 5 % of its range. The stream had
+    stalled, and the policy acts on a picture of the past. Blank frames have their own check.
     """
-    state, span = audited.rows.state, audited.summary.span(STATE)
-    for camera, trace in audited.cameras.items():
-        blank = _blank(trace)
+    for camera, trace in filmed.cameras.items():
+        blank = blank_frames(trace)
         for first, last in _still_runs(trace.thumbnails):
             begin, end = int(trace.steps[first]), int(trace.steps[last])
-            during = state[begin : end + 1]
-            if blank[first] or len(during) == 0:
+            during = filmed.position[begin : end + 1]
+            if blank[first] or not len(during):
                 continue
-            if np.nanmax(np.ptp(during, axis=0) / span) > TRAVEL:
-                yield Measure((end - begin) / audited.dataset.fps, begin, end, camera)
+            travel = float(np.nan_to_num(np.ptp(during, axis=0)).max())
+            if travel > TRAVEL:
+                detail = f"a joint meanwhile covered {100 * travel:.0f} % of its range"
+                yield Measure((end - begin) / filmed.fps, begin, end, camera, detail)
 
 
-CAMERA_CHECKS = (video_length, image_size, blank_camera, frozen_camera)
+def twin_cameras(filmed: FilmedEpisode) -> Iterator[Measure]:
+    """Likeness of two cameras' pictures, 1 where they are the same. Two keys of the recorder were given one device, and
+    the other view was never recorded.
+    """
+    seen: dict[str, np.ndarray] = {}
+    for camera, trace in filmed.cameras.items():
+        now = trace.signature(filmed.fps)
+        for other, before in seen.items():
+            if not blank_frames(trace).all():
+                yield Measure(likeness(now, before), detail=f"{camera} shows what {other} shows")
+        seen[camera] = now
+
+
+CAMERA_CHECKS = (
+    undecodable_video,
+    missing_camera,
+    video_length,
+    image_size,
+    blank_camera,
+    frozen_camera,
+    twin_cameras,
+)

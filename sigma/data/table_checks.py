@@ -1,4 +1,4 @@
-"""Checks of the tables: rows, time, joints, tasks and stored statistics. Each says its unit and why it matters."""
+"""Checks of the tables: rows, counters, time and tasks. Each says its unit and why it matters."""
 
 from collections.abc import Iterator
 
@@ -15,142 +15,210 @@ def runs(flags: np.ndarray) -> Iterator[tuple[int, int]]:
         yield int(first), int(after) - 1
 
 
-def stale_statistics(summary: Summary) -> Iterator[Measure]:
-    """Difference of stored and actual mean, deviation, minimum or maximum, as a fraction of the joint's range.
+def _frames(flags: np.ndarray) -> tuple[int, int]:
+    """The first and the last flagged frame."""
+    marked = np.flatnonzero(flags)
+    return int(marked[0]), int(marked[-1])
 
-    ``meta/stats.json`` that belongs to other data (edited, merged, converted) normalises a policy wrongly. Quantiles
-    are not compared: LeRobot's are estimates.
+
+def stale_statistics(summary: Summary) -> Iterator[Measure]:
+    """Difference of stored and actual mean, deviation, minimum or maximum, as a share of the joint's range.
+
+    ``meta/stats.json`` that belongs to other data (edited, merged, converted) normalises a policy wrongly in every tool
+    that trusts it. Sigma computes its own statistics, so this warns. Quantiles are not compared: LeRobot's are
+    estimates.
     """
     for feature in (STATE, ACTION):
         actual = {"min": summary.low, "max": summary.high, "mean": summary.mean, "std": summary.std}
         for name, values in actual.items():
-            stored = np.asarray(summary.stored.get(feature, {}).get(name, values[feature]), dtype=np.float64).ravel()
-            if stored.shape != values[feature].shape:
-                yield Measure(1.0, detail=f"{feature}.{name}: {stored.size} values for {values[feature].size} joints")
+            try:
+                stored = np.asarray(summary.stored[feature][name], dtype=np.float64).ravel()
+            except (KeyError, IndexError):
                 continue
-            off = np.abs(stored - values[feature]) / summary.span(feature)
+            except (TypeError, ValueError):
+                yield Measure(1.0, detail=f"{feature}.{name} is no list of numbers")
+                continue
+            if stored.shape != values[feature].shape:
+                detail = f"{feature}.{name}: {stored.size} values for {values[feature].size} joints"
+                yield Measure(1.0, detail=detail)
+                continue
+            off = np.abs(stored - values[feature]) / summary.span[feature]
             yield Measure(float(off.max()), detail=f"{feature}.{name} of joint {int(off.argmax())}")
 
 
+def frame_total(summary: Summary) -> Iterator[Measure]:
+    """Rows of the tables that no listed episode owns, or frames by which meta/info.json's total misses its episodes.
+
+    Such rows are recorded work that no reader sees: an episode was dropped from the metadata alone, or lies in another
+    file than the metadata says. A wrong total makes LeRobot's readers end too soon or run past the end.
+    """
+    yield Measure(summary.strays, detail=f"{summary.strays} rows belong to no episode in the file that they lie in")
+    detail = f"total_frames is {summary.frame_excess:+d} beside the episodes' lengths"
+    yield Measure(abs(summary.frame_excess), detail=detail)
+
+
+def wrong_type(audited: AuditedEpisode) -> Iterator[Measure]:
+    """1 for a column of another type than meta/info.json declares, 2 for one that is missing or of another shape.
+
+    Another type loses digits unseen (a state stored as whole numbers moves in steps); a vector of another length is
+    another robot's. What cannot be read is not judged further: the other checks leave the episode's rows alone.
+    """
+    for column, (level, detail) in audited.rows.faults.items():
+        yield Measure(level, detail=f"column {column!r} {detail}")
+
+
 def row_count(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Rows more or fewer than declared. Episodes whose table and metadata disagree cannot be cut into windows."""
-    rows, declared = len(audited.rows.state), audited.episode.length
+    """Rows more or fewer than the metadata declares. Table and metadata that disagree cannot be cut into windows, and
+    one of them no longer belongs to the video.
+    """
+    rows, declared = audited.rows.count, audited.episode.length
     yield Measure(abs(rows - declared), detail=f"{rows} rows, {declared} declared")
 
 
-def row_order(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Rows whose frame_index is not their position. A window takes neighbouring rows for neighbouring moments."""
-    wrong = np.flatnonzero(audited.rows.frame_index != np.arange(len(audited.rows.frame_index)))
-    if len(wrong):
-        yield Measure(len(wrong), int(wrong[0]), int(wrong[-1]), "frame_index does not count 0, 1, 2, …")
+def video_span(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Frames by which the part of a video that the metadata gives the episode misses its length, or begins before an
+    earlier episode's part has ended. The last frames, or the first, would be another episode's.
+    """
+    for camera, (begin, end) in audited.declared.spans.items():
+        frames = (end - begin) * audited.dataset.fps
+        detail = f"{frames:.6g} frames of video for {audited.episode.length} declared"
+        yield Measure(abs(frames - audited.episode.length), subject=camera, detail=detail)
+        overlap = audited.summary.overlaps.get((audited.episode.index, camera), 0.0)
+        yield Measure(overlap, subject=camera, detail="begins before an earlier episode's part has ended")
 
 
 def short_episode(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Frames missing to ``audit.min_frames``. An episode shorter than a window gives no held-out window at all."""
-    yield Measure(max(audited.min_frames - audited.episode.length, 0), detail=f"{audited.episode.length} frames")
+    """Frames missing to ``audit.min_frames``. An episode shorter than a window's horizon gives no held-out window at
+    all, and its training windows are mostly padding: often a recording that was aborted.
+    """
+    yield Measure(
+        max(audited.settings.min_frames - audited.episode.length, 0), detail=f"{audited.episode.length} frames"
+    )
+
+
+def row_order(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Rows whose frame_index is not their position: a gap, a repetition or a shuffle. A window takes neighbouring rows
+    for neighbouring moments, and the video's frame of a step by the step's number.
+    """
+    wrong = audited.rows.frame_index != np.arange(audited.rows.count)
+    if wrong.any():
+        yield Measure(int(wrong.sum()), *_frames(wrong), detail="frame_index does not count 0, 1, 2, …")
+
+
+def index_gap(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Rows whose global index does not go on from the row before, or numbers between an episode and the one before it.
+
+    LeRobot's readers find frames and episodes by the global index: with a gap they read rows of a neighbour, and the
+    gap itself says that rows were taken out after recording.
+    """
+    index, indices = audited.rows.index, audited.declared.indices
+    if indices is not None:
+        begin, end = indices
+        detail = f"episode declared from index {begin} to {end}, the one before ends at {audited.declared.before}"
+        yield Measure(abs(begin - audited.declared.before) + abs(end - begin - audited.episode.length), detail=detail)
+    if len(index):
+        begin = index[0] if indices is None else indices[0]
+        wrong = np.diff(index, prepend=begin - 1) != 1
+        if wrong.any():
+            detail = f"index {index[0]} to {index[-1]}, declared from {begin}"
+            yield Measure(int(wrong.sum()), *_frames(wrong), detail=detail)
 
 
 def non_finite(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Values of state, action or time that are NaN or infinite. One of them turns a whole batch's loss into NaN."""
+    """Values of state, action or time that are missing, NaN or infinite. One of them turns a whole batch's loss, and
+    every statistic, into NaN.
+    """
     rows = audited.rows
-    bad = ~(np.isfinite(rows.state).all(axis=1) & np.isfinite(rows.action).all(axis=1) & np.isfinite(rows.timestamp))
-    count = sum(int((~np.isfinite(values)).sum()) for values in (rows.state, rows.action, rows.timestamp))
-    if count:
-        yield Measure(count, int(np.flatnonzero(bad)[0]), int(np.flatnonzero(bad)[-1]), "NaN or infinity")
+    bad = np.column_stack([~np.isfinite(values) for values in (rows.state, rows.action, rows.timestamp)])
+    if bad.any():
+        yield Measure(int(bad.sum()), *_frames(bad.any(axis=1)), detail="missing, NaN or infinite")
+
+
+def timestamp_order(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Time steps that do not go forward. Rows were shuffled, or the clock was set back; LeRobot finds a row's image by
+    its time, so that images repeat or come from before.
+    """
+    back = np.diff(audited.rows.timestamp) <= 0
+    if back.any():
+        first, last = _frames(back)
+        yield Measure(int(back.sum()), first, last + 1, detail="time does not go forward")
+
+
+def _usual_step(timestamp: np.ndarray) -> float:
+    """The median time between rows that goes forward, in seconds; NaN where there is none."""
+    steps = np.diff(timestamp)
+    steps = steps[np.isfinite(steps) & (steps > 0)]
+    return float(np.median(steps)) if len(steps) else np.nan
 
 
 def timestamp_gap(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Worst deviation of a time step from 1 / fps, in frame periods; the first frame must be at time 0.
+    """Worst deviation of a time step from the episode's usual one, or of the first row from time 0, in steps.
 
-    A dropped frame makes the chunk's actions span more time than the policy will take to play them.
+    A dropped frame makes a chunk of actions span more time than the policy will take to play it. A clock that is wrong
+    throughout has its own check.
     """
-    ticks = audited.rows.timestamp * audited.dataset.fps
-    deviation = np.abs(np.diff(ticks, prepend=-1.0) - 1)
-    if len(deviation):
-        worst = int(np.nanargmax(deviation)) if np.isfinite(deviation).any() else 0
-        yield Measure(float(deviation[worst]), worst, worst, "a time step is not 1 / fps")
+    time = audited.rows.timestamp
+    if len(time) and np.isfinite(time[0]):
+        yield Measure(abs(float(time[0])) * audited.dataset.fps, 0, 0, detail="the first row is not at time 0")
+    deviation = np.abs(np.diff(time) / _usual_step(time) - 1)
+    if np.isfinite(deviation).any():
+        worst = int(np.nanargmax(deviation))
+        yield Measure(float(deviation[worst]), worst, worst + 1, detail="a time step unlike the others")
+
+
+def clock_rate(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Relative difference of the rows' own rate from the declared fps. Actions would be played faster or slower than
+    they were recorded, and image and state drift apart over the episode.
+    """
+    step = _usual_step(audited.rows.timestamp)
+    if np.isfinite(step):
+        rate = 1 / step
+        yield Measure(
+            abs(rate / audited.dataset.fps - 1), detail=f"{rate:.4g} rows a second, {audited.dataset.fps} declared"
+        )
 
 
 def missing_task(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Share of frames without an instruction. The policy is conditioned on text; an empty one says to ignore it."""
-    texts = audited.dataset.tasks
-    known = {index for index, text in enumerate(texts) if text.strip()}
-    missing = np.array([int(task) not in known for task in audited.rows.task], dtype=bool)
+    """Share of frames whose instruction is empty. The policy is conditioned on text; an empty one teaches it to ignore
+    what it is told.
+    """
+    empty = [index for index, text in enumerate(audited.dataset.tasks) if not text.strip()]
+    missing = np.isin(audited.rows.task, empty)
     if missing.any():
-        first, last = np.flatnonzero(missing)[[0, -1]]
-        yield Measure(float(missing.mean()), int(first), int(last), "no task text")
+        yield Measure(float(missing.mean()), *_frames(missing), detail="no task text")
+
+
+def unknown_task(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Share of frames whose task_index ``meta/tasks.parquet`` does not list. Nobody can say what was asked of the
+    robot: the list was cut, or the episode comes from another dataset.
+    """
+    task = audited.rows.task
+    unknown = (task < 0) | (task >= len(audited.dataset.tasks))
+    if unknown.any():
+        first, last = _frames(unknown)
+        yield Measure(float(unknown.mean()), first, last, detail=f"task_index {task[first]} is not listed")
 
 
 def duplicate_episode(audited: AuditedEpisode) -> Iterator[Measure]:
-    """1 where state and action repeat an earlier episode bit by bit. A copy in the test split is a leak."""
-    earlier = audited.summary.repeats.get(audited.episode.index)
-    if earlier is not None:
-        yield Measure(1.0, detail=f"same state and action as episode {earlier}")
+    """Share of frames whose state and action an earlier episode has too, to within a cell of 1 % of each joint's range.
 
-
-def frozen_state(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Seconds over which the whole state is bit-identical. Real encoders are noisy: the bus or recorder had stalled.
-
-    Actions then answer an observation that is seconds old.
+    A copy in the test split is a leak, one in the train split counts twice. Frames are looked up whatever their order,
+    so that a shuffled, cut or slightly altered copy is found; two recordings of the same task share few of them.
     """
-    state, action = audited.rows.state, audited.rows.action
-    for first, last in runs((np.diff(state, axis=0) == 0).all(axis=1)):
-        commanded = np.ptp(action[first : last + 2], axis=0) / audited.summary.span(ACTION)
-        detail = f"actions meanwhile covered {100 * float(np.nanmax(commanded)):.0f} % of a joint's range"
-        yield Measure((last - first + 1) / audited.dataset.fps, first, last + 1, detail)
+    share, earlier = audited.summary.repeats.get(audited.episode.index, (0.0, -1))
+    yield Measure(share, detail=f"in episode {earlier} too")
 
 
-def dead_joint(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Commanded travel, as a fraction of the joint's action range, of a joint whose state never changes in the episode.
-
-    A motor or encoder that does not answer: the data teaches that this action has no effect.
-    """
-    state, action = audited.rows.state, audited.rows.action
-    if len(state) < 2:
-        return
-    dead = (state == state[:1]).all(axis=0)
-    travel = np.ptp(action, axis=0) / audited.summary.span(ACTION)
-    for joint in np.flatnonzero(dead):
-        yield Measure(float(travel[joint]), 0, len(state) - 1, audited.dataset.joint_names[joint])
-
-
-def saturated_joint(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Share of frames in which a joint sits bit-exactly at the dataset's lowest or highest value.
-
-    A clipped sensor does that, and a joint at its stop: there the state no longer answers the action.
-    """
-    state, summary = audited.rows.state, audited.summary
-    moving = summary.high[STATE] > summary.low[STATE]
-    clipped = ((state == summary.low[STATE]) | (state == summary.high[STATE])) & moving
-    share = clipped.mean(axis=0) if len(state) else np.zeros(0)
-    for joint in np.flatnonzero(share):
-        frames = np.flatnonzero(clipped[:, joint])
-        yield Measure(float(share[joint]), int(frames[0]), int(frames[-1]), audited.dataset.joint_names[joint])
-
-
-def jump(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Largest change of a joint's state in one step, as a fraction of its range over the dataset.
-
-    An arm cannot cross its range in a frame: a wrapped encoder, a dropped stretch, or two episodes in one.
-    """
-    moved = np.abs(np.diff(audited.rows.state, axis=0)) / audited.summary.span(STATE)
-    if np.isfinite(moved).any():
-        step, joint = np.unravel_index(int(np.nanargmax(moved)), moved.shape)
-        detail = audited.dataset.joint_names[joint]
-        yield Measure(float(moved[step, joint]), int(step), int(step) + 1, detail)
-
-
-DATASET_CHECKS = (stale_statistics,)
-TABLE_CHECKS = (
-    row_count,
+DATASET_CHECKS = (stale_statistics, frame_total)
+STRUCTURE_CHECKS = (wrong_type, row_count, video_span, short_episode)
+ROW_CHECKS = (
     row_order,
-    short_episode,
+    index_gap,
     non_finite,
+    timestamp_order,
     timestamp_gap,
+    clock_rate,
     missing_task,
+    unknown_task,
     duplicate_episode,
-    frozen_state,
-    dead_joint,
-    saturated_joint,
-    jump,
 )

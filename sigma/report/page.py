@@ -114,11 +114,13 @@ def build_page(
     check_a: Mapping[str, Any],
     check_b: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    data: Mapping[str, Any],
     thresholds: Mapping[str, Any],
 ) -> str:
     """The whole page; names that come from data (tasks, joints, cameras, sources) are escaped.
 
-    ``thresholds`` are the adapter's and the report's parameters, shown beside the numbers they shape.
+    ``data`` is what :func:`sigma.report.audit_section.audit_section` returns; ``thresholds`` are the adapter's and the
+    report's parameters, shown beside the numbers they shape.
     """
     episode, tolerance = typical_episode(evaluation), thresholds["adapter"]["text_tolerance"]
     return render(
@@ -139,6 +141,7 @@ def build_page(
         worst=_worst(evaluation, summary),
         thresholds=flat(thresholds),
         provenance=flat(provenance),
+        data=data,
         shards=evaluation.predictions.shards,
         own_statistics=evaluation.predictions.features["statistics"] == "checkpoint",
         unknown=int(np.sum(evaluation.predictions.sigma["text_distance"][evaluation.test] > tolerance)),

@@ -5,10 +5,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sigma.commands import audit
+from sigma.commands import audit, profile
 from sigma.data.audit import check_names
 from sigma.errors import SigmaError
 from tests.commands.data_stages import parameters
+from tests.datasets import write_dataset
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def fetched(project, small_dataset):
 
 @pytest.fixture
 def faulty(fetched):
-    """Episode 2 lacks a row, so that three checks fail or warn in it."""
+    """Episode 2 lacks a row, so that four checks fail in it."""
     path = next(Path("data/dataset/data").rglob("*.parquet"))
     table = pd.read_parquet(path)
     table[~((table.episode_index == 2) & (table.frame_index == 20))].to_parquet(path)
@@ -35,14 +36,17 @@ def test_a_clean_dataset_passes(fetched):
     assert read("metrics/audit.json") == {
         "episodes": 8,
         "frames": 326,
+        "cameras": 2,
         "excluded": 0,
+        "used": 8,
         "failures": 0,
         "warnings": 0,
         "checks": {},
     }
     assert read("data/episodes.json") == {"used": list(range(8)), "excluded": {}}
     table = pd.read_parquet("data/audit.parquet")
-    columns = ["episode", "check", "severity", "value", "threshold", "first_frame", "last_frame", "detail"]
+    frames = ["first_frame", "last_frame"]
+    columns = ["episode", "check", "severity", "value", "threshold", *frames, "subject", "detail"]
     assert list(table.columns) == columns and len(table) == 0
 
 
@@ -51,19 +55,20 @@ def test_a_failure_stops_the_pipeline_after_the_findings_are_written(faulty):
         audit.run(parameters())
     line = str(error.value)
     assert line.startswith(
-        "data/dataset: audit: 3 failures in the episodes in use; first: row_count in episode 2: 1 > 0"
+        "data/dataset: audit: 4 failures in the episodes in use; worst: row_count in episode 2: 1 > 0"
     )
     assert "\n" not in line and "audit.exclude" in line
     table = pd.read_parquet("data/audit.parquet")
-    assert list(table["check"]) == ["row_count", "row_order", "timestamp_gap"]
+    assert list(table["check"]) == ["row_count", "row_order", "index_gap", "timestamp_gap"]
     assert set(table["episode"]) == {2} and set(table["severity"]) == {"fail"}
-    assert read("metrics/audit.json")["checks"] == {"row_count": 1, "row_order": 1, "timestamp_gap": 1}
+    counted = {"row_count": 1, "row_order": 1, "index_gap": 1, "timestamp_gap": 1}
+    assert read("metrics/audit.json")["checks"] == counted
 
 
 @pytest.mark.parametrize(
     ("changes", "excluded", "failures"),
     [
-        ({"audit__on_failure": "keep"}, {}, 3),
+        ({"audit__on_failure": "keep"}, {}, 4),
         ({"audit__on_failure": "exclude"}, {"2": "failed row_count"}, 0),
         ({"audit__exclude": [2]}, {"2": "listed in audit.exclude"}, 0),
     ],
@@ -74,15 +79,72 @@ def test_failures_can_be_kept_or_left_out(faulty, changes, excluded, failures):
     assert (2 in read("data/episodes.json")["used"]) == (not excluded)
     metrics = read("metrics/audit.json")
     assert (metrics["failures"], metrics["excluded"]) == (failures, len(excluded))
+    assert metrics["used"] + metrics["excluded"] == metrics["episodes"]
     assert set(pd.read_parquet("data/audit.parquet")["episode"]) == {2}
 
 
 def test_a_limit_decides_what_is_a_failure(faulty):
     lenient = {"warn": 0.5, "fail": 2.0}
-    changes = {f"audit__limits__{name}": lenient for name in ("row_count", "row_order", "timestamp_gap")}
+    checks = ("row_count", "row_order", "index_gap", "timestamp_gap")
+    changes = {f"audit__limits__{name}": lenient for name in checks}
     changes["audit__limits__row_order"] = {"warn": None, "fail": None}
     audit.run(parameters(**changes))
-    assert list(pd.read_parquet("data/audit.parquet")["severity"]) == ["warn", "warn"]
+    assert list(pd.read_parquet("data/audit.parquet")["severity"]) == ["warn", "warn", "warn"]
+
+
+def test_a_failure_that_no_exclusion_cures_stops_the_pipeline(fetched):
+    path = Path("data/dataset/meta/info.json")
+    path.write_text(json.dumps(read(path) | {"total_frames": 400}))
+    with pytest.raises(SigmaError, match=r"worst: frame_total in dataset: 74 > 0 .* set audit\.on_failure to keep$"):
+        audit.run(parameters(audit__on_failure="exclude"))
+    assert read("data/episodes.json") == {"used": list(range(8)), "excluded": {}}
+    assert ", 1 failures, 0 warnings, 0 episodes excluded" in audit.run(parameters(audit__on_failure="keep"))
+
+
+def test_cameras_that_were_not_looked_at_are_said_to_be(fetched):
+    for path in Path("data/dataset/videos").rglob("*.mp4"):
+        path.write_bytes(b"no video")
+    line = audit.run(parameters(audit__cameras=False))
+    assert line.endswith("0 episodes excluded; cameras not looked at (audit.cameras)")
+    assert read("metrics/audit.json")["cameras"] == 0
+
+
+def test_data_in_other_units_are_judged_by_the_range_that_they_should_have(fetched):
+    with pytest.raises(SigmaError, match=r"worst: small_values in episode"):
+        audit.run(parameters(audit__joint_range={"lower": -2000.0, "upper": 2000.0}))
+    with pytest.raises(SigmaError, match=r"worst: outside_range in episode"):
+        audit.run(parameters(audit__joint_range={"lower": -3.2, "upper": 3.2}))
+
+
+def test_the_worst_findings_are_kept_as_pictures(faulty):
+    video = next(Path("data/dataset/videos/observation.images.up").rglob("*.mp4"))
+    content = bytearray(video.read_bytes())
+    video.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    audit.run(parameters(audit__on_failure="keep", audit__shown=6))
+    table = pd.read_parquet("data/audit.parquet")
+    traces, frames = pd.read_parquet("data/audit_traces.parquet"), pd.read_parquet("data/audit_frames.parquet")
+    assert set(table.loc[traces.finding, "check"]) >= {"row_count", "row_order", "index_gap", "timestamp_gap"}
+    assert [len(state) for state in traces.state] == [51] * len(traces) and set(traces.fps) == {10}
+    assert all(jpeg.startswith(b"\xff\xd8") for jpeg in frames.jpeg)
+    audit.run(parameters(audit__on_failure="keep", audit__shown=0))
+    assert len(pd.read_parquet("data/audit_traces.parquet")) == len(pd.read_parquet("data/audit_frames.parquet")) == 0
+
+
+def test_the_profile_of_the_real_arm_leaves_out_telemetry_that_stood_still(project):
+    """As in a public recording: the state repeats for 2.2 s of an episode at 30 Hz while the arm is led on."""
+
+    def alter(episode, step, frame):
+        if episode == 2 and 27 <= step <= 93:
+            frame["observation.state"] = alter.held
+        alter.held = frame["observation.state"]
+        return frame
+
+    write_dataset(Path("data/dataset"), lengths=(120,) * 4, fps=30, alter=alter)
+    for name, excluded in (("pi05_so101", {"2": "failed frozen_state"}), ("source", {})):
+        changes = {f"audit__{key}": value for key, value in profile.load(name)["audit"].items()}
+        audit.run(parameters(**changes))
+        assert read("data/episodes.json")["excluded"] == excluded
+    assert "frozen_state" in set(pd.read_parquet("data/audit.parquet").query("episode == 2").check)
 
 
 def test_outputs_do_not_depend_on_workers(faulty):
@@ -117,6 +179,8 @@ def test_every_check_has_its_limit_in_the_parameters():
         ({"audit__limits__jumps": {"warn": 0.1, "fail": 0.4}}, r"audit\.limits\.jumps: unknown key"),
         ({"audit__on_failure": "ignore"}, r"audit\.on_failure: .*legal: one of stop, exclude, keep"),
         ({"audit__exclude": ["two"]}, r"audit\.exclude\.0: .*integer"),
+        ({"audit__joint_range": {"lower": 1.0, "upper": 1.0}}, r"audit\.joint_range\.upper: must be above lower"),
+        ({"audit__shown": -1}, r"audit\.shown: .*legal: integer ≥ 0"),
     ],
 )
 def test_parameters_out_of_range_are_named(changes, words):

@@ -143,6 +143,27 @@ def test_plot_files_have_a_row_a_step_and_a_row_a_joint(tmp_path, monkeypatch):
     assert [line.split(",")[0] for line in joints] == ["joint", *JOINTS]
 
 
+def test_episodes_that_the_audit_left_out_are_told_everywhere(tmp_path, monkeypatch):
+    reasons = {"3": "failed frozen_state", "7": "listed in audit.exclude"}
+    write_predictions(tmp_path, test=3, excluded=reasons)
+    line, metrics = _run(tmp_path, monkeypatch)
+    sentence = "2 of 13 recorded episodes were left out by the audit."
+    assert line.endswith(sentence) and metrics["sigma_eval_report"]["verdict"].endswith(sentence)
+    data = metrics["sigma_eval_report"]["data"]
+    assert (data["episodes"], data["used"], data["excluded"]) == (13, 11, reasons)
+    page = (tmp_path / "reports" / "index.html").read_text()
+    assert page.count(sentence) == 1 and "11 of 13 recorded episodes are used, 2 left out." in page
+    for episode, reason in reasons.items():
+        assert f"<tr><td>{episode}</td><td>{reason}</td></tr>" in page
+
+
+def test_no_word_is_lost_on_episodes_where_none_is_left_out(tmp_path, monkeypatch):
+    write_predictions(tmp_path, test=3)
+    line, metrics = _run(tmp_path, monkeypatch)
+    assert "left out" not in line and metrics["sigma_eval_report"]["data"]["excluded"] == {}
+    assert "11 of 11 recorded episodes are used, 0 left out." in (tmp_path / "reports" / "index.html").read_text()
+
+
 def test_a_second_run_writes_the_same_bytes(tmp_path, monkeypatch):
     write_predictions(tmp_path, test=3)
     digests = []
@@ -179,7 +200,7 @@ def test_an_unknown_gripper_is_named_with_the_joints_there_are(tmp_path, monkeyp
     write_predictions(tmp_path, test=2)
     with pytest.raises(SigmaError, match=r"report\.gripper: found 'claw'; legal: one of shoulder_pan\.pos"):
         _run(tmp_path, monkeypatch, gripper="claw")
-    assert not (tmp_path / "metrics").exists()
+    assert [path.name for path in (tmp_path / "metrics").iterdir()] == ["audit.json"]
     assert not (tmp_path / "reports").exists()
 
 

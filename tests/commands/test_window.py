@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import sigma
-from sigma.commands import fetch, window
+from sigma.commands import audit, fetch, window
 from sigma.data.shards import Shards
 from sigma.errors import SigmaError
 from sigma.io import write_json
@@ -98,10 +99,27 @@ def test_later_stages_cannot_read_the_dataset(stage):
 
 def test_excluded_episodes_are_in_no_split(ready):
     edit("data/episodes.json", used=[0, 1, 2, 4, 5, 7], excluded={"3": "failed jump", "6": "failed jump"})
-    window.run(parameters())
+    line = window.run(parameters())
+    assert line.endswith("2 of 8 episodes excluded by the audit")
+    metrics = json.loads(Path("metrics/window.json").read_text())
+    assert metrics["episodes"] == {"recorded": 8, "excluded": 2, "train": 2, "validation": 2, "test": 2}
     shards = Shards.open(Path("data/shards"))
     assert sorted(episode for part in shards.meta["splits"].values() for episode in part) == [0, 1, 2, 4, 5, 7]
     assert not set(shards.window_episode) & {3, 6}
+    assert metrics["windows"] == shards.meta["counts"]
+
+
+def test_an_episode_that_fails_is_in_no_later_count(ready):
+    """From the fault in the table through the audit's rule to the windows."""
+    path = next(Path("data/dataset/data").rglob("*.parquet"))
+    table = pd.read_parquet(path)
+    rows = (table.episode_index == 5).to_numpy()
+    cut = [vector[:5] if row else vector for vector, row in zip(table.action, rows, strict=True)]
+    table.assign(action=cut).to_parquet(path)
+    assert "1 episodes excluded" in audit.run(parameters(audit__on_failure="exclude"))
+    line = window.run(parameters())
+    assert line.endswith("1 of 8 episodes excluded by the audit")
+    assert 5 not in Shards.open(Path("data/shards")).window_episode
 
 
 def test_bytes_depend_on_neither_workers_nor_time(ready):

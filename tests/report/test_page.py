@@ -5,9 +5,11 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from sigma.evaluation.references import TITLES
+from sigma.report.audit_figures import SHADE, joint_trace
 from tests.commands.test_report import _parameters
 from tests.predictions import CAMERAS, write_predictions
 
@@ -58,7 +60,7 @@ def test_nothing_is_loaded_from_elsewhere(page, parsed):
 
 def test_every_figure_is_a_well_formed_picture(parsed):
     figures = [source for source in parsed.sources if source.startswith("data:image/svg+xml;base64,")]
-    assert len(figures) == 7
+    assert len(figures) == 8
     for source in figures:
         root = ElementTree.fromstring(base64.b64decode(source.split(",", 1)[1]))
         assert root.tag.endswith("svg")
@@ -66,9 +68,31 @@ def test_every_figure_is_a_well_formed_picture(parsed):
 
 def test_the_worst_windows_show_what_each_camera_saw(page, parsed):
     pictures = [source for source in parsed.sources if source.startswith("data:image/jpeg")]
-    assert len(pictures) == 3 * len(CAMERAS)
+    assert len(pictures) == 3 * len(CAMERAS) + 2
     assert all(base64.b64decode(source.split(",", 1)[1]).startswith(b"\xff\xd8") for source in pictures)
     assert page.count(f'alt="{CAMERAS[1]}"') == 3
+
+
+def test_the_worst_findings_of_the_audit_are_drawn(page):
+    data = page.split("<h2>The data</h2>", 1)[1].split("<h2>Limits</h2>", 1)[0]
+    assert 'alt="jump in episode 0: state and action, the frames in question shaded"' in data
+    assert data.count('src="data:image/svg+xml;base64,') == 1
+    for step in (2, 30):
+        assert f'alt="{CAMERAS[1]}, frame {step}" src="data:image/jpeg;base64,' in data
+    assert "column &#39;action&#39; is missing" not in data
+    assert data.index("frozen_camera in episode 1") < data.index("jump in episode 0")
+    row = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", data.split("<tbody>")[1]))
+    assert "frozen_camera 1 0 1 6.00 5.00 episode 1, " + CAMERAS[1] in row
+    assert "wrong_type 1 0 1 2.00 1.00 episode 1" in row
+
+
+def test_figures_of_the_audit_have_the_same_bytes_and_bear_missing_values():
+    values = np.array([0.0, np.nan, np.inf, 3.0, 2.0])
+    svgs = [
+        joint_trace(values, np.full(5, np.nan), "wrist_roll.pos", 10, frames) for frames in ((1, 2), (1, 2), (-1, -1))
+    ]
+    assert svgs[0] == svgs[1] != svgs[2]
+    assert SHADE.lower() in svgs[0] and SHADE.lower() not in svgs[2]
 
 
 def test_the_verdict_comes_first_and_every_row_is_there(page):

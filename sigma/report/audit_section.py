@@ -1,0 +1,98 @@
+"""The report's part on the data: which episodes were left out, what the audit found, and pictures of the worst."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sigma.io import read_json, read_table
+from sigma.report.audit_figures import joint_trace
+from sigma.report.html import data_uri, picture
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the audit stage wrote: counts, the chosen and the excluded episodes, and its findings in order.
+
+    ``traces`` and ``frames`` hold by finding what is drawn of it: a row of the table of traces; camera, step, JPEG.
+    """
+
+    counts: dict[str, Any]
+    chosen: dict[str, Any]
+    findings: list[dict[str, Any]]
+    traces: dict[int, dict[str, Any]]
+    frames: dict[int, list[tuple[str, int, bytes]]]
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on the excluded episodes, empty where there are none."""
+        excluded, recorded = len(self.chosen["excluded"]), self.counts["episodes"]
+        were = "was" if excluded == 1 else "were"
+        return f"{excluded} of {recorded} recorded episodes {were} left out by the audit." if excluded else ""
+
+    def summary(self) -> dict[str, Any]:
+        """What later counts rest on, as JSON."""
+        return {**self.counts, "excluded": self.chosen["excluded"]}
+
+
+def read_audit(counts: Path, episodes: Path, findings: Path, traces: Path, frames: Path) -> Audit:
+    """Read the five files of the audit stage; raises :class:`SigmaError` for one that is missing or broken."""
+    seen: dict[int, list[tuple[str, int, bytes]]] = {}
+    for row in read_table(frames).to_pylist():
+        seen.setdefault(row["finding"], []).append((row["camera"], row["step"], row["jpeg"]))
+    return Audit(
+        read_json(counts),
+        read_json(episodes),
+        read_table(findings).to_pylist(),
+        {row["finding"]: row for row in read_table(traces).to_pylist()},
+        seen,
+    )
+
+
+def by_check(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a check that found something: failures, warnings, episodes, and its worst finding."""
+    rows = []
+    for name in dict.fromkeys(finding["check"] for finding in findings):
+        own = [finding for finding in findings if finding["check"] == name]
+        worst = max(own, key=lambda one: (one["severity"] == "fail", not one["value"] <= np.inf, one["value"]))
+        rows.append(
+            {
+                "check": name,
+                "failures": sum(finding["severity"] == "fail" for finding in own),
+                "warnings": sum(finding["severity"] == "warn" for finding in own),
+                "episodes": len({finding["episode"] for finding in own if finding["episode"] >= 0}),
+                "worst": worst,
+            }
+        )
+    return sorted(rows, key=lambda row: -row["failures"])
+
+
+def _shown(audit: Audit) -> list[dict[str, Any]]:
+    """The findings of which there is a picture, failures first."""
+    shown = []
+    for number, finding in enumerate(audit.findings):
+        trace, frames = audit.traces.get(number), audit.frames.get(number, [])
+        if trace is None and not frames:
+            continue
+        drawn = None
+        if trace is not None:
+            values = (np.array(trace[name], dtype=np.float64) for name in ("state", "action"))
+            span = finding["first_frame"], finding["last_frame"]
+            drawn = picture(joint_trace(*values, trace["joint"], trace["fps"], span))
+        films: dict[str, list[tuple[int, str]]] = {}
+        for camera, step, jpeg in frames:
+            films.setdefault(camera, []).append((step, data_uri("image/jpeg", jpeg)))
+        shown.append({**finding, "trace": drawn, "films": films})
+    return sorted(shown, key=lambda one: one["severity"] != "fail")
+
+
+def audit_section(audit: Audit) -> dict[str, Any]:
+    """What the page shows of the data, with pictures as addresses."""
+    return {
+        "counts": audit.counts,
+        "excluded": audit.chosen["excluded"],
+        "checks": by_check(audit.findings),
+        "shown": _shown(audit),
+    }
