@@ -16,7 +16,7 @@ from typing import Any
 
 from sigma.errors import SigmaError
 
-LOCKS = Path(".dvc/tmp")
+LOCKS, SOURCES = Path(".dvc/tmp"), Path("sigma")
 TEMPLATE = re.compile(r"\$\{[^}]*\}")
 
 
@@ -108,8 +108,8 @@ def clear(stage: dict[str, Any]) -> None:
 def guard(arguments: Sequence[str], pipeline: Collection[str]) -> Iterator[None]:
     """Around one command of the line. The commands in ``pipeline`` exclude each other, further stages only themselves.
 
-    Raises :class:`SigmaError` where another run holds the lock, and, under DVC, where an input was edited meanwhile:
-    the status then keeps DVC from recording the result.
+    Raises :class:`SigmaError` where another run holds the lock, and, under DVC, where the code is not this folder's or
+    an input was edited meanwhile: the status then keeps DVC from recording the result.
     """
     command = " ".join(arguments)
     recorded_as = os.environ.get("DVC_STAGE")
@@ -117,6 +117,11 @@ def guard(arguments: Sequence[str], pipeline: Collection[str]) -> Iterator[None]
         yield
         return
     name = "pipeline" if command in pipeline else hashlib.sha256(command.encode()).hexdigest()[:16]
+    if recorded_as is not None and SOURCES.is_dir() and not SOURCES.samefile(Path(__file__).parent):
+        raise SigmaError(
+            f"{command}: the code that runs is {Path(__file__).parent}, not {SOURCES} of this folder, whose files DVC "
+            "would record; call it as python -m sigma, without PYTHONSAFEPATH"
+        )
     with alone(name, command):
         stage = {} if recorded_as is None else find_stage(arguments, recorded_as)
         if command in pipeline:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+import sigma.guard as module
 from sigma import cli
 from sigma.errors import SigmaError
 from sigma.guard import alone, clear, find_stage, guard, inputs
@@ -39,6 +40,7 @@ def project(tmp_path, monkeypatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     monkeypatch.setenv("DVC_STAGE", "report")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "sigma/guard.py"))  # as if this folder's code ran
     with inside(tmp_path):
         yield tmp_path
 
@@ -102,6 +104,16 @@ def test_without_dvc_nothing_is_recorded_and_nothing_checked(project, monkeypatc
         edit(project / "params.yaml", "scale: 1", "scale: 2")
 
 
+def test_code_of_another_folder_is_refused_where_dvc_would_record_this_ones(project, monkeypatch):
+    monkeypatch.setattr(module, "__file__", str(ROOT / "sigma/guard.py"))
+    reason = f"the code that runs is {ROOT}/sigma, not sigma of this folder"
+    with pytest.raises(SigmaError, match=reason), guard(["report"], cli.STAGES):
+        pass
+    monkeypatch.delenv("DVC_STAGE")
+    with guard(["report"], cli.STAGES):
+        pass
+
+
 def shipped() -> list[tuple[str, str]]:
     found = []
     for file in (ROOT / "dvc.yaml", *sorted(ROOT.glob("stages/*/dvc.yaml"))):
@@ -129,8 +141,10 @@ def test_every_shipped_stage_is_found_by_its_command_and_its_sources_are_watched
 
 HOLD = """
 import sys, time
-from sigma.guard import guard
-with guard(sys.argv[1:], {"window", "report"}):
+from pathlib import Path
+import sigma.guard as module
+module.SOURCES = Path("elsewhere")  # the project of the test has no code of its own
+with module.guard(sys.argv[1:], {"window", "report"}):
     print("held", flush=True)
     time.sleep(60)
 """
