@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from sigma.errors import SigmaError
+from sigma.guard import guard
 from sigma.tools import tools
 from sigma.usage import record_usage
 
@@ -88,7 +89,8 @@ def main() -> None:
     """Run the command line; a fault of the user's ends in one line and status 1."""
     try:
         read_environment()
-        app()
+        with guard(sys.argv[1:], STAGES):
+            app()
     except SigmaError as error:
         print(f"sigma: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None

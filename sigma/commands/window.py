@@ -3,14 +3,25 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from sigma.parameters import Section
 
 DATASET, DATASET_RECORD, BASE_RECORD = Path("data/dataset"), Path("data/dataset.json"), Path("data/base.json")
 EPISODES, SHARDS, METRICS = Path("data/episodes.json"), Path("data/shards"), Path("metrics/window.json")
 
-Episodes = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)]
+
+def _count_or_fraction(value: Any) -> Any:
+    whole, part = type(value) is int and value >= 0, type(value) is float and 0 < value < 1
+    if not (whole or part):
+        raise ValueError("must be a count of episodes or a fraction of them")
+    return value
+
+
+# Told apart here, as a union names neither the key nor the range.
+Episodes = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)], BeforeValidator(_count_or_fraction)
+]
 
 
 class WindowParameters(Section):

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,9 @@ def _read(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
+        with zipfile.ZipFile(file) as archive:  # torch writes check sums and does not look at them
+            if altered := archive.testzip():
+                raise ValueError(f"{altered} was altered")
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise SigmaError(
@@ -60,8 +64,17 @@ class Scratch:
         self.file = folder / "state.pt"
 
     def kept(self, key: str) -> dict[str, Any] | None:
-        """What a finished phase of these inputs left, be it of another training; None where none was kept."""
-        return _read(self._phase(key))
+        """What a finished phase of these inputs left, be it of another training; None where none was kept.
+
+        One that cannot be read is discarded with a message: nothing but time depends on it.
+        """
+        file = self._phase(key)
+        try:
+            return _read(file)
+        except SigmaError:
+            print(f"sigma: {file}: this finished phase cannot be read; it is discarded and made anew", file=sys.stderr)
+            file.unlink(missing_ok=True)
+            return None
 
     def keep(self, key: str, state: dict[str, Any]) -> None:
         """Leave a finished phase for other trainings; of all that are kept the oldest beyond :data:`KEPT` go."""

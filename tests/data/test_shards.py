@@ -1,10 +1,14 @@
 import json
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sigma.data.shards import FORMAT_VERSION, TENSORS, Shards, shard_name, write_index, write_shard
 from sigma.errors import SigmaError
@@ -58,6 +62,62 @@ def test_what_was_written_is_read_with_global_frame_ids(folder):
     assert list(shards.window_split) == ["train"] * 3 + ["test"] * 5
     assert list(shards.window_kept) == [True, True, True, True, False, True, True, True]
     assert shards.tasks == ["push"]
+
+
+@st.composite
+def contents(draw):
+    """Tensors of one to three shards of any sizes that go together, extreme values included."""
+    sizes = {name: draw(st.integers(1, 3)) for name in "VSDTM"} | {"L": draw(st.integers(0, 3))}
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    shards = []
+    for _ in range(draw(st.integers(1, 3))):
+        frames, windows = draw(st.integers(1, 5)), draw(st.integers(0, 6))
+        dimensions = {
+            "frame_images": (frames, sizes["V"], 3, sizes["S"], sizes["S"]),
+            "frame_state": (frames, sizes["D"]),
+            "frame_trace": (frames, sizes["L"], sizes["D"]),
+            "window_frames": (windows, sizes["M"]),
+            "window_action": (windows, sizes["T"], sizes["D"]),
+            "window_valid": (windows, sizes["T"]),
+        }
+        tensors = {}
+        for name, (dtype, _) in TENSORS.items():
+            shape = dimensions.get(name, (frames if name.startswith("frame") else windows,))
+            if dtype == torch.float32:
+                # Any bits but those of NaN, which equals nothing: infinities, denormals, negative zero.
+                bits = torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32).view(torch.float32)
+                tensors[name] = torch.where(bits.isnan(), -0.0, bits)
+            elif dtype == torch.int64:
+                low, high = (-1, frames) if name == "window_frames" else (0, 2**62)
+                tensors[name] = torch.randint(low, high, shape, generator=generator)
+            else:
+                tensors[name] = torch.randint(0, 256 if dtype == torch.uint8 else 2, shape, generator=generator).to(
+                    dtype
+                )
+        shards.append(tensors)
+    return shards
+
+
+@settings(deadline=None, max_examples=50)
+@given(contents())
+def test_any_content_comes_back_to_the_bit(shards):
+    with tempfile.TemporaryDirectory() as place:
+        folder, windows = Path(place), sum(len(one["window_step"]) for one in shards)
+        records = [write_shard(folder, index, one) for index, one in enumerate(shards)]
+        columns = {"window": range(windows), "split": ["train"] * windows}
+        flags = {name: pa.array([True] * windows, pa.bool_()) for name in ("kept", "strided")}
+        table = pa.table({"window": pa.array(columns["window"], pa.int64()), "split": columns["split"], **flags})
+        write_index(folder, {"tasks": ["push"], "shards": records}, table)
+        found = Shards.open(folder)
+        for name in set(TENSORS) - {"frame_images", "window_frames"}:
+            assert getattr(found, name).tobytes() == torch.cat([one[name] for one in shards]).numpy().tobytes(), name
+        first, expected = 0, []
+        for one in shards:
+            expected.append(torch.where(one["window_frames"] >= 0, one["window_frames"] + first, -1))
+            first += len(one["frame_step"])
+        np.testing.assert_array_equal(found.window_frames, torch.cat(expected).numpy())
+        order = np.random.default_rng(0).permutation(first)
+        assert torch.equal(found.images(order), torch.cat([one["frame_images"] for one in shards])[order])
 
 
 def test_images_come_in_the_order_asked_for(folder):

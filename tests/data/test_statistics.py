@@ -1,7 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from sigma.data.statistics import feature_statistics, refuse_constant_joints, spread
 from sigma.errors import SigmaError
@@ -19,6 +22,25 @@ def test_quantiles_interpolate_between_order_statistics(values):
         expected = ordered[below] + (place - below) * (ordered[above] - ordered[below])
         assert statistics[name][0] == pytest.approx(expected, abs=1e-9)
     assert statistics["q01"][1] == pytest.approx(-statistics["q99"][0], abs=1e-9)
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float32, np.float64]),
+        st.tuples(st.integers(1, 60), st.integers(1, 4)),
+        elements=st.floats(-180, 180, width=32),
+    )
+)
+def test_statistics_are_those_of_each_column_summed_exactly(values):
+    statistics = feature_statistics(values)
+    for joint, column in enumerate(values.astype(np.float64).T):
+        mean = math.fsum(column) / len(column)
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in column) / len(column))
+        assert statistics["mean"][joint] == pytest.approx(mean, abs=1e-10)
+        assert statistics["std"][joint] == pytest.approx(deviation, abs=1e-9)
+        assert statistics["min"][joint] == column.min() and statistics["max"][joint] == column.max()
+        quantiles = [np.percentile(column, share) for share in (1, 99)]
+        assert [statistics[name][joint] for name in ("q01", "q99")] == pytest.approx(quantiles, abs=1e-12)
 
 
 def test_moments_are_those_of_the_columns():

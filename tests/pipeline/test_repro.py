@@ -1,16 +1,13 @@
 """The pipeline through DVC, as a user runs it, in a clone of its own on a small dataset."""
 
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from tests.datasets import write_dataset
-from tests.imports import ROOT
+from tests.projects import make_project, run
 
 SMALL = {
     "window": {"validation": 3, "test": 4},
@@ -22,44 +19,12 @@ SMALL = {
 }
 
 
-def run(folder: Path, *command: str, fails: bool = False, printed: bool = False) -> str:
-    """Output of a command in ``folder``, with the environment's own python first on PATH.
-
-    ``printed`` leaves out what went to standard error.
-    """
-    environment = os.environ | {"PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}", "SIGMA_DEVICE": "cpu"}
-    for name in ("DVC_ROOT", "GIT_DIR", "SIGMA_SCRATCH"):
-        environment.pop(name, None)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    output = done.stdout + done.stderr
-    assert (done.returncode != 0) == fails, output[-4000:]
-    return done.stdout if printed else output
-
-
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
     """A repository with the tracked files as they are here, small parameters, and a finished ``dvc repro``."""
-    folder = tmp_path_factory.mktemp("pipeline") / "sigma-clone"
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
-    for name in filter(None, tracked):
-        if (ROOT / name).is_file() and not name.startswith(("stages/", "metrics/")) and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-    dataset = write_dataset(folder.parent / "recorded", lengths=(36,) * 12)
-    yaml = YAML()
-    parameters = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
-    parameters["fetch"]["dataset"]["source"] = str(dataset)
-    for section, values in SMALL.items():
-        parameters[section].update(values)
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(parameters, file)
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "config", "user.email", "test@example.org")
-    run(folder, "git", "config", "user.name", "test")
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-qm", "start")
+    place = tmp_path_factory.mktemp("pipeline")
+    dataset = write_dataset(place / "recorded", lengths=(36,) * 12)
+    folder = make_project(place / "sigma-clone", SMALL | {"fetch": {"dataset": {"source": str(dataset)}}})
     run(folder, "dvc", "repro")
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "first run")

@@ -131,6 +131,23 @@ def test_at_scale_zero_the_base_is_selected_to_the_bit(actions):
     assert refused.plan.tobytes() == base.tobytes()
 
 
+ANYTHING = hnp.arrays(np.float32, (B, T, D), elements=st.floats(width=32))
+
+
+@settings(deadline=None, max_examples=60)
+@given(ACTIONS, ANYTHING, ANYTHING, st.floats(width=32), st.sampled_from([None, "calibrated"]))
+def test_at_scale_zero_nothing_of_whatever_is_beside_the_base_reaches_the_robot(
+    actions, residual, adapted, value, calibrated
+):
+    adapter = SigmaTelepathyAdapter(0.0, 0.0, calibration=_CALIBRATION if calibrated else None)
+    measures = {name: np.full(B, value) for name in ("alignment", "feature_distance", "text_distance")}
+    done = adapter.execute(actions[0], _residuals(residual), adapted_action=adapted, **measures)
+    assert done.plan.tobytes() == actions[0].tobytes()
+    tensors = [torch.from_numpy(array) for array in (actions[0], residual, adapted)]
+    plan = adapter.execute(tensors[0], _residuals(tensors[1]), adapted_action=tensors[2]).plan
+    assert plan.numpy().tobytes() == actions[0].tobytes()
+
+
 @settings(deadline=None, max_examples=40)
 @given(ACTIONS, _arrays((B, 2, 3)), hnp.arrays(np.float32, (B,), elements=st.floats(-1, 1, width=32)))
 def test_numpy_and_torch_agree(actions, factors, alignment):
