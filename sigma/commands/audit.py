@@ -108,12 +108,13 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.data.measures import Settings
     from sigma.data.source import open_dataset
     from sigma.io import write_json, write_table
+    from sigma.jobs import Workers
 
     section: AuditParameters = parameters["audit"]
     dataset = open_dataset(DATASET)
     limits = {name: Limit(limit.warn, limit.fail) for name, limit in section.limits}
     settings = Settings(section.min_frames, section.joint_range.lower, section.joint_range.upper)
-    findings = audit_dataset(dataset, limits, settings, parameters["machine"].workers, section.cameras)
+    findings = audit_dataset(dataset, limits, settings, Workers.of(parameters["machine"]), section.cameras)
     chosen = choose_episodes(dataset, findings, section.exclude, drop_failed=section.on_failure == "exclude")
     counts = count_findings(findings, chosen)
     columns = {name: [getattr(finding, name) for finding in findings] for name in Finding.__dataclass_fields__}

@@ -23,7 +23,7 @@ from sigma.data.measures import WHOLE_DATASET, AuditedEpisode, FilmedEpisode, Me
 from sigma.data.source import STATE, Dataset, Episode
 from sigma.data.trace import trace_camera
 from sigma.errors import SigmaError
-from sigma.progress import track
+from sigma.jobs import Workers
 
 ROW_CHECKS = (*table_checks.ROW_CHECKS, *JOINT_CHECKS)
 TABLE_CHECKS = (*table_checks.DATASET_CHECKS, *table_checks.STRUCTURE_CHECKS, *ROW_CHECKS)
@@ -136,27 +136,20 @@ def audit_cameras(
 
 
 def audit_dataset(
-    dataset: Dataset, limits: Limits, settings: Settings, workers: int, decode: bool = True
+    dataset: Dataset, limits: Limits, settings: Settings, workers: Workers, decode: bool = True
 ) -> list[Finding]:
     """All findings, the dataset's own first, then by episode and check; the order does not depend on ``workers``.
 
     Without ``decode`` no video is opened, and the checks of the cameras find nothing.
     """
-    from joblib import Parallel, delayed
-
     tables = read_tables(dataset)
     summary = summarise(dataset, tables)
     findings = audit_tables(dataset, tables, summary, limits, settings)
     if decode:
         slim, signatures = dataset.for_workers(), {}
-        jobs = (
-            delayed(audit_cameras)(slim, one, tables.rows[one.index].state / summary.span[STATE], limits)
-            for one in dataset.episodes
-        )
-        made = Parallel(n_jobs=workers, return_as="generator")(jobs)
-        for episode, (found, signature) in zip(
-            dataset.episodes, track(made, "audit", len(dataset.episodes)), strict=True
-        ):
+        jobs = [(slim, one, tables.rows[one.index].state / summary.span[STATE], limits) for one in dataset.episodes]
+        made = workers.run(audit_cameras, jobs, "audit")
+        for episode, (found, signature) in zip(dataset.episodes, made, strict=True):
             findings += found
             signatures[episode.index] = signature
         for check in ACROSS_CHECKS:

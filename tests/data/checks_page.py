@@ -9,6 +9,7 @@ from pathlib import Path
 from sigma.data.audit import CHECKS, VIDEO_CHECKS, Limit, audit_dataset
 from sigma.data.measures import Settings
 from sigma.data.source import open_dataset
+from sigma.jobs import Workers
 from tests.data.embedded_copy import EMBEDDED, shipped_limits
 from tests.data.planted import FAULTS, FILE_FAULTS
 from tests.data.planted_films import FILM_FAULTS
@@ -60,7 +61,7 @@ def worst_values() -> dict[str, float]:
     """The largest value that each check measures on the embedded data; absent where it has nothing to measure."""
     all_of_them = {name: Limit(None, -1.0) for name in CHECKS}
     worst: dict[str, float] = {}
-    for one in audit_dataset(open_dataset(EMBEDDED), all_of_them, SETTINGS, workers=1):
+    for one in audit_dataset(open_dataset(EMBEDDED), all_of_them, SETTINGS, workers=Workers(1)):
         worst[one.check] = max(worst.get(one.check, 0.0), one.value)
     return worst
 

@@ -8,6 +8,7 @@ from sigma.data.audit import Limit, audit_dataset, choose_episodes, count_findin
 from sigma.data.measures import Settings
 from sigma.data.source import open_dataset
 from sigma.errors import SigmaError
+from sigma.jobs import Workers
 from tests.data.embedded_copy import shipped_limits
 from tests.datasets import CAMERAS, write_dataset
 
@@ -16,7 +17,7 @@ LENGTH = 30
 
 
 def audit(folder, workers=1):
-    return audit_dataset(open_dataset(folder), LIMITS, SETTINGS, workers)
+    return audit_dataset(open_dataset(folder), LIMITS, SETTINGS, Workers(workers))
 
 
 # What the recorder got wrong, by episode: a function of the step and the frame that LeRobot's writer is given.

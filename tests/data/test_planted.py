@@ -8,6 +8,7 @@ import pytest
 from sigma.data.audit import CHECKS, VIDEO_CHECKS, audit_dataset, check_names, worst_first
 from sigma.data.measures import WHOLE_DATASET
 from sigma.data.source import open_dataset
+from sigma.jobs import Workers
 from tests.data.checks_page import PAGE, SETTINGS, page, worst_values
 from tests.data.embedded_copy import EMBEDDED, copy_embedded, shipped_limits
 from tests.data.planted import FAULTS, FILE_FAULTS
@@ -19,7 +20,7 @@ USUAL = {"jump"}
 
 
 def audit(folder, decode):
-    return audit_dataset(open_dataset(folder), shipped_limits(), SETTINGS, workers=1, decode=decode)
+    return audit_dataset(open_dataset(folder), shipped_limits(), SETTINGS, workers=Workers(1), decode=decode)
 
 
 def identity(finding):
