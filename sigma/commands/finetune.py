@@ -137,6 +137,7 @@ def run(parameters: dict[str, Section]) -> str:
             "legal: telepathy (the mlp is an arm of stages/ablation)"
         )
 
+    from sigma.io import Outputs
     from sigma.machine import MachineParameters, open_device
     from sigma.training.checkpoint import Scratch
     from sigma.training.material import load_material
@@ -150,8 +151,9 @@ def run(parameters: dict[str, Section]) -> str:
     trainer = Trainer(material, parameters)
     with Scratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)
-        write_model(result, MODEL)
-        write_curves(result, CURVES)
+        with Outputs() as outputs:
+            write_curves(result, outputs.folder(CURVES))
+            write_model(result, MODEL)
         scratch.clear()
     return (
         f"finetune: {result.trainable:,} trained parameters, {result.steps} steps, "

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from sigma.errors import SigmaError
-from sigma.io import atomic_file
+from sigma.io import atomic_file, read_torch
 
 
 def scratch_root() -> Path:
@@ -39,7 +39,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return read_torch(file)
     except Exception as error:
         raise SigmaError(
             f"{file}: checkpoint not readable ({type(error).__name__}); delete it to train from the start"
