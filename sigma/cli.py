@@ -5,6 +5,7 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -37,12 +38,16 @@ def read_environment(path: Path = Path("sigma_env")) -> None:
     """Take KEY=VALUE lines of ``sigma_env`` into the environment; what is set there already wins."""
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SigmaError(f"{path}: not readable ({error})") from None
+    for number, line in enumerate(lines, start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         key, separator, value = text.partition("=")
-        if not separator or not key.strip().isidentifier():
+        if not separator or not key.strip().isidentifier() or "\0" in value:
             raise SigmaError(f"{path}: line {number}: expected KEY=VALUE")
         if value.strip():
             os.environ.setdefault(key.strip(), value.strip())
@@ -85,6 +90,14 @@ for _name in STAGES:
 app.add_typer(tools)
 
 
+def _fail(message: str) -> NoReturn:
+    """One line on standard error, in which nothing steers the terminal, and status 1."""
+    words = " ".join(message.split())
+    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in words)
+    print(f"sigma: error: {shown}", file=sys.stderr)
+    raise SystemExit(1) from None
+
+
 def main() -> None:
     """Run the command line; a fault of the user's ends in one line and status 1."""
     try:
@@ -92,8 +105,9 @@ def main() -> None:
         with guard(sys.argv[1:], STAGES):
             app()
     except SigmaError as error:
-        print(f"sigma: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(str(error))
+    except OSError as error:  # of a file or a device that nobody expected to fail
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         print("sigma: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

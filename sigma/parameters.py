@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sigma.errors import SigmaError
 
 PARAMS_FILE = Path("params.yaml")
+DEEPEST = 20  # levels of nesting in a file; reading time grows with the square of what is meant to stall it
 
 
 class Section(BaseModel):
@@ -25,10 +26,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML mapping; duplicate keys, several documents and other top-level types are refused."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
     yaml = YAML(typ="safe", pure=True)
     yaml.allow_duplicate_keys = False
-    yaml.max_depth = 20
+    depth = 0
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -37,11 +39,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SigmaError(f"{path}: not readable ({error})") from None
     try:
         for event in yaml.parse(text):
+            line = event.start_mark.line + 1
             if getattr(event, "anchor", None) is not None:
-                line = event.start_mark.line + 1
                 raise SigmaError(f"{path}: line {line}: anchors and aliases are not used here; write the values out")
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > DEEPEST:
+                raise SigmaError(f"{path}: not valid YAML: line {line}: nested deeper than {DEEPEST} levels")
         data = yaml.load(text)
-    except YAMLError as error:
+    except (YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # of values that are none
         detail = " ".join(str(error).split())
         raise SigmaError(f"{path}: not valid YAML: {detail}") from None
     if not isinstance(data, dict):

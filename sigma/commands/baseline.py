@@ -31,17 +31,19 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.data.shards import Shards
     from sigma.evaluation.replay import frame_pictures, replay_base, select_normalisation
     from sigma.evaluation.tables import to_table
-    from sigma.io import atomic_directory, read_json, write_json, write_table
+    from sigma.io import Outputs, write_json
     from sigma.machine import MachineParameters, open_device
     from sigma.policy.base import load_base
     from sigma.processes import launch, rank, to_start
+    from sigma.records import BASE as RECORD
+    from sigma.records import read_record
 
     base_parameters, machine = parameters["base"], parameters["machine"]
     assert isinstance(base_parameters, BaseParameters) and isinstance(machine, MachineParameters)
     device = open_device(machine)
     if to_start(machine.processes):
         return launch(run, parameters, device)
-    reference = read_json(BASE)
+    reference = read_record(BASE, RECORD)
     shards = Shards.open(SHARDS)
     base = load_base(reference, device=str(device), dtype=base_parameters.dtype)
     normalisation = select_normalisation(base_parameters.statistics, base, shards)
@@ -49,11 +51,12 @@ def run(parameters: dict[str, Section]) -> str:
     if rank():
         return ""  # the first process writes
 
-    write_table(PREDICTIONS, to_table(result.columns))
-    write_table(FRAMES, frame_pictures(shards))
-    with atomic_directory(FEATURES) as folder:
+    with Outputs() as outputs:
         from safetensors.torch import save_file
 
+        outputs.table(PREDICTIONS, to_table(result.columns))
+        outputs.table(FRAMES, frame_pictures(shards))
+        folder = outputs.folder(FEATURES)
         save_file({"pooled": result.pooled, "text": result.text}, folder / "features.safetensors")
         write_json(
             folder / "meta.json",

@@ -26,7 +26,7 @@ def run(parameters: dict[str, Section]) -> str:
     """Write residuals, factors, alignment and distances of every window; returns one line that says how many."""
     from sigma.evaluation.sigma_replay import calibrate_windows, replay_sigma
     from sigma.evaluation.tables import to_table
-    from sigma.io import write_json, write_table
+    from sigma.io import Outputs
     from sigma.machine import MachineParameters, open_device
     from sigma.policy.calibration import write_calibration
     from sigma.processes import launch, rank, to_start
@@ -42,7 +42,8 @@ def run(parameters: dict[str, Section]) -> str:
     if rank():
         return ""  # the first process writes
     calibration, reference = calibrate_windows(material, result)
-    write_table(PREDICTIONS, to_table(result.columns))
-    write_json(HEADS, result.heads)
-    write_calibration(CALIBRATION, calibration, reference)
+    with Outputs() as outputs:
+        outputs.table(PREDICTIONS, to_table(result.columns))
+        outputs.json(HEADS, result.heads)
+        write_calibration(CALIBRATION, calibration, reference)
     return f"evaluate: {len(result.columns['window'])} windows, calibrated on {calibration['windows']} of validation"

@@ -26,16 +26,19 @@ SECTIONS: dict[str, type[Section]] = {"fetch": FetchParameters}
 
 def run(parameters: dict[str, Section]) -> str:
     """Write ``data/dataset/``, ``data/dataset.json`` and ``data/base.json``; returns the line to print."""
-    from sigma.data.fetching import describe_dataset, fetch_dataset
-    from sigma.io import write_json
+    from sigma.data.fetching import copy_dataset, describe_dataset, find_dataset
+    from sigma.io import Outputs
     from sigma.policy.base import describe_base
 
     section: FetchParameters = parameters["fetch"]
     base = describe_base(section.base.source, section.base.revision)
-    fetch_dataset(section.dataset.source, section.dataset.revision, DATASET)
-    record = describe_dataset(DATASET, section.dataset.source, section.dataset.revision)
-    write_json(BASE_RECORD, base)
-    write_json(DATASET_RECORD, record)
+    dataset = find_dataset(section.dataset.source, section.dataset.revision, DATASET)
+    with Outputs() as outputs:
+        copy = outputs.folder(DATASET)
+        copy_dataset(dataset, copy)
+        record = describe_dataset(copy, section.dataset.source, section.dataset.revision)
+        outputs.json(BASE_RECORD, base)
+        outputs.json(DATASET_RECORD, record)
     return (
         f"fetch: {record['episodes']} episodes, {record['frames']} frames, {len(record['tasks'])} tasks "
         f"from {record['source']} ({record['digest'][:12]}); base {base['source']}"

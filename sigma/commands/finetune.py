@@ -140,6 +140,7 @@ def run(parameters: dict[str, Section]) -> str:
             "legal: telepathy (the mlp is an arm of stages/ablation)"
         )
 
+    from sigma.io import Outputs
     from sigma.machine import MachineParameters, open_device
     from sigma.processes import launch, rank, to_start
     from sigma.training.material import load_material
@@ -159,8 +160,9 @@ def run(parameters: dict[str, Section]) -> str:
         result = trainer.run(scratch)
         if rank():
             return ""  # the first process writes
-        write_model(result, MODEL)
-        write_curves(result, CURVES)
+        with Outputs() as outputs:
+            write_curves(result, outputs.folder(CURVES))
+            write_model(result, MODEL)
         scratch.clear()
     return (
         f"finetune: {result.trainable:,} trained parameters, {result.steps} steps, "

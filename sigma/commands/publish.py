@@ -114,13 +114,11 @@ def prepare(
 
 def _provenance(digest: str) -> dict[str, Any]:
     """The record of the run, once it is clear that the metrics are those of the heads with this digest."""
-    from sigma.io import read_json
+    from sigma.records import read_record
 
-    record = read_json(METRICS / "provenance.json")
-    for name, found in {
-        "provenance": record["heads"]["digest"],
-        "check_a": read_json(METRICS / "check_a.json")["digest"]["sigma"],
-    }.items():
+    record = read_record(METRICS / "provenance.json", {"heads": {"digest": str}, "packages": dict})
+    check = read_record(METRICS / "check_a.json", {"digest": {"sigma": str}})
+    for name, found in {"provenance": record["heads"]["digest"], "check_a": check["digest"]["sigma"]}.items():
         if found != digest:
             raise SigmaError(
                 f"{METRICS / f'{name}.json'}: it speaks of heads {found[:12]}, {MODEL} holds {digest[:12]}; "

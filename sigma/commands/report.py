@@ -58,11 +58,12 @@ PLOTTED = ("base", "sigma", "base_mean_of_samples", "hold_state", "mean_trajecto
 
 def run(parameters: dict[str, Section]) -> str:
     """Write the metrics of base and Sigma, both checks, the evaluation report and ``reports/``; returns the verdict."""
+    from sigma import records
     from sigma.errors import SigmaError
     from sigma.evaluation.checks import check_a, check_b
     from sigma.evaluation.predictions import read_predictions
     from sigma.evaluation.summary import evaluate, split_metrics, summarise
-    from sigma.io import atomic_directory, read_json, write_json
+    from sigma.io import Outputs
     from sigma.policy.adapter import SigmaTelepathyAdapter, read_calibration
     from sigma.report.audit_section import audit_section, read_audit
     from sigma.report.page import build_page
@@ -79,7 +80,8 @@ def run(parameters: dict[str, Section]) -> str:
             f"params.yaml: report.gripper: found {report.gripper!r}; legal: one of {', '.join(predictions.joints)}"
         )
     audit = read_audit(*AUDIT)
-    heads, base = read_json(PREDICTIONS / "heads.json"), read_json(BASE)
+    heads = records.read_record(PREDICTIONS / "heads.json", records.HEADS)
+    base = records.read_record(BASE, records.ORIGIN)
     evaluation = evaluate(
         predictions,
         SigmaTelepathyAdapter(**adapter.model_dump(), calibration=read_calibration(CALIBRATION)),
@@ -105,7 +107,17 @@ def run(parameters: dict[str, Section]) -> str:
         thresholds={"adapter": adapter.model_dump(), "report": report.model_dump()},
     )
     steps, joints = summary["by_step"], summary["by_joint"]
-    with atomic_directory(REPORTS) as folder:
+    with Outputs() as outputs:
+        for name, value in {
+            "baseline": split_metrics(evaluation, "base", report.batch),
+            "sigma": split_metrics(evaluation, "sigma", report.batch),
+            "check_a": first,
+            "check_b": second,
+            "sigma_eval_report": {"verdict": sentence, **summary},
+            "provenance": record,
+        }.items():
+            outputs.json(METRICS / f"{name}.json", value)
+        folder = outputs.folder(REPORTS)
         (folder / "index.html").write_text(page, encoding="utf-8")
         by_step = zip(*(steps[name] for name in PLOTTED), strict=True)
         write_csv(
@@ -115,13 +127,4 @@ def run(parameters: dict[str, Section]) -> str:
         )
         by_joint = zip(joints["joints"], *(joints[name]["rmse_joint_units"] for name in PLOTTED), strict=True)
         write_csv(folder / "error_by_joint.csv", ("joint", *PLOTTED), list(by_joint))
-    for name, value in {
-        "baseline": split_metrics(evaluation, "base", report.batch),
-        "sigma": split_metrics(evaluation, "sigma", report.batch),
-        "check_a": first,
-        "check_b": second,
-        "sigma_eval_report": {"verdict": sentence, **summary},
-        "provenance": record,
-    }.items():
-        write_json(METRICS / f"{name}.json", value)
     return f"report: {sentence}"

@@ -110,21 +110,29 @@ def _check_base(section: WindowParameters, base: dict[str, Any], joints: int) ->
 
 def run(parameters: dict[str, Section]) -> str:
     """Write ``data/shards/`` and ``metrics/window.json``; returns the line to print."""
+    from sigma import records
     from sigma.data.packing import View, write_shards
     from sigma.data.segment import Filter, candidate_windows, count_windows, first_tasks, train_statistics
     from sigma.data.source import open_dataset
     from sigma.data.split import split_episodes
     from sigma.data.statistics import refuse_constant_joints
     from sigma.data.windows import Protocol
-    from sigma.io import read_json, write_json
+    from sigma.errors import SigmaError
+    from sigma.io import write_json
     from sigma.jobs import Workers
 
     section: WindowParameters = parameters["window"]
-    dataset, base, record = open_dataset(DATASET), read_json(BASE_RECORD), read_json(DATASET_RECORD)
+    dataset, base = open_dataset(DATASET), records.read_record(BASE_RECORD, records.BASE)
+    record = records.read_record(DATASET_RECORD, records.ORIGIN)
     _check_base(section, base, len(dataset.joint_names))
     cameras = _choose_cameras(base, list(dataset.cameras), section.cameras)
-    episodes = read_json(EPISODES)
+    episodes = records.read_record(EPISODES, records.EPISODES)
     used, excluded = episodes["used"], len(episodes["excluded"])
+    for episode in used:
+        if not 0 <= episode < len(dataset.episodes):
+            raise SigmaError(
+                f"{EPISODES}: used: no episode {episode} in {DATASET}; run the audit stage again (dvc repro)"
+            )
 
     splits = split_episodes(first_tasks(dataset, used), section.validation, section.test, section.seed)
     statistics = train_statistics(dataset, splits["train"])

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sigma.data.hub import snapshot
-from sigma.data.source import CODEBASE_VERSION, open_dataset
+from sigma.data.source import CODEBASE_VERSION, Dataset, open_dataset
 from sigma.errors import SigmaError
-from sigma.io import atomic_directory, digest_folder
+from sigma.io import digest_folder
 
 EMBEDDED = "embedded"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -48,18 +48,31 @@ def locate_dataset(source: str, revision: str | None) -> Path:
     return snapshot(source, revision, "dataset")
 
 
-def fetch_dataset(source: str, revision: str | None, target: Path) -> None:
-    """Copy the checked dataset to ``target``, whole or not at all: its metadata and every file that names, no other."""
+def find_dataset(source: str, revision: str | None, target: Path) -> Dataset:
+    """The checked dataset of ``source``, which may not be ``target``, where it is to be copied.
+
+    Raises :class:`SigmaError` for a file of it that is a link to somewhere else, too: its content would travel with
+    everything that is shared.
+    """
     dataset = open_dataset(locate_dataset(source, revision))
-    if target.resolve() == dataset.root.resolve():
+    root = dataset.root.resolve()
+    if target.resolve() == root:
         raise SigmaError(f"params.yaml: fetch.dataset.source: {source!r} is the folder that fetch writes; name another")
-    try:
-        with atomic_directory(target) as folder:
-            for name in dataset.files():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(dataset.root / name, folder / name)
-    except OSError as error:
-        raise SigmaError(f"{target}: the dataset cannot be copied there: {error.strerror or error}") from None
+    # The Hub's cache keeps a snapshot's files beside the snapshots.
+    home = root.parents[1] if root.parent.name == "snapshots" else root
+    for name in dataset.files():
+        if not (dataset.root / name).resolve().is_relative_to(home):
+            raise SigmaError(
+                f"{dataset.root}/{name}: a link that leaves the dataset's folder; put the file itself in its place"
+            )
+    return dataset
+
+
+def copy_dataset(dataset: Dataset, folder: Path) -> None:
+    """Copy a dataset's metadata and every file that it names, no other, into an empty folder."""
+    for name in dataset.files():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(dataset.root / name, folder / name)
 
 
 def describe_dataset(folder: Path, source: str, revision: str | None) -> dict[str, Any]:

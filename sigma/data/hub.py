@@ -24,8 +24,11 @@ TOKEN = "HF_TOKEN (environment or sigma_env)"
 
 
 @contextmanager
-def hub_errors(place: str, repository: str, kind: Kind) -> Iterator[None]:
-    """Turn whatever the Hub's client raises into one line that begins with ``place`` and says what to do."""
+def hub_errors(place: str, repository: str, kind: Kind, *, asked: bool = True) -> Iterator[None]:
+    """Turn whatever the Hub's client raises into one line that begins with ``place`` and says what to do.
+
+    ``asked`` says whether the Hub may be asked, or the cache alone.
+    """
     from httpx import HTTPError
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -47,7 +50,8 @@ def hub_errors(place: str, repository: str, kind: Kind) -> Iterator[None]:
     except RevisionNotFoundError:
         reason = "the Hub has no such commit; legal: 40 hex digits of one"
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        reason = f"it is not whole in the cache {constants.HF_HUB_CACHE}, and the Hub cannot be reached"
+        hint = ", and the Hub cannot be reached" if asked else "; fetch it again (sigma fetch)"
+        reason = f"it is not whole in the cache {constants.HF_HUB_CACHE}{hint}"
     except HfHubHTTPError as error:
         status = error.response.status_code
         advice = f"; set {TOKEN} to one that may do this" if status in (401, 403) else "; try again later"
@@ -66,7 +70,13 @@ def _line(error: Exception) -> str:
 
 
 def snapshot(
-    repository: str, revision: str, kind: Kind, *, patterns: Sequence[str] | None = None, verify: bool = True
+    repository: str,
+    revision: str,
+    kind: Kind,
+    *,
+    patterns: Sequence[str] | None = None,
+    verify: bool = True,
+    download: bool = True,
 ) -> Path:
     """The folder of a repository at a commit, downloaded where the cache lacks it.
 
@@ -74,6 +84,7 @@ def snapshot(
         revision: 40 hex digits of a commit.
         patterns: which files, as in ``snapshot_download``; all by default.
         verify: compare every file with the digest in the commit's listing; needed once, when it is fetched.
+        download: ask the Hub at all; without, what the cache lacks is an error.
 
     Raises:
         SigmaError: no such repository or commit, no access, no connection, no space, or a file of another content; that
@@ -83,8 +94,16 @@ def snapshot(
 
     place = f"{repository}@{revision}"
     chosen = list(patterns) if patterns is not None else None
-    with hub_errors(place, repository, kind):
-        folder = Path(snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=chosen))
+    with hub_errors(place, repository, kind, asked=download):
+        folder = Path(
+            snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=chosen,
+                local_files_only=not download,
+            )
+        )
     if verify:
         _verify(folder, repository, revision, kind)
     return folder

@@ -7,7 +7,6 @@ one shard. The same input gives the same bytes.
 Legend: F frames, W windows, M history, L trace, V cameras, S resolution, T chunk_size of the base, D joints.
 """
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sigma import records
 from sigma.errors import SigmaError
-from sigma.io import digest_file, read_json, read_table, write_json, write_table
+from sigma.io import digest_file, read_json, read_table, read_torch, write_json, write_table
 
 FORMAT_VERSION = 2
 META, WINDOWS = "meta.json", "windows.parquet"
@@ -82,7 +82,37 @@ def _check_tensors(tensors: Mapping[str, Any], name: str) -> None:
             raise SigmaError(f"{name}: tensor {key!r} has {len(tensor)} rows where others have {sizes[group]}")
 
 
-def _load_shard(folder: Path, record: Mapping[str, Any], verify: bool) -> dict[str, torch.Tensor]:
+def _check_values(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any], path: Path) -> None:
+    """Refuse other sizes than ``meta.json`` names, numbers that are not finite, rows and tasks that are not there."""
+    joints, steps, tasks = len(meta["joint_names"]), meta["chunk_size"], len(meta["tasks"])
+    shapes = {
+        "frame_images": (len(meta["cameras"]), 3, meta["resolution"], meta["resolution"]),
+        "frame_state": (joints,),
+        "frame_trace": (meta["trace"], joints),
+        "window_frames": (meta["history"],),
+        "window_action": (steps, joints),
+        "window_valid": (steps,),
+    }
+    for key, shape in shapes.items():
+        found = tuple(tensors[key].shape[1:])
+        if found != shape:
+            raise SigmaError(f"{path}: tensor {key!r} has rows of shape {found}, {META} says {shape}; {AGAIN}")
+    for key in ("frame_state", "frame_trace", "window_action"):
+        if not torch.isfinite(tensors[key]).all():
+            raise SigmaError(f"{path}: tensor {key!r} holds a non-finite number; {AGAIN}")
+    frames, seen = len(tensors["frame_step"]), tensors["window_frames"]
+    if ((seen < -1) | (seen >= frames)).any() or (seen[:, -1] < 0).any():
+        raise SigmaError(f"{path}: tensor 'window_frames' names a frame that the shard does not hold; {AGAIN}")
+    for key in ("frame_task", "window_task"):
+        unknown = tensors[key][(tensors[key] < 0) | (tensors[key] >= tasks)]
+        if len(unknown):
+            raise SigmaError(f"{path}: tensor {key!r} names task {unknown[0]}, {META} lists {tasks}; {AGAIN}")
+
+
+def _load_shard(folder: Path, index: int, meta: Mapping[str, Any], verify: bool) -> dict[str, torch.Tensor]:
+    record = meta["shards"][index]
+    if record["name"] != shard_name(index):
+        raise SigmaError(f"{folder / META}: shards: found {record['name']!r}; legal: {shard_name(index)}; {AGAIN}")
     path = folder / record["name"]
     if not path.is_file():
         raise SigmaError(f"{path}: the shard is missing; {AGAIN}")
@@ -92,10 +122,14 @@ def _load_shard(folder: Path, record: Mapping[str, Any], verify: bool) -> dict[s
     if size > record["bytes"] or (verify and digest_file(path) != record["sha256"]):
         raise SigmaError(f"{path}: the shard was altered (its digest is not that of {META}); {AGAIN}")
     try:
-        tensors = torch.load(path, mmap=True, weights_only=True, map_location="cpu")
-    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise SigmaError(f"{path}: not readable as a shard ({' '.join(str(error).split())[:120]}); {AGAIN}") from None
+        tensors = read_torch(path, mmap=True)
+    except Exception as error:  # a file from elsewhere may be broken in any way
+        reason = " ".join(str(error).split())[:120]
+        raise SigmaError(f"{path}: not readable as a shard ({type(error).__name__}: {reason}); {AGAIN}") from None
+    if not isinstance(tensors, dict):
+        raise SigmaError(f"{path}: expected a mapping of names to tensors; {AGAIN}")
     _check_tensors(tensors, str(path))
+    _check_values(tensors, meta, path)
     if (len(tensors["frame_step"]), len(tensors["window_step"])) != (record["frames"], record["windows"]):
         raise SigmaError(f"{path}: frame and window counts differ from {META}; {AGAIN}")
     return tensors
@@ -148,16 +182,17 @@ class Shards:
             raise SigmaError(
                 f"{folder / META}: format version {version!r} is not read here, only {FORMAT_VERSION}; {hint}"
             )
-        for key in ("shards", "tasks", "windows_sha256"):
-            if key not in meta:
-                raise SigmaError(f"{folder / META}: {key} is missing; {AGAIN}")
+        records.check_record(meta, records.SHARDS, f"{folder / META}: ", AGAIN)
         if verify and (folder / WINDOWS).is_file() and digest_file(folder / WINDOWS) != meta["windows_sha256"]:
             raise SigmaError(f"{folder / WINDOWS}: altered or truncated (its digest is not that of {META}); {AGAIN}")
-        table = read_table(folder / WINDOWS, ["window", "split", "kept", "strided"])
+        names = ["window", "split", "kept", "strided"]
+        table = read_table(folder / WINDOWS, names)
+        if table.column_names != names:
+            raise SigmaError(f"{folder / WINDOWS}: expected the columns {', '.join(names)}; {AGAIN}")
         ids = table["window"].to_numpy()
         order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]
-        stored = {name: table[name].to_numpy()[order] for name in ("split", "kept", "strided")}
-        loaded = [_load_shard(folder, record, verify) for record in meta["shards"]]
+        stored = {name: table[name].to_numpy()[order] for name in names[1:]}
+        loaded = [_load_shard(folder, index, meta, verify) for index in range(len(meta["shards"]))]
         if not loaded:
             raise SigmaError(f"{folder / META}: no shard is listed; {AGAIN}")
         first_frame = np.cumsum([0, *(record["frames"] for record in meta["shards"])])

@@ -7,26 +7,21 @@ Legend: n frames of an episode, D joints. State and action share their joints; b
 own units. The state at a step was measured before the action of that step was sent.
 """
 
+import math
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sigma.data.columns import matrix, read_rows, texts, vector
+from sigma.data.layout import ACTION, STATE, Camera, named_file, read_cameras, read_joint_names
 from sigma.errors import SigmaError
+from sigma.instructions import clean_instruction
 from sigma.io import read_json, read_table
 
-STATE, ACTION = "observation.state", "action"
 CODEBASE_VERSION = "v3.0"
-
-
-@dataclass(frozen=True)
-class Camera:
-    """How a camera's frames are stored: ``kind`` is ``video`` (mp4) or ``image`` (encoded inside the table)."""
-
-    height: int
-    width: int
-    kind: str
+LONGEST_EPISODE = 10_000_000  # frames: days at any rate; more is no length but a fault
 
 
 @dataclass(frozen=True)
@@ -90,115 +85,39 @@ class Dataset:
     def read(self, episode: Episode) -> Rows:
         """The rows of one episode in stored order; raises :class:`SigmaError` where the table is not as declared."""
         path = self.root / episode.table
-        table = _episode_rows(path, episode.index, [STATE, ACTION, "timestamp", "frame_index", "task_index"])
+        table = read_rows(path, episode.index, [STATE, ACTION, "timestamp", "frame_index", "task_index"])
         return Rows(
-            state=_matrix(table, STATE, len(self.joint_names), path),
-            action=_matrix(table, ACTION, len(self.joint_names), path),
-            timestamp=_vector(table, "timestamp", np.float64, path),
-            frame_index=_vector(table, "frame_index", np.int64, path),
-            task=_vector(table, "task_index", np.int64, path),
+            state=matrix(table, STATE, len(self.joint_names), path),
+            action=matrix(table, ACTION, len(self.joint_names), path),
+            timestamp=vector(table, "timestamp", np.float64, path),
+            frame_index=vector(table, "frame_index", np.int64, path),
+            task=vector(table, "task_index", np.int64, path),
         )
 
     def read_encoded_images(self, episode: Episode, camera: str) -> list[bytes]:
         """The encoded images of an episode for a camera of kind ``image``, in stored order."""
         path = self.root / episode.table
-        images = _episode_rows(path, episode.index, [camera])[camera].to_pylist()
+        images = read_rows(path, episode.index, [camera])[camera].to_pylist()
         if any(not image or not image.get("bytes") for image in images):
             raise SigmaError(f"{path}: {camera}: an image of episode {episode.index} is not stored in the table")
         return [image["bytes"] for image in images]
 
     def stored_statistics(self) -> dict[str, Any]:
-        """``meta/stats.json`` as it is; empty where there is none."""
+        """``meta/stats.json``, whose figures of state and action are numbers; empty where there is none."""
         path = self.root / "meta" / "stats.json"
-        return read_json(path) if path.is_file() else {}
-
-
-def _episode_rows(path: Path, episode: int, columns: list[str]):
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path, columns=columns, filters=[("episode_index", "==", episode)])
-    except (OSError, KeyError, pyarrow.ArrowException) as error:
-        raise SigmaError(f"{path}: not readable as a LeRobot table ({' '.join(str(error).split())})") from None
-
-
-def _vector(table, column: str, dtype: type, path: Path) -> np.ndarray:
-    if column not in table.column_names:
-        raise SigmaError(f"{path}: column {column!r} is missing")
-    values = table[column]
-    if values.null_count:
-        raise SigmaError(f"{path}: column {column!r} has {values.null_count} empty values")
-    return values.to_numpy().astype(dtype)
-
-
-def _matrix(table, column: str, width: int, path: Path) -> np.ndarray:
-    if column not in table.column_names:
-        raise SigmaError(f"{path}: column {column!r} is missing")
-    rows = table[column].to_pylist()
-    if not rows:
-        return np.zeros((0, width), dtype=np.float32)
-    try:
-        values = np.array(rows, dtype=np.float32).reshape(len(rows), -1)
-    except (TypeError, ValueError):
-        raise SigmaError(f"{path}: column {column!r} is not numeric with equal lengths") from None
-    if values.shape[1] != width:
-        raise SigmaError(f"{path}: column {column!r} has {values.shape[1]} values a row, meta/info.json says {width}")
-    return values
-
-
-def _path(root: Path, template: Any, where: str, **fields: Any) -> str:
-    """The file a template names, relative to the root; one that leaves the folder or is missing is refused."""
-    try:
-        name = template.format(**fields)
-    except (AttributeError, KeyError, IndexError, ValueError, TypeError):
-        raise SigmaError(f"{root}/meta/info.json: {where}: not a path template: {template!r}") from None
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
-        raise SigmaError(f"{root}/meta/info.json: {where}: {name!r} leaves the dataset's folder")
-    if not (root / name).is_file():
-        raise SigmaError(f"{root}/{name}: not found, but the metadata names it; the dataset is incomplete")
-    return name
-
-
-def _joint_names(features: dict[str, Any], info: Path) -> tuple[str, ...]:
-    found: dict[str, tuple[str, ...]] = {}
-    for key in (STATE, ACTION):
-        feature = features.get(key)
-        shape = list(feature.get("shape") or []) if isinstance(feature, dict) else []
-        if len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
-            raise SigmaError(f"{info}: features.{key}: a vector is needed, found shape {shape or None}")
-        names = feature.get("names")
-        if isinstance(names, dict):
-            names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
-        if not names or len(names) != shape[0]:
-            names = [f"joint_{index}" for index in range(shape[0])]
-        found[key] = tuple(map(str, names))
-    if len(found[STATE]) != len(found[ACTION]):
-        raise SigmaError(
-            f"{info}: {STATE} has {len(found[STATE])} values and {ACTION} {len(found[ACTION])}; "
-            "only datasets whose action sets the joints that the state measures are read"
-        )
-    return found[ACTION]
-
-
-def _cameras(features: dict[str, Any], info: Path) -> dict[str, Camera]:
-    cameras = {}
-    for key, feature in features.items():
-        kind = feature.get("dtype") if isinstance(feature, dict) else None
-        if kind not in ("video", "image"):
-            continue
-        details = feature.get("info") or {}
-        if details.get("is_depth_map") or details.get("video.is_depth_map"):
-            continue
-        shape = list(feature.get("shape") or [])
-        if len(shape) != 3 or 3 not in (shape[0], shape[-1]):
-            raise SigmaError(f"{info}: features.{key}: expected height, width and 3 channels, found {shape}")
-        height, width = shape[:2] if shape[-1] == 3 else shape[1:]
-        cameras[key] = Camera(int(height), int(width), kind)
-    if not cameras:
-        raise SigmaError(f"{info}: the dataset has no camera; features of dtype video or image are needed")
-    return cameras
+        if not path.is_file():
+            return {}
+        stored = read_json(path)
+        for feature in (STATE, ACTION):
+            columns = stored.get(feature, {}) if isinstance(stored, dict) else None
+            if not isinstance(columns, dict):
+                raise SigmaError(f"{path}: {feature}: expected a mapping of figures by name")
+            for name, values in columns.items():
+                try:
+                    np.asarray(values, dtype=np.float64)
+                except (TypeError, ValueError):
+                    raise SigmaError(f"{path}: {feature}.{name}: expected numbers") from None
+        return stored
 
 
 def _tasks(root: Path) -> tuple[str, ...]:
@@ -207,13 +126,20 @@ def _tasks(root: Path) -> tuple[str, ...]:
         raise SigmaError(f"{path}: not found; the dataset is incomplete")
     table = read_table(path)
     # The text is the table's pandas index, whose name LeRobot's writers do not agree on.
-    texts = [name for name in ("task", "__index_level_0__") if name in table.column_names]
-    if not texts or "task_index" not in table.column_names:
+    held = [name for name in ("task", "__index_level_0__") if name in table.column_names]
+    if not held or "task_index" not in table.column_names:
         raise SigmaError(f"{path}: expected the columns task and task_index, found {', '.join(table.column_names)}")
-    text_of = dict(zip(table["task_index"].to_pylist(), table[texts[0]].to_pylist(), strict=True))
-    if sorted(text_of) != list(range(table.num_rows)):
+    numbers = vector(table, "task_index", np.int64, path).tolist()
+    if sorted(numbers) != list(range(table.num_rows)):
         raise SigmaError(f"{path}: expected one row a task with task_index 0 to {table.num_rows - 1}")
-    return tuple(str(text_of[index]) for index in range(table.num_rows))
+    text_of = dict(zip(numbers, texts(table, held[0], path), strict=True))
+    for index, text in sorted(text_of.items()):
+        try:
+            if text.strip():  # a task without words is the audit's to report
+                clean_instruction(text)
+        except SigmaError as error:
+            raise SigmaError(f"{path}: task {index}: {error}") from None
+    return tuple(text_of[index] for index in range(table.num_rows))
 
 
 def _episode_records(root: Path) -> list[dict[str, Any]]:
@@ -223,10 +149,13 @@ def _episode_records(root: Path) -> list[dict[str, Any]]:
     records = []
     for file in files:
         table = read_table(file)
-        if "episode_index" not in table.column_names:
-            raise SigmaError(f"{file}: column 'episode_index' is missing")
-        kept = [name for name in table.column_names if not name.startswith("stats/")]
-        records += table.select(kept).to_pylist()
+        numbers = vector(table, "episode_index", np.int64, file).tolist()
+        kept = [name for name in table.column_names if name == "length" or name.startswith(("data/", "videos/"))]
+        try:
+            rows = table.select(kept).to_pylist()
+        except (KeyError, ValueError) as error:
+            raise SigmaError(f"{file}: not readable as a table of episodes ({error})") from None
+        records += [row | {"episode_index": number} for row, number in zip(rows, numbers, strict=True)]
     return sorted(records, key=lambda record: record["episode_index"])
 
 
@@ -250,16 +179,16 @@ def open_dataset(root: Path) -> Dataset:
     features, fps = info.get("features"), info.get("fps")
     if not isinstance(features, dict):
         raise SigmaError(f"{info_path}: features: expected a mapping of features")
-    if not isinstance(fps, int | float) or isinstance(fps, bool) or fps <= 0 or fps != int(fps):
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < math.inf or fps != int(fps):
         raise SigmaError(f"{info_path}: fps: expected a whole number above 0, found {fps!r}")
-    joint_names, cameras = _joint_names(features, info_path), _cameras(features, info_path)
+    joint_names, cameras = read_joint_names(features, info_path), read_cameras(features, info_path)
     episodes = []
     for position, record in enumerate(_episode_records(root)):
         if record["episode_index"] != position:
             raise SigmaError(f"{root}/meta/episodes: episode {position} is missing or listed twice")
         try:
             episodes.append(_episode(root, info, record, cameras))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SigmaError(f"{root}/meta/episodes: episode {position}: unusable entry ({error})") from None
     if len(episodes) != info.get("total_episodes", len(episodes)):
         raise SigmaError(
@@ -271,7 +200,7 @@ def open_dataset(root: Path) -> Dataset:
 
 
 def _episode(root: Path, info: dict[str, Any], record: dict[str, Any], cameras: dict[str, Camera]) -> Episode:
-    table = _path(
+    table = named_file(
         root,
         info.get("data_path"),
         "data_path",
@@ -281,7 +210,7 @@ def _episode(root: Path, info: dict[str, Any], record: dict[str, Any], cameras: 
     videos = {}
     for key, camera in cameras.items():
         if camera.kind == "video":
-            path = _path(
+            path = named_file(
                 root,
                 info.get("video_path"),
                 "video_path",
@@ -289,5 +218,11 @@ def _episode(root: Path, info: dict[str, Any], record: dict[str, Any], cameras: 
                 chunk_index=int(record[f"videos/{key}/chunk_index"]),
                 file_index=int(record[f"videos/{key}/file_index"]),
             )
-            videos[key] = Segment(path, float(record[f"videos/{key}/from_timestamp"]))
-    return Episode(int(record["episode_index"]), int(record["length"]), table, videos)
+            start = float(record[f"videos/{key}/from_timestamp"])
+            if not 0 <= start < math.inf:
+                raise ValueError(f"videos/{key}/from_timestamp: found {start}; legal: seconds from 0")
+            videos[key] = Segment(path, start)
+    length = int(record["length"])
+    if not 0 <= length <= LONGEST_EPISODE:
+        raise ValueError(f"length: found {length}; legal: 0 to {LONGEST_EPISODE}")
+    return Episode(record["episode_index"], length, table, videos)

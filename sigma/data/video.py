@@ -52,7 +52,9 @@ def _decode_video(
                     return
                 if step >= 0 and abs(ticks - step) <= TOLERANCE and (wanted is None or step in wanted):
                     yield step, frame.to_ndarray(format="rgb24")
-    except (av.error.FFmpegError, OSError) as error:
+    except SigmaError:
+        raise
+    except Exception as error:  # a file from elsewhere may be broken in any way
         reason = " ".join(str(error).split())
         raise SigmaError(f"{path}: episode {episode.index} cannot be decoded ({reason})") from None
 
@@ -60,14 +62,14 @@ def _decode_video(
 def _decode_images(
     dataset: Dataset, episode: Episode, camera: str, wanted: frozenset[int] | None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     for step, encoded in enumerate(dataset.read_encoded_images(episode, camera)):
         if wanted is not None and step not in wanted:
             continue
         try:
             image = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
+        except Exception as error:  # broken in any way, or one that unpacks to gigabytes
             path = dataset.root / episode.table
             raise SigmaError(f"{path}: {camera}: episode {episode.index}, step {step}: {error}") from None
         yield step, image

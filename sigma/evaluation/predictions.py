@@ -11,9 +11,10 @@ import numpy as np
 
 from sigma.errors import SigmaError
 from sigma.evaluation.tables import read_columns
-from sigma.io import read_json, read_table
+from sigma.io import read_table
 from sigma.policy.calibration import BRANCHES
 from sigma.policy.quantiles import Quantiles
+from sigma.records import PREDICTED, REPLAY, read_record
 
 SPLITS = ("test", "validation", "train")
 IDENTITY = ("window", "episode", "step", "split")
@@ -70,12 +71,20 @@ def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], names: tup
     for name in IDENTITY:
         if not np.array_equal(base[name], sigma[name]):
             raise SigmaError(f"{second}: column {name!r} differs from {first}; run the stage again (dvc repro)")
-    windows, horizon, joints = base["action"].shape
-    shapes = {"residual_vector": (windows, 1, joints), "residual_trajectory": (windows, horizon, joints)}
-    shapes |= {"base_action": base["action"].shape, "adapted_action": base["action"].shape}
-    for name, shape in shapes.items():
-        if sigma[name].shape != shape:
-            raise SigmaError(f"{second}: column {name!r} has shape {sigma[name].shape}, {first} asks for {shape}")
+    if base["action"].ndim != 3 or sigma["residual_chunk"].ndim != 3:
+        raise SigmaError(f"{first}, {second}: 'action', 'residual_chunk': legal: steps and joints a row")
+    windows, horizon, joints = plan = base["action"].shape
+    steps = {"residual_vector": 1, "residual_chunk": min(sigma["residual_chunk"].shape[1], horizon)}
+    for columns, path, shapes in (
+        (base, first, dict.fromkeys(("base_action", "base_zero_noise"), plan)),
+        (base, first, {"valid": (windows, horizon), "hold": (windows, joints)}),
+        (base, first, {"base_samples": (windows, base["base_samples"].shape[1], horizon, joints)}),
+        (sigma, second, dict.fromkeys(("base_action", "adapted_action", "residual_trajectory"), plan)),
+        (sigma, second, {name: (windows, count, joints) for name, count in steps.items()}),
+    ):
+        for name, shape in shapes.items():
+            if columns[name].shape != shape:
+                raise SigmaError(f"{path}: column {name!r} has shape {columns[name].shape}, {shape} is needed")
     for name in ("action", "hold", "base_action", "base_zero_noise", "base_samples"):
         if not np.isfinite(base[name]).all():
             raise SigmaError(f"{first}: column {name!r} holds a value that is not finite; legal: finite numbers")
@@ -90,7 +99,11 @@ def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], names: tup
 
 def read_frames(path: Path) -> dict[int, list[tuple[str, bytes]]]:
     """JPEG pictures of each window's decision frame: window id -> (camera, bytes) in the cameras' order."""
-    columns = read_table(path, ["window", "camera", "jpeg"]).to_pydict()
+    names = ["window", "camera", "jpeg"]
+    table = read_table(path, names)
+    if table.column_names != names:
+        raise SigmaError(f"{path}: expected the columns {', '.join(names)}; run the stage again (dvc repro)")
+    columns = table.to_pydict()
     frames: dict[int, list[tuple[str, bytes]]] = {}
     for window, camera, jpeg in zip(columns["window"], columns["camera"], columns["jpeg"], strict=True):
         frames.setdefault(window, []).append((camera, jpeg))
@@ -106,7 +119,7 @@ def read_predictions(baseline: Path, sigma: Path, frames: Path, shards: Path, fe
     base, _ = read_columns(baseline, BASELINE_COLUMNS)
     corrected, _ = read_columns(sigma, SIGMA_COLUMNS)
     _check(base, corrected, (baseline, sigma))
-    shards_meta, features_meta = read_json(shards), read_json(features)
+    shards_meta, features_meta = read_record(shards, PREDICTED), read_record(features, REPLAY)
     joints = list(shards_meta["joint_names"])
     if len(joints) != base["action"].shape[2]:
         raise SigmaError(

@@ -14,6 +14,9 @@ from sigma.errors import SigmaError
 from sigma.io import read_table
 
 SHAPE = b"shape"
+NUMBERS = "biuf"
+KINDS = {"split": "U", "task": "U", "phase": "U", "jpeg": "O"}
+"""Columns of words and of bytes by NumPy's kind; all others that are asked for hold numbers."""
 
 
 def _column(name: str, array: np.ndarray) -> tuple[pa.Field, pa.Array]:
@@ -59,9 +62,12 @@ def from_table(table: pa.Table) -> dict[str, np.ndarray]:
         if isinstance(values, pa.ChunkedArray):  # what an empty table gives
             values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], type=field.type)
         if pa.types.is_fixed_size_list(field.type):
-            text = (field.metadata or {}).get(SHAPE, str(field.type.list_size).encode()).decode()
-            shape = tuple(int(part) for part in text.split(","))
-            columns[field.name] = values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), *shape)
+            text = (field.metadata or {}).get(SHAPE, str(field.type.list_size).encode()).decode(errors="replace")
+            flat = values.flatten().to_numpy(zero_copy_only=False)
+            try:
+                columns[field.name] = flat.reshape(len(values), *(int(part) for part in text.split(",")))
+            except ValueError:
+                raise SigmaError(f"column {field.name!r} does not have the shape {text}") from None
         elif pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             columns[field.name] = np.array(values.to_pylist(), dtype=str)
         else:
@@ -81,6 +87,10 @@ def read_columns(path: Path, required: Iterable[str]) -> tuple[dict[str, np.ndar
     if missing:
         raise SigmaError(f"{path}: column {missing[0]!r} is missing; run the stage that writes it again (dvc repro)")
     try:
-        return from_table(table), metadata_of(table)
-    except SigmaError as error:
+        columns, metadata = from_table(table), metadata_of(table)
+    except (SigmaError, UnicodeDecodeError) as error:
         raise SigmaError(f"{path}: {error}") from None
+    for name in required:
+        if columns[name].dtype.kind not in KINDS.get(name, NUMBERS):
+            raise SigmaError(f"{path}: column {name!r} is not {'numeric' if name not in KINDS else 'text or bytes'}")
+    return columns, metadata

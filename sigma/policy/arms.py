@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sigma import records
 from sigma.errors import SigmaError
 from sigma.io import digest_folder, read_json
 
@@ -85,7 +86,8 @@ def find_arm(name: str, folder: Path | None) -> Arm:
 
 def read_base(reference: Path = REFERENCE, features: Path = FEATURES) -> tuple[dict[str, Any], dict[str, Any]]:
     """The base's reference and what the baseline stage computed with it; refuses a pair of two runs."""
-    base, meta = read_json(reference), read_json(features / "meta.json")
+    base = records.read_record(reference, records.BASE)
+    meta = records.read_record(features / "meta.json", records.FEATURES)
     if meta["base_digest"] != base["digest"]:
         raise SigmaError(f"{features / 'meta.json'}: belongs to another base than {reference}; run `dvc repro`")
     return base, meta

@@ -29,6 +29,7 @@ from sigma.policy.configuration_pi05_small import PI05SmallConfig
 from sigma.policy.prefix import text_embeddings
 from sigma.policy.prompt import INSTRUCTION, Prompt, Prompter
 from sigma.policy.quantiles import Quantiles
+from sigma.records import read_record
 
 __all__ = ["Base", "Quantiles", "describe_base", "load_base", "resolve_base", "tensor_digests"]
 
@@ -76,10 +77,11 @@ class Base:
         return (embeddings * chosen).sum(dim=1) / chosen.sum(dim=1)
 
 
-def resolve_base(source: str, revision: str | None, *, verify: bool = False) -> Path:
+def resolve_base(source: str, revision: str | None, *, verify: bool = False, download: bool = True) -> Path:
     """The folder of a base: ``embedded`` (shipped in the package), a local folder, or a Hub id at a pinned commit.
 
-    ``verify`` compares every file of a snapshot with the digest in the Hub's listing, which is needed once.
+    ``verify`` compares every file of a snapshot with the digest in the Hub's listing, which is needed once; without
+    ``download`` the cache has to hold the snapshot, and the Hub is not asked.
 
     Raises:
         SigmaError: the folder is not there, the revision is no 40-hex commit, or the Hub does not give it.
@@ -97,7 +99,7 @@ def resolve_base(source: str, revision: str | None, *, verify: bool = False) -> 
         raise SigmaError(f"{source}: no such folder, and not a Hub id of the form owner/name")
     if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise SigmaError(f"the Hub base {source} needs a revision of 40 hex digits (a commit), found {revision!r}")
-    return snapshot(source, revision, "model", patterns=PATTERNS, verify=verify)
+    return snapshot(source, revision, "model", patterns=PATTERNS, verify=verify, download=download)
 
 
 def _configuration(folder: Path) -> PI05Config:
@@ -129,15 +131,24 @@ def _configuration(folder: Path) -> PI05Config:
 
 
 def _steps(folder: Path) -> list[dict[str, Any]]:
-    """The saved pre-processor's steps; empty where the checkpoint has none."""
+    """The saved pre-processor's steps, each with its ``config``; empty where the checkpoint has none."""
     file = folder / _PREPROCESSOR
-    return read_json(file)["steps"] if file.is_file() else []
+    if not file.is_file():
+        return []
+    steps = read_record(file, {"steps": [{}]}, "a base is a LeRobot policy folder")["steps"]
+    for step in steps:
+        config, state = step.setdefault("config", {}), step.get("state_file", "")
+        if not isinstance(config, dict):
+            raise SigmaError(f"{file}: config: expected a mapping, found {config!r}")
+        if not isinstance(state, str) or state != Path(state).name:
+            raise SigmaError(f"{file}: state_file: found {state!r}; legal: the name of a file beside it")
+    return steps
 
 
 def _statistics(folder: Path, dims: dict[str, int]) -> dict[str, Quantiles] | None:
     """q01 and q99 of state and action from LeRobot's saved normalizer step."""
     for step in _steps(folder):
-        if step.get("registry_name") == "relative_actions_processor" and step.get("config", {}).get("enabled"):
+        if step.get("registry_name") == "relative_actions_processor" and step["config"].get("enabled"):
             raise SigmaError(f"{folder / _PREPROCESSOR}: relative actions are switched on; they are not supported")
     step = next((one for one in _steps(folder) if one.get("registry_name") == "normalizer_processor"), None)
     if step is None or "state_file" not in step:
@@ -155,7 +166,10 @@ def _statistics(folder: Path, dims: dict[str, int]) -> dict[str, Quantiles] | No
         low, high = (stored[name].float().numpy() for name in names)
         if low.shape != (dim,):
             raise SigmaError(f"{file}: {names[0]} has shape {low.shape}; config.json asks for ({dim},)")
-        statistics[feature] = Quantiles(low, high, float(step.get("config", {}).get("eps", 1e-8)))
+        try:
+            statistics[feature] = Quantiles(low, high, float(step["config"].get("eps", 1e-8)))
+        except (SigmaError, TypeError, ValueError) as error:
+            raise SigmaError(f"{file}: {feature}: {error}") from None
     return statistics
 
 
@@ -165,20 +179,30 @@ def _tokenizer_commit(folder: Path) -> dict[str, str] | None:
         return None
     step = next((one for one in _steps(folder) if one.get("registry_name") == "tokenizer_processor"), {})
     source = step.get("config", {}).get("tokenizer_name")
-    if source is None:
+    if not isinstance(source, str):
         raise SigmaError(f"{folder}: no tokenizer folder, and {_PREPROCESSOR} names none")
     return {"source": source, "revision": newest_commit(source, "model", TOKENIZER_PATTERNS)}
 
 
-def _tokenizer(folder: Path, pinned: dict[str, str] | None, *, verify: bool = False) -> PreTrainedTokenizerFast:
+def _tokenizer(folder: Path, pinned: dict[str, str] | None, *, verify: bool, download: bool) -> PreTrainedTokenizerFast:
     """The policy's tokenizer: its own folder, or a Hub repository at the commit that was pinned when it was fetched."""
     place = folder / "tokenizer"
     if pinned is not None:
-        place = snapshot(pinned["source"], pinned["revision"], "model", patterns=TOKENIZER_PATTERNS, verify=verify)
+        place = snapshot(
+            pinned["source"],
+            pinned["revision"],
+            "model",
+            patterns=TOKENIZER_PATTERNS,
+            verify=verify,
+            download=download,
+        )
     try:
-        return AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except Exception as error:  # a wide family; all of them mean that the files are not a tokenizer's
         raise SigmaError(f"{place}: not readable as a tokenizer ({' '.join(str(error).split())[:200]})") from None
+    if not tokenizer.is_fast:
+        raise SigmaError(f"{place}: the tokenizer gives no character offsets; a tokenizer.json is needed")
+    return tokenizer
 
 
 def _dims(config: PI05Config) -> dict[str, int]:
@@ -186,10 +210,10 @@ def _dims(config: PI05Config) -> dict[str, int]:
 
 
 def _facts(
-    folder: Path, pinned: dict[str, str] | None, *, verify: bool = False
+    folder: Path, pinned: dict[str, str] | None, *, verify: bool, download: bool
 ) -> tuple[PI05Config, PreTrainedTokenizerFast, dict[str, Quantiles] | None, dict[str, Any]]:
     """Everything but the weights, and the JSON-ready description of it; ``pinned`` is the tokenizer's repository."""
-    config, tokenizer = _configuration(folder), _tokenizer(folder, pinned, verify=verify)
+    config, tokenizer = _configuration(folder), _tokenizer(folder, pinned, verify=verify, download=download)
     dims = _dims(config)
     statistics = _statistics(folder, dims)
     vocabulary = getattr(config, "vocabulary_size", 257152)
@@ -219,23 +243,29 @@ def describe_base(source: str, revision: str | None) -> dict[str, Any]:
     """
     folder = resolve_base(source, revision, verify=True)
     pinned = _tokenizer_commit(folder)
-    *_, description = _facts(folder, pinned, verify=True)
+    *_, description = _facts(folder, pinned, verify=True, download=True)
     description["tensors"] = {name: tensor_digest(tensor) for name, tensor in stored_tensors(folder)}
     whole = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
     origin = {"source": source, "revision": revision or None, "tokenizer_origin": pinned}
     return {**origin, **description, "digest": whole}
 
 
-def load_base(reference: dict[str, Any], *, device: str = "cpu", dtype: str = "float32") -> Base:
+def load_base(
+    reference: dict[str, Any], *, device: str = "cpu", dtype: str = "float32", download: bool = False
+) -> Base:
     """Load the base that a reference describes, and nothing else: every digest is checked.
+
+    A snapshot of the Hub is taken from the cache, where fetching left it; only with ``download`` is the Hub asked.
 
     Raises:
         SigmaError: the base is gone, altered, incomplete, relative, or its weights are not finite.
     """
-    folder = resolve_base(reference["source"], reference["revision"])
+    folder = resolve_base(reference["source"], reference["revision"], download=download)
     if "tokenizer_origin" not in reference:
         raise SigmaError(f"{folder}: its record does not say where the tokenizer is; fetch the base again (dvc repro)")
-    config, tokenizer, statistics, description = _facts(folder, reference["tokenizer_origin"])
+    config, tokenizer, statistics, description = _facts(
+        folder, reference["tokenizer_origin"], verify=False, download=download
+    )
     for key, value in description.items():
         if reference.get(key) != value:
             raise SigmaError(f"{folder}: its {key} is not the one that was recorded; fetch the base again (dvc repro)")

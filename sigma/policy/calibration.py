@@ -16,12 +16,20 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from sigma.errors import SigmaError
-from sigma.io import atomic_file, digest_file, read_json, write_json
+from sigma.io import Outputs, digest_file, read_json
+from sigma.records import AGAIN, POSITIVE, check_record
 
 BRANCHES = ("vector", "chunk", "trajectory")
 FORMAT_VERSION = 1
 NEIGHBOURS = 3
 REFERENCE_WINDOWS = 1024
+_OF_FACTORS = ("misalignment_q95", "tau_l2_median", "tau_l2_deviation_q95")
+_FORM = {
+    "windows": int,
+    "branches": {branch: dict.fromkeys(("residual_q95", "motion_ratio_q95"), POSITIVE) for branch in BRANCHES},
+    "feature_distance_q95": POSITIVE,
+    "reference": {"file": str, "sha256": str},
+}
 # Rows compared at once, so that memory does not grow with the dataset.
 BLOCK = 4096
 # Normalised units: a base that moves less than 2.5 % of a joint's range counts as moving that much.
@@ -180,17 +188,27 @@ def write_calibration(path: Path, calibration: Mapping[str, Any], reference: Map
     from safetensors.numpy import save_file
 
     arrays = Path(path).with_suffix(".safetensors")
-    with atomic_file(arrays) as temporary:
+    with Outputs() as outputs:
+        temporary = outputs.file(arrays)
         save_file(dict(reference), temporary)
-    write_json(path, {**calibration, "reference": {"file": arrays.name, "sha256": digest_file(arrays)}})
+        digest = digest_file(temporary)
+        outputs.json(path, {**calibration, "reference": {"file": arrays.name, "sha256": digest}})
 
 
 def read_calibration(path: Path) -> dict[str, Any]:
-    """The quantiles of :func:`calibrate`; another format version is refused."""
+    """The quantiles of :func:`calibrate`; another format version, and what is no calibration, are refused."""
     calibration = read_json(path)
     version = calibration.get("format_version") if isinstance(calibration, dict) else None
     if version != FORMAT_VERSION:
         raise SigmaError(f"{path}: format_version: found {version!r}; legal: {FORMAT_VERSION}")
+    check_record(calibration, _FORM, f"{path}: ", AGAIN)
+    for key in _OF_FACTORS:
+        if calibration.get(key) is not None:
+            check_record(calibration[key], POSITIVE, f"{path}: ", AGAIN, key)
+    arrays = Path(path).with_suffix(".safetensors").name
+    if calibration["reference"]["file"] != arrays:
+        found = calibration["reference"]["file"]
+        raise SigmaError(f"{path}: reference.file: found {found!r}; legal: {arrays}; {AGAIN}")
     return calibration
 
 

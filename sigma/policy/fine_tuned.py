@@ -19,7 +19,7 @@ def save_fine_tuned(folder: Path, base: Base, normalisation: Normalisation) -> N
 
     The statistics of the processors are those of ``normalisation``: the policy was trained in them.
     """
-    source = resolve_base(base.reference["source"], base.reference["revision"])
+    source = resolve_base(base.reference["source"], base.reference["revision"], download=False)
     with atomic_directory(folder) as temporary:
         for item in sorted(source.iterdir()):
             if item.is_dir() and item.name == "tokenizer":

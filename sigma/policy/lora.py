@@ -4,10 +4,12 @@ The targets are regular expressions over full module names: a bare ``q_proj`` wo
 LeRobot's own default for π0.5 adapts only the action expert's q and v.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import permutations, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,12 +18,18 @@ from torch import nn
 
 from sigma.errors import SigmaError
 from sigma.policy.tensors import check_tensors, read_tensors
+from sigma.records import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _TOWERS = {"language": r"paligemma\.model\.language_model", "expert": r"gemma_expert\.model"}
 Tower = Literal["language", "expert"]
+# What differs between adapters, or says no more than where one comes from.
+_OWN = {"r", "lora_alpha", "lora_dropout", "target_modules", "inference_mode", "auto_mapping", "revision"}
+_OWN |= {"base_model_name_or_path", "peft_version", "task_type"}
+# More layers than any backbone here has.
+_DEEPEST = 64
 WEIGHTS, SOURCE_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
 
@@ -31,6 +39,14 @@ def target_pattern(towers: "Sequence[Tower]", projections: "Sequence[str]", from
     skipped = "|".join(str(layer) for layer in range(from_layer))
     before = rf"(?!.*{_TOWERS['language']}\.layers\.({skipped})\.)" if skipped else ""
     return rf"{before}.*\.({names})\.layers\.\d+\.self_attn\.({'|'.join(projections)})_proj"
+
+
+def _legal_patterns() -> Iterator[str]:
+    """Every pattern that :func:`attach` gives PEFT: towers and projections in the order of the parameters."""
+    towers = (("language",), ("expert",), ("language", "expert"))
+    projections = [order for count in range(1, 5) for order in permutations("qkvo", count)]
+    for first, some, order in product(range(_DEEPEST), towers, projections):
+        yield target_pattern(some, order, first)
 
 
 def _refuse_second(policy: nn.Module) -> None:
@@ -84,13 +100,24 @@ def _read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     for file in (config_file, weights):
         if not file.is_file():
             raise SigmaError(f"{file}: not found; run `dvc repro` or give the folder that finetune wrote")
+    _check_config(read_record(config_file, {"target_modules": str}), config_file)
     try:
         config = PeftConfig.from_pretrained(str(folder))
-    except Exception as error:  # PEFT lets through whatever a wrong key or value raises
+    except Exception as error:  # PEFT lets through whatever a wrong value raises
         raise SigmaError(f"{config_file}: not readable ({' '.join(str(error).split())[:200]})") from None
-    if not isinstance(config, LoraConfig):
-        raise SigmaError(f"{config_file}: peft_type: found {config.peft_type}; legal: LORA")
     return config, read_tensors(weights)
+
+
+def _check_config(found: dict[str, Any], file: Path) -> None:
+    """Refuse settings that this project does not write: some make PEFT import a module or run a pattern without end."""
+    if found["target_modules"] not in _legal_patterns():
+        legal = f"such as {target_pattern(('language',), 'qkvo')}"
+        raise SigmaError(f"{file}: target_modules: found {found['target_modules']!r}; legal: {legal}")
+    usual = json.loads(json.dumps(LoraConfig(bias="none").to_dict(), default=list))
+    for key, value in found.items():
+        if key not in _OWN and (key not in usual or value != usual[key]):
+            legal = repr(usual[key]) if key in usual else "no such key"
+            raise SigmaError(f"{file}: {key}: found {value!r}; legal: {legal}")
 
 
 def load(policy: nn.Module, folder: Path, *, trainable: bool = False) -> PeftModel:

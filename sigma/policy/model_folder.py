@@ -8,6 +8,7 @@ import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from transformers import AutoTokenizer
 
+from sigma import records
 from sigma.errors import SigmaError
 from sigma.io import read_json
 from sigma.policy import lora
@@ -20,11 +21,16 @@ from sigma.policy.sizes import TelepathySizes
 
 CONFIG = "config.json"
 FORMAT_VERSION = 2
-_KEYS = (
-    *("format_version", "base", "branch", "sizes", "token_rms", "normalisation", "history_stride", "base_action"),
-    *("samples", "seed", "num_steps", "cameras", "joint_names", "exclude_joints", "prompt_length", "selected_step"),
-    *("dataset", "fps", "weights_digest", "weights_dtype"),
-)
+_FORM = {
+    "base": records.ORIGIN,
+    **dict.fromkeys(("branch", "base_action", "weights_digest", "weights_dtype"), str),
+    "sizes": dict,
+    **dict.fromkeys(("history_stride", "samples", "seed", "num_steps", "prompt_length", "selected_step"), int),
+    **dict.fromkeys(("token_rms", "fps"), records.NUMBER),
+    "normalisation": records.REPLAY["normalisation"],
+    **{key: [str] for key in ("cameras", "joint_names", "exclude_joints")},
+    "dataset": records.ORIGIN,
+}
 
 
 def base_tensors(policy: PI05Policy) -> dict[str, torch.Tensor]:
@@ -87,24 +93,24 @@ def model_config(
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a model folder; raises :class:`SigmaError` naming a wrong version or a missing key."""
+    """``config.json`` of a model folder; raises :class:`SigmaError` naming a wrong version, or a key that is
+    missing or of another type."""
     path = Path(folder) / CONFIG
     config = read_json(path)
     version = config.get("format_version") if isinstance(config, dict) else None
     if version != FORMAT_VERSION:
         raise SigmaError(f"{path}: format_version: found {version!r}; legal: {FORMAT_VERSION}")
-    for key in _KEYS:
-        if key not in config:
-            raise SigmaError(f"{path}: key {key!r} is missing; run finetune again")
+    records.check_record(config, _FORM, f"{path}: ", "run finetune again")
     return config
 
 
 def load_prompter(folder: Path, config: dict[str, Any]) -> Prompter:
     """The tokenizer that was saved with the model."""
     try:
-        return Prompter(AutoTokenizer.from_pretrained(Path(folder) / "tokenizer"), config["prompt_length"])
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", trust_remote_code=False)
+    except Exception as error:  # a wide family; all of them mean that the files are not a tokenizer's
         raise SigmaError(f"{folder}/tokenizer: not readable ({' '.join(str(error).split())[:200]})") from None
+    return Prompter(tokenizer, config["prompt_length"])
 
 
 def load_model(policy: PI05Policy, folder: Path, config: dict[str, Any], heads_file: Path) -> SigmaModel:

@@ -269,7 +269,7 @@ def _load(config: SigmaConfig, folder: Path) -> tuple[_GivenNoise, Controller]:
     reference = {**reference, "source": config.base_source, "revision": config.base_revision}
     dtype = described["weights_dtype"]
     vla = _GivenNoise.from_base(
-        base_policy=load_base(reference, device=config.device, dtype=dtype),
+        base_policy=load_base(reference, device=config.device, dtype=dtype, download=True),
         lora_dir=model,
         device=config.device,
         dtype=getattr(torch, dtype),

@@ -21,6 +21,8 @@ from sigma.policy.calibration import read_calibration
 from sigma.policy.configuration_sigma import AdapterConfig, SigmaConfig
 from sigma.policy.model_folder import read_config
 from sigma.policy.processor_sigma import make_sigma_pre_post_processors
+from sigma.records import BASE as BASE_RECORD
+from sigma.records import read_record
 
 MODEL, CALIBRATION, BASE = Path("model"), Path("adapter_calibration.json"), Path("base.json")
 PATTERNS = ("*.json", "*.safetensors", "model/*", "model/tokenizer/*")
@@ -91,9 +93,9 @@ def policy_config(
 def check_parts(model: Path, calibration: Path, base: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """``config.json`` of the model and ``base.json``; raises :class:`SigmaError` where a part is missing or belongs to
     another base."""
-    config, reference = read_config(model), read_json(base)
+    config, reference = read_config(model), read_record(base, BASE_RECORD)
     read_calibration(calibration)
-    if not isinstance(reference, dict) or config["base"].get("digest") != reference.get("digest"):
+    if config["base"]["digest"] != reference["digest"]:
         raise SigmaError(f"{model}: was trained on another base than that of {base}; train it again (dvc repro)")
     return config, reference
 

@@ -4,7 +4,6 @@ Shapes: B batch, L prompt length in tokens, D state dim.
 """
 
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sigma.errors import SigmaError
+from sigma.instructions import clean_instruction
 
 OTHER, INSTRUCTION, STATE = 0, 1, 2
 """Roles of a prompt token: frame words and padding, the instruction's text, the discretised state."""
@@ -32,21 +32,6 @@ class Prompt:
     tokens: Tensor
     mask: Tensor
     groups: Tensor
-
-
-def clean_instruction(text: str) -> str:
-    """The instruction as π0.5's prompt shows it: stripped, underscores and line breaks as spaces.
-
-    Raises:
-        SigmaError: the text is empty, or holds a control character or half of a surrogate pair.
-    """
-    cleaned = text.strip().replace("_", " ").replace("\n", " ")
-    if not cleaned.strip():
-        raise SigmaError(f"instruction {text!r} is empty; it must hold at least one word")
-    for character in cleaned:
-        if unicodedata.category(character) in ("Cc", "Cs"):
-            raise SigmaError(f"instruction {text!r} holds the control character {character!r}; use printable text")
-    return cleaned
 
 
 def discretise_state(states: np.ndarray) -> np.ndarray:

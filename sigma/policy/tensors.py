@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sigma.errors import SigmaError
+from sigma.io import read_torch
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -24,7 +25,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
             tensors = load_file(path)
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = read_torch(path)
     except Exception as error:  # a file from elsewhere may be broken in any way
         reason = " ".join(str(error).split())[:120]
         raise SigmaError(f"{path}: not a plain file of tensors ({type(error).__name__}: {reason})") from None

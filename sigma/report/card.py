@@ -86,12 +86,20 @@ uses them. Cite π0.5 / openpi (Physical Intelligence) and Sigma (Libo Wang, arX
 """
 
 
+def _code(text: str) -> str:
+    """A name from data as Markdown shows it, whatever stands in it: as code, in which nothing is markup."""
+    plain = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
+    return f"`{plain}`"
+
+
 def origin(kind: str, record: Mapping[str, Any]) -> str:
     """A base or dataset in words: its Hub page and commit, or what a local one can be known by."""
     source, revision, digest = record["source"], record["revision"], record["digest"]
     if revision:
         return f"[{source}]({PAGES[kind]}{source}) at commit `{revision}`, digest `{digest}`"
-    where = "shipped with the package" if source == "embedded" else f"a local folder named `{source}`, not on the Hub"
+    where = (
+        "shipped with the package" if source == "embedded" else f"a local folder named {_code(source)}, not on the Hub"
+    )
     return f"{where}, digest `{digest}`"
 
 
@@ -149,9 +157,9 @@ def model_card(
         dtype=config["weights_dtype"],
         dataset=origin("dataset", config["dataset"]),
         joints=len(config["joint_names"]),
-        joint_names=", ".join(f"`{name}`" for name in config["joint_names"]),
+        joint_names=", ".join(map(_code, config["joint_names"])),
         fps=config["fps"],
-        cameras=", ".join(f"`{name}`" for name in config["cameras"]),
+        cameras=", ".join(map(_code, config["cameras"])),
         horizon=sizes["horizon"],
         history=sizes["history"],
         history_stride=config["history_stride"],

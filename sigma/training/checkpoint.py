@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from sigma.errors import SigmaError
-from sigma.io import atomic_file
+from sigma.io import atomic_file, read_torch
 
 
 def scratch_root() -> Path:
@@ -43,7 +43,7 @@ def _read(file: Path) -> dict[str, Any] | None:
         with zipfile.ZipFile(file) as archive:  # torch writes check sums and does not look at them
             if altered := archive.testzip():
                 raise ValueError(f"{altered} was altered")
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return read_torch(file)
     except Exception as error:
         raise SigmaError(
             f"{file}: checkpoint not readable ({type(error).__name__}); delete it to train from the start"

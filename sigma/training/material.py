@@ -10,11 +10,11 @@ import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor
 
-from sigma import processes
+from sigma import processes, records
 from sigma.data.shards import Shards
 from sigma.errors import SigmaError
 from sigma.evaluation.tables import read_columns
-from sigma.io import digest_file, read_json
+from sigma.io import digest_file
 from sigma.policy.base import Base, load_base
 from sigma.policy.base_action import Kind, deterministic_action
 from sigma.policy.decision import SigmaModel
@@ -139,7 +139,8 @@ def load_material(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    reference, meta = read_json(base_file), read_json(features / "meta.json")
+    reference = records.read_record(base_file, records.BASE)
+    meta = records.read_record(features / "meta.json", records.FEATURES)
     if meta["base_digest"] != reference["digest"]:
         raise SigmaError(f"{features}: made with another base than {base_file}; run `dvc repro baseline`")
     shards = Shards.open(shards_folder)
@@ -149,6 +150,14 @@ def load_material(
         raise SigmaError(
             f"{features / 'features.safetensors'}: not readable ({' '.join(str(error).split())})"
         ) from None
+    wanted = tuple(meta[name] for name in ("frames", "pools", "width"))
+    faults = {
+        f"has shape {tuple(pooled.shape)}, meta.json says {wanted}": pooled.shape != wanted,
+        "holds a non-finite number": not torch.isfinite(pooled).all(),
+    }
+    for fault, found in faults.items():
+        if found:
+            raise SigmaError(f"{features / 'features.safetensors'}: pooled {fault}; run `dvc repro baseline`")
     columns, _ = read_columns(baseline, COLUMNS)
     if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
         raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")

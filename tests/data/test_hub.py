@@ -222,7 +222,7 @@ def test_a_later_tokenizer_changes_nothing_for_a_base_that_was_fetched(hub, fold
     expected = prompt_of(bases.load_base(reference))
     later = later_tokenizer(hub, folders)
     for _ in range(2):
-        assert prompt_of(bases.load_base(reference)) == expected
+        assert prompt_of(bases.load_base(reference, download=True)) == expected
         shutil.rmtree(tmp_path / "cache")  # the second time everything is fetched anew
     again = bases.describe_base(BASE, commit)
     assert (first, later) == tuple(one["tokenizer_origin"]["revision"] for one in (reference, again))
@@ -335,7 +335,10 @@ def test_an_altered_file_is_refused_when_the_base_is_loaded(hub, both, folders, 
     content[-1] ^= 1
     shutil.rmtree(tmp_path / "cache")
     hub.altered[WEIGHTS] = bytes(content)
-    refused("is not the one that was recorded", bases.load_base, reference)
+    asked = len(hub.requests)
+    refused(r"it is not whole in the cache .*; fetch it again \(sigma fetch\)", bases.load_base, reference)
+    assert len(hub.requests) == asked, "only fetching asks the Hub"
+    refused("is not the one that was recorded", bases.load_base, reference, download=True)
 
 
 def test_a_truncated_file_is_refused(hub, both, folders):

@@ -30,7 +30,19 @@ ONE = Workers(1)
 def pack(folder, dataset, limits=KEEP_ALL, budget=2**18, workers=ONE, view=VIEW, protocol=PROTOCOL):
     statistics = train_statistics(dataset, SPLITS["train"])
     windows = candidate_windows(dataset, SPLITS, protocol, limits, statistics)
-    write_shards(folder, dataset, view, protocol, windows, {"tasks": list(dataset.tasks)}, budget, workers)
+    meta = {
+        **{name: getattr(protocol, name) for name in ("horizon", "chunk_size", "history", "history_stride", "trace")},
+        "chunk": protocol.horizon,
+        "fps": dataset.fps,
+        "cameras": list(view.cameras),
+        "resolution": view.resolution,
+        "joint_names": list(dataset.joint_names),
+        "exclude_joints": [],
+        "tasks": list(dataset.tasks),
+        "statistics": statistics,
+        "dataset": {"source": "small", "revision": None, "digest": "0" * 64},
+    }
+    write_shards(folder, dataset, view, protocol, windows, meta, budget, workers)
     return Shards.open(folder), windows
 
 

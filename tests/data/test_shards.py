@@ -44,7 +44,15 @@ def write_folder(folder):
         "kept": [True, True, False, True, True, False, True, True, True],
         "strided": [True, False, False, True, True, True, True, True, False],
     }
-    write_index(folder, {"tasks": ["push"], "shards": records}, pa.table(columns))
+    quantiles = {"q01": [0.0] * D, "q99": [1.0] * D}
+    meta = {
+        **{"horizon": T, "chunk": T, "chunk_size": T, "history": M, "history_stride": 1, "trace": L, "fps": 10},
+        **{"cameras": ["up", "wrist"], "resolution": S, "joint_names": list("abc"), "exclude_joints": []},
+        "tasks": ["push"],
+        "statistics": {"observation.state": quantiles, "action": quantiles},
+        "dataset": {"source": "small", "revision": None, "digest": "0" * 64},
+    }
+    write_index(folder, {**meta, "shards": records}, pa.table(columns))
     return folder
 
 
@@ -187,7 +195,7 @@ def test_incomplete_index_is_refused(folder, key):
     meta = json.loads((folder / "meta.json").read_text())
     del meta[key]
     (folder / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(SigmaError, match=rf"meta\.json: {key} is missing"):
+    with pytest.raises(SigmaError, match=rf"meta\.json: key '{key}' is missing"):
         Shards.open(folder)
 
 

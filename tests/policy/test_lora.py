@@ -200,9 +200,11 @@ def test_an_adapter_of_other_sizes_is_refused(saved, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "IA3"}, "legal: LORA"),
+        ({"peft_type": "IA3"}, "peft_type: found 'IA3'; legal: 'LORA'"),
         ({"r": "many"}, "adapter"),
-        ({"target_modules": "nothing_like_this"}, "does not fit this base"),
+        ({"target_modules": "nothing_like_this"}, "target_modules: found 'nothing_like_this'; legal: such as"),
+        ({"rank_pattern": {".*": 3}}, "rank_pattern: found .*; legal: {}"),
+        ({"wings": 2}, "wings: found 2; legal: no such key"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_one_clear_line(saved, fresh, change, message):

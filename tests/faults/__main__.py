@@ -1,0 +1,7 @@
+"""``python -m tests.faults``: write the table of all faults into README.md."""
+
+from sigma.io import atomic_file
+from tests.faults.catalogue import README, table
+
+with atomic_file(README) as temporary:
+    temporary.write_text(table(), encoding="utf-8")

@@ -1,0 +1,175 @@
+"""Faults in ``params.yaml`` and in the environment."""
+
+import os
+
+from tests.faults.case import Fault, Project, content, gone, parameters, together
+
+ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+def added(text: str):
+    """Text at the end of params.yaml."""
+
+    def inject(project: Project) -> None:
+        file = project.path("params.yaml")
+        file.write_text(file.read_text() + text)
+
+    return inject
+
+
+def environment(**values: str):
+    return lambda project: os.environ.update(values)
+
+
+def as_folder(project: Project) -> None:
+    project.remove("params.yaml")
+    project.path("params.yaml").mkdir()
+
+
+FAULTS = [
+    Fault("unknown key", "fetch", parameters(lora__colour=1), "params.yaml: lora.colour: unknown key; lora has …rank"),
+    Fault("unknown section", "fetch", added("wings: {}\n"), "params.yaml: unknown section 'wings'; the sections are …"),
+    Fault(
+        "word for a number",
+        "fetch",
+        parameters(lora__rank="many"),
+        "params.yaml: lora.rank: input should be a valid integer, found 'many'; legal: integer ≥ 1 and ≤ 1024",
+    ),
+    Fault(
+        "truth value for a number",
+        "fetch",
+        parameters(train__steps=True),
+        "params.yaml: train.steps: input should be a valid integer, found True; legal: …",
+    ),
+    Fault(
+        "value out of range, of a later stage",
+        "fetch",
+        parameters(adapter__max_scale=2.0),
+        "params.yaml: adapter.max_scale: …, found 2.0; legal: number ≥ 0 and ≤ 1",
+    ),
+    Fault(
+        "infinite number",
+        "fetch",
+        parameters(train__clip=float("inf")),
+        "params.yaml: train.clip: input should be a finite number, found inf; legal: number > 0",
+    ),
+    Fault(
+        "number of 5000 digits",
+        "fetch",
+        added("machine2: " + "9" * 5000 + "\n"),
+        "params.yaml: not valid YAML: …",
+    ),
+    Fault("day that no month has", "fetch", added("wings: 2001-99-99\n"), "params.yaml: not valid YAML: …"),
+    Fault("mapping as a key", "fetch", added("? {a: 1}\n: 2\n"), "params.yaml: …"),
+    Fault(
+        "lower bound above the upper",
+        "report",
+        parameters(adapter={"min_scale": 0.9, "max_scale": 0.5}),
+        "params.yaml: adapter: max_scale must not lie below min_scale (0.9)",
+    ),
+    Fault(
+        "chunk longer than the horizon",
+        "window",
+        parameters(window__chunk=9),
+        "params.yaml: window.chunk: the chunk must not be longer than window.horizon (8), found 9; legal: …",
+    ),
+    Fault(
+        "focus below the share of hard windows",
+        "finetune",
+        parameters(loss__traf={"top_k": 0.5, "focus": 0.2}),
+        "params.yaml: loss.traf: focus (0.2) below top_k (0.5) would weight hard windows down; legal: …",
+    ),
+    Fault(
+        "flow loss beside the adapted branch",
+        "finetune",
+        parameters(base__branch="adapted", train__flow_steps=2, loss__flow=0.5),
+        "params.yaml: loss.flow: found 0.5 with base.branch adapted, …; legal: 0",
+    ),
+    Fault(
+        "horizon beyond the base's chunk",
+        "window",
+        parameters(window={"horizon": 32, "eval_stride": 32}),
+        "params.yaml: window.horizon: 32 steps, but the base predicts 16; legal: 1 to 16",
+    ),
+    Fault(
+        "no episode left to train on",
+        "window",
+        parameters(window__test=6),
+        "params.yaml: window.validation + window.test: 2 + 6 episodes leave none of 8 for training; legal: …",
+    ),
+    Fault(
+        "backbone layer that is not there",
+        "finetune",
+        parameters(telepathy__layers=[-1, 7]),
+        "params.yaml: telepathy.layers: found [-1, 7]; legal: distinct integers from -2 to 1",
+    ),
+    Fault(
+        "joint that is not there",
+        "window",
+        parameters(window__exclude_joints=["tail.pos"]),
+        "params.yaml: window.exclude_joints: no joint 'tail.pos'; legal: shoulder_pan.pos, …",
+    ),
+    Fault(
+        "camera that the dataset lacks",
+        "window",
+        parameters(window__cameras={"observation.images.up": "observation.images.roof"}),
+        "params.yaml: window.cameras.observation.images.up: …no 'observation.images.roof'; legal: null …",
+    ),
+    Fault(
+        "episode that is not there",
+        "audit",
+        parameters(audit__exclude=[99]),
+        "params.yaml: audit.exclude: no episode 99; legal: 0 to 7",
+    ),
+    Fault(
+        "gripper that is not there",
+        "report",
+        parameters(report__gripper="claw"),
+        "params.yaml: report.gripper: found 'claw'; legal: one of shoulder_pan.pos, …",
+    ),
+    Fault(
+        "revision of a folder",
+        "fetch",
+        parameters(fetch__dataset__revision="0" * 40),
+        "params.yaml: fetch.dataset.revision: 'recorded' is a folder, only a Hub id has a revision; legal: null",
+    ),
+    Fault("duplicate key", "fetch", added("lora: {}\n"), "params.yaml: not valid YAML: …duplicate key…"),
+    Fault(
+        "empty file", "fetch", content("params.yaml", ""), "params.yaml: expected a mapping of sections, found NoneType"
+    ),
+    Fault("not YAML", "fetch", content("params.yaml", "fetch: [1\n"), "params.yaml: not valid YAML: …"),
+    Fault("not text", "fetch", content("params.yaml", b"\xff\xfe\x00"), "params.yaml: not readable (…"),
+    Fault("two documents", "fetch", added("---\na: 1\n"), "params.yaml: not valid YAML: …"),
+    Fault(
+        "aliases that explode",
+        "fetch",
+        content("params.yaml", ALIASES),
+        "params.yaml: line 1: anchors and aliases are not used here; write the values out",
+    ),
+    Fault(
+        "too deep to be meant",
+        "fetch",
+        content("params.yaml", "a: " + "[" * 9000),
+        "params.yaml: not valid YAML: line 1: nested deeper than 20 levels",
+    ),
+    Fault(
+        "missing file", "fetch", gone("params.yaml"), "params.yaml: not found; run the command from the project's root"
+    ),
+    Fault("a folder of that name", "fetch", as_folder, "params.yaml: not readable (…"),
+    Fault(
+        "sigma_env without a separator",
+        "fetch",
+        content("sigma_env", "HF_HOME\n"),
+        "sigma_env: line 1: expected KEY=VALUE",
+    ),
+    Fault("sigma_env that is not text", "fetch", content("sigma_env", b"A=\xff\n"), "sigma_env: not readable (…"),
+    Fault("sigma_env with a NUL", "fetch", content("sigma_env", "SIGMA_X=a\0b\n"), "sigma_env: line 1: …"),
+    Fault(
+        "unknown device in the environment",
+        "baseline",
+        together(parameters(machine__device="auto"), environment(SIGMA_DEVICE="tpu")),
+        "SIGMA_DEVICE: found 'tpu'; legal: auto, cpu, cuda",
+    ),
+]
