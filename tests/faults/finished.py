@@ -9,7 +9,7 @@ from tests.worlds import World, inside
 def finish(trained: World, dataset: Path, folder: Path) -> Path:
     """Write a finished project into ``folder``: the trained world with its report, its sources beside it."""
     from sigma.cli import read_parameters
-    from sigma.commands import report
+    from sigma.commands import audit, report
 
     for name in ("data", "models"):
         shutil.copytree(trained.root / name, folder / name)
@@ -22,5 +22,7 @@ def finish(trained: World, dataset: Path, folder: Path) -> Path:
     # The record of a base names where it was found; everything else holds digests alone.
     record.write_text(record.read_text().replace(str((trained.root / "base").resolve()), "base"))
     with inside(folder):
-        report.run(read_parameters())
+        parameters = read_parameters()
+        audit.run(parameters)
+        report.run(parameters)
     return folder

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from sigma.data.source import Dataset, open_dataset
+from sigma.data.source import ACTION, STATE, Dataset, open_dataset
 from sigma.errors import SigmaError
-from tests.datasets import write_dataset
+from tests.datasets import CAMERAS, write_dataset
 
 SECONDS, LONG = 3.0, 60.0
 INFO, TASKS, EPISODES = "meta/info.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet"
@@ -40,7 +40,16 @@ VALUES = st.recursive(
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("fuzz") / "recorded", lengths=(6, 5, 7), size=(16, 16))
+    """A small dataset whose info.json holds no more than is read of it, so that most mutations matter."""
+    root = write_dataset(tmp_path_factory.mktemp("fuzz") / "recorded", (6, 5, 7), cameras=CAMERAS[:1], size=(16, 16))
+    info = json.loads((root / INFO).read_text())
+    kept = ("codebase_version", "fps", "data_path", "video_path", "total_episodes")
+    features = {
+        name: {key: info["features"][name][key] for key in ("dtype", "shape", "names")}
+        for name in (STATE, ACTION, CAMERAS[0])
+    }
+    (root / INFO).write_text(json.dumps({key: info[key] for key in kept} | {"features": features}))
+    return root
 
 
 def place_in(data: Any, draw: Callable) -> tuple[Any, Any]:
@@ -125,20 +134,19 @@ def mutate_bytes(content: bytes, draw: Callable) -> bytes:
 
 def check(dataset: Dataset) -> None:
     """What everything later takes for granted of a dataset that was opened."""
-    assert dataset.fps > 0 and dataset.joint_names and dataset.cameras and dataset.frames >= 0
+    assert dataset.fps > 0 and dataset.joint_names and dataset.cameras and dataset.episodes
     for position, episode in enumerate(dataset.episodes):
         assert episode.index == position and 0 <= episode.length <= 10**7
         for name in (episode.table, *(segment.path for segment in episode.videos.values())):
             assert (dataset.root / name).resolve().is_relative_to(dataset.root.resolve())
         assert all(np.isfinite(segment.start) and segment.start >= 0 for segment in episode.videos.values())
     assert all(isinstance(text, str) for text in dataset.tasks)
-    for episode in dataset.episodes:
-        dataset.read(episode)
+    dataset.read(dataset.episodes[0])
 
 
 def fuzz(root: Path, name: str, mutate: Callable[[bytes, Callable], bytes], seconds: float) -> tuple[int, int]:
     """Open the dataset with ``name`` mutated until the time is over; returns how many were valid, and how many not."""
-    path, counts, end = root / name, [0, 0], time.monotonic() + seconds
+    path, counts, end = root / name, [0, 0], time.process_time() + seconds
     whole = path.read_bytes()
 
     def once(data: st.DataObject) -> None:
@@ -154,7 +162,7 @@ def fuzz(root: Path, name: str, mutate: Callable[[bytes, Callable], bytes], seco
         for number in count():
             few = settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
             seed(number)(few(given(st.data())(once)))()
-            if time.monotonic() > end:
+            if time.process_time() > end:
                 break
     finally:
         path.write_bytes(whole)

@@ -5,6 +5,7 @@ while they run. The project is one whose stages are all recorded; their outputs 
 """
 
 import copy
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
+from sigma.cli import _OWNERS
+from sigma.io import read_json
 from sigma.parameters import Section, read_yaml
 from tests.imports import EXEMPT, ROOT, closure
 from tests.pipeline.test_stages import PIPELINE, command_of, yaml
@@ -255,3 +258,33 @@ def test_a_change_of_any_parameter_makes_just_those_stages_stale_that_read_it(re
         else:
             assert stages == readers[name], name
     assert set(found) == {".".join(path) for path in leaves(read_yaml(ROOT / "params.yaml"))}
+
+
+LOADED = """
+import json, sys
+from pathlib import Path
+from sigma.cli import main
+try:
+    main()
+finally:
+    files = {getattr(module, "__file__", None) for name, module in sys.modules.items() if name.split(".")[0] == "sigma"}
+    Path("loaded.json").write_text(json.dumps(sorted(filter(None, files))))
+"""
+
+
+@pytest.mark.slow
+def test_no_stage_loads_a_module_whose_edit_would_pass_unseen(prepared, tmp_path):
+    """Beside the static analysis: what is really in memory when a stage ends."""
+    world = World(tmp_path)
+    for part in ("base", "recorded"):
+        (tmp_path / part).symlink_to((prepared.root / part).resolve())
+    world.configure(ADAPTED)
+    owners = {f"{module.replace('.', '/')}.py" for module in _OWNERS}  # whose parameter models check the whole file
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "SIGMA_SCRATCH": str(tmp_path / "scratch")}
+    for stage, entry in PIPELINE.items():
+        command = [sys.executable, "-c", LOADED, command_of(stage)]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+        loaded = {Path(file).relative_to(ROOT).as_posix() for file in read_json(tmp_path / "loaded.json")}
+        assert f"sigma/commands/{command_of(stage)}.py" in loaded
+        allowed = {*entry["deps"], *owners, *EXEMPT}
+        assert {name for name in loaded - allowed if (ROOT / name).stat().st_size} == set(), stage
