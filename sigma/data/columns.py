@@ -18,9 +18,17 @@ def read_rows(path: Path, episode: int, columns: list[str]):
         raise SigmaError(f"{path}: not readable as a LeRobot table ({' '.join(str(error).split())})") from None
 
 
+def column_names(table, path: Path) -> list[str]:
+    """Names of a table's columns."""
+    try:
+        return table.column_names
+    except UnicodeDecodeError:
+        raise SigmaError(f"{path}: a column's name is not text") from None
+
+
 def one_column(table, column: str, path: Path):
     """A column that is there, and once."""
-    if table.column_names.count(column) != 1:
+    if column_names(table, path).count(column) != 1:
         raise SigmaError(f"{path}: column {column!r} is missing or there twice")
     return table[column]
 

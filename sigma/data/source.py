@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sigma.data.columns import matrix, read_rows, texts, vector
+from sigma.data.columns import column_names, matrix, read_rows, texts, vector
 from sigma.data.layout import ACTION, STATE, Camera, named_file, read_cameras, read_joint_names
 from sigma.errors import SigmaError
 from sigma.instructions import clean_instruction
@@ -126,9 +126,10 @@ def _tasks(root: Path) -> tuple[str, ...]:
         raise SigmaError(f"{path}: not found; the dataset is incomplete")
     table = read_table(path)
     # The text is the table's pandas index, whose name LeRobot's writers do not agree on.
-    held = [name for name in ("task", "__index_level_0__") if name in table.column_names]
-    if not held or "task_index" not in table.column_names:
-        raise SigmaError(f"{path}: expected the columns task and task_index, found {', '.join(table.column_names)}")
+    names = column_names(table, path)
+    held = [name for name in ("task", "__index_level_0__") if name in names]
+    if not held or "task_index" not in names:
+        raise SigmaError(f"{path}: expected the columns task and task_index, found {', '.join(names)}")
     numbers = vector(table, "task_index", np.int64, path).tolist()
     if sorted(numbers) != list(range(table.num_rows)):
         raise SigmaError(f"{path}: expected one row a task with task_index 0 to {table.num_rows - 1}")
@@ -150,7 +151,7 @@ def _episode_records(root: Path) -> list[dict[str, Any]]:
     for file in files:
         table = read_table(file)
         numbers = vector(table, "episode_index", np.int64, file).tolist()
-        kept = [name for name in table.column_names if name == "length" or name.startswith(("data/", "videos/"))]
+        kept = [name for name in column_names(table, file) if name == "length" or name.startswith(("data/", "videos/"))]
         try:
             rows = table.select(kept).to_pylist()
         except (KeyError, ValueError) as error:

@@ -169,7 +169,10 @@ FAULTS = [
         "a payload in a finished phase",
         "finetune",
         finished_phase,
-        "…/phases/….pt: checkpoint not readable (UnpicklingError); delete it to train from the start",
+        "finetune: …",
+        recovers="the phase is discarded with a line, nothing of it is run, and it is trained anew",
+        writes=("data/training", "logs", "models/"),
+        warns="sigma: …/phases/….pt: this finished phase cannot be read; it is discarded and made anew",
     ),
     Fault(
         "a Python object in params.yaml",
