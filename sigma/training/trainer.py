@@ -248,7 +248,8 @@ class Trainer:
             head_base = material.base_action
         tsac, base = self.losses.tsac, material.base
         prompt = base.prompter(tsac.bank, np.zeros((len(tsac.bank), base.state_dim), dtype=np.float32))
-        bank = torch.cat([base.text_embedding_mean(prompt), self._instructions()])
+        # Gradient checkpointing makes embeddings require a gradient; the bank must not keep the graph beyond a step.
+        bank = torch.cat([base.text_embedding_mean(prompt), self._instructions()]).detach()
         objective = ResidualObjective(
             model, material, self.train, self.losses, self.parts, head_base, bank, self._tau_norm()
         )

@@ -364,6 +364,16 @@ def test_accumulation_equals_the_large_batch_noise_included(prepared, extra):
         torch.testing.assert_close(weights[1][name][sure], weights[0][name][sure], rtol=0, atol=2e-5)
 
 
+def test_checkpointing_trains_on_from_step_to_step_as_without_it(prepared):
+    losses = []
+    for on in (False, True):
+        _, phase = awake(prepared.trainer({"train": {"gradient_checkpointing": on, "accumulation": 2}}))
+        losses.append([])
+        for phase.step in range(3):
+            losses[-1].append(phase._optimize())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ["residual", "flow"])
 def test_the_loss_of_a_step_does_not_depend_on_where_its_rows_are_cut(prepared, name):
     trainer = prepared.trainer({"train": {"state_noise": 0.1}, "loss": {"flow": 0.5}})
