@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sigma.panels import Panels
 from sigma.usage import record_usage
 
 tools = typer.Typer()
@@ -146,7 +147,7 @@ def export(
     )
 
 
-profile = typer.Typer(help="Shipped settings of params.yaml.", no_args_is_help=True)
+profile = typer.Typer(cls=Panels, help="Shipped settings of params.yaml.", no_args_is_help=True)
 tools.add_typer(profile, name="profile", rich_help_panel="Tools")
 _PROFILED = typer.Option("--params", help="The parameter file.")
 
