@@ -11,11 +11,14 @@ import typer
 
 from sigma.errors import SigmaError
 from sigma.guard import guard
+from sigma.panels import Panels
 from sigma.tools import tools
 from sigma.usage import record_usage
 
 app = typer.Typer(
     name="sigma",
+    cls=Panels,
+    rich_markup_mode=None,
     help="Telepathy residuals on a frozen π0.5 policy, as a DVC pipeline of cached stages.",
     no_args_is_help=True,
     add_completion=False,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sigma.panels import Panels
 from sigma.usage import record_usage
 
 tools = typer.Typer()
@@ -146,7 +147,7 @@ def export(
     )
 
 
-profile = typer.Typer(help="Shipped settings of params.yaml.", no_args_is_help=True)
+profile = typer.Typer(cls=Panels, help="Shipped settings of params.yaml.", no_args_is_help=True)
 tools.add_typer(profile, name="profile", rich_help_panel="Tools")
 _PROFILED = typer.Option("--params", help="The parameter file.")
 
@@ -389,3 +390,30 @@ def rehearse(
 
     sections = read_parameters(params) if profile is None else read_parameters(Path(profile), load(profile))
     module.run(sections, report=typer.echo)
+
+
+@tools.command(rich_help_panel="Tools")
+def benchmark(
+    part: Annotated[str, typer.Argument(help="Part to measure; a wrong name lists them.")],
+    params: Annotated[Path, typer.Option(help="File with the section benchmark.")] = Path(
+        "stages/benchmark/params.yaml"
+    ),
+    only: Annotated[list[str] | None, typer.Option(help="Figure of the part; repeat for several [all].")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write [stages/benchmark/out/PART.json].")] = None,
+) -> None:
+    """Measure speed and memory against named peers; each figure is a ratio within one run."""
+    from sigma.commands import benchmark as module
+
+    typer.echo(module.run(part=part, params=params, only=only or [], output=output))
+
+
+@tools.command("benchmark-page", rich_help_panel="Tools")
+def benchmark_page(
+    parts: Annotated[Path, typer.Option(help="Folder with a JSON file a part.")] = Path("stages/benchmark/out"),
+    output: Annotated[Path, typer.Option(help="Metrics file to write.")] = Path("metrics/benchmark.json"),
+    page: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("stages/benchmark/out/index.html"),
+) -> None:
+    """Join the measured parts and write the page that says which targets of speed are met."""
+    from sigma.commands import benchmark_page as module
+
+    typer.echo(module.run(parts=parts, output=output, page=page))

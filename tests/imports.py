@@ -10,6 +10,7 @@ EXEMPT = {
     "sigma/__main__.py",
     "sigma/cli.py",
     "sigma/guard.py",
+    "sigma/panels.py",
     "sigma/tools.py",
     "sigma/usage.py",
 }

@@ -1,0 +1,200 @@
+"""A decision at batch 1, from what a robot gives to joint targets: frozen base, plain LoRA, Sigma; and their parts.
+
+Plain LoRA has Sigma's rank and layers and untrained weights: they take the time of trained ones. All sides compute as
+under LeRobot's own commands, which is how a robot is run.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from sigma.benchmark.measure import Place, alternate, split
+from sigma.benchmark.models import as_lerobot, base_of, device_of, features_of, normalisation_of, plain_lora
+from sigma.benchmark.project import Project
+from sigma.benchmark.record import Measured, summary
+from sigma.data.shards import Shards
+from sigma.policy import controller, runtime
+from sigma.policy.adapter import SigmaTelepathyAdapter
+from sigma.policy.base import Base
+from sigma.policy.controller import BaseController
+from sigma.policy.live import View, live_observation
+from sigma.policy.observation import base_pass
+from sigma.policy.runtime import Controller
+from sigma.policy.sigma import SigmaTelepathyVLA
+
+
+def recorded_views(shards: Shards, count: int) -> list[View]:
+    """What a robot would give at ``count`` recorded decisions, those of test episodes first, again from the first where
+    there are fewer."""
+    order = np.argsort(shards.window_split != "test", kind="stable")
+    rows = np.resize(shards.window_frames[order, -1], count)
+    pictures = shards.images(rows).permute(0, 1, 3, 4, 2).numpy()
+    traces = np.concatenate([shards.frame_trace[rows], shards.frame_state[rows][:, None]], axis=1)
+    return [
+        View(
+            images=dict(zip(shards.meta["cameras"], pictures[index], strict=True)),
+            state=shards.frame_state[row],
+            task=shards.tasks[shards.frame_task[row]],
+            trace=traces[index],
+        )
+        for index, row in enumerate(rows)
+    ]
+
+
+def action_steps(meta: dict[str, Any]) -> int:
+    """The most control steps that Sigma may execute of a plan: a divisor of the history's stride within the horizon."""
+    stride, horizon = meta["history_stride"], meta["horizon"]
+    return max(steps for steps in range(1, min(stride, horizon) + 1) if stride % steps == 0)
+
+
+class Decisions:
+    """The controllers on the same recorded views, and the prefix pass of the base alone."""
+
+    def __init__(self, project: Project):
+        self.project, shards = project, project.shards()
+        self.views = recorded_views(shards, project.settings.decision.decisions)
+        self.taken = action_steps(shards.meta)
+
+    def _controller(self, base: Base) -> BaseController:
+        features = features_of(self.project)
+        return BaseController(
+            base,
+            n_action_steps=self.taken,
+            decoding=features["action"],
+            samples=features["samples"],
+            seed=features["seed"],
+            normalisation=normalisation_of(self.project),
+        )
+
+    def base(self) -> BaseController:
+        """The frozen π0.5."""
+        return self._controller(base_of(self.project))
+
+    def plain_lora(self) -> BaseController:
+        """π0.5 under LoRA on language model and action expert, not merged."""
+        base = base_of(self.project)
+        plain_lora(self.project, base).requires_grad_(False).eval()
+        return self._controller(base)
+
+    def sigma(self) -> Controller:
+        """Sigma under its adapter."""
+        root, dtype = self.project.root, getattr(torch, features_of(self.project)["dtype"])
+        vla = SigmaTelepathyVLA.from_base(
+            base_policy=base_of(self.project),
+            lora_dir=root / "models/sigma",
+            device=device_of(self.project),
+            dtype=dtype,
+        )
+        return Controller(
+            vla,
+            adapter=SigmaTelepathyAdapter(**self.project.section("adapter").model_dump()),
+            calibration=root / "models/adapter_calibration.json",
+            n_action_steps=self.taken,
+        )
+
+    def prefix(self, base: BaseController) -> Callable[[], float]:
+        """Seconds of a pass over the prefix of a decision whose image tokens and prompt were made before, the mean."""
+        builder = base.builder
+        with torch.no_grad():
+            prepared = [live_observation(builder, [view]) for view in self.views]
+
+        @torch.no_grad()
+        def measure() -> float:
+            started = time.perf_counter()
+            for observation in prepared:
+                base_pass(builder.base.policy, observation)
+            return (time.perf_counter() - started) / len(prepared)
+
+        return as_lerobot(measure)
+
+    def seconds(self, acting: BaseController | Controller) -> Callable[[], float]:
+        """Seconds of a decision, the mean over the views."""
+
+        def measure() -> float:
+            started = time.perf_counter()
+            self.play(acting)
+            return (time.perf_counter() - started) / len(self.views)
+
+        return as_lerobot(measure)
+
+    def play(self, acting: BaseController | Controller) -> list[np.ndarray]:
+        """Decide at every view as in one episode; returns the plans, in the robot's units."""
+        acting.reset([0])
+        return [acting.act([view], [0])[0] for view in self.views]
+
+    def parts(self, acting: BaseController | Controller) -> dict[str, float]:
+        """Seconds of a decision by part; ``inputs and outputs`` are resize, prompt, memory and units."""
+        places = sigma_places(acting) if isinstance(acting, Controller) else base_places(acting)
+        found = split(as_lerobot(lambda: self.play(acting)), places, "inputs and outputs")
+        return {name: seconds / len(self.views) for name, seconds in found.items()}
+
+
+def base_places(acting: BaseController) -> list[Place]:
+    """Where the parts of a decision of the base happen."""
+    return [
+        (acting.builder, "encode_images", "vision"),
+        (controller, "base_pass", "prefix"),
+        (controller, "deterministic_action", "action"),
+    ]
+
+
+def sigma_places(acting: Controller) -> list[Place]:
+    """Where the parts of a decision of Sigma happen."""
+    vla = acting.vla
+
+    def action(*_: Any, adapters: bool, **__: Any) -> str:
+        return "adapted action" if adapters else "frozen action"
+
+    return [
+        (vla.builder, "encode_images", "vision"),
+        (vla.model, "frozen_pass", "frozen prefix"),
+        (vla, "_base_action", action),
+        (vla.model, "adapted_pass", "adapted prefix"),
+        (vla.model, "forward", "heads"),
+        (acting.adapter, "execute", "adapter"),
+        (runtime, "feature_distance", "adapter"),
+        (runtime, "text_distance", "adapter"),
+    ]
+
+
+def decision(project: Project) -> Measured:
+    """Seconds of a decision of Sigma, and of the base with one prefix pass more."""
+    decisions = Decisions(project)
+    base, own = decisions.base(), decisions.sigma()
+    sides = {"own": decisions.seconds(own), "base": decisions.seconds(base), "prefix": decisions.prefix(base)}
+    values = alternate(sides, project.effort)
+    peer = [one + more for one, more in zip(values["base"], values["prefix"], strict=True)]
+    return Measured(
+        values["own"],
+        peer,
+        {"branch": own.vla.config["branch"], "split": decisions.parts(own)},
+        {"split": decisions.parts(base), "base": summary(values["base"]), "prefix": summary(values["prefix"])},
+    )
+
+
+def _against(decisions: Decisions, peer: BaseController) -> Measured:
+    own = decisions.sigma()
+    values = alternate({"own": decisions.seconds(own), "peer": decisions.seconds(peer)}, decisions.project.effort)
+    return Measured(values["own"], values["peer"], {"split": decisions.parts(own)}, {"split": decisions.parts(peer)})
+
+
+def decision_against_base(project: Project) -> Measured:
+    """Seconds of a decision of Sigma and of the frozen base."""
+    decisions = Decisions(project)
+    return _against(decisions, decisions.base())
+
+
+def decision_against_plain_lora(project: Project) -> Measured:
+    """Seconds of a decision of Sigma and of the base under plain LoRA."""
+    decisions = Decisions(project)
+    return _against(decisions, decisions.plain_lora())
+
+
+FIGURES: dict[str, Callable[[Project], Measured]] = {
+    "decision": decision,
+    "decision_against_base": decision_against_base,
+    "decision_against_plain_lora": decision_against_plain_lora,
+}
