@@ -59,7 +59,7 @@ def splits(figures: Figures) -> list[tuple[str, str, list[tuple[str, float, floa
 
 
 def profiles(figures: Figures) -> str:
-    """One item in Markdown for every figure whose target is missed: by how much, and the shares of each side's parts."""
+    """One item of Markdown a figure whose target is missed: by how much, and the shares of each side's parts."""
     sides = {(title, whose): parts for title, whose, parts in splits(figures)}
     lines = []
     for name in CATALOGUE:
