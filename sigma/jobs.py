@@ -50,9 +50,10 @@ class Workers:
         return track(self._results(function, list(jobs)), label, len(jobs))
 
     def _results(self, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[Any]:
-        if self.backend == "local":
-            return _by_processes(self.count, function, jobs)
+        # Processes of this machine too may have been started from another folder, by an earlier run of theirs.
         elsewhere = partial(_in_folder, str(Path.cwd()), package_digest(), function)
+        if self.backend == "local":
+            return _by_processes(self.count, elsewhere, jobs)
         return (_by_dask if self.backend == "dask" else _by_ray)(self.address, elsewhere, jobs)
 
 

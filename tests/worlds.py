@@ -125,6 +125,9 @@ class World:
                 shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("dataset"))
             elif source.is_file():
                 shutil.copyfile(source, folder / part)
+        if (audit := self.root / "metrics/audit.json").is_file():
+            (folder / "metrics").mkdir()
+            shutil.copyfile(audit, folder / "metrics/audit.json")
         for part in ("base", "recorded"):
             (folder / part).symlink_to((self.root / part).resolve())
         return World(folder)

@@ -23,6 +23,7 @@ from sigma.data.source import Dataset, Episode
 from sigma.data.video import decode
 from sigma.data.windows import Protocol
 from sigma.io import read_table
+from sigma.jobs import Workers
 
 Job = list[tuple[Episode, np.ndarray]]  # episodes of one shard, with the decision steps whose windows are stored
 
@@ -62,7 +63,9 @@ class Plan:
 
     def write(self, target: Path, workers: int) -> None:
         """Write the shards."""
-        write_shards(target, self.dataset, self.view, self.protocol, self.windows, self.meta, self.budget, workers)
+        write_shards(
+            target, self.dataset, self.view, self.protocol, self.windows, self.meta, self.budget, Workers(workers)
+        )
 
     def decode(self, workers: int) -> int:
         """Decode every file once with as many processes, and return how many video frames there were."""
