@@ -1,13 +1,10 @@
 import json
 import shutil
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma.data.shards import FORMAT_VERSION, TENSORS, Shards, shard_name, write_index, write_shard
@@ -104,28 +101,6 @@ def contents(draw):
                 )
         shards.append(tensors)
     return shards
-
-
-@settings(deadline=None, max_examples=50)
-@given(contents())
-def test_any_content_comes_back_to_the_bit(shards):
-    with tempfile.TemporaryDirectory() as place:
-        folder, windows = Path(place), sum(len(one["window_step"]) for one in shards)
-        records = [write_shard(folder, index, one) for index, one in enumerate(shards)]
-        columns = {"window": range(windows), "split": ["train"] * windows}
-        flags = {name: pa.array([True] * windows, pa.bool_()) for name in ("kept", "strided")}
-        table = pa.table({"window": pa.array(columns["window"], pa.int64()), "split": columns["split"], **flags})
-        write_index(folder, {"tasks": ["push"], "shards": records}, table)
-        found = Shards.open(folder)
-        for name in set(TENSORS) - {"frame_images", "window_frames"}:
-            assert getattr(found, name).tobytes() == torch.cat([one[name] for one in shards]).numpy().tobytes(), name
-        first, expected = 0, []
-        for one in shards:
-            expected.append(torch.where(one["window_frames"] >= 0, one["window_frames"] + first, -1))
-            first += len(one["frame_step"])
-        np.testing.assert_array_equal(found.window_frames, torch.cat(expected).numpy())
-        order = np.random.default_rng(0).permutation(first)
-        assert torch.equal(found.images(order), torch.cat([one["frame_images"] for one in shards])[order])
 
 
 def test_images_come_in_the_order_asked_for(folder):
