@@ -105,9 +105,22 @@ CATALOGUE: dict[str, Figure] = {
         "s",
         Target("at_most", 1.05),
     ),
+    "decision_frozen_branch": Figure(
+        "decision",
+        "a decision of Sigma with the frozen branch",
+        "a decision of the frozen base and one more pass of its prefix",
+        "s",
+        Target("at_most", 1.05),
+    ),
     "decision_against_base": Figure("decision", "a decision of Sigma", "a decision of the frozen base", "s"),
     "decision_against_plain_lora": Figure(
         "decision", "a decision of Sigma", "a decision of the base under plain LoRA", "s"
+    ),
+    "decision_late_layers": Figure(
+        "decision",
+        "a decision of Sigma with the frozen branch, adapters in late layers alone",
+        "a decision of the frozen base",
+        "s",
     ),
     "evaluation_base": Figure(
         "evaluation",

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 
 from sigma.benchmark.measure import Place, alternate, split
-from sigma.benchmark.models import as_lerobot, base_of, device_of, features_of, normalisation_of, plain_lora
+from sigma.benchmark.models import (
+    as_lerobot,
+    base_of,
+    device_of,
+    features_of,
+    material_of,
+    normalisation_of,
+    plain_lora,
+)
 from sigma.benchmark.project import Project
 from sigma.benchmark.record import Measured, summary
 from sigma.data.shards import Shards
@@ -21,9 +29,11 @@ from sigma.policy.adapter import SigmaTelepathyAdapter
 from sigma.policy.base import Base
 from sigma.policy.controller import BaseController
 from sigma.policy.live import View, live_observation
+from sigma.policy.model_folder import read_config
 from sigma.policy.observation import base_pass
 from sigma.policy.runtime import Controller
 from sigma.policy.sigma import SigmaTelepathyVLA
+from sigma.training.trainer import Trainer
 
 
 def recorded_views(shards: Shards, count: int) -> list[View]:
@@ -88,6 +98,26 @@ class Decisions:
             device=device_of(self.project),
             dtype=dtype,
         )
+        return self._under_adapter(vla)
+
+    def untrained(self, *, late: bool = False) -> Controller:
+        """Sigma with ``base.branch: frozen`` and untrained weights, which take the time of trained ones; ``late`` has
+        adapters and FiLM in the last third of the layers alone and shares the others with the frozen pass."""
+        parameters, material = dict(self.project.parameters), material_of(self.project)
+        parameters["base"] = parameters["base"].model_copy(update={"branch": "frozen"})
+        if late:
+            depth = len(material.base.policy.model.paligemma_with_expert.paligemma.model.language_model.layers)
+            first = depth - max(1, depth // 3)
+            changes = {"from_layer": first, "layers": [-1], "factor_tokens": 0, "state_tokens": 0}
+            parameters["telepathy"] = parameters["telepathy"].model_copy(update=changes)
+        trainer = Trainer(material, parameters)
+        model = trainer.build().requires_grad_(False).eval()
+        config = read_config(self.project.root / "models/sigma")
+        config |= {"branch": "frozen", "sizes": trainer.sizes.to_dict()}
+        return self._under_adapter(SigmaTelepathyVLA(model, material.base, config).eval())
+
+    def _under_adapter(self, vla: SigmaTelepathyVLA) -> Controller:
+        root = self.project.root
         return Controller(
             vla,
             adapter=SigmaTelepathyAdapter(**self.project.section("adapter").model_dump()),
@@ -163,9 +193,19 @@ def sigma_places(acting: Controller) -> list[Place]:
 def decision(project: Project) -> Measured:
     """Seconds of a decision of Sigma, and of the base with one prefix pass more."""
     decisions = Decisions(project)
-    base, own = decisions.base(), decisions.sigma()
+    return _with_prefix(decisions, decisions.sigma())
+
+
+def decision_frozen_branch(project: Project) -> Measured:
+    """The same with the frozen branch, where one action is integrated and not two."""
+    decisions = Decisions(project)
+    return _with_prefix(decisions, decisions.untrained())
+
+
+def _with_prefix(decisions: Decisions, own: Controller) -> Measured:
+    base = decisions.base()
     sides = {"own": decisions.seconds(own), "base": decisions.seconds(base), "prefix": decisions.prefix(base)}
-    values = alternate(sides, project.effort)
+    values = alternate(sides, decisions.project.effort)
     peer = [one + more for one, more in zip(values["base"], values["prefix"], strict=True)]
     return Measured(
         values["own"],
@@ -175,8 +215,7 @@ def decision(project: Project) -> Measured:
     )
 
 
-def _against(decisions: Decisions, peer: BaseController) -> Measured:
-    own = decisions.sigma()
+def _against(decisions: Decisions, own: Controller, peer: BaseController) -> Measured:
     values = alternate({"own": decisions.seconds(own), "peer": decisions.seconds(peer)}, decisions.project.effort)
     return Measured(values["own"], values["peer"], {"split": decisions.parts(own)}, {"split": decisions.parts(peer)})
 
@@ -184,17 +223,25 @@ def _against(decisions: Decisions, peer: BaseController) -> Measured:
 def decision_against_base(project: Project) -> Measured:
     """Seconds of a decision of Sigma and of the frozen base."""
     decisions = Decisions(project)
-    return _against(decisions, decisions.base())
+    return _against(decisions, decisions.sigma(), decisions.base())
 
 
 def decision_against_plain_lora(project: Project) -> Measured:
     """Seconds of a decision of Sigma and of the base under plain LoRA."""
     decisions = Decisions(project)
-    return _against(decisions, decisions.plain_lora())
+    return _against(decisions, decisions.sigma(), decisions.plain_lora())
+
+
+def decision_late_layers(project: Project) -> Measured:
+    """Seconds of a decision of Sigma, frozen branch and adapters in late layers alone, and of the frozen base."""
+    decisions = Decisions(project)
+    return _against(decisions, decisions.untrained(late=True), decisions.base())
 
 
 FIGURES: dict[str, Callable[[Project], Measured]] = {
     "decision": decision,
+    "decision_frozen_branch": decision_frozen_branch,
     "decision_against_base": decision_against_base,
     "decision_against_plain_lora": decision_against_plain_lora,
+    "decision_late_layers": decision_late_layers,
 }

@@ -39,7 +39,7 @@ def prepare(project: Project, folder: Path, times: int) -> Path:
         folder / EPISODES, {**listed, "used": [index + copy * whole for copy in range(times) for index in first]}
     )
     values: dict[str, Any] = {name: section.model_dump(mode="json") for name, section in project.parameters.items()}
-    values["machine"]["workers"] = project.settings.workers
+    values["machine"] |= {"workers": project.settings.workers, "backend": "local", "address": None}
     values["window"]["shard_mib"] = settings.shard_mib
     for part in ("validation", "test"):
         count = values["window"][part]

@@ -41,7 +41,14 @@ def load_project(root: Path, params: Path) -> Project:
     from sigma.cli import read_parameters
 
     settings, parameters = read_benchmark(params), read_parameters(root / "params.yaml")
-    machine = parameters["machine"].model_copy(update={"threads": settings.threads, "workers": settings.workers})
+    here = {
+        "threads": settings.threads,
+        "workers": settings.workers,
+        "backend": "local",
+        "address": None,
+        "processes": 1,
+    }
+    machine = parameters["machine"].model_copy(update=here)
     return Project(root, {**parameters, "machine": machine}, settings, settings.effort)
 
 

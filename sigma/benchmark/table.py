@@ -45,7 +45,7 @@ def rows(figures: Figures) -> list[tuple[str, ...]]:
 
 
 def splits(figures: Figures) -> list[tuple[str, str, list[tuple[str, float, float]]]]:
-    """(figure's title, whose, [(part, seconds, share of the side's time)]) for every side that has a split."""
+    """(figure's name, whose, [(part, seconds, share of the side's time)]) for every side that has a split."""
     found = []
     for name in CATALOGUE:
         record = figures.get(name, {})
@@ -54,13 +54,13 @@ def splits(figures: Figures) -> list[tuple[str, str, list[tuple[str, float, floa
             whole = sum(parts.values())
             if whole > 0 and len(parts) > 1:
                 listed = [(part, value, value / whole) for part, value in parts.items()]
-                found.append((record["title"], whose, sorted(listed, key=lambda item: -item[1])))
+                found.append((name, whose, sorted(listed, key=lambda item: -item[1])))
     return found
 
 
 def profiles(figures: Figures) -> str:
-    """One item of Markdown a figure whose target is missed: by how much, and the shares of each side's parts."""
-    sides = {(title, whose): parts for title, whose, parts in splits(figures)}
+    """An item in Markdown for every figure whose target is missed: by how much, and the shares of each side's parts."""
+    sides = {(name, whose): parts for name, whose, parts in splits(figures)}
     lines = []
     for name in CATALOGUE:
         record = figures.get(name, {})
@@ -68,7 +68,7 @@ def profiles(figures: Figures) -> str:
             continue
         told = []
         for whose in ("ours", "the peer's"):
-            parts = sides.get((record["title"], whose), [])
+            parts = sides.get((name, whose), [])
             listed = ", ".join(f"{part} {100 * share:.0f} %" for part, _, share in parts if share >= 0.005)
             told += [f"{whose}: {listed}"] if listed else []
         value = record["ratio"]["median"] if record["target"]["of"] == "ratio" else record["own"]["median"]

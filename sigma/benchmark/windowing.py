@@ -63,9 +63,8 @@ class Plan:
 
     def write(self, target: Path, workers: int) -> None:
         """Write the shards."""
-        write_shards(
-            target, self.dataset, self.view, self.protocol, self.windows, self.meta, self.budget, Workers(workers)
-        )
+        crew = Workers(workers)
+        write_shards(target, self.dataset, self.view, self.protocol, self.windows, self.meta, self.budget, crew)
 
     def decode(self, workers: int) -> int:
         """Decode every file once with as many processes, and return how many video frames there were."""

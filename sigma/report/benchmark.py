@@ -20,7 +20,7 @@ def build_benchmark(figures: Mapping[str, Mapping[str, Any]], machine: Mapping[s
         sentence=summary_line(figures),
         header=HEADER,
         rows=rows(figures),
-        splits=splits(figures),
+        splits=[(figures[name]["title"], *told) for name, *told in splits(figures)],
         memory=sorted(memory.items(), key=lambda item: int(item[0])),
         busy=[(record["title"], record["other_programs"]) for record in figures.values() if "other_programs" in record],
         machine=flat(machine),

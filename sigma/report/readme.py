@@ -154,6 +154,21 @@ def evidence(root: Path) -> str:
     return f"> {sentence}\n\n{_table(header, rows)}"
 
 
+def benchmark(root: Path) -> str:
+    """The line on the targets of speed, and every figure with its peer, spread and verdict."""
+    from sigma.benchmark.table import markdown, summary_line
+
+    figures = read_json(root / "metrics/benchmark.json")["figures"]
+    return f"> {summary_line(figures)}.\n\n{markdown(figures)}"
+
+
+def benchmark_missed(root: Path) -> str:
+    """Where the time goes in every figure whose target is missed."""
+    from sigma.benchmark.table import profiles
+
+    return profiles(read_json(root / "metrics/benchmark.json")["figures"])
+
+
 def base(root: Path) -> str:
     """Success of the shipped base on fresh seeds of every task, against random weights."""
     scores = read_json(root / "stages/embedded/metrics.json")
@@ -192,6 +207,8 @@ REGIONS: dict[str, Callable[[Path], str]] = {
     "control": control,
     "closed_loop": closed_loop,
     "evidence": evidence,
+    "benchmark": benchmark,
+    "benchmark_missed": benchmark_missed,
     "base": base,
     "pretraining": pretraining,
 }

@@ -49,8 +49,8 @@ def test_peak_memory_is_measured_at_every_size(prepared):
     told = record["own"]["by_copies"]
     assert set(told) == {"1", "2"} and record["own"]["copies"] == 2
     assert (told["1"]["episodes"], told["2"]["episodes"]) == (6, 12)
-    # Held-out episodes are counted, not shared out in proportion: training frames grow a little more than twice.
-    assert 2 * told["1"]["frames"] <= told["2"]["frames"] <= 2.2 * told["1"]["frames"], "the dataset grows"
+    # Not to the frame: episodes differ in length, and which of them are held out is drawn anew.
+    assert told["2"]["frames"] == pytest.approx(2 * told["1"]["frames"], rel=0.15), "every part grows alike"
     assert told["1"]["mib"]["median"] >= told["1"]["mib_of_the_first_process"]["median"] > 20
     assert record["own"]["median"] == told["2"]["mib"]["median"]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sigma.benchmark.catalogue import CATALOGUE, PARTS, Figure, Target, figures_of
 from sigma.benchmark.record import Measured, build, rounded
-from sigma.benchmark.table import markdown, number, rows, splits, summary_line
+from sigma.benchmark.table import markdown, number, profiles, rows, splits, summary_line
 
 POSITIVE = st.floats(1e-6, 1e6)
 PLAIN = Figure("statistics", "ours", "theirs", "s", Target("at_most", 0.8))
@@ -76,7 +76,17 @@ def test_the_table_shows_values_spread_and_verdict_in_the_catalogues_order():
     assert found[0][2:] == ("1 video frames/s", "2 video frames/s", "0.5 (0.5 to 0.5)", "≥ 0.7: missed")
     assert found[1][-1] == "≤ 0.8: met" and found[2][-2:] == ("not measured: no pipeline", "–")
     assert markdown(records()).count("\n") == 4 and "| ≥ 0.7: missed |" in markdown(records())
-    assert splits(records()) == [("ours", "ours", [("slow", 3.0, 0.75), ("quick", 1.0, 0.25)])]
+    assert splits(records()) == [("statistics", "ours", [("slow", 3.0, 0.75), ("quick", 1.0, 0.25)])]
+
+
+def test_the_profile_of_a_missed_target_has_the_shares_of_its_parts():
+    own, peer = {"split": {"<slow>": 3.0, "none": 0.0, "quick": 1.0}}, {"split": {"a": 1.0, "b": 1.0}}
+    slow = build(CATALOGUE["decision"], Measured([4.0], [2.0], own, peer))
+    assert profiles(records() | {"decision": slow}).splitlines() == [
+        "- `windowing`, 0.5 (≥ 0.7: missed). One command, no parts.",
+        "- `decision`, 2 (≤ 1.05: missed). ours: <slow> 75 %, quick 25 %; the peer's: a 50 %, b 50 %.",
+    ]
+    assert profiles({"statistics": records()["statistics"]}) == "None."
 
 
 def test_the_line_counts_targets_and_names_the_missed_and_a_busy_machine():

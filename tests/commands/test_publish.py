@@ -35,7 +35,7 @@ def reported(trained, tmp_path_factory):
 def world(reported, tmp_path):
     """The same in a folder of the test's own."""
     world = reported.copy(tmp_path / "world")
-    shutil.copytree(reported.root / "metrics", world.root / "metrics")
+    shutil.copytree(reported.root / "metrics", world.root / "metrics", dirs_exist_ok=True)
     return world
 
 

@@ -33,6 +33,7 @@ SETTINGS = "settings that `sigma profile use` writes into params.yaml, which sta
 EMPTY = "an empty package file; tests/pipeline/test_stages.py asks for it as soon as it holds something"
 FURTHER = "a stage of stages/*/dvc.yaml depends on it"
 REASONS = {
+    "sigma/simulation/__init__.py": "chooses the GL library that draws by what the machine has: no file could tell it",
     "sigma/data/checks.md": "a page that is written from the checks and read by nobody but people",
     **dict.fromkeys(EXEMPT, DISPATCH),
     **{

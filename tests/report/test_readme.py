@@ -8,6 +8,8 @@ import tarfile
 
 import pytest
 
+from sigma.benchmark.catalogue import CATALOGUE
+from sigma.benchmark.record import Measured, build
 from sigma.commands.figures import run
 from sigma.errors import SigmaError
 from sigma.report.readme import REGIONS, rendered
@@ -37,6 +39,21 @@ def test_committed_figures_are_those_of_the_committed_metrics(committed, name):
     assert rendered(text, committed) == text, "run `sigma figures` and commit"
 
 
+def benchmark_figures() -> dict:
+    """Two made-up figures of speed, one of which misses its target."""
+    slow = build(CATALOGUE["windowing"], Measured([1.0], [2.0], {"split": {"decode": 3.0, "write": 1.0}}))
+    quick = build(CATALOGUE["statistics"], Measured([1.0], [50.0]))
+    return {name: record | {"other_programs": 0.0} for name, record in (("windowing", slow), ("statistics", quick))}
+
+
+def test_figures_of_speed_have_a_table_and_a_profile_of_what_is_missed(project):
+    run(root=project)
+    text = (project / "README.md").read_text(encoding="utf-8")
+    assert "> 2 figures, 0 of 1 targets met; missed: windowing." in text
+    assert "| 0.02 (0.02 to 0.02) | – |" in text
+    assert "- `windowing`, 0.5 (≥ 0.7: missed). ours: decode 75 %, write 25 %." in text
+
+
 @pytest.fixture
 def project(tmp_path):
     for name in ("metrics", "stages/embedded", "stages/evidence"):
@@ -53,6 +70,7 @@ def project(tmp_path):
         "stages/embedded/pretrain.json",
     ):
         shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / "metrics/benchmark.json").write_text(json.dumps({"figures": benchmark_figures()}), encoding="utf-8")
     text = "\n".join(f"before\n<!-- figures: {name} -->\n<!-- end -->\nafter" for name in REGIONS)
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     return tmp_path
