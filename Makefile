@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install install-test repro test test-slow rehearsal lint clean
+.PHONY: help install install-test repro test test-slow test-kills rehearsal lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -55,6 +55,9 @@ test-slow: install-test  ## run the slow tests too
 	$(call sync,--extra ray)
 	@bash tests/install_gl.sh
 	$(PYTEST) -m "not fullsize" tests
+
+test-kills: install-test  ## kill runs at random times over all stages, restart them, compare the bytes; prints the kills by stage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/pipeline/test_kills.py
 
 rehearsal: install-test  ## build π0.5 at full size with random weights, decide, train a step, save, reload (16 GB free)
 	$(BIN)/python -m pytest -q -s -m fullsize tests

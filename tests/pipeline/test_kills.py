@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -27,16 +28,16 @@ from tests.worlds import SMALL, merge
 
 pytestmark = pytest.mark.slow
 
-# Stage -> kills while its command runs, kills just after it, and the part of its time in which the former fall.
-# Training goes on where it was, so that kills of it come sooner.
+# Stage -> kills while its command runs, kills just after it, and between which parts of its time the former fall.
+# Training goes on where it was, so that a kill of it must come soon, and after the imports to have something to resume.
 PLAN = {
-    "fetch": (3, 1, 0.9),
-    "audit": (3, 1, 0.9),
-    "window": (3, 1, 0.9),
-    "baseline": (3, 1, 0.9),
-    "finetune": (10, 1, 0.6),
-    "sigma": (3, 1, 0.9),
-    "report": (3, 1, 0.9),
+    "fetch": (3, 1, 0.0, 0.9),
+    "audit": (3, 1, 0.0, 0.9),
+    "window": (3, 1, 0.0, 0.9),
+    "baseline": (3, 1, 0.0, 0.9),
+    "finetune": (9, 1, 0.1, 0.6),
+    "sigma": (3, 1, 0.0, 0.9),
+    "report": (3, 1, 0.0, 0.9),
 }
 LEAST = 25
 # DVC writes these in place. What it says of one that a kill cut off, and the file; without it, it starts as if new.
@@ -45,7 +46,7 @@ COMMANDS = {"evaluate": "sigma"}  # command -> stage, where they differ
 # Training lasts longer than everything before its first step, so that most kills of it fall into it.
 LONGER = {
     "base": {"branch": "adapted"},
-    "train": {"flow_steps": 60, "steps": 120, "validate_every": 12, "checkpoint_every": 3},
+    "train": {"flow_steps": 150, "steps": 300, "validate_every": 25, "checkpoint_every": 2},
     "machine": {"workers": 2},
 }
 
@@ -86,7 +87,7 @@ def stage_of(process: psutil.Process) -> str | None:
     return COMMANDS.get(words[-1], words[-1])
 
 
-def until(condition: Callable[[], object], seconds: float = 300) -> None:
+def until(condition: Callable[[], object], seconds: float = 1800) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
@@ -152,13 +153,15 @@ class Attacks:
             stage, command = running(dvc) or (None, None)
             if stage is None:
                 continue
-            during, after, share = PLAN[stage]
+            during, after, first, last = PLAN[stage]
             if self.planned[stage] < during:
-                point = self.source.uniform(0, share) * self.seconds[stage]
+                point = self.source.uniform(first, last) * self.seconds[stage]
                 until(lambda one=command, point=point: not stage_of(one) or used(one) >= point)
                 if stage_of(command):
                     self.planned[stage] += 1
-                    return self.kill(dvc, stage, command, self.source.choice(("group", "group", "command", "dvc")))
+                    return self.kill(
+                        dvc, stage, command, self.source.choice(("group", "group", "group", "command", "dvc"))
+                    )
                 continue
             until(lambda one=command: not stage_of(one))
             if self.planned[stage] < during + after:
@@ -176,8 +179,11 @@ class Attacks:
         print(f"killed: {what}, {stage}, {step} steps saved", flush=True)
         if what == "group":
             os.killpg(dvc.pid, signal.SIGKILL)
+        elif what == "dvc":
+            dvc.kill()
         else:
-            (dvc if what == "dvc" else command).kill()
+            with suppress(psutil.NoSuchProcess):
+                command.kill()
         dvc.wait()
         self.kills[stage, what] += 1
         return False
@@ -220,6 +226,7 @@ def test_killed_runs_that_are_restarted_end_with_the_bytes_of_an_uninterrupted_r
     write_dataset(tmp_path / "recorded", lengths=(28, 25, 30, 27, 29, 26, 31, 28))
     whole, killed = project(tmp_path, "whole"), project(tmp_path, "killed")
     seconds = uninterrupted(whole)
+    print("\nprocessor seconds of each stage, uninterrupted:", {stage: round(one, 1) for stage, one in seconds.items()})
     attacks = Attacks(killed, seconds, seed=0)
     while True:
         while not attacks.attack():
@@ -227,7 +234,6 @@ def test_killed_runs_that_are_restarted_end_with_the_bytes_of_an_uninterrupted_r
         if attacks.enough():
             break
         attacks.forget()
-    print("\nprocessor seconds of each stage, uninterrupted:", {stage: round(one, 1) for stage, one in seconds.items()})
     for (stage, what), count in sorted(attacks.kills.items()):
         print(f"{count:3d} kills: {stage}, {what}")
     print(attacks.kills.total(), "kills;", dict(attacks.seen))
