@@ -23,6 +23,7 @@ class MachineParameters(Section):
     address: str | None
     processes: int = Field(ge=1, le=1024)
     batch: int = Field(ge=1, le=4096)
+    compile: bool
 
     @field_validator("address")
     @classmethod

@@ -98,6 +98,12 @@ CATALOGUE: dict[str, Figure] = {
         "s",
         Target("at_most", 0.8),
     ),
+    "training_step_compiled": Figure(
+        "training", "a step of Sigma's flow phase with machine.compile", "the same step without it", "s"
+    ),
+    "training_step_autocast": Figure(
+        "training", "a step of Sigma's flow phase with train.autocast", "the same step without it", "s"
+    ),
     "decision": Figure(
         "decision",
         "a decision of Sigma",

@@ -17,6 +17,7 @@ from sigma.benchmark.measure import Place, alternate, split
 from sigma.benchmark.models import as_lerobot, base_of, device_of, material_of, normalisation_of, plain_lora, unfilled
 from sigma.benchmark.project import Project, train_windows
 from sigma.benchmark.record import Measured, NotMeasured, summary
+from sigma.errors import SigmaError
 from sigma.policy import lora
 from sigma.training import objectives
 from sigma.training.loop import Phase
@@ -34,16 +35,23 @@ class SigmaSteps:
     Args:
         changes: of ``train`` in params.yaml.
         branch: of the base; that of params.yaml by default.
+        compiled: whether the layers are compiled.
     """
 
     def __init__(
-        self, project: Project, kind: Kind, *, changes: Mapping[str, Any] | None = None, branch: str | None = None
+        self,
+        project: Project,
+        kind: Kind,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        branch: str | None = None,
+        compiled: bool = False,
     ):
-        base = project.section("base")
+        base, machine = project.section("base"), project.section("machine").model_copy(update={"compile": compiled})
         train = project.section("train").model_copy(update={"accumulation": 1, **(changes or {})})
         base = base.model_copy(update={"branch": branch or base.branch})
         material = material_of(project)
-        trainer = Trainer(material, {**project.parameters, "train": train, "base": base})
+        trainer = Trainer(material, {**project.parameters, "train": train, "base": base, "machine": machine})
         adapted = trainer.branch == "adapted"
         if kind == "flow" and not adapted:
             raise NotMeasured("base.branch is frozen: Sigma has no flow phase")
@@ -164,6 +172,29 @@ def _measure(project: Project, own: SigmaSteps) -> Measured:
     )
 
 
+def _measure_switch(project: Project, own: Callable[[], SigmaSteps]) -> Measured:
+    """A step of the flow phase with one switch of Sigma's own, and without it."""
+    try:
+        sides = {"own": own(), "peer": SigmaSteps(project, "flow")}
+    except SigmaError as error:
+        raise NotMeasured(str(error)) from None
+    steps = project.settings.training.steps
+    values = alternate(
+        {name: (lambda step=side.step: _seconds_a_step(step, steps)) for name, side in sides.items()}, project.effort
+    )
+    return Measured(values["own"], values["peer"], {"batch": sides["own"].train.batch})
+
+
+def training_step_compiled(project: Project) -> Measured:
+    """Seconds of a step of the flow phase whose layers ``torch.compile`` has compiled, and of one without."""
+    return _measure_switch(project, lambda: SigmaSteps(project, "flow", compiled=True))
+
+
+def training_step_autocast(project: Project) -> Measured:
+    """Seconds of a step of the flow phase with matrix products in 16 bits, and of one without."""
+    return _measure_switch(project, lambda: SigmaSteps(project, "flow", changes={"autocast": "bfloat16"}))
+
+
 def training_step_flow(project: Project) -> Measured:
     """Seconds of a step in which LoRA and what the backbone hears of the factors learn by flow matching."""
     return _measure(project, SigmaSteps(project, "flow"))
@@ -191,4 +222,6 @@ FIGURES: dict[str, Callable[[Project], Measured]] = {
     "training_step_flow_one_draw": training_step_flow_one_draw,
     "training_step_residual": training_step_residual,
     "training_step_frozen_branch": training_step_frozen_branch,
+    "training_step_compiled": training_step_compiled,
+    "training_step_autocast": training_step_autocast,
 }

@@ -38,6 +38,7 @@ def run(*, params: Path, arm: str, seed: int, output: Path, rates: Path) -> str:
     from sigma.training.arms import curve_columns, new_trainer, write_arm_model
     from sigma.training.checkpoint import Scratch
     from sigma.training.material import load_material
+    from sigma.usage import record_training
 
     machine: Any = parameters["machine"]
 
@@ -55,6 +56,7 @@ def run(*, params: Path, arm: str, seed: int, output: Path, rates: Path) -> str:
                 write_calibration(temporary / "adapter_calibration.json", *replay.calibration)
             write_table(temporary / "predictions.parquet", to_table(_columns(fresh, replay)))
             write_table(temporary / "curves.parquet", to_table(curve_columns(result.curves)))
+            record_training(f"arm-{arm}-{seed}", result.speed)
             record = {
                 "arm": arm,
                 "seed": seed,

@@ -28,6 +28,7 @@ class TrainParameters(Section):
     validate_every: int = Field(ge=1)
     checkpoint_every: int = Field(ge=1)
     select: Literal["best", "last"]
+    autocast: Literal["bfloat16"] | None
     cache_vision: bool
     gradient_checkpointing: bool
     seed: int = Field(ge=0)
@@ -147,6 +148,7 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.training.output import write_curves, write_model
     from sigma.training.shared_scratch import SharedScratch
     from sigma.training.trainer import Trainer
+    from sigma.usage import record_training
 
     machine = parameters["machine"]
     assert isinstance(machine, MachineParameters)
@@ -160,6 +162,7 @@ def run(parameters: dict[str, Section]) -> str:
         result = trainer.run(scratch)
         if rank():
             return ""  # the first process writes
+        record_training("finetune", result.speed)
         with Outputs() as outputs:
             write_curves(result, outputs.folder(CURVES))
             write_model(result, MODEL)

@@ -44,7 +44,7 @@ class InputBuilder:
         Without a ``gradient``, unless the vision tower itself is trained.
         """
         with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
-            pixels = images.to(self.device).to(torch.float32) / 255.0
+            pixels = images.to(self.device, non_blocking=True).to(torch.float32) / 255.0
             return prefix.vision_tokens(self.base.policy, pixels)
 
     def observation(
@@ -93,14 +93,14 @@ class InputBuilder:
             motion = np.zeros((len(texts), 0, normalised.shape[-1]), dtype=np.float32)
         mask = prompt.mask.to(self.device)
         return Observation(
-            vision.to(self.device),
+            vision.to(self.device, non_blocking=True),
             tokens,
             mask,
             groups,
             state,
             text,
-            history.to(self.device),
-            present.to(self.device),
+            history.to(self.device, non_blocking=True),
+            present.to(self.device, non_blocking=True),
             torch.from_numpy(motion).to(self.device),
         )
 

@@ -9,18 +9,22 @@ import numpy as np
 from sigma.errors import SigmaError
 from sigma.parameters import Section
 from sigma.policy import lora
+from sigma.policy.compiling import compile_layers
 from sigma.seeding import seed_from
 from sigma.training.checkpoint import Scratch
 from sigma.training.flow_model import FlowModel
 from sigma.training.loop import Curve, Phase
 from sigma.training.material import Material
 from sigma.training.objectives import FlowObjective
-from sigma.training.setup import inputs_key, schedule, sections, split_windows, views
+from sigma.training.setup import check_autocast, inputs_key, schedule, sections, split_windows, views
 
 
 @dataclass(frozen=True)
 class FlowResult:
-    """A fine-tuned policy and how it came about; ``trainable`` counts the parameters that had a gradient."""
+    """A fine-tuned policy and how it came about.
+
+    ``trainable`` counts the parameters that had a gradient; ``speed`` is that of this run's steps.
+    """
 
     model: FlowModel
     material: Material
@@ -29,6 +33,7 @@ class FlowResult:
     selected: int
     validation: float
     trainable: int
+    speed: dict[str, list[dict[str, float]]]
 
 
 class FlowTrainer:
@@ -36,7 +41,8 @@ class FlowTrainer:
 
     Args:
         material: with a base of its own.
-        parameters: the sections ``train``, ``lora``, ``telepathy`` and ``loss``; the last two are not read.
+        parameters: the sections ``train``, ``lora``, ``telepathy``, ``loss`` and ``machine``; nothing is read of
+            ``telepathy`` and ``loss``.
         kind: ``lora`` adapts language model and action expert, ``full`` trains every weight, vision tower included.
     """
 
@@ -45,6 +51,7 @@ class FlowTrainer:
         self.train, self.lora = parameters["train"], parameters["lora"]
         self.parts = split_windows(material)
         material.views = views(self.train)
+        check_autocast(self.train, material)
         for key, legal in (("flow_steps", "integer ≥ 1"), ("lora_learning_rate", "> 0")):
             if not getattr(self.train, key):
                 raise SigmaError(f"params.yaml: train.{key}: found 0 with flow matching alone; legal: {legal}")
@@ -61,6 +68,8 @@ class FlowTrainer:
     def build(self) -> FlowModel:
         """What is trained, at its initial values: the model's outputs are the base's."""
         policy = self.material.base.policy
+        if self.parameters["machine"].compile:
+            compile_layers(policy)
         if self.kind == "full":
             model = FlowModel(policy)
             for parameter in model.trained().values():
@@ -90,5 +99,12 @@ class FlowTrainer:
         result = phase.run(scratch, {}, train.batch)
         model.requires_grad_(False).eval()
         return FlowResult(
-            model, self.material, [result.curve], train.flow_steps, result.selected, result.validation, result.trained
+            model,
+            self.material,
+            [result.curve],
+            train.flow_steps,
+            result.selected,
+            result.validation,
+            result.trained,
+            {"flow": result.speed},
         )

@@ -7,7 +7,7 @@ objective's own table, the best weights so far, and the curve.
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,12 +18,15 @@ from sigma.errors import SigmaError
 from sigma.progress import progress
 from sigma.seeding import seed_from
 from sigma.training.checkpoint import Scratch
+from sigma.training.speed import Speed
 
 
 class Objective(Protocol):
     """What a phase minimises of ``model``; ``loss`` of all parts of a step add up to the step's loss.
 
     A part is some of the step's ``total`` rows, from row ``start`` on; its draws do not depend on how the step is cut.
+    ``read_ahead`` begins to read what the loss of a part will read; ``foreseen`` gives the rows of a later step, or
+    ``None`` where they depend on what is learned until then.
     ``validate`` gives the one number that selects; ``beside`` is what else it measured then, for the curve alone.
     """
 
@@ -32,6 +35,8 @@ class Objective(Protocol):
     beside: dict[str, float]
 
     def rows(self, step: int) -> np.ndarray: ...
+    def foreseen(self, step: int) -> np.ndarray | None: ...
+    def read_ahead(self, rows: np.ndarray, step: int, start: int, total: int) -> None: ...
     def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]: ...
     def after_step(self) -> None: ...
     def validate(self, batch: int) -> float: ...
@@ -54,6 +59,7 @@ class Schedule:
     checkpoint_every: int
     select: str
     seed: int
+    autocast: Literal["bfloat16"] | None = None
 
     def rate(self, step: int) -> float:
         """Share of the peak learning rate: linear warm-up, then a cosine to zero."""
@@ -74,23 +80,32 @@ class Curve:
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """A finished phase; ``trained`` counts the parameters that ever had a gradient."""
+    """A finished phase; ``trained`` counts the parameters that ever had a gradient.
+
+    ``speed`` is that of the steps that this run made, of which a resumed one makes fewer.
+    """
 
     curve: Curve
     selected: int
     validation: float
     trained: int
+    speed: list[dict[str, float]] = field(default_factory=list, compare=False)
 
 
 class _Loss(nn.Module):
-    """An objective's loss as the ``forward`` of a module, which is what data-parallel training wraps."""
+    """An objective's loss as the ``forward`` of a module, which is what data-parallel training wraps.
 
-    def __init__(self, objective: Objective):
+    With ``autocast`` matrix products of 32-bit weights are computed in 16 bits; weights and their gradients stay.
+    """
+
+    def __init__(self, objective: Objective, autocast: str | None):
         super().__init__()
-        self.model, self.objective = objective.model, objective
+        self.model, self.objective, self.autocast = objective.model, objective, autocast
 
     def forward(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]:
-        return self.objective.loss(rows, step, start, total)
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.autocast is not None):
+            return self.objective.loss(rows, step, start, total)
 
 
 class Phase:
@@ -98,13 +113,17 @@ class Phase:
 
     def __init__(self, objective: Objective, groups: list[tuple[dict[str, nn.Parameter], float]], schedule: Schedule):
         self.objective, self.schedule = objective, schedule
-        self.loss = processes.data_parallel(_Loss(objective))
+        self.loss = processes.data_parallel(_Loss(objective, schedule.autocast))
         self.named = {name: parameter for group, _ in groups for name, parameter in group.items()}
         self.rates = [rate for _, rate in groups]
+        self.device = next(iter(self.named.values())).device
         self.optimizer = torch.optim.AdamW(
             [{"params": list(group.values()), "lr": rate} for group, rate in groups],
             weight_decay=schedule.weight_decay,
+            # One kernel for all tensors; on a CPU too it would move the last digits.
+            fused=self.device.type == "cuda",
         )
+        self.speed = Speed(self.device)
         self.averaged = {name: parameter.detach().clone() for name, parameter in self.named.items()}
         self.best: dict[str, Any] = {"step": 0, "value": math.inf, "tensors": {}}
         self.curve = Curve(objective.name)
@@ -122,20 +141,23 @@ class Phase:
         with progress(self.objective.name, schedule.steps) as meter:
             meter.advance(self.step)
             while self.step < schedule.steps:
-                loss = self._optimize()
+                with self.speed.step(schedule.batch * schedule.accumulation):
+                    loss = self._optimize()
                 self.step += 1
+                note = f"loss {loss:.4f}, {self.speed.rate:.1f} windows/s"
                 if self.step % schedule.validate_every == 0 or self.step == schedule.steps:
                     self._validate(validation_batch)
+                    self.speed.note(self.step)
                 if self.step % schedule.checkpoint_every == 0 and self.step < schedule.steps:
                     scratch.save(carried | {"phase": self.objective.name, "state": self.state()})
-                meter.advance(1, f"loss {loss:.4f}")
+                meter.advance(1, note)
         tensors = self.best["tensors"] if schedule.select == "best" else self.averaged
         last = self.curve.validation[-1]
         chosen = self.best if schedule.select == "best" else {"step": last["step"], "value": last["value"]}
         self._assign(tensors)
         # AdamW keeps a state of just those parameters that it has moved.
         trained = sum(parameter.numel() for parameter in self.optimizer.state)
-        return PhaseResult(self.curve, int(chosen["step"]), float(chosen["value"]), trained)
+        return PhaseResult(self.curve, int(chosen["step"]), float(chosen["value"]), trained, self.speed.points)
 
     def _optimize(self) -> float:
         schedule, objective = self.schedule, self.objective
@@ -161,10 +183,10 @@ class Phase:
         """Loss and terms of a step's rows, of which each process takes its share; the parameters have its gradients."""
         logs: dict[str, float] = {}
         value = 0.0
-        own, batch = processes.share(len(rows)), self.schedule.batch
-        for start in range(own.start, own.stop, batch):
-            stop = min(start + batch, own.stop)
-            with processes.accumulating(self.loss, last=stop == own.stop):
+        parts = self._parts(rows)
+        for number, (start, stop) in enumerate(parts, 1):
+            self._read_ahead(rows, parts[number:])
+            with processes.accumulating(self.loss, last=number == len(parts)):
                 loss, terms = self.loss(rows[start:stop], self.step, start, len(rows))
                 if not torch.isfinite(loss):
                     raise SigmaError(
@@ -177,6 +199,21 @@ class Phase:
                 logs[name] = logs.get(name, 0.0) + term
         values, terms = zip(*processes.everyone((value, logs)), strict=True)
         return sum(values), {name: sum(part[name] for part in terms) for name in logs}
+
+    def _parts(self, rows: np.ndarray) -> list[tuple[int, int]]:
+        """First row and end of every micro-batch that this process takes of a step's rows."""
+        own, batch = processes.share(len(rows)), self.schedule.batch
+        return [(start, min(start + batch, own.stop)) for start in range(own.start, own.stop, batch)]
+
+    def _read_ahead(self, rows: np.ndarray, left: list[tuple[int, int]]) -> None:
+        """Begin to read the next of the parts that are left of this step, or else the first one of the next step."""
+        step = self.step
+        if not left and step + 1 < self.schedule.steps:
+            step, rows = step + 1, self.objective.foreseen(step + 1)
+            left = [] if rows is None else self._parts(rows)
+        if left:
+            start, stop = left[0]
+            self.objective.read_ahead(rows[start:stop], step, start, len(rows))
 
     def _validate(self, batch: int) -> None:
         live = {name: parameter.detach().clone() for name, parameter in self.named.items()}
@@ -213,8 +250,7 @@ class Phase:
     def load_state(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self._assign(state["weights"])
-        device = next(iter(self.named.values())).device
-        self.averaged = {name: tensor.to(device) for name, tensor in state["averaged"].items()}
+        self.averaged = {name: tensor.to(self.device) for name, tensor in state["averaged"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state(state["objective"])
         self.best = state["best"]

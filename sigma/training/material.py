@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib.resources
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,26 @@ from sigma.policy.decision import SigmaModel
 from sigma.policy.inputs import InputBuilder, Normalisation, gather_history
 from sigma.policy.observation import Observation
 from sigma.policy.prefix import Encoded
+from sigma.training.ahead import Ahead
 from sigma.training.views import Views
 
 COLUMNS = ("window", "episode", "step", "split", "action", "valid", "base_action")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is read of some windows: images (B, V, 3, S, S), or their ``tokens`` (B, V, n, d), and pooled features."""
+
+    tokens: bool
+    images: Tensor
+    history: Tensor  # (B, M−1, P, d)
+    present: Tensor  # (B, M−1)
+    now: Tensor  # (B, P, d)
+
+    def pinned(self) -> "_Read":
+        """The same in memory from which a GPU copies while it computes."""
+        moved = {name: getattr(self, name).pin_memory() for name in ("images", "history", "present", "now")}
+        return replace(self, **moved)
 
 
 @dataclass(eq=False)
@@ -43,6 +60,9 @@ class Material:
     dtype: str
     views: Views = field(default_factory=Views)  # what training may see instead of a frame's own images
     vision: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # (frame, view) -> (V, n, d), where cached
+
+    def __post_init__(self) -> None:
+        self._ahead = Ahead(self._read)
 
     @property
     def split(self) -> np.ndarray:
@@ -78,6 +98,22 @@ class Material:
                 tokens = self.builder.encode_images(images).cpu()
                 self.vision.update({(int(frame), number): tokens[index] for index, frame in enumerate(rows)})
 
+    def read_ahead(self, windows: np.ndarray, numbers: np.ndarray) -> None:
+        """Begin to read in another thread what the next :meth:`observation`, of these windows and views, will read."""
+        self._ahead.request(windows, numbers)
+
+    def _read(self, windows: np.ndarray, numbers: np.ndarray) -> "_Read":
+        frames = self.shards.window_frames[windows]
+        now = frames[:, -1]
+        seen = list(zip(now.tolist(), numbers.tolist(), strict=True))
+        cached = all(key in self.vision for key in seen)
+        if cached:
+            images = torch.stack([self.vision[key] for key in seen])
+        else:
+            images = self.views.of(self.shards.images(now), now, numbers)
+        read = _Read(cached, images, *gather_history(self.pooled, frames), self.pooled[now])
+        return read.pinned() if self.builder.device.type == "cuda" else read
+
     def observation(
         self,
         windows: np.ndarray,
@@ -94,25 +130,17 @@ class Material:
             train_vision: the image tokens carry a gradient to the vision tower; then none may be cached.
         """
         shards = self.shards
-        frames = shards.window_frames[windows]
-        now = frames[:, -1]
-        numbers = np.zeros(len(now), dtype=int) if numbers is None else numbers
-        seen = list(zip(now.tolist(), numbers.tolist(), strict=True))
-        if all(key in self.vision for key in seen):
-            vision = torch.stack([self.vision[key] for key in seen])
-        else:
-            images = self.views.of(shards.images(now), now, numbers)
-            vision = self.builder.encode_images(images, gradient=train_vision)
+        now = shards.window_frames[windows][:, -1]
+        read = self._ahead.take(windows, np.zeros(len(now), dtype=np.int64) if numbers is None else numbers)
+        vision = read.images if read.tokens else self.builder.encode_images(read.images, gradient=train_vision)
         states, trace = shards.frame_state[now], shards.frame_trace[now]
         if state_noise is not None:
             quantiles = self.builder.normalisation.state
             noise = state_noise.astype(np.float32) * (quantiles.q99 - quantiles.q01) / 2
             states, trace = states + noise, trace + noise[:, None]
         texts = [shards.tasks[task] for task in shards.window_task[windows]]
-        history, present = gather_history(self.pooled, frames)
-        return self.builder.observation(vision, states, texts, history, present, trace).seen(
-            self.pooled[now].to(self.builder.device)
-        )
+        observation = self.builder.observation(vision, states, texts, read.history, read.present, trace)
+        return observation.seen(read.now.to(self.builder.device, non_blocking=True))
 
     def decide(self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind) -> Tensor:
         """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""

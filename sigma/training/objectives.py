@@ -107,6 +107,12 @@ class FlowObjective:
     def rows(self, step: int) -> np.ndarray:
         return self.sampler.rows(step)
 
+    foreseen = rows
+
+    def read_ahead(self, rows: np.ndarray, step: int, start: int, total: int) -> None:
+        numbers = self.material.views.drawn(step, slice(start, start + len(rows)), total)
+        self.material.read_ahead(self.train[rows], numbers)
+
     def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]:
         part = slice(start, start + len(rows))
         noise, time = step_noise(self.model, self.parameters, step, part, total)
@@ -188,6 +194,13 @@ class ResidualObjective:
             rows, self.weights = self.sampler.rows(step, self.weights), np.ones_like(self.weights)
             return rows
         return self.sampler.rows(step)
+
+    def foreseen(self, step: int) -> np.ndarray | None:
+        return None if self.losses.traf.draw else self.sampler.rows(step)
+
+    def read_ahead(self, rows: np.ndarray, step: int, start: int, total: int) -> None:
+        numbers = self.material.views.drawn(step, slice(start, start + len(rows)), total)
+        self.material.read_ahead(self.train[rows], numbers)
 
     def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]:
         parameters, losses, part = self.parameters, self.losses, slice(start, start + len(rows))

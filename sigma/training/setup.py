@@ -31,6 +31,21 @@ def split_windows(material: Material) -> dict[str, np.ndarray]:
     return parts
 
 
+def check_autocast(train: "TrainParameters", material: Material) -> None:
+    """Refuse ``train.autocast`` where the base's weights have 16 bits already, or the device cannot compute in them."""
+    device = material.builder.device
+    if train.autocast is None:
+        return
+    if material.dtype != "float32":
+        raise SigmaError(
+            f"params.yaml: train.autocast: found {train.autocast} with base.dtype {material.dtype}, which computes so "
+            "already; legal: null, or base.dtype float32"
+        )
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise SigmaError(f"params.yaml: train.autocast: found {train.autocast} on {name}, which lacks it; legal: null")
+
+
 def views(train: "TrainParameters") -> Views:
     """The altered images that a training draws from."""
     return Views(train.views, train.view_shift, train.view_light, train.seed)
@@ -39,7 +54,7 @@ def views(train: "TrainParameters") -> Views:
 def schedule(train: "TrainParameters", steps: int) -> Schedule:
     """The numbers of a phase of ``steps`` optimizer steps."""
     names = ("batch", "accumulation", "warmup", "weight_decay", "clip", "average", "validate_every")
-    names += ("checkpoint_every", "select", "seed")
+    names += ("checkpoint_every", "select", "seed", "autocast")
     return Schedule(steps=steps, **{name: getattr(train, name) for name in names})
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from sigma.errors import SigmaError
 from sigma.parameters import Section
 from sigma.policy import lora
+from sigma.policy.compiling import compile_layers
 from sigma.policy.decision import SigmaModel
 from sigma.policy.heads import TelepathyHeads, build_heads
 from sigma.policy.sizes import TelepathySizes
@@ -25,12 +26,15 @@ from sigma.training.checkpoint import Scratch
 from sigma.training.loop import Curve, Phase, PhaseResult
 from sigma.training.material import Material, adapted_actions, motion_rms
 from sigma.training.objectives import FlowObjective, ResidualObjective, TauControl
-from sigma.training.setup import SECTIONS, inputs_key, schedule, sections, split_windows, views
+from sigma.training.setup import SECTIONS, check_autocast, inputs_key, schedule, sections, split_windows, views
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model and how it came about; ``trainable`` counts the parameters that had a gradient."""
+    """A trained model and how it came about.
+
+    ``trainable`` counts the parameters that had a gradient; ``speed`` is that of this run's steps, by phase.
+    """
 
     model: SigmaModel
     material: Material
@@ -41,6 +45,7 @@ class TrainingResult:
     selected: int
     validation: float
     trainable: int
+    speed: dict[str, list[dict[str, float]]]
 
 
 def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
@@ -83,7 +88,8 @@ def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
 
 
 class Trainer:
-    """Runs one training described by the sections ``train``, ``lora``, ``telepathy``, ``loss`` and ``base.branch``."""
+    """Runs one training described by ``train``, ``lora``, ``telepathy``, ``loss``, ``base.branch`` and
+    ``machine.compile``."""
 
     def __init__(self, material: Material, parameters: Mapping[str, Section]):
         self.material, self.parameters = material, parameters
@@ -92,6 +98,7 @@ class Trainer:
         self.branch = parameters["base"].branch
         self.parts = split_windows(material)
         material.views = views(self.train)
+        check_autocast(self.train, material)
         if self.branch == "adapted" and not self.train.flow_steps:
             raise SigmaError("params.yaml: train.flow_steps: found 0 with base.branch adapted; legal: integer ≥ 1")
         if self.branch == "adapted" and not self.train.lora_learning_rate:
@@ -137,6 +144,8 @@ class Trainer:
     def build(self) -> SigmaModel:
         """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
         expert = self.branch == "adapted" or self.losses.flow > 0
+        if self.parameters["machine"].compile:
+            compile_layers(self.material.base.policy)
         adapted = lora.attach(
             self.material.base.policy,
             rank=self.lora.rank,
@@ -170,13 +179,14 @@ class Trainer:
             adapter = {}
         curves: list[Curve] = []
         steps = trained = 0
+        speed: dict[str, list[dict[str, float]]] = {}
         before: dict[str, torch.nn.Parameter] = {}
         if self.branch == "adapted":
             before = {f"heads.{name}": parameter for name, parameter in model.heads.before_pass().items()}
             phase = self._flow_phase(model, adapter, before)
             finished = scratch.kept(self.flow_key()) if not saved else saved if saved["phase"] == "residual" else None
             result = self._run_phase(phase, scratch, saved, {}, finished)
-            curves, steps = [result.curve], self.train.flow_steps
+            curves, steps, speed = [result.curve], self.train.flow_steps, {"flow": result.speed}
             # A phase that was finished before has no optimizer any more that could tell.
             trained = finished["flow_trained"] if finished else result.trained
             for parameter in (adapter | before).values():
@@ -200,6 +210,7 @@ class Trainer:
             result.selected,
             result.validation,
             trained + result.trained,
+            speed | {"residual": result.speed},
         )
 
     def _run_phase(

@@ -29,6 +29,7 @@ class Regression:
             torch.manual_seed(seed)
             self.model = nn.Linear(5, 2)
         self.table, self.sampler = torch.zeros(ROWS), WindowSampler(ROWS, batch, seed)
+        self.read, self.blind, self.taken = [], False, []
         self.seen, self.fail_at, self.broken, self.beside = [], None, False, {}
 
     def rows(self, step):
@@ -36,7 +37,14 @@ class Regression:
             raise KeyboardInterrupt
         return self.sampler.rows(step)
 
+    def foreseen(self, step):
+        return None if self.blind else self.sampler.rows(step)
+
+    def read_ahead(self, rows, step, start, total):
+        self.read.append((step, start, rows.tolist()))
+
     def loss(self, rows, step, start, total):
+        self.taken.append((step, start, rows.tolist()))
         predicted = self.model(nn.functional.dropout(self.inputs[rows], 0.2))
         errors = (predicted - self.targets[rows]).square().mean(1) * (1 + 0.1 * self.table[rows])
         self.seen.append((rows, errors.detach()))
@@ -191,3 +199,23 @@ def test_a_loss_that_is_not_finite_ends_in_one_clear_line(scratch):
     other.objective.validate = lambda batch: math.nan
     with pytest.raises(SigmaError, match="validation error is not finite at step 3"):
         other.run(scratch, {}, 4)
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_every_part_but_the_first_is_read_ahead_while_the_one_before_is_computed(scratch, blind):
+    one = phase(batch=2, accumulation=3, steps=4)
+    one.objective.blind = blind
+    one.run(scratch, {}, 4)
+    taken = one.objective.taken
+    assert [(step, start) for step, start, _ in taken] == [(step, start) for step in range(4) for start in (0, 2, 4)]
+    expected = taken[1:] if not blind else [part for part in taken if part[1]]
+    assert one.objective.read == expected, "a part's rows are those that its loss then takes"
+
+
+def test_throughput_and_memory_are_noted_at_every_validation_and_never_compared(scratch, tmp_path):
+    (tmp_path / "other").mkdir()
+    results = [phase().run(place, {}, 4) for place in (scratch, Scratch(tmp_path / "other"))]
+    assert results[0] == results[1]
+    for result in results:
+        assert [point["step"] for point in result.speed] == [3, 6, 9, 10]
+        assert all(point["windows_per_second"] > 0 and point["peak_memory_mib"] > 50 for point in result.speed)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sigma.errors import SigmaError
 from sigma.io import digest_folder
 from sigma.policy import lora
 from sigma.policy.model_folder import load_model, read_config
+from sigma.training.arms import new_trainer
 from sigma.training.checkpoint import Scratch
 from sigma.training.loop import Phase
 from sigma.training.material import motion_rms
@@ -253,6 +255,7 @@ OTHER_FLOW = {
     "learning_rate": {"train": {"learning_rate": 0.002}},
     "lora_learning_rate": {"train": {"lora_learning_rate": 0.002}},
     "select": {"train": {"select": "last"}},
+    "autocast": {"train": {"autocast": "bfloat16"}},
     "tau": {"loss": {"tau": 0.5}},
     "tau_band": {"loss": {"tau_band": 0.3}},
     "tau_norm": {"telepathy": {"tau_norm": 5.0}},
@@ -722,3 +725,54 @@ def test_the_command_says_what_it_did(own):
     assert len(losses) == 7
     errors = (own.root / "data/training/residual/plots/metrics/validation/error.tsv").read_text().splitlines()
     assert [row.split("\t")[0] for row in errors] == ["step", "3", "6"]
+
+
+@pytest.mark.parametrize("extra", [{}, ADAPTED])
+def test_autocast_computes_in_16_bits_and_learns_in_32(prepared, extra, monkeypatch):
+    products = []
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *given: products.append(linear(*given)) or products[-1])
+    losses, kinds = [], []
+    for autocast in (None, "bfloat16"):
+        trainer = prepared.trainer(extra, {"train": {"autocast": autocast, "batch": 8}})
+        with Scratch.open(trainer.key()) as scratch:
+            model = trainer.run(scratch)
+        kinds.append({one.dtype for one in products})
+        losses.append([point["loss"] for curve in model.curves for point in curve.train])
+        products.clear()
+        trained = [one for name, one in model.model.named_parameters() if ".lora_" in name or name.startswith("heads.")]
+        assert {one.dtype for one in trained} == {torch.float32}
+    assert kinds == [{torch.float32}, {torch.float32, torch.bfloat16}], "validation computes as evaluation does"
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=0.01) and losses[1][0] != losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.3), "later steps start from other weights"
+
+
+def test_autocast_of_a_base_of_16_bits_is_refused(prepared):
+    trainer = prepared.trainer()
+    material = replace(trainer.material, dtype="bfloat16")
+    parameters = trainer.parameters | {"train": trainer.train.model_copy(update={"autocast": "bfloat16"})}
+    for kind in ("residual", "lora"):
+        with pytest.raises(SigmaError, match=r"train\.autocast: found bfloat16 with base\.dtype bfloat16"):
+            new_trainer(kind, material, parameters)
+
+
+def test_compilation_without_a_compiler_is_refused_before_the_first_step(prepared, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for kind in ("residual", "lora"):
+        trainer = prepared.trainer(ADAPTED, {"machine": {"compile": True}})
+        with pytest.raises(SigmaError, match=r"machine.compile: found true .* \(no-such-compiler is not on the path\)"):
+            new_trainer(kind, trainer.material, trainer.parameters).build()
+
+
+@pytest.mark.slow  # a minute of compilation
+def test_compiled_steps_are_plain_ones_up_to_the_last_digits(prepared):
+    losses = []
+    for compiled in (False, True):
+        trainer = prepared.trainer(ADAPTED, {"machine": {"compile": compiled}})
+        with Scratch.open(trainer.key()) as scratch:
+            result = trainer.run(scratch)
+            scratch.clear()
+        layers = result.model.policy.model.paligemma_with_expert.gemma_expert.model.layers
+        assert all((layer.mlp._compiled_call_impl is not None) == compiled for layer in layers)
+        losses.append([point["loss"] for curve in result.curves for point in curve.train])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -1,0 +1,37 @@
+"""Reading ahead: what the next step needs is read in another thread while this one is computed."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+
+class Ahead[Value]:
+    """Results of ``make``, a function of arrays alone, that are asked for before they are needed.
+
+    Nothing that comes out depends on what was requested, only when it is there. What was requested and is not taken
+    next is forgotten.
+    """
+
+    def __init__(self, make: Callable[..., Value]):
+        self.make = make
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: tuple[Any, Future[Value]] | None = None
+
+    def request(self, *arrays: np.ndarray) -> None:
+        """Begin to make the result of these arrays."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="sigma-ahead")
+        self._pending = (_key(arrays), self._pool.submit(self.make, *arrays))
+
+    def take(self, *arrays: np.ndarray) -> Value:
+        """The result of these arrays, which is waited for where it was requested and made now where it was not."""
+        pending, self._pending = self._pending, None
+        if pending is not None and pending[0] == _key(arrays):
+            return pending[1].result()
+        return self.make(*arrays)
+
+
+def _key(arrays: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+    return tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
