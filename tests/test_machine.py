@@ -6,7 +6,7 @@ import torch
 from sigma.errors import SigmaError
 from sigma.machine import MachineParameters, open_device
 
-SETTINGS = dict(device="auto", threads=1, workers=1, backend="local", address=None, processes=1, batch=8)
+SETTINGS = dict(device="auto", threads=1, workers=1, backend="local", address=None, processes=1, batch=8, compile=False)
 
 
 def machine(**changes) -> MachineParameters:

@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sigma.benchmark.copies import repeat_dataset
 from sigma.benchmark.measure import alternate
 from sigma.benchmark.processes import Usage, environment, usage_of
 from sigma.benchmark.project import Project
 from sigma.benchmark.record import Measured, summary
+from sigma.commands.finetune import FEATURES
 from sigma.commands.window import BASE_RECORD, DATASET, DATASET_RECORD, EPISODES, SHARDS
+from sigma.data.shards import Shards
 from sigma.errors import SigmaError
 from sigma.io import read_json, write_json
 from sigma.parameters import PARAMS_FILE
@@ -62,6 +66,21 @@ def check_space(folder: str, project: Project) -> None:
         )
 
 
+def _sizes(shards: Shards, project: Project) -> dict[str, float]:
+    """What a run of ``sigma window`` wrote, what of it later stages hold in memory, and the features they map."""
+    records, features = shards.meta["shards"], read_json(project.root / FEATURES / "meta.json")
+    arrays = (getattr(shards, name) for name in vars(shards))
+    frames = sum(record["frames"] for record in records)
+    return {
+        "shards": len(records),
+        "frames": frames,
+        "windows": len(shards.window_step),
+        "disk_mib": sum(record["bytes"] for record in records) / 2**20,
+        "index_mib": sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) / 2**20,
+        "features_mib": frames * features["pools"] * features["width"] * 4 / 2**20,
+    }
+
+
 def windowing_memory(project: Project) -> Measured:
     """MiB with the episodes as often as ``copies`` says last, against once; time, frames and disk of each beside it.
 
@@ -77,12 +96,7 @@ def windowing_memory(project: Project) -> Measured:
         def measure(times: int) -> float:
             usage = usage_of(COMMAND, folders[times], environment(threads))
             usages[times].append(usage)
-            records = read_json(folders[times] / SHARDS / "meta.json")["shards"]
-            sizes[times] = {
-                "shards": len(records),
-                "frames": sum(record["frames"] for record in records),
-                "disk_mib": sum(record["bytes"] for record in records) / 2**20,
-            }
+            sizes[times] = _sizes(Shards.open(folders[times] / SHARDS, verify=False), project)
             shutil.rmtree(folders[times] / SHARDS)
             return usage.peak
 

@@ -1,6 +1,6 @@
 """The figures as rows of tables and as one line, from ``metrics/benchmark.json``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sigma.benchmark.catalogue import CATALOGUE
@@ -74,6 +74,56 @@ def profiles(figures: Figures) -> str:
         value = record["ratio"]["median"] if record["target"]["of"] == "ratio" else record["own"]["median"]
         lines.append(f"- `{name}`, {number(value)} ({target(record)}). {'; '.join(told) or 'One command, no parts'}.")
     return "\n".join(lines) or "None."
+
+
+def scale(figures: Figures) -> str:
+    """A table in Markdown of what 10⁴, 10⁵ and 10⁶ episodes cost: the measured growth with episodes, drawn on.
+
+    A straight line through the fewest and the most episodes; of time and memory the median of the rounds.
+    """
+    told = figures["windowing_memory"]["own"]["by_copies"]
+    first, last = (told[number] for number in (min(told, key=int), max(told, key=int)))
+    grown = last["episodes"] - first["episodes"]
+
+    def at(episodes: int, value: Callable[[Mapping[str, Any]], float]) -> float:
+        return value(last) + (value(last) - value(first)) / grown * (episodes - last["episodes"])
+
+    def cells(episodes: int) -> list[str]:
+        windows = at(episodes, lambda one: one["windows"])
+        replayed = windows / figures["evaluation_base"]["own"]["median"]
+        gib = (
+            at(episodes, lambda one, name=name: one[name]) / 1024 for name in ("disk_mib", "index_mib", "features_mib")
+        )
+        peak = at(episodes, lambda one: one["mib"]["median"]) / 1024
+        disk, index, features = (f"{value:.3g} GiB" for value in gib)
+        return [
+            f"{episodes:,}",
+            _duration(at(episodes, lambda one: one["seconds"]["median"])),
+            f"{peak:.3g} GiB",
+            disk,
+            _duration(replayed),
+            index,
+            features,
+        ]
+
+    header = (
+        "episodes",
+        "windowing",
+        "its peak memory",
+        "shards on disk",
+        "baseline",
+        "index in memory",
+        "features, by memory map",
+    )
+    lines = [header, ("---",) * len(header), *map(cells, (last["episodes"], 10**4, 10**5, 10**6))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def summary_line(figures: Figures) -> str:

@@ -169,6 +169,13 @@ def benchmark_missed(root: Path) -> str:
     return profiles(read_json(root / "metrics/benchmark.json")["figures"])
 
 
+def benchmark_scale(root: Path) -> str:
+    """What more episodes cost, from the growth that was measured."""
+    from sigma.benchmark.table import scale
+
+    return scale(read_json(root / "metrics/benchmark.json")["figures"])
+
+
 def base(root: Path) -> str:
     """Success of the shipped base on fresh seeds of every task, against random weights."""
     scores = read_json(root / "stages/embedded/metrics.json")
@@ -209,6 +216,7 @@ REGIONS: dict[str, Callable[[Path], str]] = {
     "evidence": evidence,
     "benchmark": benchmark,
     "benchmark_missed": benchmark_missed,
+    "benchmark_scale": benchmark_scale,
     "base": base,
     "pretraining": pretraining,
 }
