@@ -38,24 +38,6 @@ class SummaryParameters(Section):
 SECTIONS: dict[str, type[Section]] = {"ablation": ArmList, "summary": SummaryParameters}
 
 
-def _windows(base: dict[str, Any], shards: dict[str, Any], report: Any) -> "Windows":
-    import numpy as np
-
-    from sigma.errors import SigmaError
-    from sigma.evaluation.ablation import Windows
-    from sigma.evaluation.scores import critical_windows
-
-    joints = list(shards["joint_names"])
-    if report.gripper not in joints:
-        raise SigmaError(f"params.yaml: report.gripper: found {report.gripper!r}; legal: one of {', '.join(joints)}")
-    held_out = {name: values[base["split"] != "train"] for name, values in base.items() if name != "base_samples"}
-    critical = critical_windows(
-        held_out["action"], held_out["valid"], joints.index(report.gripper), report.critical_threshold
-    )
-    scored = np.array([name not in shards["exclude_joints"] for name in joints])
-    return Windows(held_out, scored, critical, report.resamples, report.seed)
-
-
 def _result(rows: dict[str, "Row"], arms: list["ArmSeed"], subject: str, windows: "Windows") -> dict[str, Any]:
     import numpy as np
 
@@ -110,7 +92,7 @@ def run(*, params: Path, arms: Path, output: Path, tables: Path) -> str:
     report: Any = read_parameters()["report"]
 
     from sigma.errors import SigmaError
-    from sigma.evaluation.ablation import add_arm, references
+    from sigma.evaluation.ablation import Windows, add_arm, references
     from sigma.evaluation.arms import read_arm, refuse_unlisted, source_digests, title
     from sigma.evaluation.predictions import BASELINE_COLUMNS
     from sigma.evaluation.tables import read_columns
@@ -121,7 +103,8 @@ def run(*, params: Path, arms: Path, output: Path, tables: Path) -> str:
     refuse_unlisted(arms, names, listed.seeds)
     shards = read_json(SHARDS)
     base, _ = read_columns(BASELINE, BASELINE_COLUMNS)
-    windows = _windows(base, shards, report)
+    held_out = {name: values[base["split"] != "train"] for name, values in base.items() if name != "base_samples"}
+    windows = Windows.judged(held_out, shards, report)
     digests = source_digests(SHARDS, FEATURES)
     options = {"digests": digests, "held_out": windows.columns, "chunk": shards["chunk"]}
     read = [read_arm(arms / f"{arm}-{seed}", arm, seed, **options) for arm in names for seed in listed.seeds]

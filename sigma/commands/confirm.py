@@ -52,6 +52,8 @@ def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
     shards_meta, features, reference = read_json(SHARDS), read_json(FEATURES), read_json(BASE)
 
     from sigma.evaluation import confirmation
+    from sigma.evaluation.ablation import Windows
+    from sigma.evaluation.arms import by_metric
     from sigma.jobs import Workers
     from sigma.machine import open_device
 
@@ -62,7 +64,7 @@ def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
         material = confirmation.fresh_material(
             shards, reference, features, base_parameters, batch=machine.batch, device=device
         )
-        windows = _windows(material.columns, shards_meta, report)
+        windows = Windows.judged(material.columns, shards_meta, report)
         rows, scales = _rows(material.columns, windows, shards_meta["chunk"]), {}
         for (arm, seed), record in records.items():
             place, own = arms / f"{arm}-{seed}", confirmation.fresh_base(material)
@@ -74,7 +76,7 @@ def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
             else:
                 variants = confirmation.tuned_actions(own, place / "model", name=arm, batch=machine.batch)
             for name, actions in variants.items():
-                _add(rows, name, seed, windows.errors(_plan(actions)))
+                _add(rows, name, seed, windows.errors(by_metric(actions)))
     from sigma.evaluation.ablation import split_results
 
     result = split_results(rows, SUBJECT, windows, "test")
@@ -86,19 +88,6 @@ def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
     )
 
 
-def _windows(columns: dict[str, Any], shards: dict[str, Any], report: Any) -> "Windows":
-    import numpy as np
-
-    from sigma.evaluation.ablation import Windows
-    from sigma.evaluation.scores import critical_windows
-
-    joints = list(shards["joint_names"])
-    gripper = joints.index(report.gripper)
-    critical = critical_windows(columns["action"], columns["valid"], gripper, report.critical_threshold)
-    scored = np.array([name not in shards["exclude_joints"] for name in joints])
-    return Windows(columns, scored, critical, report.resamples, report.seed)
-
-
 def _rows(columns: dict[str, Any], windows: "Windows", chunk: int) -> dict[str, "Row"]:
     """The references that need no training windows."""
     from sigma.evaluation.ablation import Row
@@ -106,15 +95,6 @@ def _rows(columns: dict[str, Any], windows: "Windows", chunk: int) -> dict[str, 
 
     plans = {"frozen_base": columns["base_action"], "base_mean_of_samples": columns["base_samples"].mean(axis=1)}
     return {name: Row(name, {}, windows.errors(plan_arm(plan, chunk))) for name, plan in plans.items()}
-
-
-def _plan(actions: dict[str, Any]) -> dict[str, Any]:
-    """A row's actions by metric: each branch, and the executed plan."""
-    import numpy as np
-
-    vector, chunk, trajectory = (actions[branch] for branch in ("vector", "chunk", "trajectory"))
-    plan = np.concatenate([vector, chunk[:, 1:], trajectory[:, chunk.shape[1] :]], axis=1)
-    return {"mse_vec": vector, "mse_chk": chunk, "mse_trj": trajectory, "mse_plan": plan}
 
 
 def _add(rows: dict[str, "Row"], name: str, seed: int, errors: dict[str, Any]) -> None:

@@ -39,6 +39,22 @@ class Windows:
     resamples: int
     seed: int
 
+    @classmethod
+    def judged(cls, columns: Mapping[str, np.ndarray], shards: Mapping[str, Any], report: Any) -> "Windows":
+        """These columns by the joints of ``shards`` (of data/shards/meta.json) and the section ``report``.
+
+        Raises :class:`SigmaError` where ``report.gripper`` is no joint.
+        """
+        joints = list(shards["joint_names"])
+        if report.gripper not in joints:
+            legal = ", ".join(joints)
+            raise SigmaError(f"params.yaml: report.gripper: found {report.gripper!r}; legal: one of {legal}")
+        critical = scores.critical_windows(
+            columns["action"], columns["valid"], joints.index(report.gripper), report.critical_threshold
+        )
+        scored = np.array([name not in shards["exclude_joints"] for name in joints])
+        return cls(dict(columns), scored, critical, report.resamples, report.seed)
+
     def rows(self, split: str, metric: str) -> np.ndarray:
         """Row numbers that ``metric`` averages over in ``split``."""
         chosen = self.columns["split"] == split

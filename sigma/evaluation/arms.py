@@ -98,9 +98,10 @@ class ArmSeed:
     curves: dict[str, np.ndarray]  # columns of curves.parquet
 
 
-def _executed(columns: Mapping[str, np.ndarray], variant: str) -> Arm:
-    """The actions of each branch, and the plan: step 0 the vector's, 1..C−1 the chunk's, the rest the trajectory's."""
-    vector, chunk, trajectory = (columns[f"{variant}.{branch}"] for branch in BRANCHES)
+def by_metric(actions: Mapping[str, np.ndarray]) -> Arm:
+    """The actions of each branch [W, n, A] by the metric that scores them, and the plan: step 0 the vector's, 1..C−1
+    the chunk's, the rest the trajectory's."""
+    vector, chunk, trajectory = (actions[branch] for branch in BRANCHES)
     plan = np.concatenate([vector, chunk[:, 1:], trajectory[:, chunk.shape[1] :]], axis=1)
     return {"mse_vec": vector, "mse_chk": chunk, "mse_trj": trajectory, "mse_plan": plan}
 
@@ -143,7 +144,11 @@ def read_arm(
         if not np.isfinite(columns[name]).all():
             raise SigmaError(f"{path}: column {name!r} holds a value that is not finite; legal: finite numbers")
     curves, _ = read_columns(folder / "curves.parquet", CURVES)
-    return ArmSeed(arm, seed, record, {variant: _executed(columns, variant) for variant in record["variants"]}, curves)
+    variants = {
+        variant: by_metric({branch: columns[f"{variant}.{branch}"] for branch in BRANCHES})
+        for variant in record["variants"]
+    }
+    return ArmSeed(arm, seed, record, variants, curves)
 
 
 def refuse_unlisted(root: Path, arms: Sequence[str], seeds: Sequence[int]) -> None:

@@ -1,10 +1,13 @@
 import json
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma.data.shards import FORMAT_VERSION, TENSORS, Shards, shard_name, write_index, write_shard
@@ -32,6 +35,18 @@ def shard_tensors(index: int, frames: int, windows: int) -> dict[str, torch.Tens
     }
 
 
+def shard_meta(V: int, S: int, D: int, T: int, M: int, L: int) -> dict:
+    quantiles = {"q01": [0.0] * D, "q99": [1.0] * D}
+    return {
+        **{"horizon": T, "chunk": T, "chunk_size": T, "history": M, "history_stride": 1, "trace": L, "fps": 10},
+        **{"cameras": [f"camera {index}" for index in range(V)], "resolution": S, "exclude_joints": []},
+        "joint_names": [f"joint {index}" for index in range(D)],
+        "tasks": ["push"],
+        "statistics": {"observation.state": quantiles, "action": quantiles},
+        "dataset": {"source": "small", "revision": None, "digest": "0" * 64},
+    }
+
+
 def write_folder(folder):
     folder.mkdir()
     records = [write_shard(folder, 0, shard_tensors(0, 4, 3)), write_shard(folder, 1, shard_tensors(1, 5, 5))]
@@ -41,15 +56,7 @@ def write_folder(folder):
         "kept": [True, True, False, True, True, False, True, True, True],
         "strided": [True, False, False, True, True, True, True, True, False],
     }
-    quantiles = {"q01": [0.0] * D, "q99": [1.0] * D}
-    meta = {
-        **{"horizon": T, "chunk": T, "chunk_size": T, "history": M, "history_stride": 1, "trace": L, "fps": 10},
-        **{"cameras": ["up", "wrist"], "resolution": S, "joint_names": list("abc"), "exclude_joints": []},
-        "tasks": ["push"],
-        "statistics": {"observation.state": quantiles, "action": quantiles},
-        "dataset": {"source": "small", "revision": None, "digest": "0" * 64},
-    }
-    write_index(folder, {**meta, "shards": records}, pa.table(columns))
+    write_index(folder, {**shard_meta(V, S, D, T, M, L), "shards": records}, pa.table(columns))
     return folder
 
 
@@ -71,9 +78,11 @@ def test_what_was_written_is_read_with_global_frame_ids(folder):
 
 @st.composite
 def contents(draw):
-    """Tensors of one to three shards of any sizes that go together, extreme values included."""
+    """Metadata and tensors of one to three shards of any sizes that go together; any finite numbers, any bytes."""
     sizes = {name: draw(st.integers(1, 3)) for name in "VSDTM"} | {"L": draw(st.integers(0, 3))}
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    tasks = [f"task {index}" for index in range(draw(st.integers(1, 3)))]
+    source = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    meta = shard_meta(**sizes) | {"tasks": tasks}
     shards = []
     for _ in range(draw(st.integers(1, 3))):
         frames, windows = draw(st.integers(1, 5)), draw(st.integers(0, 6))
@@ -89,18 +98,40 @@ def contents(draw):
         for name, (dtype, _) in TENSORS.items():
             shape = dimensions.get(name, (frames if name.startswith("frame") else windows,))
             if dtype == torch.float32:
-                # Any bits but those of NaN, which equals nothing: infinities, denormals, negative zero.
-                bits = torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32).view(torch.float32)
-                tensors[name] = torch.where(bits.isnan(), -0.0, bits)
-            elif dtype == torch.int64:
-                low, high = (-1, frames) if name == "window_frames" else (0, 2**62)
-                tensors[name] = torch.randint(low, high, shape, generator=generator)
+                # Any bits that are a finite number: denormals and negative zero too.
+                bits = torch.randint(-(2**31), 2**31, shape, generator=source).to(torch.int32).view(torch.float32)
+                tensors[name] = torch.where(bits.isfinite(), bits, -0.0)
             else:
-                tensors[name] = torch.randint(0, 256 if dtype == torch.uint8 else 2, shape, generator=generator).to(
-                    dtype
+                low, high = {"window_frames": (-1, frames), "window_valid": (0, 2), "frame_images": (0, 256)}.get(
+                    name, (0, len(tasks)) if name.endswith("task") else (0, 2**62)
                 )
+                tensors[name] = torch.randint(low, high, shape, generator=source).to(dtype)
+        tensors["window_frames"][:, -1].clamp_(min=0)  # a decision has a frame of its own
         shards.append(tensors)
-    return shards
+    return meta, shards
+
+
+@settings(deadline=None, max_examples=50)
+@given(contents())
+def test_any_content_comes_back_to_the_bit(content):
+    meta, shards = content
+    with tempfile.TemporaryDirectory() as place:
+        folder, windows = Path(place), sum(len(one["window_step"]) for one in shards)
+        records = [write_shard(folder, index, one) for index, one in enumerate(shards)]
+        flags = {name: pa.array([True] * windows, pa.bool_()) for name in ("kept", "strided")}
+        split = pa.array(["train"] * windows, pa.string())
+        table = pa.table({"window": pa.array(range(windows), pa.int64()), "split": split, **flags})
+        write_index(folder, {**meta, "shards": records}, table)
+        found = Shards.open(folder)
+        for name in set(TENSORS) - {"frame_images", "window_frames"}:
+            assert getattr(found, name).tobytes() == torch.cat([one[name] for one in shards]).numpy().tobytes(), name
+        first, expected = 0, []
+        for one in shards:
+            expected.append(torch.where(one["window_frames"] >= 0, one["window_frames"] + first, -1))
+            first += len(one["frame_step"])
+        np.testing.assert_array_equal(found.window_frames, torch.cat(expected).numpy())
+        order = np.random.default_rng(0).permutation(first)
+        assert torch.equal(found.images(order), torch.cat([one["frame_images"] for one in shards])[order])
 
 
 def test_images_come_in_the_order_asked_for(folder):
