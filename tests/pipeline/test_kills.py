@@ -41,7 +41,7 @@ PLAN = {
 }
 LEAST = 25
 # DVC writes these in place. What it says of one that a kill cut off, and the file; without it, it starts as if new.
-CUT_OFF = {"'dvc.lock'": "dvc.lock", "Unable to read RWLock-file": ".dvc/tmp/rwlock"}
+CUT_OFF = {"dvc.lock'": "dvc.lock", "Unable to read RWLock-file": ".dvc/tmp/rwlock"}
 COMMANDS = {"evaluate": "sigma"}  # command -> stage, where they differ
 # Training lasts longer than everything before its first step, so that most kills of it fall into it.
 LONGER = {
