@@ -23,7 +23,7 @@ Episodes = list[dict[str, np.ndarray]]  # state and action [n, D] of each
 def train_episodes(project: Project) -> Episodes:
     """State and action of every train episode."""
     dataset, splits = project.dataset(), project.shards().meta["splits"]
-    rows = [read_usable(dataset, index) for index in splits["train"]]
+    rows = [one for _, one in read_usable(dataset, splits["train"])]
     return [{STATE: one.state, ACTION: one.action} for one in rows]
 
 

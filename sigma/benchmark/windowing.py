@@ -20,7 +20,7 @@ from sigma.data import packing
 from sigma.data.packing import View, observed_steps, write_shards
 from sigma.data.segment import Filter, candidate_windows
 from sigma.data.source import Dataset, Episode
-from sigma.data.video import decode
+from sigma.data.video import Films, decode
 from sigma.data.windows import Protocol
 from sigma.io import read_table
 from sigma.jobs import Workers
@@ -92,12 +92,13 @@ def decode_file(file: Path) -> int:
 
 def deliver_job(dataset: Dataset, cameras: Sequence[str], protocol: Protocol, job: Job) -> int:
     """Decode the frames of one shard as the window stage does, keep none of them, and return their number."""
-    return sum(
-        1
-        for episode, steps in job
-        for camera in cameras
-        for _ in decode(dataset, episode, camera, observed_steps(steps, protocol).tolist())
-    )
+    with Films() as films:
+        return sum(
+            1
+            for episode, steps in job
+            for camera in cameras
+            for _ in decode(dataset, episode, camera, observed_steps(steps, protocol).tolist(), films)
+        )
 
 
 def plan(project: Project) -> Plan:
@@ -126,10 +127,10 @@ def plan(project: Project) -> Plan:
 def _parts(work: Plan, target: Path) -> dict[str, float]:
     """Seconds of writing by part, all in one process; ``decode`` has the limit taken out of it."""
     places = [
-        (packing, "decode", "open, seek, repeat and convert"),
+        (packing, "decode", "open, seek and convert"),
         (packing, "to_resolution", "resize"),
         (packing, "write_shard", "write and digest"),
-        (Dataset, "read", "read tables"),
+        (Dataset, "read_each", "read tables"),
     ]
     parts = split(lambda: work.write(target, 1), places, "cut, join and sync")
     limit = seconds_each(lambda: [decode_file(file) for file in work.files()], 0)

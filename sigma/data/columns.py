@@ -7,12 +7,14 @@ import numpy as np
 from sigma.errors import SigmaError
 
 
-def read_rows(path: Path, episode: int, columns: list[str]):
-    """Some columns of one episode, in stored order."""
+def read_rows(path: Path, columns: list[str], episode: int | None = None):
+    """Some columns of one episode, or of all with their ``episode_index``, in stored order."""
     import pyarrow
     import pyarrow.parquet
 
     try:
+        if episode is None:
+            return pyarrow.parquet.read_table(path, columns=[*columns, "episode_index"])
         return pyarrow.parquet.read_table(path, columns=columns, filters=[("episode_index", "==", episode)])
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
         raise SigmaError(f"{path}: not readable as a LeRobot table ({' '.join(str(error).split())})") from None

@@ -15,8 +15,8 @@ import torch
 from sigma.data.resize import to_resolution
 from sigma.data.segment import stored_windows
 from sigma.data.shards import write_index, write_shard
-from sigma.data.source import Dataset, Episode
-from sigma.data.video import decode
+from sigma.data.source import Dataset, Episode, Rows
+from sigma.data.video import Films, decode
 from sigma.data.windows import Protocol, history_steps, targets, trace_states
 from sigma.errors import SigmaError
 from sigma.io import atomic_directory
@@ -73,38 +73,46 @@ def write_episodes(
     images = torch.empty((total, len(view.cameras), 3, size, size), dtype=torch.uint8)
     parts: dict[str, list[np.ndarray]] = {}
     first = 0
-    for episode, steps in stored:
-        rows = dataset.read(episode)
-        observed = observed_steps(steps, protocol)
-        _decode_into(images[first : first + len(observed)], dataset, episode, view, observed)
-        action, valid = targets(rows.action, steps, protocol.chunk_size)
-        history = history_steps(steps, protocol)
-        part = {
-            "frame_state": rows.state[observed],
-            "frame_trace": trace_states(rows.state, observed, protocol.trace),
-            "frame_episode": np.full(len(observed), episode.index),
-            "frame_step": observed,
-            "frame_task": rows.task[observed],
-            "window_episode": np.full(len(steps), episode.index),
-            "window_step": steps,
-            "window_task": rows.task[steps],
-            "window_frames": np.where(history >= 0, first + np.searchsorted(observed, history), -1),
-            "window_action": action,
-            "window_valid": valid,
-        }
-        for name, values in part.items():
-            parts.setdefault(name, []).append(values)
-        first += len(observed)
+    with Films() as films:
+        for (episode, steps), rows in zip(stored, dataset.read_each(episode for episode, _ in stored), strict=True):
+            observed = observed_steps(steps, protocol)
+            _decode_into(images[first : first + len(observed)], dataset, episode, view, observed, films)
+            for name, values in _rows_of(episode, rows, steps, observed, first, protocol).items():
+                parts.setdefault(name, []).append(values)
+            first += len(observed)
     tensors = {name: torch.from_numpy(np.concatenate(values)) for name, values in parts.items()}
     return write_shard(folder, index, {"frame_images": images, **tensors})
 
 
-def _decode_into(images: torch.Tensor, dataset: Dataset, episode: Episode, view: View, steps: np.ndarray) -> None:
+def _rows_of(
+    episode: Episode, rows: Rows, steps: np.ndarray, observed: np.ndarray, first: int, protocol: Protocol
+) -> dict[str, np.ndarray]:
+    """An episode's part of every tensor but the images; its frames begin at row ``first`` of the shard."""
+    action, valid = targets(rows.action, steps, protocol.chunk_size)
+    history = history_steps(steps, protocol)
+    return {
+        "frame_state": rows.state[observed],
+        "frame_trace": trace_states(rows.state, observed, protocol.trace),
+        "frame_episode": np.full(len(observed), episode.index),
+        "frame_step": observed,
+        "frame_task": rows.task[observed],
+        "window_episode": np.full(len(steps), episode.index),
+        "window_step": steps,
+        "window_task": rows.task[steps],
+        "window_frames": np.where(history >= 0, first + np.searchsorted(observed, history), -1),
+        "window_action": action,
+        "window_valid": valid,
+    }
+
+
+def _decode_into(
+    images: torch.Tensor, dataset: Dataset, episode: Episode, view: View, steps: np.ndarray, films: Films
+) -> None:
     """Fill ``images`` [n, V, 3, S, S] with the frames of ``steps`` [n]; each camera is decoded once."""
     row_of = {int(step): row for row, step in enumerate(steps)}
     for position, camera in enumerate(view.cameras):
         missing = set(row_of)
-        for step, image in decode(dataset, episode, camera, row_of):
+        for step, image in decode(dataset, episode, camera, row_of, films):
             frame = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
             images[row_of[step], position] = to_resolution(frame, view.resolution)
             missing.discard(step)

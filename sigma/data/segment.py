@@ -1,12 +1,12 @@
 """Every candidate window of a dataset: its split, what the filter says of it, and whether it is stored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sigma.data.source import ACTION, STATE, Dataset, Rows
+from sigma.data.source import ACTION, STATE, Dataset, Episode, Rows
 from sigma.data.split import SPLITS
 from sigma.data.statistics import Statistics, feature_statistics, spread
 from sigma.data.windows import Protocol, action_norm, decision_steps, filter_reasons, is_strided, motion
@@ -21,13 +21,18 @@ class Filter:
     min_motion: float
 
 
-def read_usable(dataset: Dataset, index: int) -> Rows:
-    """The rows of an episode that can be cut into windows; an error where they cannot, whatever the audit says.
+def read_usable(dataset: Dataset, episodes: Iterable[int]) -> Iterator[tuple[int, Rows]]:
+    """Each episode and its rows, which can be cut into windows; an error where they cannot, whatever the audit says.
 
     Windows take neighbouring rows for neighbouring moments, and one non-finite value spoils statistics and losses.
     """
-    episode = dataset.episodes[index]
-    rows = dataset.read(episode)
+    chosen = [dataset.episodes[index] for index in episodes]
+    for episode, rows in zip(chosen, dataset.read_each(chosen), strict=True):
+        _check(dataset, episode, rows)
+        yield episode.index, rows
+
+
+def _check(dataset: Dataset, episode: Episode, rows: Rows) -> None:
     faults = {
         f"{len(rows.state)} rows, {episode.length} declared": len(rows.state) != episode.length,
         "no rows": episode.length == 0,
@@ -37,15 +42,13 @@ def read_usable(dataset: Dataset, index: int) -> Rows:
     }
     for fault, found in faults.items():
         if found:
-            raise SigmaError(
-                f"{dataset.root}/{episode.table}: episode {index}: {fault}; list it in params.yaml: audit.exclude"
-            )
-    return rows
+            place = f"{dataset.root}/{episode.table}: episode {episode.index}"
+            raise SigmaError(f"{place}: {fault}; list it in params.yaml: audit.exclude")
 
 
 def first_tasks(dataset: Dataset, episodes: Sequence[int]) -> dict[int, int]:
     """The task each episode begins with, by episode."""
-    return {index: int(read_usable(dataset, index).task[0]) for index in episodes}
+    return {index: int(rows.task[0]) for index, rows in read_usable(dataset, episodes)}
 
 
 def train_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, Statistics]:
@@ -54,7 +57,7 @@ def train_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, Sta
     Exact quantiles need every value at once: the one place where memory grows with the dataset, by 8 bytes a joint
     and frame (48 MB for a million frames of six joints).
     """
-    rows = [read_usable(dataset, index) for index in episodes]
+    rows = [one for _, one in read_usable(dataset, episodes)]
     values = {STATE: [item.state for item in rows], ACTION: [item.action for item in rows]}
     return {feature: feature_statistics(np.concatenate(parts)) for feature, parts in values.items()}
 
@@ -74,8 +77,7 @@ def candidate_windows(
     split_of = {episode: name for name in SPLITS for episode in splits[name]}
     unit = spread(statistics[ACTION])
     columns: dict[str, list[Any]] = {}
-    for index in sorted(split_of):
-        rows = read_usable(dataset, index)
+    for index, rows in read_usable(dataset, sorted(split_of)):
         steps = decision_steps(len(rows.action), protocol, split_of[index])
         norms = action_norm(rows.action, steps, protocol.horizon)
         motions = motion(rows.state, rows.action, unit, steps, protocol.horizon)

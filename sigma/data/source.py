@@ -8,7 +8,9 @@ own units. The state at a step was measured before the action of that step was s
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from sigma.instructions import clean_instruction
 from sigma.io import read_json, read_table
 
 CODEBASE_VERSION = "v3.0"
+_COLUMNS = [STATE, ACTION, "timestamp", "frame_index", "task_index"]
 LONGEST_EPISODE = 10_000_000  # frames: days at any rate; more is no length but a fault
 
 
@@ -85,7 +88,17 @@ class Dataset:
     def read(self, episode: Episode) -> Rows:
         """The rows of one episode in stored order; raises :class:`SigmaError` where the table is not as declared."""
         path = self.root / episode.table
-        table = read_rows(path, episode.index, [STATE, ACTION, "timestamp", "frame_index", "task_index"])
+        return self._rows(read_rows(path, _COLUMNS, episode.index), path)
+
+    def read_each(self, episodes: Iterable[Episode]) -> Iterator[Rows]:
+        """The rows of each episode in turn; a table is read once for those that follow each other in it."""
+        for path, group in groupby(episodes, key=lambda episode: self.root / episode.table):
+            table = read_rows(path, _COLUMNS)
+            of_row = vector(table, "episode_index", np.int64, path)
+            for episode in group:
+                yield self._rows(table.take(np.flatnonzero(of_row == episode.index)), path)
+
+    def _rows(self, table: Any, path: Path) -> Rows:
         return Rows(
             state=matrix(table, STATE, len(self.joint_names), path),
             action=matrix(table, ACTION, len(self.joint_names), path),
@@ -97,7 +110,7 @@ class Dataset:
     def read_encoded_images(self, episode: Episode, camera: str) -> list[bytes]:
         """The encoded images of an episode for a camera of kind ``image``, in stored order."""
         path = self.root / episode.table
-        images = read_rows(path, episode.index, [camera])[camera].to_pylist()
+        images = read_rows(path, [camera], episode.index)[camera].to_pylist()
         if any(not image or not image.get("bytes") for image in images):
             raise SigmaError(f"{path}: {camera}: an image of episode {episode.index} is not stored in the table")
         return [image["bytes"] for image in images]

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -202,8 +203,10 @@ class PerturbedAfter(Dataset):
 
     after = 20
 
-    def read(self, episode) -> Rows:
-        rows = super().read(episode)
+    def read_each(self, episodes) -> Iterator[Rows]:
+        return map(self._perturbed, super().read_each(episodes))
+
+    def _perturbed(self, rows: Rows) -> Rows:
         later = rows.frame_index > self.after
         state, action = rows.state.copy(), rows.action.copy()
         state[later] += 7
@@ -228,9 +231,10 @@ def test_later_states_and_actions_change_no_observation(packed, dataset, tmp_pat
 
 def test_a_failed_run_leaves_nothing_behind(dataset, tmp_path, monkeypatch):
     class Lossy(Dataset):
-        def read(self, episode):
-            rows = super().read(episode)
-            return replace(rows, task=rows.task + (0 if episode.index < 7 else 9))
+        def read_each(self, episodes):
+            chosen = list(episodes)
+            for episode, rows in zip(chosen, super().read_each(chosen), strict=True):
+                yield replace(rows, task=rows.task + (0 if episode.index < 7 else 9))
 
     fields = {name: getattr(dataset, name) for name in dataset.__dataclass_fields__}
     with pytest.raises(SigmaError, match=r"episode 7: a task that meta/tasks\.parquet does not list"):
@@ -260,13 +264,12 @@ def test_a_missing_frame_is_named_and_leaves_nothing_behind(tmp_path, workers):
 )
 def test_rows_that_cannot_be_cut_are_refused(dataset, change, words):
     class Faulty(Dataset):
-        def read(self, episode):
-            rows = super().read(episode)
-            return replace(rows, **change(rows))
+        def read_each(self, episodes):
+            return (replace(rows, **change(rows)) for rows in super().read_each(episodes))
 
     fields = {name: getattr(dataset, name) for name in dataset.__dataclass_fields__}
     with pytest.raises(SigmaError, match=f"episode 1: {words}"):
-        read_usable(Faulty(**fields), 1)
+        list(read_usable(Faulty(**fields), [1]))
 
 
 def test_tasks_are_those_the_episodes_begin_with(dataset):

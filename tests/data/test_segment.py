@@ -33,6 +33,9 @@ class Recording(Dataset):
         rows = Rows(np.sin(angle).astype(np.float32), action.astype(np.float32), steps / 10, steps, task)
         return rows if episode.index else self.broken(rows)
 
+    def read_each(self, episodes):
+        return map(self.read, episodes)
+
 
 def recording(lengths) -> Recording:
     episodes = tuple(Episode(index, length, "table.parquet", {}) for index, length in enumerate(lengths))
@@ -127,8 +130,9 @@ def test_missing_repeated_and_swapped_frames_are_refused_by_episode(length, data
     assume(list(kept) != list(range(length)))
     dataset.__dict__["broken"] = lambda rows: thinned(rows, np.array(kept, dtype=int))
     with pytest.raises(SigmaError, match=r"recorded/table\.parquet: episode 0: .*list it in params\.yaml"):
-        read_usable(dataset, 0)
-    assert len(read_usable(dataset, 1).state) == length
+        list(read_usable(dataset, [0]))
+    ((index, rows),) = read_usable(dataset, [1])
+    assert index == 1 and len(rows.state) == length
 
 
 @given(st.integers(1, 40), st.data(), st.sampled_from([np.nan, np.inf, -np.inf]), st.sampled_from(["state", "action"]))
@@ -143,4 +147,4 @@ def test_one_value_that_is_not_finite_is_refused_by_episode(length, data, value,
     dataset = recording((length,))
     dataset.__dict__["broken"] = broken
     with pytest.raises(SigmaError, match="episode 0: non-finite state or action"):
-        read_usable(dataset, 0)
+        list(read_usable(dataset, [0]))

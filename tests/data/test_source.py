@@ -39,6 +39,16 @@ def test_rows_are_what_was_written(dataset):
     assert set(rows.task) == {1}
 
 
+@pytest.mark.parametrize("order", [range(8), (7, 2, 2, 0), ()])
+def test_rows_of_many_episodes_are_those_of_each(dataset, order):
+    chosen = [dataset.episodes[index] for index in order]
+    found = list(dataset.read_each(iter(chosen)))
+    assert len(found) == len(chosen)
+    for episode, rows in zip(chosen, found, strict=True):
+        for name, values in vars(dataset.read(episode)).items():
+            np.testing.assert_array_equal(getattr(rows, name), values, strict=True)
+
+
 @pytest.mark.parametrize("version", ["v2.1", "v2.0", "v4.0", None])
 def test_other_format_versions_are_refused_by_name(copy, version):
     edit_info(copy, codebase_version=version)

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sigma.data.source import open_dataset
-from sigma.data.video import decode
+from sigma.data.video import Films, decode
 from sigma.errors import SigmaError
 from tests.datasets import CAMERAS, camera_image, write_dataset
 
@@ -58,3 +60,61 @@ def test_file_that_is_no_video_is_named(tmp_path):
     dataset = open_dataset(folder)
     with pytest.raises(SigmaError, match=f"{path}: episode 0 cannot be decoded"):
         list(decode(dataset, dataset.episodes[0], CAMERAS[0]))
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory):
+    """Episodes that share one file a camera, and every frame of theirs decoded one episode at a time."""
+    found = {}
+    for codec in ("h264", "libsvtav1"):
+        dataset = open_dataset(write_dataset(tmp_path_factory.mktemp(codec) / "films", (9, 14, 7, 40, 5), vcodec=codec))
+        whole = {
+            (one.index, camera): dict(decode(dataset, one, camera)) for one in dataset.episodes for camera in CAMERAS
+        }
+        assert len({segment.path for one in dataset.episodes for segment in one.videos.values()}) == len(CAMERAS)
+        found[codec] = dataset, whole
+    return found
+
+
+@pytest.mark.parametrize("codec", ["h264", "libsvtav1"])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_films_that_stay_open_give_the_same_frames_in_whatever_order_they_are_asked_for(filmed, codec, data):
+    dataset, whole = filmed[codec]
+    with Films() as films:
+        for _ in range(data.draw(st.integers(1, 6))):
+            episode = data.draw(st.sampled_from(dataset.episodes))
+            camera = data.draw(st.sampled_from(CAMERAS))
+            steps = data.draw(st.none() | st.sets(st.integers(0, episode.length - 1)))
+            frames = decode(dataset, episode, camera, steps, films)
+            if data.draw(st.booleans()):
+                got = dict(frames)
+                assert sorted(got) == (list(range(episode.length)) if steps is None else sorted(steps))
+            else:  # an iteration that is left early
+                got = dict(image for image, _ in zip(frames, range(2), strict=False))
+            for step, image in got.items():
+                np.testing.assert_array_equal(image, whole[episode.index, camera][step])
+
+
+def test_a_file_is_opened_once_for_episodes_that_follow_each_other(dataset, monkeypatch):
+    import av
+
+    opened, read = [], av.open
+    monkeypatch.setattr(av, "open", lambda path: opened.append(path) or read(path))
+    with Films() as films:
+        for episode in dataset.episodes:
+            for camera in CAMERAS:
+                assert len(list(decode(dataset, episode, camera, films=films))) == episode.length
+    files = {str(dataset.root / segment.path) for one in dataset.episodes for segment in one.videos.values()}
+    assert sorted(opened) == sorted(files)
+
+
+def test_after_an_episode_that_cannot_be_decoded_the_file_is_opened_anew(dataset, monkeypatch):
+    episode, after = dataset.episodes[:2]
+    with Films() as films:
+        assert len(list(decode(dataset, episode, CAMERAS[0], films=films))) == episode.length
+        monkeypatch.setattr(films._open[CAMERAS[0]], "_returned", (0.0, "no frame"))
+        monkeypatch.setattr(films._open[CAMERAS[0]], "_frames", iter(["none either"]))
+        with pytest.raises(SigmaError, match="episode 1 cannot be decoded"):
+            list(decode(dataset, after, CAMERAS[0], films=films))
+        assert len(list(decode(dataset, after, CAMERAS[0], films=films))) == after.length
