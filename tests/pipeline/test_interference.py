@@ -167,7 +167,7 @@ def test_a_lock_file_that_was_cut_off_costs_no_result(project):
         (project / "dvc.lock").write_bytes(whole[: int(share * len(whole))])
         log = project.parent / "cut.log"
         if start(project, log).wait():
-            assert "'dvc.lock'" in log.read_text() and "Traceback" not in log.read_text()
+            assert "dvc.lock'" in log.read_text() and "Traceback" not in log.read_text()
             refused += 1
             (project / "dvc.lock").unlink()
             assert start(project, log).wait() == 0, log.read_text()
