@@ -225,9 +225,10 @@ class Shards:
         ids = np.asarray(frames, dtype=np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= self._first_frame[-1]):
             raise IndexError(f"frame ids must lie in 0 to {self._first_frame[-1] - 1}")
-        result = torch.empty((len(ids), *self._images[0].shape[1:]), dtype=torch.uint8)
+        result = np.empty((len(ids), *self._images[0].shape[1:]), dtype=np.uint8)
+        shards = [images.numpy() for images in self._images]
         shard_of = np.searchsorted(self._first_frame, ids, side="right") - 1
-        for shard in np.unique(shard_of):
-            rows = np.flatnonzero(shard_of == shard)
-            result[torch.from_numpy(rows)] = self._images[shard][torch.from_numpy(ids[rows] - self._first_frame[shard])]
-        return result
+        # Whole frames are copied as blocks of memory; torch's index would copy byte by byte.
+        for row, (shard, frame) in enumerate(zip(shard_of, ids - self._first_frame[shard_of], strict=True)):
+            result[row] = shards[shard][frame]
+        return torch.from_numpy(result)
