@@ -24,7 +24,10 @@ PARTS_OF = {
 }
 TRAINED = ("decision", "evaluation")
 SLOW = {"windowing_memory", "help", "repro", "adapter_experiment"}  # processes of their own
-QUICK = [name for name in CATALOGUE if name not in SLOW]
+COMPILED = "training_step_compiled"  # most of a minute of compilation
+QUICK = [
+    pytest.param(name, marks=pytest.mark.slow) if name == COMPILED else name for name in CATALOGUE if name not in SLOW
+]
 
 
 def measure(name, project):

@@ -69,15 +69,12 @@ def test_figures_that_were_not_asked_for_again_stay(folder, monkeypatch):
         return build(CATALOGUE[name], Measured([float(len(calls))], [1.0])) | {"other_programs": 0.0}
 
     monkeypatch.setattr(run, "in_fresh_process", measured)
-    line = benchmark.run(part="decision", params=PARAMS, only=[])
-    assert line == "benchmark: decision: 3 figures, 1 of 1 targets met" and calls == figures_of("decision")
-    benchmark.run(part="decision", params=PARAMS, only=["decision_against_base"])
-    found = read_json(folder / "stages/benchmark/out/decision.json")
-    assert {name: record["own"]["median"] for name, record in found["figures"].items()} == {
-        "decision": 1.0,
-        "decision_against_base": 4.0,
-        "decision_against_plain_lora": 3.0,
-    }
+    line = benchmark.run(part="startup", params=PARAMS, only=[])
+    assert line == "benchmark: startup: 3 figures, 3 of 3 targets met" and calls == figures_of("startup")
+    benchmark.run(part="startup", params=PARAMS, only=["repro"])
+    found = read_json(folder / "stages/benchmark/out/startup.json")
+    medians = {name: record["own"]["median"] for name, record in found["figures"].items()}
+    assert medians == {"help": 1.0, "repro": 4.0, "adapter_experiment": 3.0}
     assert found["machine"]["repetitions"] == 5 and found["machine"]["packages"]["torch"]
 
 
