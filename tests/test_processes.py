@@ -19,7 +19,14 @@ def count(number: int) -> dict:
     """Parameters of a machine with so many processes."""
     return {
         "machine": MachineParameters(
-            device="cpu", threads=1, workers=1, backend="local", address=None, processes=number, batch=8
+            device="cpu",
+            threads=1,
+            workers=1,
+            backend="local",
+            address=None,
+            processes=number,
+            batch=8,
+            compile=False,
         )
     }
 

@@ -107,6 +107,8 @@ def trainings_state(project: Project) -> Path:
     return scratch_root() / key[:32] / "state.pt"
 
 
+# A training that could not be put away has run; its state is kept, and its speed is noted beside the outputs.
+SPEED = ("logs",)
 TABLE = "recorded/data/chunk-000/file-000.parquet"
 
 FAULTS = [
@@ -119,6 +121,7 @@ FAULTS = [
         "finetune",
         disk("models", None),
         "models/sigma: cannot be written (Read-only file system)",
+        writes=SPEED,
     ),
     Fault(
         "metrics/ is read-only", "report", disk("metrics", None), "metrics/…: cannot be written (Read-only file system)"
@@ -142,6 +145,7 @@ FAULTS = [
         "finetune",
         disk("models", 8),
         "models/sigma: cannot be written (No space left on device)",
+        writes=SPEED,
     ),
     Fault(
         "the disk of models/ is full",
@@ -164,7 +168,7 @@ FAULTS = [
     Fault("files may not grow", "baseline", largest_file(8), "data/…: cannot be written (File too large)"),
     Fault("files may not grow", "window", largest_file(16), "…/data/shards: cannot be written (File too large)"),
     Fault("data is a file", "fetch", a_file_for("data"), "data/…: cannot be written (File exists)"),
-    Fault("models is a file", "finetune", a_file_for("models"), "models/sigma: cannot be written (…)"),
+    Fault("models is a file", "finetune", a_file_for("models"), "models/sigma: cannot be written (…)", writes=SPEED),
     Fault(
         "base.json is a folder",
         "fetch",

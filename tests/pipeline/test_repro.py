@@ -1,11 +1,13 @@
 """The pipeline through DVC, as a user runs it, in a clone of its own on a small dataset."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from tests.imports import ROOT
 from tests.projects import run
 
 
@@ -43,6 +45,20 @@ def test_adapter_off_gives_the_baseline_to_the_bit_and_the_diff_shows_sigma(clon
     for key, value in changed.items():
         assert value["old"] == baseline[key], key
         assert value["new"] == metrics(clone, "sigma")["test"][key], key
+
+
+def test_experiments_run_where_the_further_pipelines_were_never_run(clone, tmp_path):
+    """As in a fresh clone: ``stages/`` has locks whose outputs no cache holds, and DVC's graph spans them."""
+    folder = shutil.copytree(clone, tmp_path / "project", symlinks=True)
+    for name in run(ROOT, "git", "ls-files", "stages").split():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    run(folder, "git", "add", "stages")
+    run(folder, "git", "commit", "-qm", "further pipelines")
+    output = run(folder, "dvc", "exp", "run", "--temp", "-S", "adapter.threshold=5", "-n", "other")
+    assert output.count("Running stage") == 1 and "Running stage 'report'" in output
+    difference = json.loads(run(folder, "dvc", "metrics", "diff", "--json", "other", printed=True))
+    assert {key.partition(".")[0] for key in difference["metrics/sigma.json"]} == {"test", "train", "validation"}
 
 
 def test_loss_change_reruns_from_training_and_earlier_values_come_from_the_run_cache(clone):
