@@ -10,6 +10,7 @@ from typing import NoReturn
 import typer
 
 from sigma.errors import SigmaError
+from sigma.further import further
 from sigma.guard import guard
 from sigma.panels import Panels
 from sigma.tools import tools
@@ -91,6 +92,7 @@ for _name in STAGES:
 
 
 app.add_typer(tools)
+app.add_typer(further)
 
 
 def _fail(message: str) -> NoReturn:

@@ -9,6 +9,7 @@ EXEMPT = {
     "sigma/__init__.py",
     "sigma/__main__.py",
     "sigma/cli.py",
+    "sigma/further.py",
     "sigma/guard.py",
     "sigma/panels.py",
     "sigma/tools.py",

@@ -28,7 +28,7 @@ def target(record: Mapping[str, Any]) -> str:
 
 
 def rows(figures: Figures) -> list[tuple[str, ...]]:
-    """One row a figure in the catalogue's order; figures that were not measured say why."""
+    """One row a figure in the catalogue's order: a figure that was not measured says why, a peer its video backend."""
     found = []
     for name in CATALOGUE:
         record = figures.get(name)
@@ -40,8 +40,18 @@ def rows(figures: Figures) -> list[tuple[str, ...]]:
         ratio, unit = record["ratio"], record["unit"]
         spread = f"{number(ratio['median'])} ({number(ratio['min'])} to {number(ratio['max'])})"
         values = (f"{number(record[side]['median'])} {unit}" for side in ("own", "peer_value"))
-        found.append((record["title"], record["peer"], *values, spread, target(record)))
+        found.append(
+            (record["title"], record["peer"] + _backend(record["peer_value"]), *values, spread, target(record))
+        )
     return found
+
+
+def _backend(peer: Mapping[str, Any]) -> str:
+    """The peer's video backend, and which of its others did not load on the machine."""
+    if "video_backend" not in peer:
+        return ""
+    missing = ", ".join(sorted(peer.get("backends_that_fail", {})))
+    return f" ({peer['video_backend']}{f'; {missing} did not load' if missing else ''})"
 
 
 def splits(figures: Figures) -> list[tuple[str, str, list[tuple[str, float, float]]]]:
@@ -79,7 +89,9 @@ def profiles(figures: Figures) -> str:
 def scale(figures: Figures) -> str:
     """A table in Markdown of what 10⁴, 10⁵ and 10⁶ episodes cost: the measured growth with episodes, drawn on.
 
-    A straight line through the fewest and the most episodes; of time and memory the median of the rounds.
+    A straight line through the fewest and the most episodes; of time the median of the rounds. Peak memory grows by its
+    medians only where the ranges of the fewest and the most do not touch; else noise would be drawn on, and it grows by
+    the index, which is what the stage is known to hold of every episode.
     """
     told = figures["windowing_memory"]["own"]["by_copies"]
     first, last = (told[number] for number in (min(told, key=int), max(told, key=int)))
@@ -88,13 +100,17 @@ def scale(figures: Figures) -> str:
     def at(episodes: int, value: Callable[[Mapping[str, Any]], float]) -> float:
         return value(last) + (value(last) - value(first)) / grown * (episodes - last["episodes"])
 
+    apart = last["mib"]["min"] > first["mib"]["max"]
+    least, most = (one["mib"]["median"] if apart else one["index_mib"] for one in (first, last))
+    memory_growth = (most - least) / grown
+
     def cells(episodes: int) -> list[str]:
         windows = at(episodes, lambda one: one["windows"])
         replayed = windows / figures["evaluation_base"]["own"]["median"]
         gib = (
             at(episodes, lambda one, name=name: one[name]) / 1024 for name in ("disk_mib", "index_mib", "features_mib")
         )
-        peak = at(episodes, lambda one: one["mib"]["median"]) / 1024
+        peak = (last["mib"]["median"] + memory_growth * (episodes - last["episodes"])) / 1024
         disk, index, features = (f"{value:.3g} GiB" for value in gib)
         return [
             f"{episodes:,}",

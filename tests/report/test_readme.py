@@ -10,6 +10,7 @@ import pytest
 
 from sigma.benchmark.catalogue import CATALOGUE
 from sigma.benchmark.record import Measured, build
+from sigma.benchmark.table import markdown
 from sigma.commands.figures import run
 from sigma.errors import SigmaError
 from sigma.report.readme import REGIONS, rendered
@@ -39,8 +40,8 @@ def test_committed_figures_are_those_of_the_committed_metrics(committed, name):
     assert rendered(text, committed) == text, "run `sigma figures` and commit"
 
 
-def benchmark_figures() -> dict:
-    """Two made-up figures of speed, one of which misses its target."""
+def benchmark_figures(peaks: tuple[float, ...] = (1024.0, 1024.0, 1024.0), spread: float = 8.0) -> dict:
+    """Made-up figures of speed, one of which misses its target, with these peaks of memory as the dataset grows."""
     slow = build(CATALOGUE["windowing"], Measured([1.0], [2.0], {"split": {"decode": 3.0, "write": 1.0}}))
     quick = build(CATALOGUE["statistics"], Measured([1.0], [50.0]))
     sizes = {
@@ -48,12 +49,12 @@ def benchmark_figures() -> dict:
             "episodes": 25 * times,
             "windows": 100 * times,
             "seconds": {"median": 10.0 + 5 * times},
-            "mib": {"median": 1024.0},
+            "mib": {"median": peak, "min": peak - spread, "max": peak + spread},
             "disk_mib": 2.0 * times,
             "index_mib": 0.5 * times,
             "features_mib": 1.0 * times,
         }
-        for times in (1, 4, 16)
+        for times, peak in zip((1, 4, 16), peaks, strict=True)
     }
     memory = build(CATALOGUE["windowing_memory"], Measured([1.0], [1.0], {"by_copies": sizes}))
     base = build(CATALOGUE["evaluation_base"], Measured([50.0], [5.0]))
@@ -74,8 +75,31 @@ def test_what_more_episodes_cost_is_drawn_on_from_what_was_measured(project):
     text = (project / "README.md").read_text(encoding="utf-8")
     # 0.2 s, 4 windows, 0.08 MiB of shards, 0.02 of the index and 0.04 of features an episode; 50 windows a second.
     assert "| 400 | 1.5 min | 1 GiB | 0.0312 GiB | 32 s | 0.00781 GiB | 0.0156 GiB |" in text
-    assert "| 10,000 | 33.5 min | 1 GiB | 0.781 GiB | 13.3 min | 0.195 GiB | 0.391 GiB |" in text
-    assert "| 1,000,000 | 2.31 days | 1 GiB | 78.1 GiB | 22.2 h | 19.5 GiB | 39.1 GiB |" in text
+    assert "| 10,000 | 33.5 min | 1.19 GiB | 0.781 GiB | 13.3 min | 0.195 GiB | 0.391 GiB |" in text
+    assert "| 1,000,000 | 2.31 days | 20.5 GiB | 78.1 GiB | 22.2 h | 19.5 GiB | 39.1 GiB |" in text
+
+
+@pytest.mark.parametrize(
+    ("peaks", "spread", "peak"),
+    [
+        # Within the spread: the index alone grows, 0.02 MiB an episode, whichever way the medians happen to lie.
+        ((1100.0, 1060.0, 1024.0), 100.0, "20.5 GiB"),
+        ((1024.0, 1060.0, 1100.0), 100.0, "20.6 GiB"),
+        # Ranges apart: 75 MiB in 375 episodes.
+        ((1025.0, 1060.0, 1100.0), 8.0, "196 GiB"),
+    ],
+)
+def test_noise_of_the_peak_memory_is_not_drawn_on(project, peaks, spread, peak):
+    figures = json.dumps({"figures": benchmark_figures(peaks, spread)})
+    (project / "metrics/benchmark.json").write_text(figures, encoding="utf-8")
+    run(root=project)
+    assert f"| 1,000,000 | 2.31 days | {peak} |" in (project / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_speed_names_the_peers_backend_and_those_that_did_not_load():
+    record = build(CATALOGUE["loading"], Measured([100.0], [2.0]))
+    record["peer_value"] |= {"video_backend": "pyav", "backends_that_fail": {"torchcodec": "no FFmpeg"}}
+    assert "faster video backend (pyav; torchcodec did not load) |" in markdown({"loading": record})
 
 
 @pytest.fixture
