@@ -38,8 +38,15 @@ STAGES = {
 _OWNERS = (*(f"sigma.commands.{stage}" for stage in STAGES), "sigma.machine")
 
 
-def read_environment(path: Path = Path("sigma_env")) -> None:
-    """Take KEY=VALUE lines of ``sigma_env`` into the environment; what is set there already wins."""
+def environment_file() -> Path:
+    """``sigma_env`` of this folder; in DVC's copy for an experiment, where ignored files are not, the project's own."""
+    here = Path("sigma_env")
+    project = next((folder.parent for folder in Path.cwd().parents if folder.name == ".dvc"), None)
+    return here if here.is_file() or project is None else project / here
+
+
+def read_environment(path: Path) -> None:
+    """Take KEY=VALUE lines of a file like ``sigma_env`` into the environment; what is set there already wins."""
     if not path.is_file():
         return
     try:
@@ -106,7 +113,7 @@ def _fail(message: str) -> NoReturn:
 def main() -> None:
     """Run the command line; a fault of the user's ends in one line and status 1."""
     try:
-        read_environment()
+        read_environment(environment_file())
         with guard(sys.argv[1:], STAGES):
             app()
     except SigmaError as error:

@@ -169,7 +169,11 @@ def data_parallel(module: "nn.Module") -> "nn.Module":
     if count() == 1:
         return module
     from accelerate import Accelerator, DistributedDataParallelKwargs
+    from torch.nn.parallel import DistributedDataParallel
 
+    # The frozen base is the same in every process by its digests; a part of it may lie on another device.
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, frozen)
     # Not every parameter is in every loss; no buffer changes in training.
     settings = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(mixed_precision="no", kwargs_handlers=[settings]).prepare_model(module, device_placement=False)

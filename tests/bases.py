@@ -34,23 +34,27 @@ STATISTICS = {
 }
 
 
-def tiny_policy(seed: int = 0, cameras: tuple[str, ...] = CAMERAS, **sizes):
-    """A small π0.5 with random weights large enough that every part matters to the action."""
+def tiny_policy(seed: int = 0, cameras: tuple[str, ...] = CAMERAS, padded: int | None = None, **sizes):
+    """A small π0.5 with random weights large enough that every part matters to the action.
+
+    With ``padded`` it declares vectors of that size for state and action, as π0.5 is published.
+    """
     from sigma.policy.modeling_pi05_small import PI05SmallPolicy
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = small_config(cameras, STATE_DIM, ACTION_DIM, **{"vocabulary_size": len(tokenizer), **SIZES, **sizes})
+        dims = (padded or STATE_DIM, padded or ACTION_DIM)
+        config = small_config(cameras, *dims, **{"vocabulary_size": len(tokenizer), **SIZES, **sizes})
         policy = PI05SmallPolicy(config)
         for parameter in policy.parameters():
             torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 0.1)
     return policy.eval()
 
 
-def write_tiny_base(folder: Path, seed: int = 0, **sizes) -> Path:
+def write_tiny_base(folder: Path, seed: int = 0, *, statistics=STATISTICS, **sizes) -> Path:
     """Write a tiny base into ``folder`` and return it."""
-    save_base(folder, tiny_policy(seed, **sizes), build_tokenizer(), STATISTICS)
+    save_base(folder, tiny_policy(seed, **sizes), build_tokenizer(), statistics)
     return folder
 
 

@@ -79,7 +79,7 @@ def test_help_lists_every_stage(tmp_path):
 def test_help_lists_commands_under_their_headings_whole(tmp_path):
     lines = sigma(tmp_path, "--help").stdout.splitlines()
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Options:", "Stages:", "Tools:", "Ablation:", "Evidence:"]
+    assert headings == ["Options:", "Stages:", "Tools:", "Closed loop:", "Ablation:", "Evidence:", "Speed:"]
     assert lines[lines.index("Stages:") + 1].startswith("  fetch ")
     nested = sigma(tmp_path, "profile", "--help").stdout.replace("\n", " ")
     assert "Commands:" in nested and "..." not in nested.partition("Commands:")[2]
@@ -175,6 +175,20 @@ def test_sigma_env_fills_what_is_not_set(tmp_path, monkeypatch):
         with pytest.raises(SigmaError, match="line 2: expected KEY=VALUE"):
             cli.read_environment(file)
     monkeypatch.delenv("A", raising=False)
+
+
+def test_an_experiments_copy_takes_the_projects_sigma_env(tmp_path, monkeypatch):
+    copy = tmp_path / "project/.dvc/tmp/exps/abc"
+    copy.mkdir(parents=True)
+    (tmp_path / "sigma_env").write_text("SIGMA_TEST_A=stray\n")
+    monkeypatch.chdir(copy)
+    assert not cli.environment_file().is_file()
+    (tmp_path / "project/sigma_env").write_text("SIGMA_TEST_A=project\n")
+    assert cli.environment_file().read_text() == "SIGMA_TEST_A=project\n"
+    (copy / "sigma_env").write_text("SIGMA_TEST_A=own\n")
+    assert cli.environment_file().read_text() == "SIGMA_TEST_A=own\n"
+    monkeypatch.chdir(tmp_path / "project/.dvc/..")
+    assert cli.environment_file().read_text() == "SIGMA_TEST_A=project\n"
 
 
 def test_every_section_of_the_shipped_file_has_one_owner():

@@ -31,8 +31,8 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.policy.base import describe_base
 
     section: FetchParameters = parameters["fetch"]
-    base = describe_base(section.base.source, section.base.revision)
     dataset = find_dataset(section.dataset.source, section.dataset.revision, DATASET)
+    base = describe_base(section.base.source, section.base.revision, len(dataset.joint_names))
     with Outputs() as outputs:
         copy = outputs.folder(DATASET)
         copy_dataset(dataset, copy)

@@ -147,7 +147,7 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.training.material import load_material
     from sigma.training.output import write_curves, write_model
     from sigma.training.shared_scratch import SharedScratch
-    from sigma.training.trainer import Trainer
+    from sigma.training.trainer import Trainer, needs_expert
     from sigma.usage import record_training
 
     machine = parameters["machine"]
@@ -156,7 +156,7 @@ def run(parameters: dict[str, Section]) -> str:
     if to_start(machine.processes):
         _check_shares(parameters, machine.processes)
         return launch(run, parameters, device)
-    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=device)
+    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=device, expert=needs_expert(parameters))
     trainer = Trainer(material, parameters)
     with SharedScratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)

@@ -51,6 +51,7 @@ class Plan:
     device: str
     free: int | None
     notes: list[str] = field(default_factory=list)
+    advice: str = ""
 
     @property
     def peak(self) -> Memory:
@@ -68,7 +69,7 @@ class Plan:
         have = f"{self.free / GIB:.1f} GiB free on {self.device}"
         if self.fits:
             return f"fits: {need}; {have}"
-        return f"does not fit: {need}; {have}; lower train.batch or machine.batch, or set train.gradient_checkpointing"
+        return f"does not fit: {need}; {have}; {self.advice}"
 
 
 def run(sections: Mapping[str, Section], *, memory: float | None = None) -> Plan:
@@ -80,20 +81,44 @@ def run(sections: Mapping[str, Section], *, memory: float | None = None) -> Plan
 
     config, told = base_configuration(sections)
     views = views_of(config, sections)
-    footprint = build_footprint(config, views, sections)
+    joints = joints_of(sections)
+    footprint = build_footprint(config, views, sections, joints)
     device, free = _free(sections, memory)
     count = sum(group.parameters for group in footprint.frozen.values())
     return Plan(
         base=told,
         frozen={name: (group.parameters, group.bytes) for name, group in footprint.frozen.items()},
         trainable={name: (group.parameters, group.bytes) for name, group in footprint.trainable.items()},
-        memory=stages(footprint, sections),
+        memory=stages(footprint, sections, device),
         disk=_disk(footprint, views, sections),
-        time=_time(sections, rate_key(sections, count, device)),
+        time=_time(sections, rate_key(sections, count, views, device)),
         device=device,
         free=free,
-        notes=["the language-model heads are loaded although nothing uses them"],
+        notes=_notes(footprint, device, joints),
+        advice=_advice(sections),
     )
+
+
+def _notes(footprint: "Footprint", device: str, joints: int | None) -> list[str]:
+    notes = []
+    if device != "cpu":
+        notes.append("the language-model heads, which nothing uses, stay in the main memory")
+    if joints is None:
+        declared = footprint.model.heads.sizes.action_dim
+        notes.append(f"the robot's joints are not known before the dataset is fetched: counted with {declared}")
+    return notes
+
+
+def _advice(sections: Mapping[str, Any]) -> str:
+    """What makes a plan smaller; gradients can be checkpointed only where no flow matching is trained."""
+    from sigma.training.trainer import needs_expert
+
+    told = "lower train.batch or machine.batch"
+    if sections["train"].gradient_checkpointing:
+        return told
+    if needs_expert(sections):
+        return f"{told}, or take base.branch frozen with train.gradient_checkpointing"
+    return f"{told}, or set train.gradient_checkpointing"
 
 
 def base_configuration(sections: Mapping[str, Any]) -> "tuple[PI05Config, str]":
@@ -120,16 +145,37 @@ def base_configuration(sections: Mapping[str, Any]) -> "tuple[PI05Config, str]":
     return config, f"{origin.source}, not fetched yet: sizes of LeRobot's π0.5"
 
 
+def joints_of(sections: Mapping[str, Any]) -> int | None:
+    """Joints of the robot by the dataset's metadata, where it is here or in the Hub's cache; else None."""
+    import json
+
+    from huggingface_hub import try_to_load_from_cache
+
+    from sigma.data.fetching import EMBEDDED, locate_dataset
+    from sigma.data.source import open_dataset
+
+    origin = sections["fetch"].dataset
+    if origin.source == EMBEDDED or Path(origin.source).is_dir():
+        return len(open_dataset(locate_dataset(origin.source, origin.revision)).joint_names)
+    cached = try_to_load_from_cache(origin.source, "meta/info.json", revision=origin.revision, repo_type="dataset")
+    if not isinstance(cached, str):
+        return None
+    return int(json.loads(Path(cached).read_text(encoding="utf-8"))["features"]["action"]["shape"][0])
+
+
 def views_of(config: "PI05Config", sections: Mapping[str, Any]) -> int:
     """Cameras that the window stage keeps."""
     mapping = sections["window"].cameras
     return sum(mapping.get(camera, camera) is not None for camera in config.image_features)
 
 
-def stages(footprint: "Footprint", sections: Mapping[str, Any]) -> list[Memory]:
+def stages(footprint: "Footprint", sections: Mapping[str, Any], device: str) -> list[Memory]:
     """Memory of each stage that holds the model on the device."""
+    from sigma.training.trainer import needs_expert
+
     base, train, batch = sections["base"], sections["train"], sections["machine"].batch
-    weights, trained = footprint.weights, footprint.trained
+    weights, trained = footprint.weights(device), footprint.trained
+    read = footprint.weights(device, expert=needs_expert(sections))
     mean = base.samples if base.action == "mean" else 1
     found = [Memory("baseline", weights, activations=footprint.decision(batch, base.samples + 1, sigma=False))]
     steps = {"finetune": footprint.residual_step}
@@ -139,7 +185,7 @@ def stages(footprint: "Footprint", sections: Mapping[str, Any]) -> list[Memory]:
         whole = step(train.batch)
         gradients = min(trained, whole)
         kept = (MOMENTS + COPIES) * trained
-        found.append(Memory(stage, weights + trained, gradients, kept, whole - gradients))
+        found.append(Memory(stage, read + trained, gradients, kept, whole - gradients))
     found.append(Memory("sigma", weights + trained, activations=footprint.decision(batch, mean, sigma=True)))
     found.append(Memory("one decision", weights + trained, activations=footprint.decision(1, mean, sigma=True)))
     return found
@@ -191,8 +237,9 @@ def _disk(footprint: "Footprint", views: int, sections: Mapping[str, Any]) -> di
     disk["data/shards, at most"] = stored and stored * views * 3 * side * side
     disk["data/features"] = stored and stored * sizes.pools * sizes.width * 4
     disk["models and training state"] = (2 + MOMENTS + COPIES) * footprint.trained
-    known = [size for name, size in disk.items() if size is not None and not name.startswith("Hub cache")]
-    disk["DVC cache, where it cannot link"] = sum(known)
+    here = {name: size for name, size in disk.items() if not name.startswith("Hub cache")}
+    at_least = ", at least" if None in here.values() else ""
+    disk[f"DVC cache, where it cannot link{at_least}"] = sum(size for size in here.values() if size is not None)
     return disk
 
 
@@ -215,12 +262,14 @@ def _hub_bytes(repository: str, revision: str | None, kind: Any) -> int | None:
     return sum(entry.size for entry in entries)
 
 
-def rate_key(sections: Mapping[str, Any], parameters: int, device: str) -> dict[str, Any]:
+def rate_key(sections: Mapping[str, Any], parameters: int, views: int, device: str) -> dict[str, Any]:
     """What a measured time depends on; a rate is used for a run of the same key only."""
     train = sections["train"]
-    names = ("batch", "gradient_checkpointing", "cache_vision")
+    names = ("batch", "gradient_checkpointing", "cache_vision", "flow_draws")
     return {
         "parameters": parameters,
+        "cameras": views,
+        "branch": sections["base"].branch,
         "dtype": sections["base"].dtype,
         "device": device,
         **{name: getattr(train, name) for name in names},
@@ -236,8 +285,10 @@ def _time(sections: Mapping[str, Any], key: Mapping[str, Any]) -> dict[str, floa
     record, train = read_json(RATES), sections["train"]
     if record.get("key") != key:
         return {}
-    step = record["parts"]["one training step"]["seconds"]
-    return {"finetune, by one measured step": step * train.steps * train.accumulation}
+    step = record["parts"]["one training step"]["seconds"] * train.accumulation
+    if sections["base"].branch == "adapted":  # the rehearsed step is then one of flow matching
+        return {"finetune, flow phase, by one measured step": step * train.flow_steps}
+    return {"finetune, by one measured step": step * train.steps}
 
 
 def show(plan: Plan, console: "Console") -> None:
@@ -271,7 +322,8 @@ def show(plan: Plan, console: "Console") -> None:
             table.add_row(name, f"{seconds / 60:.1f}")
         console.print(table)
     else:
-        console.print(f"time: no rate was measured for these sizes on {plan.device} (make rehearsal)", highlight=False)
+        told = "sigma rehearse measures one" if plan.device == "cpu" else "a run's is in logs/finetune-training.json"
+        console.print(f"time: no rate was measured for these sizes on {plan.device}; {told}", highlight=False)
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False)
     console.print(plan.verdict, highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def run(sections: Mapping[str, Section], *, seed: int = 0, report: Callable[[str
 
     from sigma.commands import plan
     from sigma.errors import SigmaError
-    from sigma.policy import lora
+    from sigma.policy import lora, prefix
     from sigma.policy.base_action import deterministic_action
     from sigma.policy.decision import SigmaModel
     from sigma.policy.footprint import attach_lora, build_footprint
@@ -127,7 +128,7 @@ def run(sections: Mapping[str, Section], *, seed: int = 0, report: Callable[[str
     config, told = plan.base_configuration(sections)
     views = plan.views_of(config, sections)
     _return_freed_memory()
-    footprint = build_footprint(config, views, sections)
+    footprint = build_footprint(config, views, sections, plan.joints_of(sections))
     planned = footprint.flow_step(train.batch) if flow else footprint.residual_step(train.batch)
     sizes, meter = footprint.model.heads.sizes, Meter(report)
     report(f"rehearsal: {told}; {values['base'].dtype}, {views} cameras, batch {train.batch}")
@@ -144,8 +145,11 @@ def run(sections: Mapping[str, Section], *, seed: int = 0, report: Callable[[str
     report(f"LoRA: {modules} modules, {count:,} parameters; heads: {parameter_count(heads):,} parameters")
 
     def decide(chosen: SigmaModel) -> Any:
-        observation = footprint.observation(1, seed=seed)
+        side = config.image_resolution[0]
+        images = torch.rand(1, views, 3, side, side, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
+            vision = prefix.vision_tokens(chosen.policy, images)
+            observation = replace(footprint.observation(1, seed=seed), vision=vision)
             passed = chosen.frozen_pass(observation)
             with lora.disabled(chosen.adapted):
                 action = deterministic_action(
@@ -210,9 +214,9 @@ def run(sections: Mapping[str, Section], *, seed: int = 0, report: Callable[[str
         "digests": saved,
         "heads": describe_heads(heads)["digest"],
         "planned_step_mib": round(planned / 2**20, 1),
-        "planned_weights_mib": round(footprint.weights / 2**20, 1),
+        "planned_weights_mib": round(footprint.weights() / 2**20, 1),
         "parts": meter.parts,
-        "key": plan.rate_key(sections, sum(group.parameters for group in footprint.frozen.values()), "cpu"),
+        "key": plan.rate_key(sections, sum(group.parameters for group in footprint.frozen.values()), views, "cpu"),
     }
     RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 Over plain HTTP huggingface_hub compares a file's size only, so that a proxy or a mirror may serve another content; here
 every file is compared with the digest of the commit's listing. A finished file stays in the cache, so that an
-interrupted download goes on where it was; a snapshot that is there is taken without a request.
+interrupted download goes on with the next one; a snapshot that is there is taken without a request.
 """
 
 import errno
@@ -56,11 +56,11 @@ def hub_errors(place: str, repository: str, kind: Kind, *, asked: bool = True) -
         status = error.response.status_code
         advice = f"; set {TOKEN} to one that may do this" if status in (401, 403) else "; try again later"
         reason = f"the Hub answered {status} ({_line(error)}){advice}"
-    except (HTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # a RuntimeError is hf_xet's, whatever failed
         reason = f"{_line(error) or type(error).__name__}"
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
             reason = f"no space is left for the cache {constants.HF_HUB_CACHE}; free some, or set HF_HOME elsewhere"
-        elif isinstance(error, HTTPError):
+        elif isinstance(error, HTTPError | RuntimeError):
             reason = f"the connection failed ({reason}); run it again, finished files are kept"
     raise SigmaError(f"{place}: {reason}")
 

@@ -9,7 +9,8 @@ import hashlib
 import importlib.resources
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,16 @@ from sigma.policy.prompt import INSTRUCTION, Prompt, Prompter
 from sigma.policy.quantiles import Quantiles
 from sigma.records import read_record
 
-__all__ = ["Base", "Quantiles", "describe_base", "load_base", "resolve_base", "tensor_digests"]
+__all__ = [
+    "Base",
+    "Quantiles",
+    "describe_base",
+    "fit_joints",
+    "load_base",
+    "place",
+    "resolve_base",
+    "tensor_digests",
+]
 
 EMBEDDED = "embedded"
 STATE, ACTION = "observation.state", "action"
@@ -49,7 +59,7 @@ class Base:
         policy: LeRobot's policy in evaluation mode, no tensor trainable.
         prompter: writes and tokenises its prompts.
         cameras: image feature names in the policy's order (V of them).
-        state_dim, action_dim: sizes of ``observation.state`` and ``action``.
+        state_dim, action_dim: sizes of ``observation.state`` and ``action``: the robot's joints.
         chunk_size: actions predicted at once.
         resolution: side of its square images in pixels.
         num_steps: Euler steps of its sampler.
@@ -145,8 +155,11 @@ def _steps(folder: Path) -> list[dict[str, Any]]:
     return steps
 
 
-def _statistics(folder: Path, dims: dict[str, int]) -> dict[str, Quantiles] | None:
-    """q01 and q99 of state and action from LeRobot's saved normalizer step."""
+def _statistics(folder: Path, dims: dict[str, int], declared: dict[str, int]) -> dict[str, Quantiles] | None:
+    """q01 and q99 of state and action from LeRobot's saved normalizer step; None where there are none of ``dims``.
+
+    Those of a padded vector of the ``declared`` size, narrowed to a robot's joints, say nothing of that robot.
+    """
     for step in _steps(folder):
         if step.get("registry_name") == "relative_actions_processor" and step["config"].get("enabled"):
             raise SigmaError(f"{folder / _PREPROCESSOR}: relative actions are switched on; they are not supported")
@@ -164,6 +177,8 @@ def _statistics(folder: Path, dims: dict[str, int]) -> dict[str, Quantiles] | No
         if not all(name in stored for name in names):
             return None
         low, high = (stored[name].float().numpy() for name in names)
+        if declared[feature] != dim and low.shape == (declared[feature],):
+            return None
         if low.shape != (dim,):
             raise SigmaError(f"{file}: {names[0]} has shape {low.shape}; config.json asks for ({dim},)")
         try:
@@ -209,13 +224,49 @@ def _dims(config: PI05Config) -> dict[str, int]:
     return {STATE: config.input_features[STATE].shape[0], ACTION: config.output_features[ACTION].shape[0]}
 
 
+def fit_joints(config: PI05Config, joints: Mapping[str, int], place: str | Path) -> None:
+    """Give a configuration a robot's sizes of ``observation.state`` and ``action``, where it declares padded vectors.
+
+    π0.5 computes with vectors of ``max_state_dim`` and ``max_action_dim`` values (32), whose rest is zero. A published
+    checkpoint may declare just these, and LeRobot's fine-tuning narrows ``action`` alone; a robot of D joints has the
+    first D of them. Any other size is another robot's.
+
+    Raises :class:`SigmaError` for such a size, and for more joints than the vectors hold.
+    """
+    sides = (
+        (STATE, config.input_features, config.max_state_dim),
+        (ACTION, config.output_features, config.max_action_dim),
+    )
+    for feature, features, most in sides:
+        found, wanted = features[feature].shape[0], joints[feature]
+        if found == wanted:
+            continue
+        if found != most or wanted > most:
+            legal = f"{found}" if found != most else f"at most {most}"
+            raise SigmaError(f"{place}: {feature} has {found} values, the robot {wanted} joints; legal: {legal} joints")
+        features[feature] = replace(features[feature], shape=(wanted,))
+
+
 def _facts(
-    folder: Path, pinned: dict[str, str] | None, *, verify: bool, download: bool
+    folder: Path,
+    pinned: dict[str, str] | None,
+    joints: Mapping[str, int] | None,
+    *,
+    verify: bool,
+    download: bool,
 ) -> tuple[PI05Config, PreTrainedTokenizerFast, dict[str, Quantiles] | None, dict[str, Any]]:
-    """Everything but the weights, and the JSON-ready description of it; ``pinned`` is the tokenizer's repository."""
+    """Everything but the weights, and the JSON-ready description of it.
+
+    Args:
+        pinned: the tokenizer's repository.
+        joints: the robot's sizes of state and action; None takes those that the configuration declares.
+    """
     config, tokenizer = _configuration(folder), _tokenizer(folder, pinned, verify=verify, download=download)
+    declared = _dims(config)
+    if joints is not None:
+        fit_joints(config, joints, folder / "config.json")
     dims = _dims(config)
-    statistics = _statistics(folder, dims)
+    statistics = _statistics(folder, dims, declared)
     vocabulary = getattr(config, "vocabulary_size", 257152)
     if tokenizer.vocab_size > vocabulary:
         raise SigmaError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the policy embeds {vocabulary}")
@@ -236,26 +287,64 @@ def _facts(
     return config, tokenizer, statistics, description
 
 
-def describe_base(source: str, revision: str | None) -> dict[str, Any]:
+def _digest(description: Mapping[str, Any], tensors: Mapping[str, str]) -> str:
+    whole = {**description, "tensors": tensors}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def describe_base(source: str, revision: str | None, joints: int | None = None) -> dict[str, Any]:
     """A JSON-ready reference of a base: source, revision, sizes, statistics and a digest of everything it consists of.
 
     ``digest`` covers the whole description but where it came from, so equal bases in two places have equal digests.
+
+    Args:
+        source: ``embedded``, a folder or a Hub id.
+        revision: commit of a Hub id.
+        joints: of the robot, where the base may declare the padded vectors that serve any (:func:`fit_joints`).
     """
     folder = resolve_base(source, revision, verify=True)
     pinned = _tokenizer_commit(folder)
-    *_, description = _facts(folder, pinned, verify=True, download=True)
-    description["tensors"] = {name: tensor_digest(tensor) for name, tensor in stored_tensors(folder)}
-    whole = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    sizes = None if joints is None else {STATE: joints, ACTION: joints}
+    *_, description = _facts(folder, pinned, sizes, verify=True, download=True)
+    tensors = {name: tensor_digest(tensor) for name, tensor in stored_tensors(folder)}
     origin = {"source": source, "revision": revision or None, "tokenizer_origin": pinned}
-    return {**origin, **description, "digest": whole}
+    return {**origin, **description, "tensors": tensors, "digest": _digest(description, tensors)}
+
+
+def place(policy: PI05Policy, device: str | torch.device, *, expert: bool = True) -> PI05Policy:
+    """Move a policy to a device, but for what no pass of ours reads: the heads that would predict words.
+
+    They stay where they are, so that every tensor of the base is there to be compared. Without ``expert`` the action
+    expert stays too; such a policy reads a prefix and integrates no action.
+    """
+    tower, core = policy.model.paligemma_with_expert, policy.model
+    staying = [(tower.paligemma, "lm_head"), (tower.gemma_expert, "lm_head")]
+    if not expert:
+        staying = [(tower.paligemma, "lm_head"), (tower, "gemma_expert")]
+        staying += [(core, name) for name in ("action_in_proj", "action_out_proj", "time_mlp_in", "time_mlp_out")]
+    parts = [(owner, name, getattr(owner, name)) for owner, name in staying]
+    for owner, name, _ in parts:
+        setattr(owner, name, torch.nn.Identity())  # keeps the place among its owner's parts
+    try:
+        policy.to(device)
+    finally:
+        for owner, name, part in parts:
+            setattr(owner, name, part)
+    return policy
 
 
 def load_base(
-    reference: dict[str, Any], *, device: str = "cpu", dtype: str = "float32", download: bool = False
+    reference: dict[str, Any],
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    download: bool = False,
+    expert: bool = True,
 ) -> Base:
     """Load the base that a reference describes, and nothing else: every digest is checked.
 
     A snapshot of the Hub is taken from the cache, where fetching left it; only with ``download`` is the Hub asked.
+    Without ``expert`` the action expert stays on the CPU (:func:`place`).
 
     Raises:
         SigmaError: the base is gone, altered, incomplete, relative, or its weights are not finite.
@@ -264,12 +353,18 @@ def load_base(
     if "tokenizer_origin" not in reference:
         raise SigmaError(f"{folder}: its record does not say where the tokenizer is; fetch the base again (dvc repro)")
     config, tokenizer, statistics, description = _facts(
-        folder, reference["tokenizer_origin"], verify=False, download=download
+        folder,
+        reference["tokenizer_origin"],
+        {STATE: reference["state_dim"], ACTION: reference["action_dim"]},
+        verify=False,
+        download=download,
     )
     for key, value in description.items():
         if reference.get(key) != value:
             raise SigmaError(f"{folder}: its {key} is not the one that was recorded; fetch the base again (dvc repro)")
-    policy = load_strictly(config, folder, reference["tensors"], dtype=dtype).to(device)
+    if reference["digest"] != _digest(description, reference["tensors"]):
+        raise SigmaError(f"{folder}: the record of it was altered; fetch the base again (dvc repro)")
+    policy = place(load_strictly(config, folder, reference["tensors"], dtype=dtype), device, expert=expert)
     policy.config.device = device
     return Base(
         policy=policy,

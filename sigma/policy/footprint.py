@@ -18,11 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from sigma.policy import lora, prefix
+from sigma.policy.base import ACTION, STATE, fit_joints
 from sigma.policy.checkpoint import empty_policy
 from sigma.policy.decision import SigmaModel
 from sigma.policy.heads import build_heads, parameter_count
 from sigma.policy.observation import Observation
 
+UNUSED, EXPERT = "language-model heads, unused", ("action expert", "action and time projections")
 _ITEM = torch.ops.aten._local_scalar_dense.default
 
 
@@ -98,10 +100,10 @@ class Footprint:
     frozen: dict[str, Group]
     trainable: dict[str, Group]
 
-    @property
-    def weights(self) -> int:
-        """Bytes of the frozen base as loaded, the parts that nothing uses included."""
-        return sum(group.bytes for group in self.frozen.values())
+    def weights(self, device: str = "cpu", *, expert: bool = True) -> int:
+        """Bytes of the frozen base on a device; what :func:`sigma.policy.base.place` leaves on the CPU counts there."""
+        left = set() if device == "cpu" else {UNUSED} if expert else {UNUSED, *EXPERT}
+        return sum(group.bytes for name, group in self.frozen.items() if name not in left)
 
     @property
     def trained(self) -> int:
@@ -226,42 +228,46 @@ class Footprint:
 
 def attach_lora(policy: Any, sections: Mapping[str, Any], *, seed: int) -> Any:
     """LoRA as the trainer attaches it: on the action expert too where flow matching trains it."""
+    from sigma.training.trainer import needs_expert
+
     settings = sections["lora"]
-    expert = sections["base"].branch == "adapted" or sections["loss"].flow > 0
     return lora.attach(
         policy,
         rank=settings.rank,
         alpha=settings.alpha,
         dropout=settings.dropout,
-        towers=("language", "expert") if expert else ("language",),
+        towers=("language", "expert") if needs_expert(sections) else ("language",),
         projections=settings.projections,
         from_layer=sections["telepathy"].from_layer,
         seed=seed,
     )
 
 
-def build_footprint(config: PI05Config, views: int, sections: Mapping[str, Any]) -> Footprint:
+def build_footprint(
+    config: PI05Config, views: int, sections: Mapping[str, Any], joints: int | None = None
+) -> Footprint:
     """Base, LoRA and heads on the meta device, as the trainer builds them.
 
     Args:
         config: LeRobot's configuration of the base.
         views: cameras that the window stage keeps.
         sections: ``base``, ``window``, ``train``, ``lora``, ``telepathy`` and ``loss`` of params.yaml.
+        joints: of the robot; None counts with the vectors that the configuration declares.
     """
     from sigma.training.trainer import telepathy_sizes
 
     config.validate_features()
+    if joints is not None:
+        fit_joints(config, {STATE: joints, ACTION: joints}, "config.json of the base")
     policy = empty_policy(config, sections["base"].dtype).eval().requires_grad_(False)
     tower = policy.model.paligemma_with_expert
     paligemma, core = tower.paligemma, policy.model
     frozen = {
         "vision tower and projector": _group(paligemma.model.vision_tower, paligemma.model.multi_modal_projector),
         "language model": _group(paligemma.model.language_model),
-        "action expert": _group(tower.gemma_expert.model),
-        "action and time projections": _group(
-            core.action_in_proj, core.action_out_proj, core.time_mlp_in, core.time_mlp_out
-        ),
-        "language-model heads, unused": _group(paligemma.lm_head, tower.gemma_expert.lm_head),
+        EXPERT[0]: _group(tower.gemma_expert.model),
+        EXPERT[1]: _group(core.action_in_proj, core.action_out_proj, core.time_mlp_in, core.time_mlp_out),
+        UNUSED: _group(paligemma.lm_head, tower.gemma_expert.lm_head),
     }
     with torch.device("meta"):
         adapted = attach_lora(policy, sections, seed=0)
@@ -269,8 +275,8 @@ def build_footprint(config: PI05Config, views: int, sections: Mapping[str, Any])
     meta = {name: getattr(sections["window"], name) for name in ("horizon", "chunk", "history", "trace")}
     base = SimpleNamespace(
         policy=policy,
-        state_dim=config.input_features["observation.state"].shape[0],
-        action_dim=config.output_features["action"].shape[0],
+        state_dim=config.input_features[STATE].shape[0],
+        action_dim=config.output_features[ACTION].shape[0],
     )
     pooled = torch.empty(0, views + 2, width, device="meta")
     material: Any = SimpleNamespace(shards=SimpleNamespace(meta=meta), base=base, pooled=pooled)

@@ -18,7 +18,7 @@ from sigma.data.resize import to_resolution
 from sigma.errors import SigmaError
 from sigma.policy import lora, prefix
 from sigma.policy.adapter import SigmaTelepathyAdapter
-from sigma.policy.base import STATE, Base
+from sigma.policy.base import ACTION, STATE, Base, fit_joints, place
 from sigma.policy.base_action import deterministic_action
 from sigma.policy.decision import SigmaModel
 from sigma.policy.heads import heads_file
@@ -72,15 +72,17 @@ class SigmaTelepathyVLA(nn.Module):
         found, wanted = weights_dtype(policy), str(dtype).removeprefix("torch.")
         if found != wanted:
             raise SigmaError(f"dtype: {wanted} asked for, but the base policy was loaded in {found}; legal: {found}")
-        policy = policy.to(device).eval().requires_grad_(False)
+        sizes = config["sizes"]
+        fit_joints(policy.config, {STATE: sizes["state_dim"], ACTION: sizes["action_dim"]}, "base_policy")
+        policy = place(policy, device).eval().requires_grad_(False)
         policy.config.device = str(device)
         model = load_model(policy, folder, config, Path(telepathy_heads_path or heads_file(folder)))
         base = Base(
             policy=policy,
             prompter=load_prompter(folder, config),
             cameras=tuple(config["cameras"]),
-            state_dim=config["sizes"]["state_dim"],
-            action_dim=config["sizes"]["action_dim"],
+            state_dim=sizes["state_dim"],
+            action_dim=sizes["action_dim"],
             chunk_size=policy.config.chunk_size,
             resolution=policy.config.image_resolution[0],
             num_steps=config["num_steps"],

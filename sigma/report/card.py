@@ -51,10 +51,10 @@ from huggingface_hub import snapshot_download
 from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
 from sigma.io import read_json
 from sigma.policy.adapter import read_calibration
-from sigma.policy.base import describe_base, load_base
+from sigma.policy.base import load_base
 
 folder = snapshot_download("{repository}", revision="<commit>")
-base = load_base(describe_base({base_call}), dtype="{dtype}")
+base = load_base(read_json(f"{{folder}}/base.json"){elsewhere}, dtype="{dtype}", download=True)
 sigma = SigmaTelepathyVLA.from_base(base_policy=base, lora_dir=f"{{folder}}/model", dtype=torch.{dtype})
 adapter = SigmaTelepathyAdapter(
     **read_json(f"{{folder}}/config.json")["adapter"],
@@ -81,8 +81,9 @@ your instructions: an instruction far from those of the calibration shuts the co
 
 ## Licence
 
-`{license}` for the files of this repository. The base and the dataset have terms of their own, which apply to whoever
-uses them. Cite π0.5 / openpi (Physical Intelligence) and Sigma (Libo Wang, arXiv 2512.00783).
+`{license}` for what was trained here: LoRA, heads, calibration and configuration. The base, whose tokenizer is copied
+in `model/tokenizer`, and the dataset have terms of their own, which apply to whoever uses them or passes them on. Cite
+π0.5 / openpi (Physical Intelligence) and Sigma (Libo Wang, arXiv 2512.00783).
 """
 
 
@@ -144,15 +145,14 @@ def model_card(
         with_closed_loop: whether ``metrics/rollout_sigma.json`` belongs to this model.
     """
     base, sizes = config["base"], config["sizes"]
-    source = base["source"] if base["revision"] or base["source"] == "embedded" else f"<folder of {base['source']}>"
-    revision = f'"{base["revision"]}"' if base["revision"] else "None"
+    known = base["revision"] or base["source"] == "embedded"
     loop = f"\nClosed loop in the simulator:\n\n{closed_loop(root)}\n" if with_closed_loop else ""
     return _front_matter(config, license) + _TEXT.format(
         name=repository.split("/")[-1],
         repository=repository,
         verdict=sentence(root),
         base=origin("base", base),
-        base_call=f'"{source}", {revision}',
+        elsewhere="" if known else f' | {{"source": "<folder of {base["source"]}>"}}',
         weights_digest=config["weights_digest"],
         dtype=config["weights_dtype"],
         dataset=origin("dataset", config["dataset"]),

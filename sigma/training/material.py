@@ -158,11 +158,12 @@ class Material:
 
 
 def load_material(
-    base_file: Path, shards_folder: Path, features: Path, baseline: Path, *, device: torch.device
+    base_file: Path, shards_folder: Path, features: Path, baseline: Path, *, device: torch.device, expert: bool = True
 ) -> Material:
     """Open and cross-check everything; raises :class:`SigmaError` where two parts are not of one run.
 
-    The base's weights have the type that the features were made with.
+    The base's weights have the type that the features were made with. Without ``expert`` the action expert is not on
+    the device.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -189,7 +190,7 @@ def load_material(
     columns, _ = read_columns(baseline, COLUMNS)
     if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
         raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")
-    base = load_base(reference, device=str(device), dtype=meta["dtype"])
+    base = load_base(reference, device=str(device), dtype=meta["dtype"], expert=expert)
     builder = InputBuilder(base, Normalisation.from_json(meta["normalisation"]))
     whole = hashlib.sha256()
     for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):

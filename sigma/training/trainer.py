@@ -87,6 +87,11 @@ def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
     )
 
 
+def needs_expert(parameters: Mapping[str, Any]) -> bool:
+    """Whether a training runs the action expert: flow matching does, residuals of cached actions do not."""
+    return parameters["base"].branch == "adapted" or parameters["loss"].flow > 0
+
+
 class Trainer:
     """Runs one training described by ``train``, ``lora``, ``telepathy``, ``loss``, ``base.branch`` and
     ``machine.compile``."""
@@ -143,7 +148,7 @@ class Trainer:
 
     def build(self) -> SigmaModel:
         """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
-        expert = self.branch == "adapted" or self.losses.flow > 0
+        expert = needs_expert(self.parameters)
         if self.parameters["machine"].compile:
             compile_layers(self.material.base.policy)
         adapted = lora.attach(

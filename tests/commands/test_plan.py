@@ -10,12 +10,14 @@ from rich.console import Console
 
 from sigma.cli import read_parameters, sections
 from sigma.commands import plan, profile
+from sigma.data.hub import snapshot
 from sigma.errors import SigmaError
 from sigma.parameters import validate
 from sigma.policy import footprint, lora
 from sigma.policy.heads import parameter_count
 from sigma.training.objectives import FlowObjective
 from tests import hub as stub
+from tests.datasets import write_dataset
 from tests.imports import ROOT
 from tests.worlds import ADAPTED
 
@@ -62,7 +64,7 @@ def test_the_full_policy_has_the_published_sizes(full):
     )
     # bf16, but for the vision path, the norms, and the projections outside the two towers.
     wide = vision + 18 * 2 * 2048 + 2048 + counts["action and time projections"]
-    assert full.weights == 2 * sum(counts.values()) + 2 * wide + _float32_norms(full)
+    assert full.weights() == 2 * sum(counts.values()) + 2 * wide + _float32_norms(full)
 
 
 def _float32_norms(full) -> int:
@@ -89,7 +91,7 @@ def test_counts_on_the_meta_device_are_those_of_a_real_training(trained, small):
         parameter.numel() for parameter in lora.lora_parameters(model.adapted)
     )
     assert small.model.heads.sizes == model.heads.sizes
-    assert small.weights == sum(
+    assert small.weights() == sum(
         p.numel() * p.element_size() for n, p in model.policy.named_parameters() if ".lora_" not in n
     )
 
@@ -219,6 +221,56 @@ def test_the_adapted_branch_plans_its_flow_phase_with_lora_on_the_expert(trained
     found = plan.run(parameters, memory=8)
     assert "finetune, flow phase" in [stage.stage for stage in found.memory]
     assert found.trainable["LoRA on the action expert"][0] > 0
+
+
+def test_what_no_stage_reads_is_not_counted_on_a_gpu(full):
+    heads, expert = (
+        sum(full.frozen[name].bytes for name in names) for names in ((footprint.UNUSED,), footprint.EXPERT)
+    )
+    assert full.weights() - full.weights("cuda") == heads > 2**30
+    assert full.weights("cuda") - full.weights("cuda", expert=False) == expert > 0.8 * 2**30
+    stages = {stage.stage: stage.weights for stage in plan.stages(full, full.sections, "cuda")}
+    assert stages["baseline"] == full.weights("cuda")
+    assert stages["finetune"] == full.weights("cuda", expert=False) + full.trained
+    assert stages["sigma"] == full.weights("cuda") + full.trained
+    on_cpu = plan.stages(full, full.sections, "cpu")
+    assert {stage.weights - full.trained for stage in on_cpu[1:]} == {full.weights()}
+
+
+@pytest.mark.parametrize("joints", [None, 6])
+def test_heads_are_planned_for_the_robots_joints(full, joints):
+    """π0.5 declares 32; the heads say as many numbers as the robot has joints, where these are known."""
+    parameters = profiled()
+    config, _ = plan.base_configuration(parameters)
+    sizes = footprint.build_footprint(config, 2, parameters, joints).model.heads.sizes
+    assert (sizes.state_dim, sizes.action_dim) == ((joints or 32), (joints or 32))
+    assert full.model.heads.sizes.action_dim == 32
+
+
+def test_the_joints_come_from_the_dataset_where_it_is_known(tmp_path, monkeypatch):
+    assert plan.joints_of(read_parameters(ROOT / "params.yaml")) == 6
+    with stub.serve() as hub:
+        stub.connect(monkeypatch, hub, tmp_path / "cache")
+        write_dataset(tmp_path / "dataset", lengths=(28,))
+        commit = hub.add("dataset", "somebody/pickplace", tmp_path / "dataset")
+        values = profile.load(FULL)
+        values["fetch"]["dataset"] = {"source": "somebody/pickplace", "revision": commit}
+        parameters = validate(sections(), values, Path(FULL))
+        assert plan.joints_of(parameters) is None
+        assert any("counted with 32" in note for note in plan.run(parameters, memory=24).notes)
+        snapshot("somebody/pickplace", commit, "dataset")
+        assert plan.joints_of(parameters) == 6
+        assert not any("counted with" in note for note in plan.run(parameters, memory=24).notes)
+
+
+def test_advice_is_what_the_trainer_takes():
+    """Flow matching refuses checkpointed gradients."""
+    small = plan.run(profiled("pi05_so101_adapted"), memory=1).verdict
+    assert small.endswith("or take base.branch frozen with train.gradient_checkpointing")
+    assert plan.run(profiled(train__gradient_checkpointing=False), memory=1).verdict.endswith(
+        "or set train.gradient_checkpointing"
+    )
+    assert plan.run(profiled(), memory=1).verdict.endswith("lower train.batch or machine.batch")
 
 
 def test_layers_that_the_base_does_not_have_are_refused():

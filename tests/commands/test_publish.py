@@ -173,7 +173,7 @@ def test_the_card_links_what_is_on_the_hub(world):
     assert (matter["license"], matter["base_model"]) == ("mit", "lerobot/pi05_base")
     assert matter["datasets"] == ["lerobot/svla_so101_pickplace"]
     assert f"https://huggingface.co/datasets/lerobot/svla_so101_pickplace) at commit `{COMMIT}`" in card
-    assert f'describe_base("lerobot/pi05_base", "{COMMIT}")' in card
+    assert 'load_base(read_json(f"{folder}/base.json"), dtype=' in card
 
 
 def test_a_clamp_in_other_units_than_the_datas_is_refused(world):

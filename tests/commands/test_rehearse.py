@@ -11,7 +11,7 @@ from sigma.commands import profile, rehearse
 from sigma.errors import SigmaError
 from sigma.io import read_json
 from sigma.parameters import validate
-from tests.worlds import inside
+from tests.worlds import ADAPTED, inside
 
 
 def test_every_part_runs_at_small_sizes_and_comes_back_to_the_bit(trained, tmp_path):
@@ -79,11 +79,22 @@ def test_the_measured_rate_serves_a_plan_of_the_same_sizes_only(trained, tmp_pat
     assert other.time == {}
 
 
+def test_with_the_adapted_branch_the_rate_is_that_of_the_flow_phase(trained_adapted, tmp_path):
+    from sigma.commands import plan
+
+    parameters = trained_adapted.configure(ADAPTED)
+    with inside(tmp_path):
+        step = rehearse.run(parameters, report=lambda _: None)["parts"]["one training step"]["seconds"]
+        found, frozen = plan.run(parameters), plan.run(trained_adapted.configure())
+    train = parameters["train"]
+    assert found.time == {"finetune, flow phase, by one measured step": step * train.accumulation * train.flow_steps}
+    assert frozen.time == {}
+
+
 @pytest.mark.fullsize
 def test_the_full_size(tmp_path):
-    need = 16 * 2**30
-    if psutil.virtual_memory().available < need:
-        pytest.skip("16 GiB of free memory are needed")
+    free = psutil.virtual_memory().available / 2**30
+    assert free > 16, f"the rehearsal needs 16 GiB of free memory, {free:.1f} are free"
     parameters = validate(sections(), profile.load("pi05_so101"), tmp_path)
     with inside(tmp_path):
         record = rehearse.run(parameters)

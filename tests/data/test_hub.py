@@ -299,6 +299,25 @@ def test_after_a_reset_connection_finished_files_are_not_fetched_again(hub, both
     assert not any("/tree/" in path for path in again)
 
 
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("CAS Client Error: Connection refused (os error 111)", "the connection failed .CAS Client .*run it again"),
+        ("I/O error: No space left on device (os error 28)", "no space is left for the cache"),
+    ],
+)
+def test_what_hf_xet_raises_is_one_line(hub, both, project, monkeypatch, told, words):
+    """The Hub itself serves large files by Xet, whose client raises a RuntimeError for everything."""
+    from huggingface_hub import file_download
+
+    def broken(*_, **__):
+        raise RuntimeError(told)
+
+    monkeypatch.setattr(file_download, "http_get", broken)
+    refused(f"^{BASE}@{both[1]}: {words}", bases.resolve_base, BASE, both[1])
+    refused(f"^{DATASET}@{both[0]}: {words}", fetch.run, from_hub(both))
+
+
 def test_a_full_disk_leaves_nothing_half_and_the_next_run_goes_on(hub, both, folders, project, monkeypatch):
     from huggingface_hub import file_download
 
