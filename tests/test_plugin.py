@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import distribution
+
+import pytest
 
 from tests.worlds import ROOT
 
@@ -41,3 +44,44 @@ def test_lerobot_train_finds_the_plugin_and_is_refused_in_one_line(tmp_path):
     assert done.stderr.endswith(lines[0] + "\n")
     assert done.stdout.splitlines()[-1].strip() == "loaded:", "a robot's computer needs no simulator"
     assert not list(tmp_path.iterdir())
+
+
+INSTALLED = """
+import sys
+from pathlib import Path
+from lerobot.configs import PreTrainedConfig
+from lerobot.envs import EnvConfig
+from lerobot.utils.import_utils import register_third_party_plugins
+register_third_party_plugins()
+assert "sigma" in PreTrainedConfig.get_known_choices() and "sigma_so101" in EnvConfig.get_known_choices()
+import sigma
+from sigma.commands import profile
+from sigma.data.fetching import locate_dataset
+from sigma.data.source import open_dataset
+from sigma.policy.base import describe_base
+assert Path(sigma.__file__).is_relative_to(sys.argv[1])
+assert describe_base("embedded", None)["action_dim"] == 6
+assert len(open_dataset(locate_dataset("embedded", None)).episodes) == 125
+assert profile.names() == ["embedded", "pi05_so101", "pi05_so101_adapted", "source"]
+"""
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_all_that_an_installation_needs(tmp_path):
+    """Built and unpacked as an installer does, and run beside no checkout."""
+    uv = ROOT / ".tools/bin/uv"
+    subprocess.run([uv, "build", "--wheel", "--quiet", "-o", tmp_path / "dist"], cwd=ROOT, check=True)
+    (wheel,) = (tmp_path / "dist").glob("lerobot_policy_sigma-*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(tmp_path / "site")
+    names = {path.name for path in (tmp_path / "site").iterdir()}
+    assert names == {"sigma", "lerobot_policy_sigma.py", wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"}
+    done = subprocess.run(
+        [sys.executable, "-c", INSTALLED, str(tmp_path / "site")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

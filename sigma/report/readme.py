@@ -13,6 +13,7 @@ from sigma.errors import SigmaError
 from sigma.evaluation.intervals import Difference
 from sigma.evaluation.references import TITLES
 from sigma.io import read_json
+from sigma.report.readme_doubts import confirmation, doubts
 from sigma.report.verdict import verdict
 
 METRICS = ("mse_vec", "mse_chk", "mse_trj", "mse_plan")
@@ -214,6 +215,8 @@ REGIONS: dict[str, Callable[[Path], str]] = {
     "control": control,
     "closed_loop": closed_loop,
     "evidence": evidence,
+    "confirmation": confirmation,
+    "doubts": doubts,
     "benchmark": benchmark,
     "benchmark_missed": benchmark_missed,
     "benchmark_scale": benchmark_scale,
