@@ -24,7 +24,7 @@ def committed(tmp_path_factory):
     """The committed README and metrics files: a run in this checkout may have written other last digits."""
     folder = tmp_path_factory.mktemp("committed")
     archive = subprocess.run(
-        ["git", "archive", "HEAD", *FILES, "metrics", "stages/embedded", "stages/evidence"],
+        ["git", "archive", "HEAD", *FILES, "metrics", "stages/embedded", "stages/evidence", "stages/benchmark"],
         cwd=ROOT,
         capture_output=True,
     )
@@ -62,6 +62,24 @@ def benchmark_figures(peaks: tuple[float, ...] = (1024.0, 1024.0, 1024.0), sprea
     return {name: record | {"other_programs": 0.0} for name, record in found.items()}
 
 
+def measured(figures: dict, processor: str = "a processor") -> dict:
+    return {"figures": figures, "machine": {"processor": processor}}
+
+
+def test_runs_of_the_benchmark_stand_side_by_side(project):
+    other = benchmark_figures()
+    other["windowing"]["ratio"] = {"median": 0.625, "min": 0.5, "max": 0.75}
+    del other["statistics"]
+    (project / "stages/benchmark/runs").mkdir(parents=True)
+    file = project / "stages/benchmark/runs/older.json"
+    file.write_text(json.dumps(measured(other, "another")), encoding="utf-8")
+    run(root=project)
+    text = (project / "README.md").read_text(encoding="utf-8")
+    assert "| ratio, ours to the peer's | this run, a processor | older, another |" in text
+    assert "| `windowing` | 0.5 (0.5 to 0.5) | 0.625 (0.5 to 0.75) |" in text
+    assert "| `statistics` | 0.02 (0.02 to 0.02) | not measured |" in text
+
+
 def test_figures_of_speed_have_a_table_and_a_profile_of_what_is_missed(project):
     run(root=project)
     text = (project / "README.md").read_text(encoding="utf-8")
@@ -90,7 +108,7 @@ def test_what_more_episodes_cost_is_drawn_on_from_what_was_measured(project):
     ],
 )
 def test_noise_of_the_peak_memory_is_not_drawn_on(project, peaks, spread, peak):
-    figures = json.dumps({"figures": benchmark_figures(peaks, spread)})
+    figures = json.dumps(measured(benchmark_figures(peaks, spread)))
     (project / "metrics/benchmark.json").write_text(figures, encoding="utf-8")
     run(root=project)
     assert f"| 1,000,000 | 2.31 days | {peak} |" in (project / "README.md").read_text(encoding="utf-8")
@@ -121,7 +139,7 @@ def project(tmp_path):
         "stages/embedded/pretrain.json",
     ):
         shutil.copyfile(ROOT / name, tmp_path / name)
-    (tmp_path / "metrics/benchmark.json").write_text(json.dumps({"figures": benchmark_figures()}), encoding="utf-8")
+    (tmp_path / "metrics/benchmark.json").write_text(json.dumps(measured(benchmark_figures())), encoding="utf-8")
     text = "\n".join(f"before\n<!-- figures: {name} -->\n<!-- end -->\nafter" for name in REGIONS)
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     return tmp_path
