@@ -62,9 +62,9 @@ def settled(root: Path) -> str:
         f"{title(name)} {_signed(-100 * told['fall_over_last_fifth']['mean'], 2)} %" for name, told in arms.items()
     )
     return (
-        f"Plain LoRA was selected at step {steps} of {plain['steps']} (seeds in turn). Change of the validation error over "
-        f"the last fifth of the steps, mean of the seeds: {falls}. More steps would not help plain LoRA; they might help "
-        "the arms whose error still falls by percents."
+        f"Plain LoRA was selected at step {steps} of {plain['steps']} (seeds in turn). Change of the validation error "
+        f"over the last fifth of the steps, mean of the seeds: {falls}. More steps would not help plain LoRA; they might "
+        "help the arms whose error still falls by percents."
     )
 
 
