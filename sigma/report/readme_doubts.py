@@ -63,8 +63,8 @@ def settled(root: Path) -> str:
     )
     return (
         f"Plain LoRA was selected at step {steps} of {plain['steps']} (seeds in turn). Change of the validation error "
-        f"over the last fifth of the steps, mean of the seeds: {falls}. More steps would not help plain LoRA; they might "
-        "help the arms whose error still falls by percents."
+        f"over the last fifth of the steps, mean of the seeds: {falls}. More steps would not help plain LoRA; "
+        "they might help the arms whose error still falls by percents."
     )
 
 
