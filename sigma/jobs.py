@@ -98,11 +98,23 @@ def _by_dask(address: str | None, function: Callable[..., Any], jobs: Sequence[t
         futures = [client.submit(function, *job, pure=False) for job in jobs]
         try:
             for future in futures:
-                yield future.result()
+                yield _result(client, future)
         except distributed.KilledWorker:
             raise _exhausted() from None
         finally:
             client.cancel(futures)
+
+
+def _result(client: Any, future: Any) -> Any:
+    """What a Dask future becomes; a cluster whose workers all died and were not started again would wait for ever."""
+    while True:
+        try:
+            return future.result(timeout=PATIENCE)
+        except TimeoutError:
+            if future.done():  # the job's own
+                raise
+            if not client.scheduler_info()["workers"]:
+                raise _exhausted() from None
 
 
 def _by_ray(address: str | None, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[Any]:

@@ -102,6 +102,16 @@ def test_a_job_that_kills_every_worker_ends_in_one_line(backend, request):
     assert "\n" not in str(caught.value)
 
 
+def test_a_cluster_that_has_lost_its_workers_is_not_waited_for(monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(jobs, "PATIENCE", 1)
+    with LocalCluster(n_workers=0, processes=True, dashboard_address=None) as cluster:
+        workers = Workers(backend="dask", address=cluster.scheduler_address)
+        with pytest.raises(SigmaError, match=r"machine\.workers: worker processes died .* fewer workers"):
+            list(workers.run(refuse, [(0,)], "jobs"))
+
+
 def test_an_error_of_a_job_is_the_error_of_the_run(workers):
     with pytest.raises(SigmaError, match=r"^job 2 is at fault$"):
         list(workers.run(refuse, [(number,) for number in range(4)], "jobs"))

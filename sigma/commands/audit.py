@@ -99,19 +99,21 @@ def run(parameters: dict[str, Section]) -> str:
     to print.
 
     Raises :class:`SigmaError` after writing them where a check failed in an episode in use and ``audit.on_failure`` is
-    ``stop``, or where it failed for the dataset as a whole and is not ``keep``: leaving episodes out would not cure it.
+    ``stop``, or where it failed for the dataset as a whole and is not ``keep``: leaving episodes out would not cure it;
+    and where no episode is left.
     """
     import pyarrow
 
-    from sigma.data.audit import Finding, Limit, audit_dataset, choose_episodes, count_findings
+    from sigma.data.audit import Finding, Limit, audit_dataset, check_listed, choose_episodes, count_findings
     from sigma.data.audit_pictures import choose_findings, frames_table, traces_table
     from sigma.data.measures import Settings
     from sigma.data.source import open_dataset
-    from sigma.io import write_json, write_table
+    from sigma.io import Outputs
     from sigma.jobs import Workers
 
     section: AuditParameters = parameters["audit"]
     dataset = open_dataset(DATASET)
+    check_listed(dataset, section.exclude)
     limits = {name: Limit(limit.warn, limit.fail) for name, limit in section.limits}
     settings = Settings(section.min_frames, section.joint_range.lower, section.joint_range.upper)
     findings = audit_dataset(dataset, limits, settings, Workers.of(parameters["machine"]), section.cameras)
@@ -119,18 +121,37 @@ def run(parameters: dict[str, Section]) -> str:
     counts = count_findings(findings, chosen)
     columns = {name: [getattr(finding, name) for finding in findings] for name in Finding.__dataclass_fields__}
     shown = choose_findings(findings, section.shown)
-    write_table(TABLE, pyarrow.table(columns, schema=Finding.schema()))
-    write_table(TRACES, traces_table(dataset, findings, shown))
-    write_table(FRAMES, frames_table(dataset, findings, shown))
-    write_json(EPISODES, chosen)
     filmed = len(dataset.cameras) if section.cameras else 0
-    write_json(METRICS, {"episodes": len(dataset.episodes), "frames": dataset.frames, "cameras": filmed, **counts})
+    with Outputs() as outputs:
+        outputs.table(TABLE, pyarrow.table(columns, schema=Finding.schema()))
+        outputs.table(TRACES, traces_table(dataset, findings, shown))
+        outputs.table(FRAMES, frames_table(dataset, findings, shown))
+        outputs.json(EPISODES, chosen)
+        outputs.json(
+            METRICS, {"episodes": len(dataset.episodes), "frames": dataset.frames, "cameras": filmed, **counts}
+        )
+    if not chosen["used"]:
+        _refuse_all(findings)
     _refuse(section, [one for one in findings if one.severity == "fail" and one.episode in (-1, *chosen["used"])])
     seen = "" if section.cameras else "; cameras not looked at (audit.cameras)"
     return (
         f"audit: {len(dataset.episodes)} episodes, {counts['failures']} failures, {counts['warnings']} warnings, "
         f"{len(chosen['excluded'])} episodes excluded{seen}"
     )
+
+
+def _refuse_all(findings: list["Finding"]) -> None:
+    """Raise :class:`SigmaError`: no episode is left; says what the worst one failed."""
+    from sigma.data.audit import worst_first
+    from sigma.errors import SigmaError
+
+    failed = worst_first(one for one in findings if one.severity == "fail")
+    worst = f"; worst: {failed[0].check} in {_place(failed[0])}. See {TABLE}" if failed else ""
+    raise SigmaError(f"{DATASET}: every episode is excluded (params.yaml: audit.exclude, audit.on_failure){worst}")
+
+
+def _place(finding: "Finding") -> str:
+    return "dataset" if finding.episode < 0 else f"episode {finding.episode}"
 
 
 def _refuse(section: AuditParameters, failed: list["Finding"]) -> None:
@@ -144,11 +165,10 @@ def _refuse(section: AuditParameters, failed: list["Finding"]) -> None:
         failed = [finding for finding in failed if finding.episode < 0]
     if failed:
         worst = worst_first(failed)[0]
-        where = "dataset" if worst.episode < 0 else f"episode {worst.episode}"
         about = " ".join(filter(None, [worst.subject, worst.detail]))
         leave = "exclude or " if section.on_failure == "stop" else ""
         raise SigmaError(
-            f"{DATASET}: audit: {len(failed)} failures in the episodes in use; worst: {worst.check} in {where}: "
-            f"{worst.value:g} > {worst.threshold:g} ({about}). See {TABLE}; list episodes in params.yaml: "
-            f"audit.exclude, or set audit.on_failure to {leave}keep"
+            f"{DATASET}: audit: {len(failed)} failures in the episodes in use; worst: {worst.check} in "
+            f"{_place(worst)}: {worst.value:g} > {worst.threshold:g} ({about}). See {TABLE}; list episodes in "
+            f"params.yaml: audit.exclude, or set audit.on_failure to {leave}keep"
         )

@@ -118,12 +118,16 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.data.statistics import refuse_constant_joints
     from sigma.data.windows import Protocol
     from sigma.errors import SigmaError
-    from sigma.io import write_json
+    from sigma.io import digest_folder, write_json
     from sigma.jobs import Workers
 
     section: WindowParameters = parameters["window"]
     dataset, base = open_dataset(DATASET), records.read_record(BASE_RECORD, records.BASE)
     record = records.read_record(DATASET_RECORD, records.ORIGIN)
+    if digest_folder(DATASET) != record["digest"]:
+        raise SigmaError(
+            f"{DATASET}: its content is not what {DATASET_RECORD} names; run the fetch stage again (dvc repro)"
+        )
     _check_base(section, base, len(dataset.joint_names))
     cameras = _choose_cameras(base, list(dataset.cameras), section.cameras)
     episodes = records.read_record(EPISODES, records.EPISODES)

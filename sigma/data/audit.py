@@ -159,23 +159,24 @@ def audit_dataset(
     return sorted(findings, key=lambda one: (one.episode, place[one.check]))
 
 
-def choose_episodes(
-    dataset: Dataset, findings: Iterable[Finding], listed: Iterable[int], drop_failed: bool
-) -> dict[str, Any]:
-    """Episodes that later stages use, and the excluded ones with the reason: ``{"used": […], "excluded": {…}}``."""
-    excluded = {}
+def check_listed(dataset: Dataset, listed: Iterable[int]) -> None:
+    """Raise :class:`SigmaError` for an episode of ``audit.exclude`` that is not there."""
     for episode in listed:
         if not 0 <= episode < len(dataset.episodes):
             raise SigmaError(
                 f"params.yaml: audit.exclude: no episode {episode}; legal: 0 to {len(dataset.episodes) - 1}"
             )
-        excluded[episode] = "listed in audit.exclude"
+
+
+def choose_episodes(
+    dataset: Dataset, findings: Iterable[Finding], listed: Iterable[int], drop_failed: bool
+) -> dict[str, Any]:
+    """Episodes that later stages use, and the excluded ones with the reason: ``{"used": […], "excluded": {…}}``."""
+    excluded = dict.fromkeys(listed, "listed in audit.exclude")
     for finding in findings:
         if drop_failed and finding.severity == "fail" and finding.episode != WHOLE_DATASET:
             excluded.setdefault(finding.episode, f"failed {finding.check}")
     used = [episode.index for episode in dataset.episodes if episode.index not in excluded]
-    if not used:
-        raise SigmaError(f"{dataset.root}: every episode is excluded (params.yaml: audit.exclude, audit.on_failure)")
     return {"used": used, "excluded": {str(episode): excluded[episode] for episode in sorted(excluded)}}
 
 

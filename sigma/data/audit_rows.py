@@ -4,8 +4,12 @@
 The audit has to say where the fault is, so that the episode can be left out. Each data file is read once.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -92,7 +96,7 @@ def _matrix(column: pyarrow.ChunkedArray, width: int) -> tuple[np.ndarray, int]:
     array = column.combine_chunks()
     lengths = pyarrow.compute.list_value_length(array)
     if not array.null_count and pyarrow.compute.all(pyarrow.compute.equal(lengths, width)).as_py() in (True, None):
-        flat = array.flatten().cast(pyarrow.float64()).fill_null(np.nan)
+        flat = array.flatten().cast(pyarrow.float64(), safe=False).fill_null(np.nan)
         return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width), 0
     values = np.full((len(array), width), np.nan, dtype=np.float32)
     other = 0
@@ -148,6 +152,16 @@ def _file(path: Path) -> pyarrow.Table:
         raise SigmaError(f"{path}: not readable as a LeRobot table ({' '.join(str(error).split())})") from None
 
 
+def _told(root: Path, record: Mapping[str, Any], key: str) -> Any:
+    """A number of an episode's entry; None where its table has no such column."""
+    value = record.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise SigmaError(
+            f"{root}/meta/episodes: episode {record['episode_index']}: {key}: expected a number, found {short(value)}"
+        )
+    return record.get(key)
+
+
 def _declared(dataset: Dataset) -> dict[int, Declared]:
     """What the tables of ``meta/episodes`` say of each episode."""
     declared, before = {}, 0
@@ -157,10 +171,11 @@ def _declared(dataset: Dataset) -> dict[int, Declared]:
         kept = [name for name in table.column_names if not name.startswith("stats/")]
         records += table.select(kept).to_pylist()
     for record in sorted(records, key=lambda one: one["episode_index"]):
-        ends = record.get("dataset_from_index"), record.get("dataset_to_index")
+        told = partial(_told, dataset.root, record)
+        ends = told("dataset_from_index"), told("dataset_to_index")
         spans = {}
         for camera in dataset.cameras:
-            span = tuple(record.get(f"videos/{camera}/{end}_timestamp") for end in ("from", "to"))
+            span = tuple(told(f"videos/{camera}/{end}_timestamp") for end in ("from", "to"))
             if None not in span:
                 spans[camera] = span
         indices = None if None in ends else ends

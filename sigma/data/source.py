@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from sigma.io import read_json, read_table
 
 CODEBASE_VERSION = "v3.0"
 _COLUMNS = [STATE, ACTION, "timestamp", "frame_index", "task_index"]
+MOST_FPS = 1000
 LONGEST_EPISODE = 10_000_000  # frames: days at any rate; more is no length but a fault
 
 
@@ -128,9 +130,16 @@ class Dataset:
             for name, values in columns.items():
                 try:
                     np.asarray(values, dtype=np.float64)
-                except (TypeError, ValueError):
+                except (TypeError, ValueError, OverflowError):
                     raise SigmaError(f"{path}: {feature}.{name}: expected numbers") from None
         return stored
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    """Whether a value from a file is a whole number in this range, which a float may be too."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        return False
+    return value == int(value)
 
 
 def _tasks(root: Path) -> tuple[str, ...]:
@@ -193,8 +202,13 @@ def open_dataset(root: Path) -> Dataset:
     features, fps = info.get("features"), info.get("fps")
     if not isinstance(features, dict):
         raise SigmaError(f"{info_path}: features: expected a mapping of features")
-    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < math.inf or fps != int(fps):
-        raise SigmaError(f"{info_path}: fps: expected a whole number above 0, found {fps!r}")
+    if not _whole(fps, 1, MOST_FPS):
+        raise SigmaError(f"{info_path}: fps: expected a whole number from 1 to {MOST_FPS}, found {short(fps)}")
+    for key in ("total_episodes", "total_frames"):
+        if not _whole(info.get(key, 0), 0, 2**53):
+            raise SigmaError(f"{info_path}: {key}: expected a whole number, found {short(info[key])}")
+    if not isinstance(info.get("robot_type"), str | None):
+        raise SigmaError(f"{info_path}: robot_type: expected a name or null, found {short(info['robot_type'])}")
     joint_names, cameras = read_joint_names(features, info_path), read_cameras(features, info_path)
     episodes = []
     for position, record in enumerate(_episode_records(root)):
@@ -237,6 +251,6 @@ def _episode(root: Path, info: dict[str, Any], record: dict[str, Any], cameras: 
                 raise ValueError(f"videos/{key}/from_timestamp: found {start}; legal: seconds from 0")
             videos[key] = Segment(path, start)
     length = int(record["length"])
-    if not 0 <= length <= LONGEST_EPISODE:
-        raise ValueError(f"length: found {length}; legal: 0 to {LONGEST_EPISODE}")
+    if not _whole(record["length"], 0, LONGEST_EPISODE):
+        raise ValueError(f"length: found {record['length']}; legal: 0 to {LONGEST_EPISODE}")
     return Episode(record["episode_index"], length, table, videos)

@@ -32,13 +32,15 @@ def refuse_constant_joints(
 ) -> None:
     """Raise :class:`SigmaError` for the first joint whose 1 % and 99 % quantiles coincide: it cannot be normalised.
 
-    So is a name in ``excluded`` that is no joint.
+    So is a name in ``excluded`` that is no joint, and a list of every joint, which leaves nothing to score.
     """
     unknown = sorted(set(excluded) - set(joint_names))
     if unknown:
         raise SigmaError(
             f"params.yaml: window.exclude_joints: no joint {unknown[0]!r}; legal: {', '.join(joint_names)}"
         )
+    if set(excluded) >= set(joint_names):
+        raise SigmaError("params.yaml: window.exclude_joints: every joint is left out of the scores; keep one")
     for feature, columns in statistics.items():
         for name, low, high in zip(joint_names, columns["q01"], columns["q99"], strict=True):
             if low == high and name not in excluded:

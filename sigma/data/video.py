@@ -15,6 +15,8 @@ from sigma.errors import SigmaError
 TOLERANCE = 0.1
 # Seconds of film that are decoded on rather than skipped by a seek, for which the file is opened anew.
 NEAR = 1.0
+# Containers of frames alone: a playlist, which FFmpeg would recognise too, names further files.
+CONTAINERS = {"format_whitelist": "mov,mp4,matroska,webm,avi"}
 
 
 class Films:
@@ -52,7 +54,7 @@ class _Film:
     def __init__(self, path: Path, start: float):
         import av
 
-        self.path, self.container = path, av.open(str(path))
+        self.path, self.container = path, av.open(str(path), options=CONTAINERS)
         if not self.container.streams.video:
             raise SigmaError(f"{path}: no video stream")
         stream = self.container.streams.video[0]

@@ -350,7 +350,8 @@ def load_base(
         SigmaError: the base is gone, altered, incomplete, relative, or its weights are not finite.
     """
     folder = resolve_base(reference["source"], reference["revision"], download=download)
-    if "tokenizer_origin" not in reference:
+    told = reference.get("tokenizer_origin", {})
+    if told is not None and not (isinstance(told, dict) and {"source", "revision"} <= told.keys()):
         raise SigmaError(f"{folder}: its record does not say where the tokenizer is; fetch the base again (dvc repro)")
     config, tokenizer, statistics, description = _facts(
         folder,

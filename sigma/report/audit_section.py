@@ -7,9 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from sigma.io import read_json, read_table
+from sigma.errors import SigmaError
+from sigma.io import read_table
+from sigma.records import AGAIN, EPISODES, read_record
 from sigma.report.audit_figures import joint_trace
 from sigma.report.html import data_uri, picture
+
+COUNTS = {
+    **dict.fromkeys(("episodes", "frames", "cameras", "excluded", "used", "failures", "warnings"), int),
+    "checks": dict,
+}
+"""``metrics/audit.json``."""
+FINDINGS = ("episode", "check", "severity", "value", "threshold", "first_frame", "last_frame", "subject", "detail")
+TRACES = ("finding", "state", "action", "joint", "fps")
+FRAMES = ("finding", "camera", "step", "jpeg")
 
 
 @dataclass(frozen=True)
@@ -39,16 +50,22 @@ class Audit:
 
 def read_audit(counts: Path, episodes: Path, findings: Path, traces: Path, frames: Path) -> Audit:
     """Read the five files of the audit stage; raises :class:`SigmaError` for one that is missing or broken."""
+    told, chosen = read_record(counts, COUNTS), read_record(episodes, EPISODES)
+    for key in (key for key, form in COUNTS.items() if form is int):
+        if told[key] < 0:
+            raise SigmaError(f"{counts}: {key}: found {told[key]}; legal: a count; {AGAIN}")
     seen: dict[int, list[tuple[str, int, bytes]]] = {}
-    for row in read_table(frames).to_pylist():
+    for row in _rows(frames, FRAMES):
         seen.setdefault(row["finding"], []).append((row["camera"], row["step"], row["jpeg"]))
-    return Audit(
-        read_json(counts),
-        read_json(episodes),
-        read_table(findings).to_pylist(),
-        {row["finding"]: row for row in read_table(traces).to_pylist()},
-        seen,
-    )
+    return Audit(told, chosen, _rows(findings, FINDINGS), {row["finding"]: row for row in _rows(traces, TRACES)}, seen)
+
+
+def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    table = read_table(path)
+    for name in columns:
+        if table.column_names.count(name) != 1:
+            raise SigmaError(f"{path}: column {name!r} is missing; {AGAIN}")
+    return table.to_pylist()
 
 
 def by_check(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

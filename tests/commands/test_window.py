@@ -12,7 +12,7 @@ import sigma
 from sigma.commands import audit, fetch, window
 from sigma.data.shards import Shards
 from sigma.errors import SigmaError
-from sigma.io import write_json
+from sigma.io import digest_folder, read_json, write_json
 from tests.commands.data_stages import parameters
 from tests.datasets import CAMERAS, JOINTS, TASKS
 
@@ -111,11 +111,12 @@ def test_excluded_episodes_are_in_no_split(ready):
 
 def test_an_episode_that_fails_is_in_no_later_count(ready):
     """From the fault in the table through the audit's rule to the windows."""
-    path = next(Path("data/dataset/data").rglob("*.parquet"))
+    record, path = Path("data/dataset.json"), next(Path("data/dataset/data").rglob("*.parquet"))
     table = pd.read_parquet(path)
     rows = (table.episode_index == 5).to_numpy()
     cut = [vector[:5] if row else vector for vector, row in zip(table.action, rows, strict=True)]
     table.assign(action=cut).to_parquet(path)
+    write_json(record, read_json(record) | {"digest": digest_folder(Path("data/dataset"))})
     assert "1 episodes excluded" in audit.run(parameters(audit__on_failure="exclude"))
     line = window.run(parameters())
     assert line.endswith("1 of 8 episodes excluded by the audit")

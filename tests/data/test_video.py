@@ -100,7 +100,7 @@ def test_a_file_is_opened_once_for_episodes_that_follow_each_other(dataset, monk
     import av
 
     opened, read = [], av.open
-    monkeypatch.setattr(av, "open", lambda path: opened.append(path) or read(path))
+    monkeypatch.setattr(av, "open", lambda path, **options: opened.append(path) or read(path, **options))
     with Films() as films:
         for episode in dataset.episodes:
             for camera in CAMERAS:

@@ -132,6 +132,19 @@ def run(project: Project, command: str, capture: pytest.CaptureFixture) -> Endin
     return Ending(status, out, err, changed)
 
 
+def as_fetched(change: Callable[[Project], Any]) -> Callable[[Project], None]:
+    """A change of ``data/dataset`` that its record knows: the dataset was fetched so."""
+
+    def inject(project: Project) -> None:
+        from sigma.io import digest_folder
+
+        change(project)
+        digest = digest_folder(project.path("data/dataset"))
+        project.json("data/dataset.json", lambda record: record.update(digest=digest))
+
+    return inject
+
+
 def set_value(key: str, value: Any) -> Callable[[Any], None]:
     """A change of JSON content: ``value`` at a dotted key, where a number counts in a list."""
 

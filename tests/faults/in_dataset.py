@@ -1,13 +1,16 @@
 """Faults in a LeRobotDataset: its metadata, its tables, its videos."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from tests.datasets import JOINTS
 from tests.faults.case import (
     Fault,
     Project,
+    as_fetched,
     column,
     content,
     cut,
@@ -66,6 +69,19 @@ def constant_joint(table: Any) -> Any:
     return table
 
 
+def audited(table: str, name: str, value: Any) -> Callable[[Project], None]:
+    """A value of the first episode's entry in the fetched metadata, in place of what stood there."""
+    return table_with(table.replace("recorded", "data/dataset"), column(name, one(0, value)))
+
+
+def playlist(project: Project) -> None:
+    """A camera's file is a list that names a film outside the dataset."""
+    path = project.path(VIDEO)
+    outside = project.root.parent / "outside.mp4"
+    path.rename(outside)
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{outside}\n#EXT-X-ENDLIST\n")
+
+
 FAULTS = [
     Fault("no metadata", "fetch", gone("recorded/meta"), "recorded: not a LeRobotDataset folder (no meta/info.json)"),
     Fault("info.json is not JSON", "fetch", cut(INFO), f"{INFO}: not readable as JSON (…)"),
@@ -86,13 +102,107 @@ FAULTS = [
         "fps is a word",
         "fetch",
         json_with(INFO, "fps", "ten"),
-        f"{INFO}: fps: expected a whole number above 0, found 'ten'",
+        f"{INFO}: fps: expected a whole number from 1 to 1000, found 'ten'",
     ),
     Fault(
         "fps is infinite",
         "fetch",
         json_with(INFO, "fps", np.inf),
-        f"{INFO}: fps: expected a whole number above 0, found inf",
+        f"{INFO}: fps: expected a whole number from 1 to 1000, found inf",
+    ),
+    Fault(
+        "fps is a number of 400 digits",
+        "fetch",
+        json_with(INFO, "fps", 10**400),
+        f"{INFO}: fps: expected a whole number from 1 to 1000, found 1000…",
+    ),
+    Fault(
+        "a total of 400 digits",
+        "fetch",
+        json_with(INFO, "total_frames", 10**400),
+        f"{INFO}: total_frames: expected a whole number, found 1000…",
+    ),
+    Fault(
+        "a total that is text",
+        "fetch",
+        json_with(INFO, "total_episodes", "8"),
+        f"{INFO}: total_episodes: expected a whole number, found '8'",
+    ),
+    Fault(
+        "a robot's type that is no name",
+        "fetch",
+        json_with(INFO, "robot_type", np.nan),
+        f"{INFO}: robot_type: expected a name or null, found nan",
+    ),
+    Fault(
+        "an episode of half a frame more",
+        "fetch",
+        table_with(EPISODES, column("length", lambda rows: [float(rows[0]) + 0.5, *map(float, rows[1:])])),
+        "recorded/meta/episodes: episode 0: unusable entry (length: found 28.5; legal: 0 to …)",
+    ),
+    Fault(
+        "an episode that ends at no time",
+        "audit",
+        audited(EPISODES, "videos/observation.images.up/to_timestamp", None),
+        "data/dataset/meta/episodes: episode 0: videos/observation.images.up/to_timestamp: expected a number, …",
+    ),
+    Fault(
+        "an episode that ends at a word",
+        "audit",
+        table_with(
+            EPISODES.replace("recorded", "data/dataset"),
+            column("videos/observation.images.up/to_timestamp", lambda rows: ["late"] * len(rows)),
+        ),
+        "data/dataset/meta/episodes: episode 0: videos/observation.images.up/to_timestamp: expected a number, found …",
+    ),
+    Fault(
+        "statistics of 400 digits",
+        "audit",
+        content("data/dataset/meta/stats.json", f'{{"action": {{"min": [{10**400}]}}}}'),
+        "data/dataset/meta/stats.json: action.min: expected numbers",
+    ),
+    Fault(
+        "every episode fails",
+        "audit",
+        parameters(audit__on_failure="exclude", audit__joint_range={"lower": -0.1, "upper": 0.1}),
+        "data/dataset: every episode is excluded (params.yaml: audit.exclude, audit.on_failure); worst: … in episode …",
+        writes=FOUND,
+    ),
+    Fault(
+        "another dataset than was fetched",
+        "window",
+        table_with(TABLE, column("task_index", lambda rows: rows[::-1])),
+        "data/dataset: its content is not what data/dataset.json names; run the fetch stage again (dvc repro)",
+    ),
+    Fault(
+        "no joint is left to score",
+        "window",
+        parameters(window__exclude_joints=list(JOINTS)),
+        "params.yaml: window.exclude_joints: every joint is left out of the scores; keep one",
+    ),
+    Fault(
+        "the audit's counts are a list",
+        "report",
+        content("metrics/audit.json", "[]"),
+        "metrics/audit.json: expected a mapping, found list; run the stage that writes it again (dvc repro)",
+    ),
+    Fault(
+        "the audit's counts are below zero",
+        "report",
+        json_with("metrics/audit.json", "used", -1),
+        "metrics/audit.json: used: found -1; legal: a count; run the stage that writes it again (dvc repro)",
+    ),
+    Fault(
+        "another table for the audit's findings",
+        "report",
+        table_with("data/audit.parquet", lambda table: table.drop_columns("check")),
+        "data/audit.parquet: column 'check' is missing; run the stage that writes it again (dvc repro)",
+    ),
+    Fault(
+        "a film that is a list of other films",
+        "window",
+        playlist,
+        "…/data/dataset/videos/observation.images.up/chunk-000/file-000.mp4: episode 0 cannot be decoded (…)",
     ),
     Fault(
         "no camera",
@@ -278,4 +388,12 @@ FAULTS = [
         json_with("data/episodes.json", "used", [0, 1, 2, 3, 4, 99]),
         "data/episodes.json: used: no episode 99 in data/dataset; …",
     ),
+]
+
+# What the window stage meets in the dataset was fetched so, but for one fault.
+FAULTS = [
+    replace(fault, inject=as_fetched(fault.inject))
+    if fault.command == "window" and fault.what != "another dataset than was fetched"
+    else fault
+    for fault in FAULTS
 ]

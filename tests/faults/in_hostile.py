@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.faults.case import Fault, Project, column, content, gone, json_with, table_with, together
+from tests.faults.case import Fault, Project, as_fetched, column, content, gone, json_with, table_with, together
 from tests.faults.in_dataset import EPISODES, INFO, TASKS, one
 from tests.faults.in_files import trainings_state
 from tests.faults.in_shards import META
@@ -250,7 +250,7 @@ FAULTS = [
     Fault(
         "an image that unpacks to gigabytes",
         "window",
-        image_bomb,
+        as_fetched(image_bomb),
         "…/data/dataset/data/chunk-000/file-000.parquet: observation.images.up: episode 0, step 0: …",
     ),
     Fault(
