@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
+from sigma.data.columns import column_names
 from sigma.data.source import ACTION, STATE, Dataset
 from sigma.errors import SigmaError
 from sigma.io import read_json, read_table
@@ -168,8 +169,11 @@ def _declared(dataset: Dataset) -> dict[int, Declared]:
     records = []
     for path in sorted((dataset.root / "meta" / "episodes").glob("*/*.parquet")):
         table = read_table(path)
-        kept = [name for name in table.column_names if not name.startswith("stats/")]
-        records += table.select(kept).to_pylist()
+        kept = [name for name in column_names(table, path) if not name.startswith("stats/")]
+        try:
+            records += table.select(kept).to_pylist()
+        except (KeyError, ValueError) as error:  # texts that are none, too
+            raise SigmaError(f"{path}: not readable as a table of episodes ({error})") from None
     for record in sorted(records, key=lambda one: one["episode_index"]):
         told = partial(_told, dataset.root, record)
         ends = told("dataset_from_index"), told("dataset_to_index")

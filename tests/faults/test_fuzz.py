@@ -18,12 +18,19 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from sigma.data.audit import Limit, audit_dataset, choose_episodes, count_findings
+from sigma.data.measures import Settings
 from sigma.data.source import ACTION, STATE, Dataset, open_dataset
 from sigma.errors import SigmaError
+from sigma.jobs import Workers
+from sigma.parameters import read_yaml
 from tests.datasets import CAMERAS, write_dataset
+from tests.imports import ROOT
 
 SECONDS, LONG = 3.0, 60.0
 INFO, TASKS, EPISODES = "meta/info.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet"
+
+LIMITS = {name: Limit(**limit) for name, limit in read_yaml(ROOT / "params.yaml")["audit"]["limits"].items()}
 
 WORDS = st.sampled_from(
     ["", "..", "../x", "/etc/passwd", "v3.0", "video", "image", "{", "{video_key:9d}", "\0", "\ud800", "é" * 300]
@@ -43,7 +50,7 @@ def recorded(tmp_path_factory) -> Path:
     """A small dataset whose info.json holds no more than is read of it, so that most mutations matter."""
     root = write_dataset(tmp_path_factory.mktemp("fuzz") / "recorded", (6, 5, 7), cameras=CAMERAS[:1], size=(16, 16))
     info = json.loads((root / INFO).read_text())
-    kept = ("codebase_version", "fps", "data_path", "video_path", "total_episodes")
+    kept = ("codebase_version", "fps", "data_path", "video_path", "total_episodes", "total_frames", "robot_type")
     features = {
         name: {key: info["features"][name][key] for key in ("dtype", "shape", "names")}
         for name in (STATE, ACTION, CAMERAS[0])
@@ -142,6 +149,9 @@ def check(dataset: Dataset) -> None:
         assert all(np.isfinite(segment.start) and segment.start >= 0 for segment in episode.videos.values())
     assert all(isinstance(text, str) for text in dataset.tasks)
     dataset.read(dataset.episodes[0])
+    findings = audit_dataset(dataset, LIMITS, Settings(4, -100.0, 100.0), Workers(), decode=False)
+    assert {finding.severity for finding in findings} <= {"warn", "fail"}
+    count_findings(findings, choose_episodes(dataset, findings, [], drop_failed=True))
 
 
 def fuzz(root: Path, name: str, mutate: Callable[[bytes, Callable], bytes], seconds: float) -> tuple[int, int]:
