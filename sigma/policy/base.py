@@ -224,7 +224,7 @@ def _dims(config: PI05Config) -> dict[str, int]:
     return {STATE: config.input_features[STATE].shape[0], ACTION: config.output_features[ACTION].shape[0]}
 
 
-def fit_joints(config: PI05Config, joints: Mapping[str, int], place: str | Path) -> None:
+def fit_joints(config: PI05Config, joints: Mapping[str, int], where: str | Path) -> None:
     """Give a configuration a robot's sizes of ``observation.state`` and ``action``, where it declares padded vectors.
 
     π0.5 computes with vectors of ``max_state_dim`` and ``max_action_dim`` values (32), whose rest is zero. A published
@@ -243,7 +243,7 @@ def fit_joints(config: PI05Config, joints: Mapping[str, int], place: str | Path)
             continue
         if found != most or wanted > most:
             legal = f"{found}" if found != most else f"at most {most}"
-            raise SigmaError(f"{place}: {feature} has {found} values, the robot {wanted} joints; legal: {legal} joints")
+            raise SigmaError(f"{where}: {feature} has {found} values, the robot {wanted} joints; legal: {legal} joints")
         features[feature] = replace(features[feature], shape=(wanted,))
 
 
