@@ -18,7 +18,7 @@ from sigma.commands.finetune import FEATURES
 from sigma.commands.window import BASE_RECORD, DATASET, DATASET_RECORD, EPISODES, SHARDS
 from sigma.data.shards import Shards
 from sigma.errors import SigmaError
-from sigma.io import read_json, write_json
+from sigma.io import digest_folder, read_json, write_json
 from sigma.parameters import PARAMS_FILE
 
 SPARE = 1.2  # shards of the longest dataset need this much of their size on the disk, at the least
@@ -35,8 +35,9 @@ def prepare(project: Project, folder: Path, times: int) -> Path:
 
     (folder / DATASET).parent.mkdir(parents=True)
     whole = len(repeat_dataset(project.root / DATASET, folder / DATASET, times).episodes) // times
-    for record in (BASE_RECORD, DATASET_RECORD):
-        shutil.copyfile(project.root / record, folder / record)
+    shutil.copyfile(project.root / BASE_RECORD, folder / BASE_RECORD)
+    record = read_json(project.root / DATASET_RECORD) | {"digest": digest_folder(folder / DATASET)}
+    write_json(folder / DATASET_RECORD, record)
     listed, settings = read_json(project.root / EPISODES), project.settings.windowing
     first = listed["used"][: settings.episodes]
     write_json(
