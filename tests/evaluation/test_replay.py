@@ -142,7 +142,8 @@ def test_the_bases_action_is_lerobots_own(prepared):
             }
         )
         expected = base.policy.predict_action_chunk(batch, noise=torch.zeros(1, 16, 6))[0, :8]
-        np.testing.assert_allclose(table["base_zero_noise"][window], expected.numpy(), rtol=1e-4, atol=1e-5)
+        # Kernels of one row and of a batch round differently, and five Euler steps let it grow.
+        np.testing.assert_allclose(table["base_zero_noise"][window], expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_noise_belongs_to_the_decision_and_not_to_the_batch(prepared):

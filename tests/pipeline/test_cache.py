@@ -40,7 +40,15 @@ REASONS = {
         f"sigma/commands/{name}.py": TOOL
         for name in ("compare", "embed", "export", "figures", "plan", "profile", "publish", "rehearse")
     },
-    **dict.fromkeys(("sigma/policy/footprint.py", "sigma/report/card.py", "sigma/report/readme.py"), TOOL),
+    **dict.fromkeys(
+        (
+            "sigma/policy/footprint.py",
+            "sigma/report/card.py",
+            "sigma/report/readme.py",
+            "sigma/report/readme_doubts.py",
+        ),
+        TOOL,
+    ),
     **dict.fromkeys(
         (
             "sigma/lerobot_environment.py",

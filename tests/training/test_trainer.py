@@ -24,7 +24,7 @@ from sigma.training.loop import Phase
 from sigma.training.material import motion_rms
 from sigma.training.objectives import FlowObjective, ResidualObjective, evaluating
 from sigma.training.trainer import Trainer
-from tests.worlds import ADAPTED, ROOT, World, inside
+from tests.worlds import ADAPTED, ROOT, World, inside, merge
 
 WINDOWS = 8
 
@@ -671,9 +671,12 @@ def test_no_validation_window_is_refused(prepared):
 
 
 def test_without_a_learning_rate_lora_stays_as_it_began_and_out_of_the_clipped_norm(prepared):
-    trainer = prepared.trainer({"train": {"lora_learning_rate": 0.0, "clip": 1e9}})
+    # Alignment from the first step on: the residual heads, whose last layers are zero, send LoRA no gradient yet.
+    aligned = {"loss": {"tsac": {"memory_text": 1.0, "start": 0.0, "end": 0.0}}, "train": {"clip": 1e9}}
+    still = merge(aligned, {"train": {"lora_learning_rate": 0.0}})
+    trainer = prepared.trainer(still)
     before = {name: one.detach().clone() for name, one in trainer.build().adapted.named_parameters()}
-    trainer = prepared.trainer({"train": {"lora_learning_rate": 0.0, "clip": 1e9}})
+    trainer = prepared.trainer(still)
     with Scratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)
     after = dict(result.model.adapted.named_parameters())
@@ -681,12 +684,12 @@ def test_without_a_learning_rate_lora_stays_as_it_began_and_out_of_the_clipped_n
     assert not any(tensor.any() for name, tensor in after.items() if ".lora_B." in name)
     heads = sum(parameter.numel() for parameter in result.model.heads.parameters())
     assert result.trainable == heads
-    plain = prepared.trainer({"train": {"clip": 1e9}})
+    plain = prepared.trainer(aligned)
     with Scratch.open(plain.key()) as scratch:
         other = plain.run(scratch)
     # B's gradient is there from the first step on: a norm that counted it would be larger.
     first, with_lora = (one.curves[0].train[0] for one in (result, other))
-    assert first["loss"] == with_lora["loss"] and first["grad_norm"] < with_lora["grad_norm"]
+    assert first["loss"] == with_lora["loss"] and first["grad_norm"] < 0.999 * with_lora["grad_norm"]
 
 
 def test_what_never_has_a_gradient_is_not_counted_as_trained(prepared):
