@@ -3,14 +3,13 @@
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.pipeline.test_kills import lock, products, running, start, until
+from tests.pipeline.test_kills import lock, products, running, start, until, used
 from tests.projects import change_parameters, run
 
 pytestmark = pytest.mark.slow
@@ -57,7 +56,8 @@ def halted(folder: Path, log: Path) -> tuple[subprocess.Popen, psutil.Process]:
     stage, command = running(dvc)
     assert stage == "report"
     until(lambda: held.is_file() and held.read_text() == f"{command.pid} report")
-    time.sleep(0.3)  # it has looked at its inputs
+    begun = used(command)
+    until(lambda: used(command) >= begun + 0.6)  # it has looked at its inputs, by its own time on a busy machine
     command.suspend()
     return dvc, command
 
