@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sigma.errors import SigmaError
 from sigma.parameters import Section
@@ -22,6 +22,7 @@ class MachineParameters(Section):
     backend: Literal["local", "dask", "ray"]
     address: str | None
     processes: int = Field(ge=1, le=1024)
+    fsdp: bool
     batch: int = Field(ge=1, le=4096)
     compile: bool
 
@@ -33,6 +34,14 @@ class MachineParameters(Section):
             legal = "null" if backend == "local" else "the address of a running cluster, such as " + EXAMPLES[backend]
             raise ValueError(f"legal with machine.backend {backend}: {legal}")
         return address
+
+    @model_validator(mode="after")
+    def _split_among_several(self) -> "MachineParameters":
+        if self.fsdp and self.processes == 1:
+            raise ValueError("fsdp: found true with one process; legal: false, or machine.processes of 2 and more")
+        if self.fsdp and self.compile:
+            raise ValueError("fsdp: found true with machine.compile true; legal: one of them")
+        return self
 
 
 SECTIONS: dict[str, type[Section]] = {"machine": MachineParameters}

@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ PATIENCE = timedelta(minutes=30)
 # Seconds for the launcher to see which process ended, before those that miss it report that they do.
 GRACE = 10.0
 _RUN = "sigma"
+# In the environment of the processes: whether they split the base's layers (``machine.fsdp``).
+_FSDP = "SIGMA_FSDP"
 
 
 def started() -> bool:
@@ -50,6 +52,11 @@ def rank() -> int:
 def to_start(processes: int) -> bool:
     """Whether this command is to start ``processes`` others, which it leaves the work to."""
     return processes > 1 and not started()
+
+
+def splitting() -> bool:
+    """Whether each process holds but a part of the large layers' weights, so that all make every pass together."""
+    return started() and os.environ.get(_FSDP) == "1"
 
 
 def launch(run: Callable[..., str], parameters: Mapping[str, "Section"], device: "torch.device") -> str:
@@ -74,7 +81,8 @@ def launch(run: Callable[..., str], parameters: Mapping[str, "Section"], device:
             f"legal: integer from 1 to {gpus}"
         )
     threads = machine.threads or max(1, torch.get_num_threads() // processes)
-    with tempfile.TemporaryDirectory(prefix="sigma-processes-") as logs, patch_environment(omp_num_threads=threads):
+    environment = {"omp_num_threads": threads, _FSDP: int(machine.fsdp)}
+    with tempfile.TemporaryDirectory(prefix="sigma-processes-") as logs, patch_environment(**environment):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -135,15 +143,20 @@ def share(total: int) -> slice:
     return slice(total * rank() // count(), total * (rank() + 1) // count())
 
 
-def mine[Items: Sequence](items: Items) -> Items:
-    """Every n-th item, of n processes: early and late items are often not equally long work."""
-    return items[rank() :: count()]
+def mine[Item](items: Sequence[Item]) -> Sequence[Item]:
+    """Every n-th item, of n processes: early and late items are often not equally long work.
+
+    Where the base's layers are split, every process takes equally many: the last item again where one is missing.
+    """
+    own = items[rank() :: count()]
+    return [*own, items[-1]] if splitting() and len(own) < -(-len(items) // count()) else own
 
 
-def gathered[Part](parts: list[Part]) -> list[Part]:
-    """What the processes made of :func:`mine`, in the order of the items and known to all; tensors from the CPU."""
+def gathered[Part](parts: list[Part], total: int) -> list[Part]:
+    """What the processes made of :func:`mine`, in the order of the ``total`` items and known to all; tensors from the
+    CPU."""
     lists = everyone(parts)
-    return [lists[place % len(lists)][place // len(lists)] for place in range(sum(map(len, lists)))]
+    return [lists[place % len(lists)][place // len(lists)] for place in range(total)]
 
 
 def everyone[Value](value: Value) -> list[Value]:
@@ -182,3 +195,19 @@ def data_parallel(module: "nn.Module") -> "nn.Module":
 def accumulating(module: Any, last: bool) -> AbstractContextManager:
     """Inside, gradients of a :func:`data_parallel` module stay with their process; with ``last`` they are averaged."""
     return nullcontext() if last or count() == 1 else module.no_sync()
+
+
+def split_layers(layers: "Iterable[nn.Module]", device: str) -> None:
+    """Have each process keep an n-th of these layers' weights, if ``machine.fsdp`` asks for it (torch's FSDP).
+
+    A layer's whole weights are on the device while it runs, forward or backward; backward, because a gradient reaches
+    what the layer returned. One whose keys and values alone have a gradient must not be among them.
+    """
+    if not splitting():
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.partition(":")[0], (count(),))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)

@@ -6,7 +6,17 @@ import torch
 from sigma.errors import SigmaError
 from sigma.machine import MachineParameters, open_device
 
-SETTINGS = dict(device="auto", threads=1, workers=1, backend="local", address=None, processes=1, batch=8, compile=False)
+SETTINGS = dict(
+    device="auto",
+    threads=1,
+    workers=1,
+    backend="local",
+    address=None,
+    processes=1,
+    fsdp=False,
+    batch=8,
+    compile=False,
+)
 
 
 def machine(**changes) -> MachineParameters:
@@ -50,3 +60,15 @@ def test_threads_are_set(monkeypatch):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fsdp": True}, "fsdp: found true with one process; legal: false, or machine.processes of 2 and more"),
+        ({"fsdp": True, "processes": 2, "compile": True}, "fsdp: found true with machine.compile true; legal: one"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        machine(**changes)

@@ -34,7 +34,7 @@ def run(parameters: dict[str, Section]) -> str:
     from sigma.io import Outputs, write_json
     from sigma.machine import MachineParameters, open_device
     from sigma.policy.base import load_base
-    from sigma.processes import launch, rank, to_start
+    from sigma.processes import launch, rank, split_layers, to_start
     from sigma.records import BASE as RECORD
     from sigma.records import read_record
 
@@ -45,7 +45,7 @@ def run(parameters: dict[str, Section]) -> str:
         return launch(run, parameters, device)
     reference = read_record(BASE, RECORD)
     shards = Shards.open(SHARDS)
-    base = load_base(reference, device=str(device), dtype=base_parameters.dtype)
+    base = load_base(reference, device=str(device), dtype=base_parameters.dtype, split=split_layers)
     normalisation = select_normalisation(base_parameters.statistics, base, shards)
     result = replay_base(base, shards, normalisation, base_parameters, batch=machine.batch)
     if rank():

@@ -154,7 +154,7 @@ def run(parameters: dict[str, Section]) -> str:
     assert isinstance(machine, MachineParameters)
     device = open_device(machine)
     if to_start(machine.processes):
-        _check_shares(parameters, machine.processes)
+        _check_shares(parameters, machine.processes, machine.fsdp)
         return launch(run, parameters, device)
     material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=device, expert=needs_expert(parameters))
     trainer = Trainer(material, parameters)
@@ -173,8 +173,11 @@ def run(parameters: dict[str, Section]) -> str:
     )
 
 
-def _check_shares(parameters: dict[str, Section], processes: int) -> None:
-    """Refuse more processes than an optimizer step has windows, and draws that sharing these would alter."""
+def _check_shares(parameters: dict[str, Section], processes: int, fsdp: bool) -> None:
+    """Refuse more processes than an optimizer step has windows, and draws that sharing these would alter.
+
+    Processes that split the base's layers need as many passes each, so as many windows.
+    """
     train, lora = parameters["train"], parameters["lora"]
     assert isinstance(train, TrainParameters) and isinstance(lora, LoraParameters)
     windows = train.batch * train.accumulation
@@ -182,6 +185,12 @@ def _check_shares(parameters: dict[str, Section], processes: int) -> None:
         raise SigmaError(
             f"params.yaml: machine.processes: found {processes} with {windows} windows an optimizer step (train.batch "
             f"× train.accumulation); legal: integer from 1 to {windows}"
+        )
+    if fsdp and windows % processes:
+        raise SigmaError(
+            f"params.yaml: machine.processes: found {processes} with machine.fsdp true and {windows} windows an "
+            "optimizer step (train.batch × train.accumulation), which must be shared out evenly; legal: a divisor of "
+            f"{windows}, or machine.fsdp false"
         )
     if lora.dropout:
         raise SigmaError(

@@ -94,13 +94,16 @@ def run(sections: Mapping[str, Section], *, memory: float | None = None) -> Plan
         time=_time(sections, rate_key(sections, count, views, device)),
         device=device,
         free=free,
-        notes=_notes(footprint, device, joints),
+        notes=_notes(footprint, sections, device, joints),
         advice=_advice(sections),
     )
 
 
-def _notes(footprint: "Footprint", device: str, joints: int | None) -> list[str]:
-    notes = []
+def _notes(footprint: "Footprint", sections: Mapping[str, Any], device: str, joints: int | None) -> list[str]:
+    notes, processes = [], sections["machine"].processes
+    if processes > 1:
+        place = "in the main memory, which they share" if device == "cpu" else "on a GPU of its own"
+        notes.append(f"memory is that of each of {processes} processes, {place}")
     if device != "cpu":
         notes.append("the language-model heads, which nothing uses, stay in the main memory")
     if joints is None:
@@ -113,7 +116,9 @@ def _advice(sections: Mapping[str, Any]) -> str:
     """What makes a plan smaller; gradients can be checkpointed only where no flow matching is trained."""
     from sigma.training.trainer import needs_expert
 
-    told = "lower train.batch or machine.batch"
+    told, machine = "lower train.batch or machine.batch", sections["machine"]
+    if machine.processes > 1 and not machine.fsdp:
+        told += ", or set machine.fsdp"
     if sections["train"].gradient_checkpointing:
         return told
     if needs_expert(sections):
@@ -170,12 +175,13 @@ def views_of(config: "PI05Config", sections: Mapping[str, Any]) -> int:
 
 
 def stages(footprint: "Footprint", sections: Mapping[str, Any], device: str) -> list[Memory]:
-    """Memory of each stage that holds the model on the device."""
+    """Memory of each stage that holds the model on the device, in one of the ``machine.processes``."""
     from sigma.training.trainer import needs_expert
 
-    base, train, batch = sections["base"], sections["train"], sections["machine"].batch
-    weights, trained = footprint.weights(device), footprint.trained
-    read = footprint.weights(device, expert=needs_expert(sections))
+    base, train, machine = sections["base"], sections["train"], sections["machine"]
+    batch, trained, alone = machine.batch, footprint.trained, footprint.weights(device)
+    saved = footprint.split(machine.processes) if machine.fsdp else 0
+    weights, read = alone - saved, footprint.weights(device, expert=needs_expert(sections)) - saved
     mean = base.samples if base.action == "mean" else 1
     found = [Memory("baseline", weights, activations=footprint.decision(batch, base.samples + 1, sigma=False))]
     steps = {"finetune": footprint.residual_step}
@@ -187,12 +193,12 @@ def stages(footprint: "Footprint", sections: Mapping[str, Any], device: str) -> 
         kept = (MOMENTS + COPIES) * trained
         found.append(Memory(stage, read + trained, gradients, kept, whole - gradients))
     found.append(Memory("sigma", weights + trained, activations=footprint.decision(batch, mean, sigma=True)))
-    found.append(Memory("one decision", weights + trained, activations=footprint.decision(1, mean, sigma=True)))
+    found.append(Memory("one decision", alone + trained, activations=footprint.decision(1, mean, sigma=True)))
     return found
 
 
 def _free(sections: Mapping[str, Any], memory: float | None) -> tuple[str, int | None]:
-    """The device of ``machine`` and its free bytes; None where it is not here."""
+    """The device of ``machine`` and its free bytes, of which processes on a CPU share; None where it is not here."""
     import os
 
     import psutil
@@ -207,7 +213,7 @@ def _free(sections: Mapping[str, Any], memory: float | None) -> tuple[str, int |
         return device, int(memory * GIB)
     if device == "cuda":
         return device, torch.cuda.mem_get_info()[0] if here else None
-    return device, psutil.virtual_memory().available
+    return device, psutil.virtual_memory().available // sections["machine"].processes
 
 
 def _disk(footprint: "Footprint", views: int, sections: Mapping[str, Any]) -> dict[str, int | None]:

@@ -120,7 +120,7 @@ def replay_base(
             noise = torch.cat([torch.zeros_like(drawn[:, :1]), drawn], dim=1).to(builder.device)
             actions = prefix.integrate(base.policy, passed.encoded, noise, base.num_steps)[:, :, :horizon].cpu().numpy()
         found.append((rows, passed.pooled.cpu(), actions))
-    found = gathered(found)
+    found = gathered(found, len(range(0, frames, batch)))
     if not found:
         raise SigmaError("data/shards: no frame is stored; nothing to evaluate")
     pooled = torch.zeros(frames, *found[0][1].shape[1:])

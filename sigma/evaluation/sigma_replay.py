@@ -75,7 +75,7 @@ def decide(
             decision = model(observation, base, swap=swapped, passed=None if switches else passed, **switches)
             columns = {"adapted_action": base, "text": observation.text, **_columns(decision)}
             parts.append({name: value.float().cpu().numpy() for name, value in columns.items()})
-    parts = gathered(parts)
+    parts = gathered(parts, len(range(0, len(windows), batch)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 

@@ -9,7 +9,7 @@ import hashlib
 import importlib.resources
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sigma.errors import SigmaError
 from sigma.io import digest_file, read_json
 from sigma.policy.checkpoint import load_strictly, stored_tensors, tensor_digest, tensor_digests
 from sigma.policy.configuration_pi05_small import PI05SmallConfig
+from sigma.policy.placement import large_layers, place
 from sigma.policy.prefix import text_embeddings
 from sigma.policy.prompt import INSTRUCTION, Prompt, Prompter
 from sigma.policy.quantiles import Quantiles
@@ -38,7 +39,6 @@ __all__ = [
     "describe_base",
     "fit_joints",
     "load_base",
-    "place",
     "resolve_base",
     "tensor_digests",
 ]
@@ -311,28 +311,6 @@ def describe_base(source: str, revision: str | None, joints: int | None = None) 
     return {**origin, **description, "tensors": tensors, "digest": _digest(description, tensors)}
 
 
-def place(policy: PI05Policy, device: str | torch.device, *, expert: bool = True) -> PI05Policy:
-    """Move a policy to a device, but for what no pass of ours reads: the heads that would predict words.
-
-    They stay where they are, so that every tensor of the base is there to be compared. Without ``expert`` the action
-    expert stays too; such a policy reads a prefix and integrates no action.
-    """
-    tower, core = policy.model.paligemma_with_expert, policy.model
-    staying = [(tower.paligemma, "lm_head"), (tower.gemma_expert, "lm_head")]
-    if not expert:
-        staying = [(tower.paligemma, "lm_head"), (tower, "gemma_expert")]
-        staying += [(core, name) for name in ("action_in_proj", "action_out_proj", "time_mlp_in", "time_mlp_out")]
-    parts = [(owner, name, getattr(owner, name)) for owner, name in staying]
-    for owner, name, _ in parts:
-        setattr(owner, name, torch.nn.Identity())  # keeps the place among its owner's parts
-    try:
-        policy.to(device)
-    finally:
-        for owner, name, part in parts:
-            setattr(owner, name, part)
-    return policy
-
-
 def load_base(
     reference: dict[str, Any],
     *,
@@ -340,11 +318,13 @@ def load_base(
     dtype: str = "float32",
     download: bool = False,
     expert: bool = True,
+    split: Callable[[Iterable[torch.nn.Module], str], None] | None = None,
 ) -> Base:
     """Load the base that a reference describes, and nothing else: every digest is checked.
 
     A snapshot of the Hub is taken from the cache, where fetching left it; only with ``download`` is the Hub asked.
-    Without ``expert`` the action expert stays on the CPU (:func:`place`).
+    Without ``expert`` the action expert stays on the CPU (:func:`place`). ``split``, such as
+    :func:`sigma.processes.split_layers`, is given the :func:`large_layers` and the device before anything goes there.
 
     Raises:
         SigmaError: the base is gone, altered, incomplete, relative, or its weights are not finite.
@@ -365,7 +345,10 @@ def load_base(
             raise SigmaError(f"{folder}: its {key} is not the one that was recorded; fetch the base again (dvc repro)")
     if reference["digest"] != _digest(description, reference["tensors"]):
         raise SigmaError(f"{folder}: the record of it was altered; fetch the base again (dvc repro)")
-    policy = place(load_strictly(config, folder, reference["tensors"], dtype=dtype), device, expert=expert)
+    policy = load_strictly(config, folder, reference["tensors"], dtype=dtype)
+    if split:
+        split(large_layers(policy), device)
+    place(policy, device, expert=expert)
     policy.config.device = device
     return Base(
         policy=policy,

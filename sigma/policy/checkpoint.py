@@ -16,6 +16,7 @@ from lerobot.policies.factory import get_policy_class
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.models.gemma.modeling_gemma import GemmaRotaryEmbedding, GemmaTextScaledWordEmbedding
 from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 
@@ -47,7 +48,9 @@ _FRESH_BUFFERS: dict[type[nn.Module], Callable[[nn.Module], dict[str, Tensor]]] 
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 in hex over element type, shape and bytes."""
+    """SHA-256 in hex over element type, shape and bytes; of a tensor that processes share, all of them must ask."""
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
     data = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{data.dtype}{tuple(data.shape)}".encode())
     digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -23,6 +23,7 @@ from sigma.policy.checkpoint import empty_policy
 from sigma.policy.decision import SigmaModel
 from sigma.policy.heads import build_heads, parameter_count
 from sigma.policy.observation import Observation
+from sigma.policy.placement import large_layers
 
 UNUSED, EXPERT = "language-model heads, unused", ("action expert", "action and time projections")
 _ITEM = torch.ops.aten._local_scalar_dense.default
@@ -99,9 +100,15 @@ class Footprint:
     sections: Mapping[str, Any]
     frozen: dict[str, Group]
     trainable: dict[str, Group]
+    layers: list[Group]  # what several processes can split
+
+    def split(self, processes: int) -> int:
+        """Bytes that each of several processes saves by splitting the large layers; one at a time is there whole."""
+        sizes = [layer.bytes for layer in self.layers]
+        return sum(sizes) - sum(-(-size // processes) for size in sizes) - max(sizes)
 
     def weights(self, device: str = "cpu", *, expert: bool = True) -> int:
-        """Bytes of the frozen base on a device; what :func:`sigma.policy.base.place` leaves on the CPU counts there."""
+        """Bytes of the frozen base on a device; what :mod:`sigma.policy.placement` leaves on the CPU counts there."""
         left = set() if device == "cpu" else {UNUSED} if expert else {UNUSED, *EXPERT}
         return sum(group.bytes for name, group in self.frozen.items() if name not in left)
 
@@ -269,6 +276,7 @@ def build_footprint(
         EXPERT[1]: _group(core.action_in_proj, core.action_out_proj, core.time_mlp_in, core.time_mlp_out),
         UNUSED: _group(paligemma.lm_head, tower.gemma_expert.lm_head),
     }
+    layers = [_group(layer) for layer in large_layers(policy)]
     with torch.device("meta"):
         adapted = attach_lora(policy, sections, seed=0)
     width = paligemma.config.text_config.hidden_size
@@ -289,4 +297,4 @@ def build_footprint(
     }
     trainable = {name: group for name, group in trainable.items() if group.parameters}
     trainable["heads"] = Group(parameter_count(heads), _group(heads).bytes)
-    return Footprint(SigmaModel(adapted, heads), config, views, sections, frozen, trainable)
+    return Footprint(SigmaModel(adapted, heads), config, views, sections, frozen, trainable, layers)

@@ -18,13 +18,14 @@ from sigma.data.resize import to_resolution
 from sigma.errors import SigmaError
 from sigma.policy import lora, prefix
 from sigma.policy.adapter import SigmaTelepathyAdapter
-from sigma.policy.base import ACTION, STATE, Base, fit_joints, place
+from sigma.policy.base import ACTION, STATE, Base, fit_joints
 from sigma.policy.base_action import deterministic_action
 from sigma.policy.decision import SigmaModel
 from sigma.policy.heads import heads_file
 from sigma.policy.inputs import InputBuilder, Normalisation, trace_before
 from sigma.policy.model_folder import load_model, load_prompter, read_config, weights_dtype
 from sigma.policy.observation import BasePass, Observation
+from sigma.policy.placement import place
 
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
 

@@ -190,7 +190,7 @@ def load_material(
     columns, _ = read_columns(baseline, COLUMNS)
     if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
         raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")
-    base = load_base(reference, device=str(device), dtype=meta["dtype"], expert=expert)
+    base = load_base(reference, device=str(device), dtype=meta["dtype"], expert=expert, split=processes.split_layers)
     builder = InputBuilder(base, Normalisation.from_json(meta["normalisation"]))
     whole = hashlib.sha256()
     for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):
@@ -209,13 +209,13 @@ def motion_rms(material: Material, windows: np.ndarray) -> Tensor:
 
 def adapted_actions(model: SigmaModel, material: Material, windows: np.ndarray, batch: int) -> Tensor:
     """Deterministic action (B, T, A) of the policy as it is trained, by the same rule as the frozen base's."""
-    actions = []
+    actions, starts = [], range(0, len(windows), batch)
     with torch.no_grad():
-        for start in processes.mine(range(0, len(windows), batch)):
+        for start in processes.mine(starts):
             rows = windows[start : start + batch]
             passed = model.adapted_pass(material.observation(rows))
             actions.append(material.decide(model.policy, passed.encoded, rows, material.meta["action"]).cpu())
-    return torch.cat(processes.gathered(actions)).to(material.builder.device)
+    return torch.cat(processes.gathered(actions, len(starts))).to(material.builder.device)
 
 
 def code_digest() -> str:

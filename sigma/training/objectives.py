@@ -143,15 +143,16 @@ class FlowObjective:
         address = (self.parameters.seed, "flow-validation")
         noise, time = draw_noise_and_time(policy.config, len(self.validation), draws, *address)
         with evaluating(self.model):
-            for start in processes.mine(range(0, len(self.validation), batch)):
+            starts = range(0, len(self.validation), batch)
+            for start in processes.mine(starts):
                 rows = slice(start, start + batch)
                 windows = self.validation[rows]
                 passed = self._pass(windows)
                 plan = material.decide(policy, passed.encoded, windows, "zero_noise")
                 errors.append(plan_error(plan, *material.targets(windows), self.joints).cpu())
                 losses.append(flow_loss(self.model, material, passed, windows, noise[rows], time[rows]).cpu())
-        self.beside = {"flow": torch.cat(processes.gathered(losses)).mean().item()}
-        return torch.cat(processes.gathered(errors)).mean().item()
+        self.beside = {"flow": torch.cat(processes.gathered(losses, len(starts))).mean().item()}
+        return torch.cat(processes.gathered(errors, len(starts))).mean().item()
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -267,14 +268,15 @@ class ResidualObjective:
         """mse_plan of the validation windows at scale 1, in normalised units."""
         sums, total, count = [], 0.0, 0
         with evaluating(self.model):
-            for start in processes.mine(range(0, len(self.validation), batch)):
+            starts = range(0, len(self.validation), batch)
+            for start in processes.mine(starts):
                 windows = self.validation[start : start + batch]
                 action, valid = self.material.targets(windows)
                 base = self.head_base(windows)
                 decision = self.model(self.material.observation(windows), base)
                 plan = base + executed_plan(decision.residuals)
                 sums.append((plan_error(plan, action, valid, self.joints).sum().item(), len(windows)))
-        for error, windows in processes.gathered(sums):
+        for error, windows in processes.gathered(sums, len(starts)):
             total += error
             count += windows
         return total / count

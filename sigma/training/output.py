@@ -5,7 +5,7 @@ from pathlib import Path
 from sigma.io import atomic_directory, write_json
 from sigma.policy import lora
 from sigma.policy.heads import save_heads
-from sigma.policy.model_folder import CONFIG, base_digest, model_config
+from sigma.policy.model_folder import CONFIG, model_config
 from sigma.training.trainer import TrainingResult
 
 
@@ -18,7 +18,7 @@ def write_model(result: TrainingResult, folder: Path) -> None:
         material.base.prompter.tokenizer.save_pretrained(temporary / "tokenizer")
         config = model_config(
             base=material.base,
-            weights_digest=base_digest(result.model.policy),
+            weights_digest=result.base_digest,
             branch=result.branch,
             sizes=result.sizes,
             features_meta=material.meta,

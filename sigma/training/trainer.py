@@ -20,6 +20,7 @@ from sigma.policy import lora
 from sigma.policy.compiling import compile_layers
 from sigma.policy.decision import SigmaModel
 from sigma.policy.heads import TelepathyHeads, build_heads
+from sigma.policy.model_folder import base_digest
 from sigma.policy.sizes import TelepathySizes
 from sigma.seeding import seed_from
 from sigma.training.checkpoint import Scratch
@@ -33,10 +34,12 @@ from sigma.training.setup import SECTIONS, check_autocast, inputs_key, schedule,
 class TrainingResult:
     """A trained model and how it came about.
 
-    ``trainable`` counts the parameters that had a gradient; ``speed`` is that of this run's steps, by phase.
+    ``base_digest`` is that of the base's tensors at the end; ``trainable`` counts the parameters that had a gradient;
+    ``speed`` is that of this run's steps, by phase.
     """
 
     model: SigmaModel
+    base_digest: str
     material: Material
     branch: str
     sizes: TelepathySizes
@@ -207,6 +210,7 @@ class Trainer:
         result = self._run_phase(phase, scratch, saved, carried)
         return TrainingResult(
             model.eval(),
+            base_digest(model.policy),
             material,
             self.branch,
             self.sizes,

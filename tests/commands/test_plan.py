@@ -174,7 +174,7 @@ def test_memory_grows_with_the_batch_and_falls_with_checkpointing(full):
     language_model = full.model.policy.model.paligemma_with_expert.paligemma.model.language_model
     language_model.gradient_checkpointing_disable()
     plain = footprint.Footprint(
-        full.model, full.config, 2, profiled(train__gradient_checkpointing=False), full.frozen, full.trainable
+        full.model, full.config, 2, profiled(train__gradient_checkpointing=False), full.frozen, full.trainable, []
     )
     assert plain.residual_step(4) > 5 * kept
 
@@ -235,6 +235,24 @@ def test_what_no_stage_reads_is_not_counted_on_a_gpu(full):
     assert stages["sigma"] == full.weights("cuda") + full.trained
     on_cpu = plan.stages(full, full.sections, "cpu")
     assert {stage.weights - full.trained for stage in on_cpu[1:]} == {full.weights()}
+
+
+def test_processes_that_split_the_layers_hold_a_part_of_them_each():
+    parameters = profiled(base__dtype="float32", machine__processes=4, machine__fsdp=True)
+    config, _ = plan.base_configuration(parameters)
+    split = footprint.build_footprint(config, 2, parameters)
+    # By hand: 27 blocks of SigLIP, 17 of Gemma 2B's 18 layers, in four bytes a number; a layer at a time is whole.
+    vision = 4 * (1152 * 1152 + 1152) + 2 * 1152 * 4304 + 4304 + 1152 + 4 * 1152
+    language = 2 * 2048 * 2048 + 2 * 2048 * 256 + 3 * 2048 * 16384 + 2 * 2048
+    saved = 4 * ((27 * vision + 17 * language) * 3 // 4 - language)
+    whole = plan.stages(split, profiled(base__dtype="float32", machine__processes=4), "cuda")
+    parts = plan.stages(split, parameters, "cuda")
+    spared = {one.stage: one.weights - other.weights for one, other in zip(whole, parts, strict=True)}
+    assert spared == {"baseline": saved, "finetune": saved, "sigma": saved, "one decision": 0}
+    found = plan.run(parameters, memory=4)
+    assert any(note.startswith("memory is that of each of 4 processes") for note in found.notes)
+    assert "machine.fsdp" not in found.verdict
+    assert "or set machine.fsdp" in plan.run(profiled(machine__processes=4), memory=4).verdict
 
 
 @pytest.mark.parametrize("joints", [None, 6])

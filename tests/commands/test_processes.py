@@ -98,34 +98,38 @@ def assert_same_windows(one: list[list], two: list[list]) -> None:
 
 @pytest.fixture(scope="module")
 def outcomes(prepared, tmp_path_factory):
-    """Worlds in which one process and two have run every stage, with the line and the windows of each."""
-    found = []
+    """Worlds in which every stage ran on one process, on two, and on two that split the base; lines and windows."""
+    found = {}
     with pytest.MonkeyPatch.context() as patch:
-        for count in (1, 2):
+        for name, count in (("one", 1), ("two", 2), ("split", 2)):
             folder = tmp_path_factory.mktemp("processes")
             patch.setenv("SIGMA_SCRATCH", str(folder / "scratch"))
             world = prepared.copy(folder / "world")
-            found.append((world, *run(whole_pipeline, world, count, ADAPTED_TWICE)))
+            fsdp = {"machine": {"fsdp": name == "split"}}
+            found[name] = (world, *run(whole_pipeline, world, count, ADAPTED_TWICE, fsdp))
     return found
 
 
-def test_two_processes_share_each_step_and_learn_what_one_does(outcomes):
-    (alone, _, one), (both, _, two) = outcomes
+@pytest.mark.parametrize("how", ["two", "split"])
+def test_two_processes_share_each_step_and_learn_what_one_does(outcomes, how):
+    (alone, _, one), (both, _, two) = outcomes["one"], outcomes[how]
     assert len({(name, step) for name, step, *_ in one}) == 4 + 6
     assert_same_windows(one, two)
     assert_same_curves(alone, both)
 
 
-def test_the_base_says_the_same_to_the_bit(outcomes):
-    (alone, line, _), (both, again, _) = outcomes
+@pytest.mark.parametrize("how", ["two", "split"])
+def test_the_base_says_the_same_to_the_bit(outcomes, how):
+    (alone, line, _), (both, again, _) = outcomes["one"], outcomes[how]
     assert again.splitlines()[0] == line.splitlines()[0]
     assert digest_folder(both.root / "data/features") == digest_folder(alone.root / "data/features")
     for file in (baseline.PREDICTIONS, baseline.FRAMES):
         assert digest_file(both.root / file) == digest_file(alone.root / file), file
 
 
-def test_a_model_says_the_same_to_the_bit(outcomes, tmp_path):
-    _, (both, line, _) = outcomes
+@pytest.mark.parametrize("how", ["two", "split"])
+def test_a_model_says_the_same_to_the_bit(outcomes, tmp_path, how):
+    both, line, _ = outcomes[how]
     alone = both.copy(tmp_path / "alone")
     assert alone.run("evaluate", changes=ADAPTED_TWICE) == line.splitlines()[2:]
     for file in (evaluate.PREDICTIONS, evaluate.HEADS, "models/adapter_calibration.json"):
@@ -147,6 +151,10 @@ def test_each_command_leaves_the_work_to_the_processes_that_it_starts(prepared, 
             r"^params\.yaml: machine\.processes: found 17 with 16 windows an optimizer step .*integer from 1 to 16$",
         ),
         (
+            {"machine": {"processes": 3, "fsdp": True}, "train": {"accumulation": 2}},
+            r"^params\.yaml: machine\.processes: found 3 with machine\.fsdp true and 16 windows .*a divisor of 16",
+        ),
+        (
             {"machine": {"processes": 2}, "lora": {"dropout": 0.1}},
             r"^params\.yaml: machine\.processes: found 2 with lora\.dropout 0\.1.*legal: 1, or lora\.dropout 0$",
         ),
@@ -159,6 +167,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_started(prepared, m
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True], ids=["whole", "split"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -168,11 +177,11 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_started(prepared, m
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_every_kind_of_training_is_shared(prepared, tmp_path, monkeypatch, changes):
+def test_every_kind_of_training_is_shared(prepared, tmp_path, monkeypatch, changes, fsdp):
     alone, both = prepared.copy(tmp_path / "alone"), prepared.copy(tmp_path / "both")
     _, one = run(followed, alone, 1, changes)
     monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "other"))
-    _, two = run(followed, both, 2, changes)
+    _, two = run(followed, both, 2, changes, {"machine": {"fsdp": fsdp}})
     assert_same_windows(one, two)
     assert_same_curves(alone, both)
 

@@ -167,6 +167,18 @@ FAULTS = [
     Fault("sigma_env that is not text", "fetch", content("sigma_env", b"A=\xff\n"), "sigma_env: not readable (…"),
     Fault("sigma_env with a NUL", "fetch", content("sigma_env", "SIGMA_X=a\0b\n"), "sigma_env: line 1: …"),
     Fault(
+        "one process that is to split the base",
+        "finetune",
+        parameters(machine__fsdp=True),
+        "params.yaml: machine…fsdp: found true with one process; legal: false, or machine.processes of 2 and more",
+    ),
+    Fault(
+        "windows that processes cannot share evenly",
+        "finetune",
+        parameters(machine__fsdp=True, machine__processes=3),
+        "params.yaml: machine.processes: found 3 with machine.fsdp true and 8 windows an optimizer step …",
+    ),
+    Fault(
         "unknown device in the environment",
         "baseline",
         together(parameters(machine__device="auto"), environment(SIGMA_DEVICE="tpu")),

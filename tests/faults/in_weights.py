@@ -352,6 +352,18 @@ FAULTS = [
     ),
     Fault("heads: truncated", "evaluate", cut(HEADS), f"{HEADS}: not a plain file of tensors (…)"),
     Fault(
+        "heads: a tensor is missing",
+        "evaluate",
+        tensors(HEADS, lost(GAIN)),
+        f"{HEADS}: tensor {GAIN} is missing; the file was made for other sizes",
+    ),
+    Fault(
+        "heads: a tensor too many",
+        "evaluate",
+        tensors(HEADS, extra("film.third_gain", GAIN)),
+        f"{HEADS}: tensor film.third_gain is unknown; the file was made for other sizes",
+    ),
+    Fault(
         "heads: a tensor renamed",
         "evaluate",
         tensors(HEADS, renamed(GAIN, "film.gain")),

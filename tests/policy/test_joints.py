@@ -9,8 +9,9 @@ import torch
 from sigma import SigmaTelepathyVLA
 from sigma.errors import SigmaError
 from sigma.io import read_json, write_json
-from sigma.policy.base import describe_base, load_base, place
+from sigma.policy.base import describe_base, load_base
 from sigma.policy.modeling_pi05_small import PI05SmallPolicy
+from sigma.policy.placement import place
 from sigma.policy.quantiles import Quantiles
 from tests.bases import CAMERAS, STATISTICS, tiny_policy, write_tiny_base
 from tests.datasets import write_dataset
