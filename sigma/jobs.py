@@ -111,8 +111,8 @@ def _result(client: Any, future: Any) -> Any:
         try:
             return future.result(timeout=PATIENCE)
         except TimeoutError:
-            if future.done():  # the job's own
-                raise
+            if future.done():  # it ended just now, or the error is its own
+                return future.result()
             if not client.scheduler_info()["workers"]:
                 raise _exhausted() from None
 

@@ -112,6 +112,19 @@ def test_a_cluster_that_has_lost_its_workers_is_not_waited_for(monkeypatch):
             list(workers.run(refuse, [(0,)], "jobs"))
 
 
+def test_a_job_that_ends_just_when_the_wait_for_it_does_is_done():
+    class Future:
+        def result(self, timeout=None):
+            if timeout is not None:
+                raise TimeoutError
+            return 7
+
+        def done(self) -> bool:
+            return True
+
+    assert jobs._result(None, Future()) == 7
+
+
 def test_an_error_of_a_job_is_the_error_of_the_run(workers):
     with pytest.raises(SigmaError, match=r"^job 2 is at fault$"):
         list(workers.run(refuse, [(number,) for number in range(4)], "jobs"))

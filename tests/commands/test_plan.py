@@ -97,7 +97,14 @@ def test_counts_on_the_meta_device_are_those_of_a_real_training(trained, small):
 
 
 def allocator_peak(work) -> int:
-    """The most bytes that torch's CPU allocator had given out during ``work``, by its own records."""
+    """The most bytes that torch's CPU allocator had given out during ``work``, by its own records.
+
+    The least of three times: what other threads of the process take meanwhile is recorded too.
+    """
+    return min(_recorded_peak(work) for _ in range(3))
+
+
+def _recorded_peak(work) -> int:
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
