@@ -13,12 +13,14 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from sigma import processes
 from sigma.cli import read_parameters
 from sigma.commands import baseline, evaluate, finetune
 from sigma.errors import SigmaError
 from sigma.io import digest_file, digest_folder
+from sigma.policy.placement import large_layers
 from sigma.training.objectives import FlowObjective, ResidualObjective
 from tests.training.test_trainer import interrupt, steps_taken
 from tests.worlds import ADAPTED, ROOT, World, inside, merge
@@ -37,18 +39,23 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def followed(parameters) -> str:
-    """``finetune`` as each process runs it; ``seen-N.json`` then holds the rows of every loss, with their place."""
-    seen = []
+    """``finetune`` as each process runs it; ``seen-N.json`` then holds the rows of every loss, with their place.
+
+    ``split-N.json`` holds how many of the base's tensors the process had a part of alone.
+    """
+    seen, split = [], set()
     with pytest.MonkeyPatch.context() as patch:
         for objective in (FlowObjective, ResidualObjective):
 
             def loss(self, rows, step, start, total, plain=objective.loss):
                 seen.append((self.name, step, start, rows.tolist()))
+                split.add(sum(isinstance(tensor, DTensor) for tensor in self.model.policy.parameters()))
                 return plain(self, rows, step, start, total)
 
             patch.setattr(objective, "loss", loss)
         line = finetune.run(parameters)
     Path(f"seen-{processes.rank()}.json").write_text(json.dumps(seen))
+    Path(f"split-{processes.rank()}.json").write_text(json.dumps(sorted(split)))
     return line
 
 
@@ -114,6 +121,9 @@ def outcomes(prepared, tmp_path_factory):
 def test_two_processes_share_each_step_and_learn_what_one_does(outcomes, how):
     (alone, _, one), (both, _, two) = outcomes["one"], outcomes[how]
     assert len({(name, step) for name, step, *_ in one}) == 4 + 6
+    layers = [tensor for layer in large_layers(alone.base().policy) for tensor in layer.parameters()]
+    for rank in range(2):
+        assert json.loads((both.root / f"split-{rank}.json").read_text()) == [len(layers) if how == "split" else 0]
     assert_same_windows(one, two)
     assert_same_curves(alone, both)
 
