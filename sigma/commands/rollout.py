@@ -31,13 +31,17 @@ def _jobs(section: RolloutParameters, params: Path) -> list[tuple[str, str, Any,
 
 
 def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Path) -> str:
-    """Play every episode of one arm; writes one row an episode and a folder of videos; returns one line.
+    """Play every episode of one arm; writes one row an episode, its speed and a folder of videos; returns one line.
+
+    The table is the same to the bit when the arm is played again. What a clock says stands in a file beside it,
+    ``ARM.json``: ``arm``, and ``played``, a row for each task and setting with the episodes, the seconds that they took
+    and the policy's decisions a second, in calls of ``batch`` rows (None for the expert, who has no policy).
 
     Args:
         arm: its name, see :mod:`sigma.policy.arms`.
         model: the folder of a trained arm; None for those of the main pipeline.
         params: file with the section ``rollout``.
-        output: the table, ``ARM.parquet``.
+        output: the table, ``ARM.parquet``; the clock's file has its name with the ending json.
         videos: the folder for mp4 files and the contact sheet of the target.
     """
     section = read_rollout(params)
@@ -47,6 +51,8 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     from sigma.errors import SigmaError
     from sigma.policy.arms import EXPERT, find_arm, load_arm, read_base
 
+    if output.suffix != ".parquet":
+        raise SigmaError(f"{output}: legal: a name that ends with .parquet")
     found = find_arm(arm, model)
     try:
         from sigma.simulation.crew import Crew, check_renderer
@@ -60,7 +66,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
 
     import pyarrow
 
-    from sigma.io import write_json, write_table
+    from sigma.io import Outputs
     from sigma.machine import open_device
     from sigma.progress import progress
     from sigma.simulation.episode import EpisodeSpec
@@ -95,14 +101,13 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
                     f"as {arm} plans {horizon} steps"
                 )
             check_words(builder.base.prompter, setting.wordings)
-    rows, kept = [], []
-    times: dict[str, dict[str, float]] = {}
+    rows, kept, played = [], [], []
     with Crew(machine.workers) as crew, progress(f"rollout {arm}", sum(len(seeds) for *_, seeds in jobs)) as meter:
         for task, name, setting, seeds in jobs:
             started = time.perf_counter()
             taken = setting.n_action_steps or section.n_action_steps
             spec = EpisodeSpec(task, taken, setting, size=size)
-            thinking = {}
+            rate = None
             if not controllers:
                 results = run_expert(seeds, spec, crew=crew)
             else:
@@ -110,9 +115,10 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
                 results = run_rollouts(policy, seeds, spec, batch=section.batch, crew=crew)
                 decided = sum(result.decisions for result in results)
                 # In calls of `batch` rows, rows that are free included.
-                thinking["decisions_per_second"] = round(decided / policy.seconds, 2)
-            seconds = time.perf_counter() - started
-            times[f"{task} {name}"] = {"episodes": len(results), "seconds": round(seconds, 2)} | thinking
+                rate = round(decided / policy.seconds, 2)
+            seconds = round(time.perf_counter() - started, 2)
+            played.append({"task": task, "setting": name, "episodes": len(results), "seconds": seconds})
+            played[-1]["decisions_per_second"] = rate
             rows += [{"arm": arm, "task": task, "setting": name} | _row(result) for result in results]
             if (task, name) == (section.target, PLAIN_NAME):
                 kept = choose(results, section.videos)
@@ -124,8 +130,9 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     protocol = {"first_seed": section.first_seed, "n_action_steps": section.n_action_steps, "batch": section.batch}
     protocol["settings"] = {name: values.model_dump() for name, values in section.settings.items()}
     metadata = {"arm": arm, "protocol": json.dumps(protocol, sort_keys=True)}
-    write_table(output, pyarrow.Table.from_pylist(rows, schema=_schema().with_metadata(metadata)))
-    write_json(Path("logs") / f"rollout-{arm}.json", times)
+    with Outputs() as outputs:
+        outputs.table(output, pyarrow.Table.from_pylist(rows, schema=_schema().with_metadata(metadata)))
+        outputs.json(output.with_suffix(".json"), {"arm": arm, "played": played})
     won = [row["success"] for row in rows if (row["task"], row["setting"]) == (section.target, PLAIN_NAME)]
     return f"rollout: {arm}: {section.target} {sum(won)} of {len(won)}, {len(rows)} episodes in all"
 

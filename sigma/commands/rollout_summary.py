@@ -1,15 +1,36 @@
 """``sigma rollout-summary``: join the arms' tables into the metrics of the closed loop; no model and no simulator."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sigma.simulation.parameters import PLAIN_NAME, read_rollout
 
-SIGMA, BASE, RETENTION = "sigma", "base", "retention"
+SIGMA, BASE, RETENTION, SPEED = "sigma", "base", "retention", "decisions_per_second"
+
+
+def _speed(path: Path, arm: str, groups: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], float | None]:
+    """(task, setting) -> decisions a second, from the file that stands beside the arm's table.
+
+    Raises :class:`sigma.errors.SigmaError` where it is missing, broken, or of another arm or other episodes.
+    """
+    from sigma.errors import SigmaError
+    from sigma.io import read_json
+
+    again = "play the arm again with `sigma rollout`"
+    found = read_json(path)
+    try:
+        rates = {(one["task"], one["setting"]): one["decisions_per_second"] for one in found["played"]}
+        matching = found["arm"] == arm and rates.keys() == groups.keys()
+    except (KeyError, TypeError, AttributeError):
+        raise SigmaError(f"{path}: not what `sigma rollout` writes beside its table; {again}") from None
+    if not matching:
+        raise SigmaError(f"{path}: is of another arm or other episodes than the table beside it; {again}")
+    return rates
 
 
 def _read(tables: list[Path]) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
-    """Arm -> (task, setting) -> columns, by seed.
+    """Arm -> (task, setting) -> columns, by seed, and ``decisions_per_second``.
 
     Raises :class:`sigma.errors.SigmaError` for two tables of one arm, and for tables of other episodes or parameters.
     """
@@ -36,6 +57,8 @@ def _read(tables: list[Path]) -> dict[str, dict[tuple[str, str], dict[str, Any]]
             columns = groups.setdefault((row["task"], row["setting"]), {name: [] for name in needed[2:]})
             for name, values in columns.items():
                 values.append(row[name])
+        for key, rate in _speed(path.with_suffix(".json"), metadata["arm"], groups).items():
+            groups[key][SPEED] = rate
         arms[metadata["arm"]] = groups
     played = {arm: {key: columns["seed"] for key, columns in groups.items()} for arm, groups in arms.items()}
     whole = next(iter(played))
@@ -66,6 +89,9 @@ def run(*, tables: list[Path], params: Path, output: Path) -> str:
             arm: score(*(groups[key][column] for column in ("success", "progress", "wrong_box", "failure")))
             for arm, groups in arms.items()
         }
+        for arm, groups in arms.items():
+            if groups[key][SPEED] is not None:
+                scores[arm][SPEED] = groups[key][SPEED]
         paired = {}
         for arm in arms if SIGMA in arms else ():
             if arm != SIGMA:

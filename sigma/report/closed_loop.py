@@ -15,13 +15,17 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm on one task: success in [0, 1] with its 95 % interval, and mean progress where it was measured."""
+    """One arm on one task: success in [0, 1] with its 95 % interval, mean progress, decisions a second of its policy.
+
+    What the file does not give is None; the expert has no policy.
+    """
 
     success: float
     low: float
     high: float
     progress: float | None
     episodes: int | None
+    decisions_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def _task(name: str, value: Mapping[str, Any]) -> TaskResult:
             result["success_hi"],
             result.get("progress"),
             result.get("episodes"),
+            result.get("decisions_per_second"),
         )
         for arm, result in value[ARMS].items()
     }

@@ -109,6 +109,11 @@ def closed_loop(root: Path) -> str:
         f"({points[1]} to {points[2]}, McNemar p {gain['p']:.2g}),\n{change[0]} on the base's own tasks "
         f"({change[1]} to {change[2]})."
     )
+    rates = {arm: results[target]["arms"][arm]["decisions_per_second"] for arm in ("base", "sigma")}
+    text += (
+        f"\nDecisions a second on `{target}`, for many episodes in one call: {rates['base']:.0f} of the frozen π0.5 "
+        f"and {rates['sigma']:.0f} of Sigma, {rates['sigma'] / rates['base']:.2f} times as many."
+    )
     return f"{table}\n\n{text.replace('-', '−')}"
 
 

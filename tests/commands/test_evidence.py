@@ -28,7 +28,7 @@ ARM = {"success": 0.5, "success_lo": 0.4, "success_hi": 0.6, "progress": 0.71, "
 PAIR = {"difference": 0.2, "low": 0.1, "high": 0.3, "p": 0.001}
 ROLLOUT = {
     "pick_place": {
-        "arms": {"sigma": ARM, "base": ARM, "plain_lora_mean": ARM | {"success": 0.3}},
+        "arms": {"sigma": ARM | {"decisions_per_second": 67.4}, "base": ARM, "plain_lora_mean": ARM | {"success": 0.3}},
         "paired": {"plain_lora_mean": PAIR},
     },
     "pick_place/delay": {"arms": {"sigma": ARM}, "paired": {}},
@@ -121,7 +121,14 @@ def test_the_verdict_comes_first_and_nothing_is_loaded_from_elsewhere(project):
     for source in pictures:
         assert ElementTree.fromstring(base64.b64decode(source.split(",", 1)[1])).tag.endswith("svg")
     assert len([source for source in page.sources if source.startswith("data:image/jpeg")]) == 1
-    for words in ("plain LoRA, zero noise", "τ replaced by its train mean", "hold state", "Harder settings", "0.71"):
+    for words in (
+        "plain LoRA, zero noise",
+        "τ replaced by its train mean",
+        "hold state",
+        "Harder settings",
+        "0.71",
+        "<td>67</td>",
+    ):
         assert words in text
     assert "The simulator did not make this dataset" in text and "cube position (R²)" not in text
     assert "trajectory 0.31 (0.20 to 0.40)" in text

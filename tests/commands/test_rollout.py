@@ -72,8 +72,18 @@ def test_one_row_an_episode_with_videos_and_a_summary(world, short_episodes):
         assert (row["failure"] is None) == row["success"]
     videos = world.root / "out/videos/sigma"
     assert (videos / "contact_sheet.png").is_file() and list(videos.glob("*-4[0-2].mp4"))
-    times = json.loads((world.root / "logs/rollout-sigma.json").read_text())
-    assert set(times) == {"reach plain", "lift plain", "reach late"}
+    clock = json.loads((world.root / "out/sigma.json").read_text())
+    assert clock["arm"] == "sigma"
+    assert [(one["task"], one["setting"], one["episodes"]) for one in clock["played"]] == [
+        ("reach", "plain", 3),
+        ("lift", "plain", 2),
+        ("reach", "late", 1),
+    ]
+    for one in clock["played"]:
+        group = (one["task"], one["setting"])
+        decided = sum(row["decisions"] for row in rows if (row["task"], row["setting"]) == group)
+        # The policy's calls are a part of the time that its episodes take.
+        assert one["decisions_per_second"] * one["seconds"] > 0.99 * decided > 0
     assert "seconds" not in json.dumps(table.schema.metadata[b"protocol"].decode())
     with inside(world.root):
         line = rollout_summary.run(
@@ -83,18 +93,26 @@ def test_one_row_an_episode_with_videos_and_a_summary(world, short_episodes):
         )
     found = json.loads((world.root / "rollout.json").read_text())
     assert set(found) == {"reach", "lift", "reach/late", "retention"} and line.startswith("rollout-summary: reach")
+    speeds = {arm: scores.get("decisions_per_second") for arm, scores in found["reach/late"]["arms"].items()}
+    assert speeds["expert"] is None and speeds["base"] > 0
+    assert speeds["sigma"] == clock["played"][2]["decisions_per_second"]
 
 
 @pytest.mark.render
 def test_the_same_arm_again_gives_the_same_bytes_whatever_the_processes(world, monkeypatch):
+    def files():
+        found = {file.name: file.read_bytes() for file in (world.root / "out").rglob("*") if file.is_file()}
+        assert found.pop("sigma.json")  # what the clock says
+        return found
+
     short = {"episodes": 2, "base_tasks": [], "settings": {}, "batch": 2}
     play(world, "sigma", **short)
-    first = {file.name: file.read_bytes() for file in (world.root / "out").rglob("*") if file.is_file()}
+    first = files()
     import tests.worlds as worlds
 
     monkeypatch.setitem(worlds.SMALL, "machine", merge(worlds.SMALL["machine"], {"workers": 2}))
     play(world, "sigma", **short)
-    assert {file.name: file.read_bytes() for file in (world.root / "out").rglob("*") if file.is_file()} == first
+    assert files() == first
 
 
 @pytest.mark.render
@@ -104,6 +122,13 @@ def test_a_setting_may_have_decisions_of_its_own_length(world, short_episodes):
     assert [row["setting"] for row in rows] == ["plain", "often"]
     for row, taken in zip(rows, (4, 2), strict=True):
         assert row["decisions"] == -(-row["steps"] // taken)
+
+
+def test_the_table_keeps_apart_from_the_clocks_file(world):
+    with inside(world.root), pytest.raises(SigmaError, match=r"out/base\.json: legal: a name that ends with \.parquet"):
+        world.configure()
+        output = world.root / "out/base.json"
+        rollout.run(arm="base", model=None, params=ROOT / "stages/rollout/params.yaml", output=output, videos=output)
 
 
 def refused(world: World, match: str, arm: str = "base", **changes) -> None:

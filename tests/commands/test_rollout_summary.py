@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from sigma.commands import rollout_summary
 from sigma.errors import SigmaError
-from sigma.io import write_table
+from sigma.io import write_json, write_table
 from tests.worlds import ROOT
 
 SECTION = YAML(typ="safe").load((ROOT / "stages/rollout/params.yaml").read_text(encoding="utf-8"))
@@ -31,6 +31,12 @@ def write(folder: Path, arm: str, rates: dict[str, float], *, episodes: int = 20
     np.random.default_rng(0).shuffle(rows)
     path = folder / f"{arm}.parquet"
     write_table(path, pa.Table.from_pylist(rows).replace_schema_metadata({"arm": arm, "protocol": protocol}))
+    played = []
+    for speed, name in enumerate(rates, start=100):
+        task, _, setting = name.partition("/")
+        rate = None if arm == "expert" else speed
+        played.append({"task": task, "setting": setting or "plain", "decisions_per_second": rate})
+    write_json(path.with_suffix(".json"), {"arm": arm, "played": played})
     return path
 
 
@@ -108,6 +114,30 @@ def test_a_missing_or_foreign_table_is_named(tables, params, tmp_path):
         summarise([*tables, foreign], params)
     with pytest.raises(SigmaError, match="no table given"):
         summarise([], params)
+
+
+def test_each_arm_has_the_speed_of_its_policy(tables, params, tmp_path):
+    expert = write(tmp_path, "expert", RATES["sigma"])
+    found, _ = summarise([*tables, expert], params)
+    assert found["pick_place"]["arms"]["sigma"]["decisions_per_second"] == 100
+    assert found["pick_place/delay"]["arms"]["base"]["decisions_per_second"] == 103
+    assert all("decisions_per_second" not in found[name]["arms"]["expert"] for name in found)
+
+
+def test_a_clock_that_is_not_of_its_table_is_refused(tables, params):
+    clock = tables[1].with_suffix(".json")
+    whole = json.loads(clock.read_text())
+    for other in (whole | {"arm": "direct"}, whole | {"played": whole["played"][:-1]}):
+        write_json(clock, other)
+        with pytest.raises(SigmaError, match=r"sigma\.json: is of another arm or other episodes"):
+            summarise(tables, params)
+    for other in ([], {"arm": "sigma"}, {"arm": "sigma", "played": [{"task": "reach"}]}, {"arm": "sigma", "played": 3}):
+        write_json(clock, other)
+        with pytest.raises(SigmaError, match=r"sigma\.json: not what `sigma rollout` writes"):
+            summarise(tables, params)
+    clock.unlink()
+    with pytest.raises(SigmaError, match=r"sigma\.json: not found"):
+        summarise(tables, params)
 
 
 def test_it_loads_neither_torch_nor_mujoco(tables, params):

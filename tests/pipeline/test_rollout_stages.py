@@ -20,7 +20,7 @@ def tables() -> dict[str, str]:
         axes = stage.get("matrix", {})
         for values in itertools.product(*axes.values()):
             for out in stage.get("outs", []):
-                if isinstance(out, str):
+                if isinstance(out, str) and out.endswith(".parquet"):
                     for axis, value in zip(axes, values, strict=True):
                         out = out.replace(f"${{item.{axis}}}", value)
                     found[out] = name
@@ -48,6 +48,15 @@ def test_the_root_pipelines_own_arms_have_a_summary_that_needs_no_ablation():
     read = re.findall(r"\S+\.parquet", stage["cmd"])
     assert sorted(read) == sorted(table for table, name in tables().items() if name not in ABLATION)
     assert sorted(read) == sorted(dep for dep in stage["deps"] if "parquet" in dep)
+
+
+def test_the_clocks_file_goes_with_its_table():
+    for stage in STAGES.values():
+        for key in ("outs", "deps"):
+            names = [name for name in stage.get(key, []) if isinstance(name, str)]
+            mine = [name for name in names if name.startswith("stages/rollout/out/")]
+            tables = [name.removesuffix(".parquet") for name in mine if name.endswith(".parquet")]
+            assert tables == [name.removesuffix(".json") for name in mine if name.endswith(".json")]
 
 
 def test_only_arms_with_an_adapter_depend_on_its_settings():
