@@ -1,5 +1,5 @@
 """LeRobot imports modules named ``lerobot_policy_*`` as plugins; this one registers Sigma's policies and simulator."""
 
-import sigma.lerobot_environment
-import sigma.policy.configuration_pi05_small
-import sigma.policy.configuration_sigma  # noqa: F401
+import sigma.policy.lerobot.configuration_sigma
+import sigma.policy.pi05.small.configuration_pi05_small
+import sigma.simulation.lerobot  # noqa: F401

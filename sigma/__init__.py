@@ -10,7 +10,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA", "__version__"]
 
-_LAZY = {"SigmaTelepathyVLA": "sigma.policy.sigma", "SigmaTelepathyAdapter": "sigma.policy.adapter"}
+_LAZY = {"SigmaTelepathyVLA": "sigma.policy.model.vla", "SigmaTelepathyAdapter": "sigma.policy.adapter.adapter"}
 
 
 def __getattr__(name: str):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sigma.evaluation.tables import from_table, to_table
-from sigma.io import digest_file, digest_folder, read_table, write_json, write_table
+from sigma.shared.files import digest_file, digest_folder, read_table, write_json, write_table
+from sigma.shared.tables import from_table, to_table
 from tests.predictions import C
 
 # Row -> size of its error, for one arm each.

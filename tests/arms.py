@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from sigma.arms import PARAMS
-from sigma.commands import arm
-from sigma.io import write_json
-from sigma.parameters import read_yaml
+from sigma.parameters.schema import read_yaml
+from sigma.shared.files import write_json
+from sigma.studies.ablation import arm
+from sigma.studies.ablation.arms import PARAMS
 from tests.worlds import ADAPTED, ROOT, SMALL, World, inside, merge
 
 # The shipped overrides of the numbers of steps are for the shipped base; ADAPTED has few for what has none.

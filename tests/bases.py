@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sigma.policy.base import Base, describe_base, load_base
-from sigma.policy.export import save_base, small_config
-from sigma.policy.quantiles import Quantiles
-from sigma.policy.tokenizer import build_tokenizer
+from sigma.policy.pi05.base import Base, load_base
+from sigma.policy.pi05.description import describe_base
+from sigma.policy.pi05.small.base_folder import save_base, small_config
+from sigma.policy.pi05.small.tokenizer import build_tokenizer
+from sigma.shared.quantiles import Quantiles
 
 CAMERAS = ("observation.images.up", "observation.images.wrist")
 STATE_DIM = ACTION_DIM = 6
@@ -39,7 +40,7 @@ def tiny_policy(seed: int = 0, cameras: tuple[str, ...] = CAMERAS, padded: int |
 
     With ``padded`` it declares vectors of that size for state and action, as π0.5 is published.
     """
-    from sigma.policy.modeling_pi05_small import PI05SmallPolicy
+    from sigma.policy.pi05.small.modeling_pi05_small import PI05SmallPolicy
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):

@@ -4,17 +4,8 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# These dispatch lazily, lock and log: they hold nothing that a result depends on.
-EXEMPT = {
-    "sigma/__init__.py",
-    "sigma/__main__.py",
-    "sigma/cli.py",
-    "sigma/further.py",
-    "sigma/guard.py",
-    "sigma/panels.py",
-    "sigma/tools.py",
-    "sigma/usage.py",
-}
+# What no stage depends on though every stage loads it: these dispatch lazily, lock, log, or refuse a parameter.
+NO_DEPENDENCY = ("sigma/__init__.py", "sigma/__main__.py", "sigma/cli/", "sigma/parameters/")
 
 
 def _file_of(module: str) -> str | None:
@@ -26,12 +17,20 @@ def _file_of(module: str) -> str | None:
     return None
 
 
-def _imports(file: str) -> set[str]:
-    """Files of the package that ``file`` imports, at the top or inside functions; type-only imports do not count."""
+def imports(file: str, *, types: bool = False) -> set[str]:
+    """Files of the package that ``file`` imports, at the top or inside functions.
+
+    ``types`` adds what is imported for type checkers alone.
+    """
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        if (
+            not types
+            and isinstance(node, ast.If)
+            and isinstance(node.test, ast.Name)
+            and node.test.id == "TYPE_CHECKING"
+        ):
             for child in node.orelse:
                 visit(child)
             return
@@ -52,12 +51,17 @@ def _imports(file: str) -> set[str]:
 
 
 def closure(file: str) -> list[str]:
-    """``file`` and everything of the package that it imports, directly or not, without empty package files."""
+    """``file`` and all of the package that it imports, directly or not, that a stage must depend on."""
     seen, todo = set(), [file]
     while todo:
         current = todo.pop()
-        if current in seen or current in EXEMPT:
+        if current in seen or current.startswith(NO_DEPENDENCY):
             continue
         seen.add(current)
-        todo.extend(_imports(current))
+        todo.extend(imports(current))
     return sorted(path for path in seen if not path.endswith("__init__.py") or (ROOT / path).stat().st_size)
+
+
+def lies_in(path: str, dependencies: list[str]) -> bool:
+    """Whether one of a stage's dependencies is this file or a folder that holds it."""
+    return any(path == name or path.startswith(f"{name}/") for name in dependencies)

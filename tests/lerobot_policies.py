@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sigma.commands import export
+from sigma.tools import export
 from tests.worlds import World, inside
 
 WIDE = {"lower": [-1000.0] * 6, "upper": [1000.0] * 6}

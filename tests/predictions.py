@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from sigma.data.audit import Finding
-from sigma.data.audit_pictures import FRAMES, TRACES
-from sigma.evaluation.tables import to_table
-from sigma.io import write_json, write_table
-from sigma.policy.adapter import (
+from sigma.data.audit.findings import Finding
+from sigma.data.audit.pictures import FRAMES, TRACES
+from sigma.policy.adapter.adapter import (
     calibrate,
     feature_distance,
     reference_set,
     text_distance,
     write_calibration,
 )
+from sigma.shared.files import write_json, write_table
+from sigma.shared.tables import to_table
 
 T, C, D, S, K, E = 8, 4, 3, 4, 2, 3
 JOINTS = ["shoulder_pan.pos", "elbow_flex.pos", "gripper.pos"]

@@ -56,9 +56,9 @@ register_third_party_plugins()
 assert "sigma" in PreTrainedConfig.get_known_choices() and "sigma_so101" in EnvConfig.get_known_choices()
 import sigma
 from sigma.commands import profile
-from sigma.data.fetching import locate_dataset
-from sigma.data.source import open_dataset
-from sigma.policy.base import describe_base
+from sigma.data.dataset.origin import locate_dataset
+from sigma.data.dataset.dataset import open_dataset
+from sigma.policy.pi05.base import describe_base
 assert Path(sigma.__file__).is_relative_to(sys.argv[1])
 assert describe_base("embedded", None)["action_dim"] == 6
 assert len(open_dataset(locate_dataset("embedded", None)).episodes) == 125

@@ -4,10 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-from sigma.io import digest_folder
-from sigma.policy import lora
-from sigma.policy.export import save_base
-from sigma.policy.tokenizer import build_tokenizer
+from sigma.policy.model import lora
+from sigma.policy.pi05.small.base_folder import save_base
+from sigma.policy.pi05.small.tokenizer import build_tokenizer
+from sigma.shared.files import digest_folder
 from tests.bases import STATISTICS, tiny_policy
 from tests.worlds import World
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from sigma.cli import read_parameters
-from sigma.parameters import PARAMS_FILE, Section, read_yaml
+from sigma.parameters import Parameters, read_parameters
+from sigma.parameters.schema import PARAMS_FILE, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 # Small enough for seconds, large enough that every part has something to do: history, both splits, two instructions.
@@ -101,7 +101,7 @@ class World:
         }
         return merge(read_yaml(ROOT / PARAMS_FILE), SMALL, origins, *changes)
 
-    def configure(self, *changes: Mapping[str, Any]) -> dict[str, Section]:
+    def configure(self, *changes: Mapping[str, Any]) -> Parameters:
         """Write ``params.yaml`` with ``changes`` and return the validated sections."""
         from ruamel.yaml import YAML
 
@@ -153,10 +153,10 @@ class World:
         return np.stack([known[one] for one in range(step + 1)])
 
     def material(self):
-        """Fresh :class:`~sigma.training.material.Material` with a base of its own."""
+        """Fresh :class:`~sigma.training.batches.Material` with a base of its own."""
         import torch
 
-        from sigma.training.material import load_material
+        from sigma.training.batches import load_material
 
         data = self.root / "data"
         return load_material(
@@ -168,9 +168,9 @@ class World:
         )
 
     def base(self):
-        """A fresh :class:`~sigma.policy.base.Base`."""
-        from sigma.io import read_json
-        from sigma.policy.base import load_base
+        """A fresh :class:`~sigma.policy.pi05.base.Base`."""
+        from sigma.policy.pi05.base import load_base
+        from sigma.shared.files import read_json
 
         return load_base(read_json(self.root / "data/base.json"))
 
@@ -189,7 +189,7 @@ class World:
 
 def tiny_sizes(**changes: Any):
     """Sizes of heads for a backbone of width 24 with two cameras and two layers, with ``changes``."""
-    from sigma.policy.sizes import TelepathySizes
+    from sigma.policy.model.sizes import TelepathySizes
 
     sizes: dict[str, Any] = {
         "width": 24,

@@ -1,100 +1,20 @@
 """Look for faults in the dataset, episode by episode, and decide which episodes later stages use."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field, ValidationInfo, field_validator
-
-from sigma.parameters import Section
+from sigma.parameters import Parameters
+from sigma.parameters.audit import AuditParameters
 
 if TYPE_CHECKING:
-    from sigma.data.audit import Finding
+    from sigma.data.audit.findings import Finding
 
 DATASET = Path("data/dataset")
 METRICS, TABLE, EPISODES = Path("metrics/audit.json"), Path("data/audit.parquet"), Path("data/episodes.json")
 TRACES, FRAMES = Path("data/audit_traces.parquet"), Path("data/audit_frames.parquet")
 
 
-class LimitParameters(Section):
-    """A measure above ``fail`` is a failure, above ``warn`` a warning; null switches that level off."""
-
-    warn: float | None = Field(ge=0)
-    fail: float | None = Field(ge=0)
-
-    @field_validator("fail")
-    @classmethod
-    def _fail_not_below_warn(cls, fail: float | None, info: ValidationInfo) -> float | None:
-        warn = info.data.get("warn")
-        if fail is not None and warn is not None and fail < warn:
-            raise ValueError(f"must not be below warn ({warn:g})")
-        return fail
-
-
-class CheckLimits(Section):
-    stale_statistics: LimitParameters
-    frame_total: LimitParameters
-    wrong_type: LimitParameters
-    row_count: LimitParameters
-    video_span: LimitParameters
-    short_episode: LimitParameters
-    row_order: LimitParameters
-    index_gap: LimitParameters
-    non_finite: LimitParameters
-    timestamp_order: LimitParameters
-    timestamp_gap: LimitParameters
-    clock_rate: LimitParameters
-    missing_task: LimitParameters
-    unknown_task: LimitParameters
-    duplicate_episode: LimitParameters
-    frozen_state: LimitParameters
-    frozen_action: LimitParameters
-    dead_joint: LimitParameters
-    saturated_joint: LimitParameters
-    jump: LimitParameters
-    action_jump: LimitParameters
-    diverging_action: LimitParameters
-    time_shift: LimitParameters
-    outside_range: LimitParameters
-    small_values: LimitParameters
-    unit_mismatch: LimitParameters
-    undecodable_video: LimitParameters
-    missing_camera: LimitParameters
-    video_length: LimitParameters
-    image_size: LimitParameters
-    blank_camera: LimitParameters
-    frozen_camera: LimitParameters
-    twin_cameras: LimitParameters
-    swapped_cameras: LimitParameters
-    duplicate_video: LimitParameters
-
-
-class RangeParameters(Section):
-    lower: float
-    upper: float
-
-    @field_validator("upper")
-    @classmethod
-    def _above_lower(cls, upper: float, info: ValidationInfo) -> float:
-        lower = info.data.get("lower")
-        if lower is not None and upper <= lower:
-            raise ValueError(f"must be above lower ({lower:g})")
-        return upper
-
-
-class AuditParameters(Section):
-    on_failure: Literal["stop", "exclude", "keep"]
-    exclude: tuple[int, ...] = Field(strict=False)
-    min_frames: int = Field(ge=1, le=100000)
-    joint_range: RangeParameters
-    cameras: bool
-    shown: int = Field(ge=0, le=100)
-    limits: CheckLimits
-
-
-SECTIONS: dict[str, type[Section]] = {"audit": AuditParameters}
-
-
-def run(parameters: dict[str, Section]) -> str:
+def run(parameters: Parameters) -> str:
     """Write ``metrics/audit.json``, the tables of findings and pictures, and ``data/episodes.json``; returns the line
     to print.
 
@@ -104,19 +24,19 @@ def run(parameters: dict[str, Section]) -> str:
     """
     import pyarrow
 
-    from sigma.data.audit import Finding, Limit, audit_dataset, check_listed, choose_episodes, count_findings
-    from sigma.data.audit_pictures import choose_findings, frames_table, traces_table
-    from sigma.data.measures import Settings
-    from sigma.data.source import open_dataset
-    from sigma.io import Outputs
-    from sigma.jobs import Workers
+    from sigma.compute.workers import Workers
+    from sigma.data.audit.findings import Finding, Limit, audit_dataset, check_listed, choose_episodes, count_findings
+    from sigma.data.audit.measures import Settings
+    from sigma.data.audit.pictures import choose_findings, frames_table, traces_table
+    from sigma.data.dataset.dataset import open_dataset
+    from sigma.shared.files import Outputs
 
-    section: AuditParameters = parameters["audit"]
+    section = parameters.audit
     dataset = open_dataset(DATASET)
     check_listed(dataset, section.exclude)
     limits = {name: Limit(limit.warn, limit.fail) for name, limit in section.limits}
     settings = Settings(section.min_frames, section.joint_range.lower, section.joint_range.upper)
-    findings = audit_dataset(dataset, limits, settings, Workers.of(parameters["machine"]), section.cameras)
+    findings = audit_dataset(dataset, limits, settings, Workers.of(parameters.machine), section.cameras)
     chosen = choose_episodes(dataset, findings, section.exclude, drop_failed=section.on_failure == "exclude")
     counts = count_findings(findings, chosen)
     columns = {name: [getattr(finding, name) for finding in findings] for name in Finding.__dataclass_fields__}
@@ -142,8 +62,8 @@ def run(parameters: dict[str, Section]) -> str:
 
 def _refuse_all(findings: list["Finding"]) -> None:
     """Raise :class:`SigmaError`: no episode is left; says what the worst one failed."""
-    from sigma.data.audit import worst_first
-    from sigma.errors import SigmaError
+    from sigma.data.audit.findings import worst_first
+    from sigma.shared.errors import SigmaError
 
     failed = worst_first(one for one in findings if one.severity == "fail")
     worst = f"; worst: {failed[0].check} in {_place(failed[0])}. See {TABLE}" if failed else ""
@@ -156,8 +76,8 @@ def _place(finding: "Finding") -> str:
 
 def _refuse(section: AuditParameters, failed: list["Finding"]) -> None:
     """Raise :class:`SigmaError` for the worst of the failures that ``audit.on_failure`` does not let pass."""
-    from sigma.data.audit import worst_first
-    from sigma.errors import SigmaError
+    from sigma.data.audit.findings import worst_first
+    from sigma.shared.errors import SigmaError
 
     if section.on_failure == "keep":
         return

@@ -1,23 +1,8 @@
 """``sigma baseline``: the frozen π0.5 on every window, kept because training and evaluation both need it."""
 
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
-
-from sigma.parameters import Section
-
-
-class BaseParameters(Section):
-    samples: int = Field(ge=1, le=256)
-    action: Literal["zero_noise", "mean", "sample"]
-    branch: Literal["frozen", "adapted"]
-    statistics: Literal["checkpoint", "dataset"]
-    dtype: Literal["float32", "bfloat16"]
-    seed: int = Field(ge=0)
-
-
-SECTIONS: dict[str, type[Section]] = {"base": BaseParameters}
+from sigma.parameters import Parameters
 
 BASE = Path("data/base.json")
 SHARDS = Path("data/shards")
@@ -26,20 +11,19 @@ FRAMES = Path("data/predictions/frames.parquet")
 FEATURES = Path("data/features")
 
 
-def run(parameters: dict[str, Section]) -> str:
+def run(parameters: Parameters) -> str:
     """Write the base's actions, samples and pooled features; returns one line that says how many."""
+    from sigma.compute.device import open_device
+    from sigma.compute.processes import launch, rank, split_layers, to_start
     from sigma.data.shards import Shards
-    from sigma.evaluation.replay import frame_pictures, replay_base, select_normalisation
-    from sigma.evaluation.tables import to_table
-    from sigma.io import Outputs, write_json
-    from sigma.machine import MachineParameters, open_device
-    from sigma.policy.base import load_base
-    from sigma.processes import launch, rank, split_layers, to_start
-    from sigma.records import BASE as RECORD
-    from sigma.records import read_record
+    from sigma.policy.pi05.base import load_base
+    from sigma.policy.pi05.base_replay import frame_pictures, replay_base, select_normalisation
+    from sigma.shared.files import Outputs, write_json
+    from sigma.shared.records import BASE as RECORD
+    from sigma.shared.records import read_record
+    from sigma.shared.tables import to_table
 
-    base_parameters, machine = parameters["base"], parameters["machine"]
-    assert isinstance(base_parameters, BaseParameters) and isinstance(machine, MachineParameters)
+    base_parameters, machine = parameters.base, parameters.machine
     device = open_device(machine)
     if to_start(machine.processes):
         return launch(run, parameters, device)

@@ -1,16 +1,8 @@
 """``sigma evaluate``: Sigma and the control on the same windows, and the adapter's calibration."""
 
 from pathlib import Path
-from typing import Literal
 
-from sigma.parameters import Section
-
-
-class EvalParameters(Section):
-    calibration_split: Literal["validation"]
-
-
-SECTIONS: dict[str, type[Section]] = {"eval": EvalParameters}
+from sigma.parameters import Parameters
 
 BASE = Path("data/base.json")
 SHARDS = Path("data/shards")
@@ -22,18 +14,17 @@ HEADS = Path("data/predictions/heads.json")
 CALIBRATION = Path("models/adapter_calibration.json")
 
 
-def run(parameters: dict[str, Section]) -> str:
+def run(parameters: Parameters) -> str:
     """Write residuals, factors, alignment and distances of every window; returns one line that says how many."""
-    from sigma.evaluation.sigma_replay import calibrate_windows, replay_sigma
-    from sigma.evaluation.tables import to_table
-    from sigma.io import Outputs
-    from sigma.machine import MachineParameters, open_device
-    from sigma.policy.calibration import write_calibration
-    from sigma.processes import launch, rank, to_start
-    from sigma.training.material import load_material
+    from sigma.compute.device import open_device
+    from sigma.compute.processes import launch, rank, to_start
+    from sigma.evaluation.replay.sigma_replay import calibrate_windows, replay_sigma
+    from sigma.policy.adapter.calibration import write_calibration
+    from sigma.shared.files import Outputs
+    from sigma.shared.tables import to_table
+    from sigma.training.batches import load_material
 
-    machine = parameters["machine"]
-    assert isinstance(machine, MachineParameters)
+    machine = parameters.machine
     device = open_device(machine)
     if to_start(machine.processes):
         return launch(run, parameters, device)

@@ -2,35 +2,18 @@
 
 from pathlib import Path
 
-from pydantic import Field
-
-from sigma.parameters import Section
+from sigma.parameters import Parameters
 
 DATASET, DATASET_RECORD, BASE_RECORD = Path("data/dataset"), Path("data/dataset.json"), Path("data/base.json")
 
 
-class Origin(Section):
-    """Where something comes from: ``embedded``, a local folder, or a Hub id with a 40-hex revision."""
-
-    source: str = Field(min_length=1)
-    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
-
-
-class FetchParameters(Section):
-    dataset: Origin
-    base: Origin
-
-
-SECTIONS: dict[str, type[Section]] = {"fetch": FetchParameters}
-
-
-def run(parameters: dict[str, Section]) -> str:
+def run(parameters: Parameters) -> str:
     """Write ``data/dataset/``, ``data/dataset.json`` and ``data/base.json``; returns the line to print."""
-    from sigma.data.fetching import copy_dataset, describe_dataset, find_dataset
-    from sigma.io import Outputs
-    from sigma.policy.base import describe_base
+    from sigma.data.dataset.origin import copy_dataset, describe_dataset, find_dataset
+    from sigma.policy.pi05.description import describe_base
+    from sigma.shared.files import Outputs
 
-    section: FetchParameters = parameters["fetch"]
+    section = parameters.fetch
     dataset = find_dataset(section.dataset.source, section.dataset.revision, DATASET)
     base = describe_base(section.base.source, section.base.revision, len(dataset.joint_names))
     with Outputs() as outputs:

@@ -2,46 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, model_validator
-
-from sigma.parameters import Section
-
-
-class WeightParameters(Section):
-    size: float = Field(ge=0)
-    motion: float = Field(ge=0)
-    misalignment: float = Field(ge=0)
-    tau: float = Field(ge=0)
-    feature: float = Field(ge=0)
-    text: float = Field(ge=0)
-
-
-class AdapterParameters(Section):
-    min_scale: float = Field(ge=0, le=1)
-    max_scale: float = Field(ge=0, le=1)
-    risk_temperature: float = Field(gt=0)
-    threshold: float
-    text_tolerance: float = Field(gt=0, le=2)
-    weights: WeightParameters
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "AdapterParameters":
-        if self.max_scale < self.min_scale:
-            raise ValueError(f"max_scale must not lie below min_scale ({self.min_scale})")
-        return self
-
-
-class ReportParameters(Section):
-    tolerance: float = Field(ge=0, le=1)
-    resamples: int = Field(ge=100, le=1_000_000)
-    seed: int = Field(ge=0)
-    batch: int = Field(ge=1, le=4096)
-    worst_windows: int = Field(ge=0, le=100)
-    gripper: str = Field(min_length=1)
-    critical_threshold: float = Field(ge=0, le=2)
-
-
-SECTIONS: dict[str, type[Section]] = {"adapter": AdapterParameters, "report": ReportParameters}
+from sigma.parameters import Parameters
 
 PREDICTIONS = Path("data/predictions")
 SHARDS, FEATURES, BASE = Path("data/shards/meta.json"), Path("data/features/meta.json"), Path("data/base.json")
@@ -56,23 +17,22 @@ METRICS, REPORTS = Path("metrics"), Path("reports")
 PLOTTED = ("base", "sigma", "base_mean_of_samples", "hold_state", "mean_trajectory")
 
 
-def run(parameters: dict[str, Section]) -> str:
+def run(parameters: Parameters) -> str:
     """Write the metrics of base and Sigma, both checks, the evaluation report and ``reports/``; returns the verdict."""
-    from sigma import records
-    from sigma.errors import SigmaError
     from sigma.evaluation.checks import check_a, check_b
     from sigma.evaluation.predictions import read_predictions
     from sigma.evaluation.summary import evaluate, split_metrics, summarise
-    from sigma.io import Outputs
-    from sigma.policy.adapter import SigmaTelepathyAdapter, read_calibration
+    from sigma.policy.adapter.adapter import SigmaTelepathyAdapter, read_calibration
     from sigma.report.audit_section import audit_section, read_audit
     from sigma.report.page import build_page
     from sigma.report.provenance import provenance
     from sigma.report.table import write_csv
     from sigma.report.verdict import verdict
+    from sigma.shared import records
+    from sigma.shared.errors import SigmaError
+    from sigma.shared.files import Outputs
 
-    adapter, report = parameters["adapter"], parameters["report"]
-    assert isinstance(adapter, AdapterParameters) and isinstance(report, ReportParameters)
+    adapter, report = parameters.adapter, parameters.report
     tables = (PREDICTIONS / f"{name}.parquet" for name in ("baseline", "sigma", "frames"))
     predictions = read_predictions(*tables, SHARDS, FEATURES)
     if report.gripper not in predictions.joints:

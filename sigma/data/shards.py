@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sigma import records
-from sigma.errors import SigmaError
-from sigma.io import digest_file, read_json, read_table, read_torch, write_json, write_table
+from sigma.shared import records
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_file, read_json, read_table, read_torch, write_json, write_table
 
 FORMAT_VERSION = 2
 META, WINDOWS = "meta.json", "windows.parquet"

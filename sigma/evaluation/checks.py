@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from sigma.errors import SigmaError
 from sigma.evaluation.intervals import Difference
 from sigma.evaluation.references import CHECKED
 from sigma.evaluation.scores import SCALE_METRICS
+from sigma.shared.errors import SigmaError
 
 PASSES = {"baseline": "control", "sigma": "sigma"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sigma.seeding import generator
+from sigma.shared.seeding import generator
 
 LEVEL = 0.95
 ENOUGH_EPISODES = 20

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from sigma.errors import SigmaError
-from sigma.evaluation.tables import read_columns
-from sigma.io import read_table
-from sigma.policy.calibration import BRANCHES
-from sigma.policy.quantiles import Quantiles
-from sigma.records import PREDICTED, REPLAY, read_record
+from sigma.policy.adapter.calibration import BRANCHES
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_table
+from sigma.shared.quantiles import Quantiles
+from sigma.shared.records import PREDICTED, REPLAY, read_record
+from sigma.shared.tables import read_columns
 
 SPLITS = ("test", "validation", "train")
 IDENTITY = ("window", "episode", "step", "split")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sigma.policy.adapter import Execution
+from sigma.policy.adapter.adapter import Execution
 
 METRICS = ("mse_vec", "mse_chk", "mse_trj", "mse_plan")
 SCALE_METRICS = METRICS[:3]

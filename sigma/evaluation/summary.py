@@ -14,7 +14,7 @@ from sigma.evaluation.intervals import Difference, paired_difference
 from sigma.evaluation.predictions import SPLITS, Predictions
 from sigma.evaluation.references import reference_plans
 from sigma.evaluation.scores import METRICS, Arm
-from sigma.policy.adapter import BRANCHES, Execution, SigmaTelepathyAdapter
+from sigma.policy.adapter.adapter import BRANCHES, Execution, SigmaTelepathyAdapter
 
 # Metric -> its column in Sigma's table; the control pass's has a prefix.
 TELEPATHY = ("tau_l2", "sem_align")

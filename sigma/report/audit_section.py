@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sigma.errors import SigmaError
-from sigma.io import read_table
-from sigma.records import AGAIN, EPISODES, read_record
 from sigma.report.audit_figures import joint_trace
 from sigma.report.html import data_uri, picture
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_table
+from sigma.shared.records import AGAIN, EPISODES, read_record
 
 COUNTS = {
     **dict.fromkeys(("episodes", "frames", "cameras", "excluded", "used", "failures", "warnings"), int),

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from sigma.report.verdict import number
 
@@ -35,10 +35,13 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def render(template: str, **values: Any) -> str:
-    """The page of ``templates/`` with ``values``; text that comes from data is escaped, an unknown name is an error."""
+def render(template: str, *, package: str = "sigma.report", **values: Any) -> str:
+    """The page of a package's ``templates/`` with ``values``; ``sigma.report`` has what all pages include.
+
+    Text that comes from data is escaped; an unknown name is an error.
+    """
     environment = Environment(
-        loader=PackageLoader("sigma.report", "templates"),
+        loader=ChoiceLoader([PackageLoader(name, "templates") for name in dict.fromkeys((package, "sigma.report"))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

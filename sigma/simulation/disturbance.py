@@ -6,9 +6,9 @@ All of it is our own design. Every arm meets the same disturbances, and a settin
 import mujoco
 import numpy as np
 
-from sigma.seeding import generator
-from sigma.simulation.parameters import Setting
+from sigma.shared.seeding import generator
 from sigma.simulation.scene import CAMERAS, World
+from sigma.simulation.setting import Setting
 
 SHIFTED_CAMERA = "up"
 PUSH_STEPS = (5, 25)  # the push falls on a control step drawn from here, the last one excluded

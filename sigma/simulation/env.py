@@ -12,11 +12,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sigma.policy.limits import limit_action
-from sigma.seeding import seed_from
+from sigma.policy.adapter.limits import limit_action
+from sigma.shared.seeding import seed_from
 from sigma.simulation.disturbance import Disturbance
-from sigma.simulation.parameters import PLAIN, Setting
 from sigma.simulation.scene import CAMERAS, CONTROL_HZ, IMAGE_SIZE, World, camera_named, to_units, unit_ranges
+from sigma.simulation.setting import PLAIN, Setting
 from sigma.simulation.tasks import TARGET, Monitor, Scenario, task_named
 
 ENVIRONMENT = "Sigma/SO101-v0"
@@ -35,7 +35,7 @@ class SO101Env(gym.Env):
 
     Action: float32 [6], absolute joint targets within ``action_space``. States and actions are in LeRobot's normalised
     units: [-100, 100], and [0, 100] for the gripper. What is executed is clamped to the joint limits and to
-    ``MAX_STEP`` a control step; a non-finite action raises :class:`sigma.policy.limits.NonFiniteActionError`.
+    ``MAX_STEP`` a control step; a non-finite action raises :class:`sigma.policy.adapter.limits.NonFiniteActionError`.
 
     Reward is 1 with success, which terminates the episode; after ``max_steps`` control steps (by default the task's own
     limit) it is truncated. ``info`` holds ``success``, ``progress`` in [0, 1] and ``wrong_box``.

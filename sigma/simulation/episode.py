@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from sigma.policy.limits import NonFiniteActionError
+from sigma.policy.adapter.limits import NonFiniteActionError
 from sigma.simulation.env import SO101Env
 from sigma.simulation.expert import demonstrate
 from sigma.simulation.failures import failure_kind
-from sigma.simulation.parameters import PLAIN, Setting
 from sigma.simulation.scene import CAMERAS, IMAGE_SIZE, to_units
+from sigma.simulation.setting import PLAIN, Setting
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The simulator in the form that LeRobot's rollouts expect; :mod:`sigma.lerobot_environment` registers it."""
+"""The simulator in the form that LeRobot's rollouts expect; :mod:`sigma.simulation.lerobot` registers it."""
 
 from typing import Any
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sigma.errors import SigmaError
-from sigma.io import atomic_directory
-from sigma.progress import track
-from sigma.seeding import generator, seed_from
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import atomic_directory
+from sigma.shared.progress import track
+from sigma.shared.seeding import generator, seed_from
 from sigma.simulation.expert import NOISE_MEMORY, demonstrate
 from sigma.simulation.scene import CAMERAS, CONTROL_HZ, FEATURE_NAMES, World, camera_named, unit_ranges
 from sigma.simulation.tasks import Monitor, task_named

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sigma.errors import SigmaError
-from sigma.simulation.crew import Crew
+from sigma.shared.errors import SigmaError
 from sigma.simulation.episode import EpisodeSpec, RolloutResult
+from sigma.simulation.parallel import Crew
 from sigma.simulation.scene import JOINTS
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sigma.errors import SigmaError
-from sigma.seeding import generator
+from sigma.shared.errors import SigmaError
+from sigma.shared.seeding import generator
 from sigma.simulation.kinematics import GRASP_ROLL, OPEN, inverse
 from sigma.simulation.scene import BOX_HALF, BOXES, CONTROL_HZ, CUBE_HALF, PAN_AXIS, Layout, World
 

@@ -4,7 +4,7 @@ import torch
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from torch import Tensor
 
-from sigma.seeding import Key, generator
+from sigma.shared.seeding import Key, generator
 
 
 def draw_noise_and_time(config: PI05Config, batch: int, draws: int, *address: Key) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from peft import PeftModel
 from torch import nn
 
-from sigma.policy.observation import BasePass, Observation, base_pass
+from sigma.policy.pi05.observation import BasePass, Observation, base_pass
 
 # Output embeddings of the two language models: the towers carry them, π0.5 reads neither.
 _UNREAD = ".lm_head."

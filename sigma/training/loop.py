@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigma import processes
-from sigma.errors import SigmaError
-from sigma.progress import progress
-from sigma.seeding import seed_from
-from sigma.training.checkpoint import Scratch
-from sigma.training.speed import Speed
+from sigma.compute import processes
+from sigma.shared.errors import SigmaError
+from sigma.shared.progress import progress
+from sigma.shared.seeding import seed_from
+from sigma.training.state import Scratch
+from sigma.training.throughput import Speed
 
 
 class Objective(Protocol):

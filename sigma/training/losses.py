@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sigma.policy.decision import Decision
-from sigma.policy.residuals import SCALES, Residuals
+from sigma.policy.model.decision import Decision
+from sigma.policy.model.residuals import SCALES, Residuals
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigma import processes
-from sigma.policy import prefix
-from sigma.policy.decision import AdaptedPass, Decision, SigmaModel
-from sigma.policy.observation import BasePass, Observation
-from sigma.policy.residuals import SCALES, executed_plan
-from sigma.seeding import generator
+from sigma.compute import processes
+from sigma.policy.model.decision import AdaptedPass, Decision, SigmaModel
+from sigma.policy.model.residuals import SCALES, executed_plan
+from sigma.policy.pi05 import prefix
+from sigma.policy.pi05.observation import BasePass, Observation
+from sigma.shared.seeding import generator
+from sigma.training.batches import Material
 from sigma.training.flow import draw_noise_and_time
 from sigma.training.flow_model import FlowModel
 from sigma.training.losses import HardWindows, curriculum, plan_error, regularisers, residual_errors, tau_norm_loss
-from sigma.training.material import Material
 from sigma.training.sampler import WindowSampler
 
 if TYPE_CHECKING:
-    from sigma.commands.finetune import LossParameters, TrainParameters
+    from sigma.parameters.training import LossParameters, TrainParameters
 
 
 def flow_loss(

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sigma.io import atomic_directory, write_json
-from sigma.policy import lora
-from sigma.policy.heads import save_heads
-from sigma.policy.model_folder import CONFIG, model_config
+from sigma.policy.model import lora
+from sigma.policy.model.heads import save_heads
+from sigma.policy.model.model_folder import CONFIG, model_config
+from sigma.shared.files import atomic_directory, write_json
 from sigma.training.trainer import TrainingResult
 
 

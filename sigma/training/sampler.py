@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sigma.seeding import generator
+from sigma.shared.seeding import generator
 
 
 class WindowSampler:

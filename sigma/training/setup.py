@@ -10,16 +10,16 @@ import peft
 import torch
 import transformers
 
-from sigma.errors import SigmaError
-from sigma.parameters import Section
+from sigma.parameters import Parameters
+from sigma.shared.errors import SigmaError
+from sigma.training.augmentation import Views
+from sigma.training.batches import Material, code_digest
 from sigma.training.loop import Schedule
-from sigma.training.material import Material, code_digest
-from sigma.training.views import Views
 
 if TYPE_CHECKING:
-    from sigma.commands.finetune import TrainParameters
+    from sigma.parameters.training import TrainParameters
 
-SECTIONS = ("train", "lora", "telepathy", "loss")
+SECTIONS = ("train", "lora", "telepathy", "loss")  # all that a training reads but base.branch
 
 
 def split_windows(material: Material) -> dict[str, np.ndarray]:
@@ -58,9 +58,9 @@ def schedule(train: "TrainParameters", steps: int) -> Schedule:
     return Schedule(steps=steps, **{name: getattr(train, name) for name in names})
 
 
-def sections(parameters: Mapping[str, Section]) -> dict[str, dict[str, Any]]:
+def sections(parameters: Parameters) -> dict[str, dict[str, Any]]:
     """The sections that a training reads, as plain values."""
-    return {name: parameters[name].model_dump() for name in SECTIONS}
+    return {name: getattr(parameters, name).model_dump() for name in SECTIONS}
 
 
 def inputs_key(material: Material, values: Mapping[str, Mapping[str, Any]], kind: str) -> str:

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sigma.processes import of_first, rank
-from sigma.training.checkpoint import Scratch
+from sigma.compute.processes import of_first, rank
+from sigma.training.state import Scratch
 
 
 class SharedScratch(Scratch):

@@ -6,7 +6,6 @@ the backbone hears of first learn by flow matching; both are then frozen, and th
 the adapted policy's deterministic action.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigma.errors import SigmaError
-from sigma.parameters import Section
-from sigma.policy import lora
-from sigma.policy.compiling import compile_layers
-from sigma.policy.decision import SigmaModel
-from sigma.policy.heads import TelepathyHeads, build_heads
-from sigma.policy.model_folder import base_digest
-from sigma.policy.sizes import TelepathySizes
-from sigma.seeding import seed_from
-from sigma.training.checkpoint import Scratch
+from sigma.parameters import Parameters
+from sigma.parameters.telepathy import TelepathyParameters
+from sigma.policy.model import lora
+from sigma.policy.model.decision import SigmaModel
+from sigma.policy.model.heads import TelepathyHeads, build_heads
+from sigma.policy.model.model_folder import base_digest
+from sigma.policy.model.sizes import TelepathySizes
+from sigma.policy.pi05.compiling import compile_layers
+from sigma.shared.errors import SigmaError
+from sigma.shared.seeding import seed_from
+from sigma.training.batches import Material, adapted_actions, motion_rms
 from sigma.training.loop import Curve, Phase, PhaseResult
-from sigma.training.material import Material, adapted_actions, motion_rms
 from sigma.training.objectives import FlowObjective, ResidualObjective, TauControl
 from sigma.training.setup import SECTIONS, check_autocast, inputs_key, schedule, sections, split_windows, views
+from sigma.training.state import Scratch
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TrainingResult:
     speed: dict[str, list[dict[str, float]]]
 
 
-def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
+def telepathy_sizes(material: Material, parameters: TelepathyParameters) -> TelepathySizes:
     """Sizes of the heads from ``telepathy`` in params.yaml and from what they stand on."""
     meta, base = material.shards.meta, material.base
     depth = len(base.policy.model.paligemma_with_expert.paligemma.model.language_model.layers)
@@ -90,20 +90,20 @@ def telepathy_sizes(material: Material, parameters: Any) -> TelepathySizes:
     )
 
 
-def needs_expert(parameters: Mapping[str, Any]) -> bool:
+def needs_expert(parameters: Parameters) -> bool:
     """Whether a training runs the action expert: flow matching does, residuals of cached actions do not."""
-    return parameters["base"].branch == "adapted" or parameters["loss"].flow > 0
+    return parameters.base.branch == "adapted" or parameters.loss.flow > 0
 
 
 class Trainer:
     """Runs one training described by ``train``, ``lora``, ``telepathy``, ``loss``, ``base.branch`` and
     ``machine.compile``."""
 
-    def __init__(self, material: Material, parameters: Mapping[str, Section]):
+    def __init__(self, material: Material, parameters: Parameters):
         self.material, self.parameters = material, parameters
-        self.train, self.lora = parameters["train"], parameters["lora"]
-        self.telepathy, self.losses = parameters["telepathy"], parameters["loss"]
-        self.branch = parameters["base"].branch
+        self.train, self.lora = parameters.train, parameters.lora
+        self.telepathy, self.losses = parameters.telepathy, parameters.loss
+        self.branch = parameters.base.branch
         self.parts = split_windows(material)
         material.views = views(self.train)
         check_autocast(self.train, material)
@@ -146,13 +146,13 @@ class Trainer:
             "telepathy": ("head_width", "layers", "read_base_action"),
             "loss": ("vec", "chk", "trj", "flow", "traf", "tsac"),
         }
-        kept = {name: self.parameters[name].model_dump(exclude=set(later.get(name, ()))) for name in SECTIONS}
+        kept = {name: getattr(self.parameters, name).model_dump(exclude=set(later.get(name, ()))) for name in SECTIONS}
         return inputs_key(self.material, kept, "flow phase")
 
     def build(self) -> SigmaModel:
         """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
         expert = needs_expert(self.parameters)
-        if self.parameters["machine"].compile:
+        if self.parameters.machine.compile:
             compile_layers(self.material.base.policy)
         adapted = lora.attach(
             self.material.base.policy,

@@ -4,12 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sigma.commands import audit, fetch, window
-from sigma.machine import SECTIONS as MACHINE
-from sigma.parameters import Section, read_yaml, validate
+from sigma.parameters import Parameters, read_parameters, read_yaml
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
-SECTIONS = {**fetch.SECTIONS, **audit.SECTIONS, **window.SECTIONS, **MACHINE}
 
 
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,13 +22,13 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def parameters(dataset: Path | None = None, base: Path | None = None, **changes: Any) -> dict[str, Section]:
+def parameters(dataset: Path | None = None, base: Path | None = None, **changes: Any) -> Parameters:
     """The shipped sections of the data stages, for a small dataset; ``window__seed=3`` changes ``window.seed``."""
-    shipped = {name: value for name, value in read_yaml(SHIPPED).items() if name in SECTIONS}
+    shipped = read_yaml(SHIPPED)
     small = {"window.validation": 2, "window.test": 2, "machine.workers": 1}
     if dataset is not None:
         small["fetch.dataset.source"] = str(dataset)
     if base is not None:
         small["fetch.base.source"] = str(base)
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return validate(SECTIONS, merge(shipped, small | dotted), Path("params.yaml"))
+    return read_parameters(Path("params.yaml"), merge(shipped, small | dotted))

@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sigma.commands import audit, profile
-from sigma.data.audit import check_names
-from sigma.errors import SigmaError
+from sigma.commands import audit
+from sigma.data.audit.findings import check_names
+from sigma.shared.errors import SigmaError
+from sigma.tools import profile
 from tests.commands.data_stages import parameters
 from tests.datasets import write_dataset
 

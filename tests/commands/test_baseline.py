@@ -5,9 +5,9 @@ import pytest
 from safetensors.torch import load_file
 
 from sigma.commands.baseline import FEATURES, FRAMES, PREDICTIONS
-from sigma.errors import SigmaError
-from sigma.evaluation.tables import read_columns
-from sigma.io import digest_file, digest_folder, read_json
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_file, digest_folder, read_json
+from sigma.shared.tables import read_columns
 from tests.worlds import World
 
 OUTPUTS = (PREDICTIONS, FRAMES, FEATURES)
@@ -93,7 +93,7 @@ def test_a_base_that_was_altered_since_fetch_is_refused(own, tmp_path):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
-    from sigma.io import write_json
+    from sigma.shared.files import write_json
 
     write_json(own.root / "data/base.json", reference | {"source": str(copy)})
     with pytest.raises(SigmaError, match=r"tensor .* is not the one that was recorded"):

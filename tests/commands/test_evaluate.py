@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from sigma.commands.evaluate import CALIBRATION, HEADS, PREDICTIONS
-from sigma.errors import SigmaError
-from sigma.evaluation.sigma_replay import calibrate_windows, replay_sigma
-from sigma.evaluation.tables import read_columns
-from sigma.io import digest_file, read_json
-from sigma.policy.adapter import SigmaTelepathyAdapter, read_calibration, read_reference
+from sigma.evaluation.replay.sigma_replay import calibrate_windows, replay_sigma
+from sigma.policy.adapter.adapter import SigmaTelepathyAdapter, read_calibration, read_reference
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_file, read_json
+from sigma.shared.tables import read_columns
 from tests.worlds import World
 
 OUTPUTS = (PREDICTIONS, HEADS, CALIBRATION, CALIBRATION.with_suffix(".safetensors"))

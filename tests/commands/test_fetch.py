@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sigma.commands import fetch
-from sigma.errors import SigmaError
-from sigma.io import digest_folder
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_folder
 from tests.commands.data_stages import parameters
 from tests.datasets import JOINTS, TASKS
 
@@ -47,7 +47,7 @@ def test_lerobot_reads_the_copy(project, small_dataset, small_base):
 
 
 def test_an_installation_without_the_shipped_dataset_says_so(project, small_base, monkeypatch):
-    monkeypatch.setattr("sigma.data.fetching.importlib.resources.files", lambda _: project)
+    monkeypatch.setattr("sigma.data.dataset.origin.importlib.resources.files", lambda _: project)
     refused(project, "embedded/dataset: the shipped dataset is not in this installation", base=small_base)
 
 

@@ -4,8 +4,8 @@ import pytest
 from safetensors.torch import load_file
 
 from sigma.commands.finetune import CURVES, MODEL
-from sigma.errors import SigmaError
-from sigma.io import read_json
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_json
 from tests.worlds import ADAPTED
 
 
@@ -55,7 +55,7 @@ def test_a_failed_training_leaves_no_model(own, monkeypatch, changes):
 
 
 def test_features_from_another_stage_run_are_refused(own):
-    from sigma.io import write_json
+    from sigma.shared.files import write_json
 
     meta = own.root / "data/features/meta.json"
     write_json(meta, read_json(meta) | {"base_digest": "0" * 64})

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from sigma import processes
-from sigma.cli import read_parameters
 from sigma.commands import baseline, evaluate, finetune
-from sigma.errors import SigmaError
-from sigma.io import digest_file, digest_folder
-from sigma.policy.placement import large_layers
+from sigma.compute import processes
+from sigma.parameters import read_parameters
+from sigma.policy.pi05.placement import large_layers
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_file, digest_folder
 from sigma.training.objectives import FlowObjective, ResidualObjective
 from tests.training.test_trainer import interrupt, steps_taken
 from tests.worlds import ADAPTED, ROOT, World, inside, merge

@@ -3,17 +3,20 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sigma.commands import report
-from sigma.errors import SigmaError
-from sigma.evaluation.tables import from_table, to_table
-from sigma.io import digest_file, digest_folder, read_json, read_table, write_table
-from sigma.parameters import validate
+from sigma.parameters import PARAMS_FILE, read_parameters, read_yaml
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_file, digest_folder, read_json, read_table, write_table
+from sigma.shared.tables import from_table, to_table
 from tests.predictions import JOINTS, TASKS, C, D, T, write_predictions
+from tests.worlds import ROOT
 
+SHIPPED = read_yaml(ROOT / PARAMS_FILE)
 ADAPTER = {
     "min_scale": 0.0,
     "max_scale": 1.0,
@@ -36,7 +39,7 @@ FILES = {"baseline", "sigma", "check_a", "check_b", "sigma_eval_report", "proven
 
 def _parameters(adapter=None, **changes):
     data = {"adapter": {**ADAPTER, **(adapter or {})}, "report": {**REPORT, **changes}}
-    return validate(report.SECTIONS, data, "params.yaml")
+    return read_parameters(Path("params.yaml"), SHIPPED | data)
 
 
 def _run(root, monkeypatch, adapter=None, **changes):
@@ -188,9 +191,8 @@ def test_the_report_imports_no_torch(tmp_path):
     code = (
         "import json, sys\n"
         "from sigma.commands import report\n"
-        "from sigma.parameters import validate\n"
-        f"data = json.loads({json.dumps({'adapter': ADAPTER, 'report': REPORT})!r})\n"
-        "report.run(validate(report.SECTIONS, data, 'params.yaml'))\n"
+        "from sigma.parameters import read_parameters\n"
+        f"report.run(read_parameters(data=json.loads({json.dumps(SHIPPED)!r})))\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
@@ -229,4 +231,4 @@ def test_values_out_of_range_are_refused_by_name(section, key, value, message):
     data = {"adapter": {**ADAPTER, "max_scale": 0.5}, "report": dict(REPORT)}
     data[section][key] = value
     with pytest.raises(SigmaError, match=message):
-        validate(report.SECTIONS, data, "params.yaml")
+        read_parameters(Path("params.yaml"), SHIPPED | data)

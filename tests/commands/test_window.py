@@ -11,8 +11,8 @@ import pytest
 import sigma
 from sigma.commands import audit, fetch, window
 from sigma.data.shards import Shards
-from sigma.errors import SigmaError
-from sigma.io import digest_folder, read_json, write_json
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_folder, read_json, write_json
 from tests.commands.data_stages import parameters
 from tests.datasets import CAMERAS, JOINTS, TASKS
 
@@ -93,8 +93,13 @@ def imported_modules(name: str) -> set[str]:
 def test_later_stages_cannot_read_the_dataset(stage):
     modules = imported_modules(f"sigma.commands.{stage}")
     assert len(modules) > 5
-    assert not modules & {"sigma.data.source", "sigma.data.video", "sigma.data.packing", "sigma.data.fetching"}
-    assert "sigma.data.source" in imported_modules("sigma.commands.window")
+    assert not modules & {
+        "sigma.data.dataset.dataset",
+        "sigma.data.dataset.video",
+        "sigma.data.windows.packing",
+        "sigma.data.dataset.origin",
+    }
+    assert "sigma.data.dataset.dataset" in imported_modules("sigma.commands.window")
 
 
 def test_excluded_episodes_are_in_no_split(ready):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sigma.data.source import Dataset, open_dataset
+from sigma.data.dataset.dataset import Dataset, open_dataset
 from tests.datasets import write_dataset
 
 

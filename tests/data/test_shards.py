@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma.data.shards import FORMAT_VERSION, TENSORS, Shards, shard_name, write_index, write_shard
-from sigma.errors import SigmaError
+from sigma.shared.errors import SigmaError
 
 V, S, D, T, M, L = 2, 8, 3, 5, 2, 4
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from sigma.errors import SigmaError
 from sigma.evaluation.checks import check_a, check_b, failures
 from sigma.evaluation.intervals import Difference
 from sigma.evaluation.references import CHECKED
 from sigma.evaluation.scores import METRICS
+from sigma.shared.errors import SigmaError
 
 HEADS = {"digest": "a", "tensors": 3, "mean": 0.1, "std": 0.2, "rms": 0.22}
 ROWS = np.arange(4)

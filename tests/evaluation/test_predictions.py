@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sigma.errors import SigmaError
 from sigma.evaluation.predictions import read_predictions
-from sigma.evaluation.tables import from_table, to_table
-from sigma.io import read_json, read_table, write_json, write_table
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_json, read_table, write_json, write_table
+from sigma.shared.tables import from_table, to_table
 from tests.predictions import CAMERAS, JOINTS, write_predictions
 
 

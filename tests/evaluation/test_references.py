@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sigma.evaluation.references import hold_state, mean_trajectory, reference_plans
-from sigma.evaluation.tables import read_columns
+from sigma.shared.tables import read_columns
 from tests.predictions import T, write_predictions
 
 

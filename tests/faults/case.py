@@ -14,11 +14,11 @@ from unittest import mock
 
 import pytest
 
-from sigma import cli
+from sigma.cli import app as cli
 from tests.worlds import inside, merge
 
 PREFIX = "sigma: error: "
-# Long work tells how far it is, on standard error too; see sigma/progress.py.
+# Long work tells how far it is, on standard error too; see sigma/shared/progress.py.
 PROGRESS = re.compile(r"[\w :]+: \d+/\d+.*")
 
 
@@ -136,7 +136,7 @@ def as_fetched(change: Callable[[Project], Any]) -> Callable[[Project], None]:
     """A change of ``data/dataset`` that its record knows: the dataset was fetched so."""
 
     def inject(project: Project) -> None:
-        from sigma.io import digest_folder
+        from sigma.shared.files import digest_folder
 
         change(project)
         digest = digest_folder(project.path("data/dataset"))

@@ -8,8 +8,8 @@ from tests.worlds import World, inside
 
 def finish(trained: World, dataset: Path, folder: Path) -> Path:
     """Write a finished project into ``folder``: the trained world with its report, its sources beside it."""
-    from sigma.cli import read_parameters
     from sigma.commands import audit, report
+    from sigma.parameters import read_parameters
 
     for name in ("data", "models"):
         shutil.copytree(trained.root / name, folder / name)

@@ -97,8 +97,8 @@ def scratch_is_a_file(project: Project) -> None:
 
 def trainings_state(project: Project) -> Path:
     """Where the state of the training that is about to run lies."""
-    from sigma.cli import read_parameters
-    from sigma.training.checkpoint import scratch_root
+    from sigma.parameters import read_parameters
+    from sigma.training.state import scratch_root
     from sigma.training.trainer import Trainer
     from tests.worlds import World, inside
 

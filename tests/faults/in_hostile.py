@@ -41,7 +41,7 @@ def bare(path: Path) -> None:
 
 
 def shard(project: Project) -> None:
-    from sigma.io import digest_file
+    from sigma.shared.files import digest_file
 
     path = project.path("data/shards/shard_00000.pt")
     pickled(project, path)
@@ -59,8 +59,8 @@ def state(project: Project) -> None:
 
 def finished_phase(project: Project) -> None:
     """Where a training looks for a flow phase that another one finished."""
-    from sigma.cli import read_parameters
-    from sigma.training.checkpoint import scratch_root
+    from sigma.parameters import read_parameters
+    from sigma.training.state import scratch_root
     from sigma.training.trainer import Trainer
     from tests.worlds import World, inside
 

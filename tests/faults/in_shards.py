@@ -22,8 +22,8 @@ AGAIN = "run the window stage again (dvc repro window)"
 
 def two_shards(project: Project) -> None:
     """Windows at every step, so that the frames fill two shards of a MiB."""
-    from sigma.cli import read_parameters
     from sigma.commands import window
+    from sigma.parameters import read_parameters
     from tests.worlds import inside
 
     project.parameters({"window": {"train_stride": 1, "eval_stride": 1, "history_stride": 1}})
@@ -44,7 +44,7 @@ def rewritten(change: Callable[[dict[str, Any]], Any]) -> Callable[[Project], No
     def inject(project: Project) -> None:
         import torch
 
-        from sigma.io import digest_file
+        from sigma.shared.files import digest_file
 
         path = project.path(FIRST)
         tensors = torch.load(path, weights_only=True)

@@ -56,8 +56,8 @@ def not_a_number(key: str) -> Callable[[Tensors], Any]:
 
 def recorded(project: Project) -> None:
     """The base is fetched as it is now."""
-    from sigma.io import write_json
-    from sigma.policy.base import describe_base
+    from sigma.policy.pi05.description import describe_base
+    from sigma.shared.files import write_json
 
     with inside(project.root):
         write_json(project.path(RECORD), describe_base("base", None))
@@ -69,8 +69,8 @@ def fetched_with(change: Callable[[Tensors], Any]) -> Callable[[Project], None]:
 
 def another_base(project: Project) -> None:
     """Another policy of the same form, and a baseline of it: everything but the model is of that base."""
-    from sigma.cli import read_parameters
     from sigma.commands import baseline
+    from sigma.parameters import read_parameters
     from tests.bases import write_tiny_base
 
     shutil.rmtree(project.path("base"))
@@ -99,8 +99,8 @@ def quantile(name: str, value: float) -> Callable[[Tensors], Any]:
 
 def wider_heads(project: Project) -> None:
     """Heads that were built with other sizes, as another training has them."""
-    from sigma.policy.heads import build_heads, save_heads
-    from sigma.policy.sizes import TelepathySizes
+    from sigma.policy.model.heads import build_heads, save_heads
+    from sigma.policy.model.sizes import TelepathySizes
 
     config = json.loads(project.path(CONFIG).read_text())
     sizes = TelepathySizes.from_dict(config["sizes"] | {"head_width": 32}, CONFIG)

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from sigma.data.audit import Limit, audit_dataset, choose_episodes, count_findings
-from sigma.data.measures import Settings
-from sigma.data.source import ACTION, STATE, Dataset, open_dataset
-from sigma.errors import SigmaError
-from sigma.jobs import Workers
-from sigma.parameters import read_yaml
+from sigma.compute.workers import Workers
+from sigma.data.audit.findings import Limit, audit_dataset, choose_episodes, count_findings
+from sigma.data.audit.measures import Settings
+from sigma.data.dataset.dataset import ACTION, STATE, Dataset, open_dataset
+from sigma.parameters.schema import read_yaml
+from sigma.shared.errors import SigmaError
 from tests.datasets import CAMERAS, write_dataset
 from tests.imports import ROOT
 

@@ -16,59 +16,16 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from sigma.cli import _OWNERS
-from sigma.io import read_json
-from sigma.parameters import Section, read_yaml
-from tests.imports import EXEMPT, ROOT, closure
-from tests.pipeline.test_stages import PIPELINE, command_of, yaml
+from sigma.parameters.schema import Section, read_yaml
+from sigma.shared.files import read_json
+from tests.imports import NO_DEPENDENCY, ROOT, lies_in
+from tests.parameters.test_parameters import SHIPPED, leaves, shipped
+from tests.pipeline.test_stages import PIPELINE, command_of
 from tests.projects import change_parameters, make_project
-from tests.test_parameters import SHIPPED, leaves, shipped
 from tests.worlds import ADAPTED, World, inside
 
-# What no stage of the root pipeline depends on, and why its results cannot change with it.
-DISPATCH = "starts commands, locks, logs: holds nothing that a result depends on"
-TOOL = "a tool that people call; no stage runs it"
-LEROBOT = "Sigma inside LeRobot's own tools; no stage runs it"
-SETTINGS = "settings that `sigma profile use` writes into params.yaml, which stages do depend on"
-EMPTY = "an empty package file; tests/pipeline/test_stages.py asks for it as soon as it holds something"
-FURTHER = "a stage of stages/*/dvc.yaml depends on it"
-REASONS = {
-    "sigma/simulation/__init__.py": "chooses the GL library that draws by what the machine has: no file could tell it",
-    "sigma/data/checks.md": "a page that is written from the checks and read by nobody but people",
-    **dict.fromkeys(EXEMPT, DISPATCH),
-    **{
-        f"sigma/commands/{name}.py": TOOL
-        for name in ("compare", "embed", "export", "figures", "plan", "profile", "publish", "rehearse")
-    },
-    **dict.fromkeys(
-        (
-            "sigma/policy/footprint.py",
-            "sigma/report/card.py",
-            "sigma/report/readme.py",
-            "sigma/report/readme_doubts.py",
-        ),
-        TOOL,
-    ),
-    **dict.fromkeys(
-        (
-            "sigma/lerobot_environment.py",
-            "sigma/policy/configuration_sigma.py",
-            "sigma/policy/modeling_sigma.py",
-            "sigma/policy/policy_folder.py",
-            "sigma/policy/processor_sigma.py",
-            "sigma/simulation/lerobot_env.py",
-        ),
-        LEROBOT,
-    ),
-    **{f"sigma/profiles/{name}.yaml": SETTINGS for name in ("embedded", "pi05_so101", "pi05_so101_adapted", "source")},
-}
-# Not Python, and read by a stage all the same.
-READ_BY = {"sigma/embedded/": "fetch", "sigma/report/templates/page.html": "report"}
-READ_BY |= {"sigma/report/templates/style.css": "report"}
 # Read where several processes are started, which is tests/commands/test_processes.py's.
 WITH_SEVERAL = {"machine.fsdp"}
-# A parameter that a stage lists though its run never looks at it.
-UNREAD = {"eval.calibration_split": "validation is the only legal value"}
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +69,8 @@ def test_a_recorded_pipeline_has_nothing_stale(repo):
     assert stale(repo) == {}
 
 
-def test_an_edit_of_any_file_of_the_package_makes_just_those_stages_stale_that_use_it(repo):
+def test_an_edit_of_any_file_of_the_package_makes_those_stages_stale_whose_deps_hold_it(repo):
     folder, files = Path(repo.root_dir), package_files()
-    imported = {stage: set(closure(f"sigma/commands/{command_of(stage)}.py")) for stage in PIPELINE}
     before = {name: (folder / name).read_bytes() for name in files}
     try:
         for name, content in before.items():
@@ -124,34 +80,23 @@ def test_an_edit_of_any_file_of_the_package_makes_just_those_stages_stale_that_u
         for name, content in before.items():
             (folder / name).write_bytes(content)
     assert stale(repo) == {}
-    for name in files:
-        expected = {stage for stage, modules in imported.items() if name in modules}
-        expected |= {stage for prefix, stage in READ_BY.items() if name.startswith(prefix)}
-        seen = {stage for stage, names in found.items() for one in names if name == one or name.startswith(f"{one}/")}
-        assert seen == expected, name
-    assert set().union(*found.values()) - set(files) == {"sigma/embedded"}
+    code = {stage: {name for name in entry["deps"] if name.startswith("sigma/")} for stage, entry in PIPELINE.items()}
+    assert found == code
 
 
-def test_every_file_that_no_stage_depends_on_has_its_reason():
-    further = {
-        dependency
-        for file in ROOT.glob("stages/*/dvc.yaml")
-        for stage in yaml.load(file.read_text(encoding="utf-8"))["stages"].values()
-        for dependency in stage["deps"]
-    }
-    root = {dependency for stage in PIPELINE.values() for dependency in stage["deps"]}
-    reasons = {}
-    for name in package_files():
-        if name in root or any(name.startswith(f"{one}/") for one in root):
-            assert name not in REASONS, f"{name}: a stage depends on it"
-        elif name in further:
-            reasons[name] = FURTHER
-        elif name.endswith("__init__.py") and not (ROOT / name).stat().st_size:
-            reasons[name] = EMPTY
-        else:
-            assert name in REASONS, f"{name}: no stage depends on it; say why in REASONS"
-            reasons[name] = REASONS[name]
-    assert set(REASONS) <= set(reasons), set(REASONS) - set(reasons)
+def test_a_new_module_in_a_folder_makes_its_stages_stale_and_what_python_and_people_leave_there_does_not(repo):
+    folder = Path(repo.root_dir)
+    left = [folder / "sigma/data/windows/__pycache__/new.cpython-312.pyc", folder / "sigma/data/windows/notes.md"]
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("left")
+    assert stale(repo) == {}
+    new = folder / "sigma/data/windows/new.py"
+    new.write_text("")
+    assert stale(repo) == {"window": {"sigma/data/windows"}}
+    for file in (*left, new):
+        file.unlink()
+    assert stale(repo) == {}
 
 
 def named(value: object, path: str) -> Iterator[tuple[Section, str]]:
@@ -198,7 +143,7 @@ def reads(prepared, tmp_path_factory) -> dict[str, set[str]]:
         for changes in ({}, ADAPTED):
             parameters = world.configure(changes)
             names.clear()
-            for section, model in parameters.items():
+            for section, model in parameters:
                 names.update({id(one): path for one, path in named(model, section)})
             patch.setattr(Section, "__getattribute__", looked)
             patch.setattr(Section, "model_dump", dumped)
@@ -265,8 +210,6 @@ def test_a_change_of_any_parameter_makes_just_those_stages_stale_that_read_it(re
         section = name.split(".")[0]
         if section == "machine":
             assert stages == set() and (readers[name] or name in WITH_SEVERAL), name
-        elif name in UNREAD:
-            assert stages == {"sigma"} and readers[name] == set(), name
         else:
             assert stages == readers[name], name
     assert set(found) == {".".join(path) for path in leaves(read_yaml(ROOT / "params.yaml"))}
@@ -275,7 +218,7 @@ def test_a_change_of_any_parameter_makes_just_those_stages_stale_that_read_it(re
 LOADED = """
 import json, sys
 from pathlib import Path
-from sigma.cli import main
+from sigma.cli.app import main
 try:
     main()
 finally:
@@ -291,12 +234,11 @@ def test_no_stage_loads_a_module_whose_edit_would_pass_unseen(prepared, tmp_path
     for part in ("base", "recorded"):
         (tmp_path / part).symlink_to((prepared.root / part).resolve())
     world.configure(ADAPTED)
-    owners = {f"{module.replace('.', '/')}.py" for module in _OWNERS}  # whose parameter models check the whole file
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SIGMA_SCRATCH": str(tmp_path / "scratch")}
     for stage, entry in PIPELINE.items():
         command = [sys.executable, "-c", LOADED, command_of(stage)]
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
         loaded = {Path(file).relative_to(ROOT).as_posix() for file in read_json(tmp_path / "loaded.json")}
         assert f"sigma/commands/{command_of(stage)}.py" in loaded
-        allowed = {*entry["deps"], *owners, *EXEMPT}
-        assert {name for name in loaded - allowed if (ROOT / name).stat().st_size} == set(), stage
+        loaded = {name for name in loaded if (ROOT / name).stat().st_size and not name.startswith(NO_DEPENDENCY)}
+        assert not [name for name in loaded if not lies_in(name, entry["deps"])], stage

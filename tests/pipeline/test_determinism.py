@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sigma.commands.compare import numbers, relative_difference
-from sigma.evaluation.tables import read_columns
-from sigma.io import read_json
+from sigma.shared.files import read_json
+from sigma.shared.tables import read_columns
+from sigma.tools.compare import numbers, relative_difference
 from tests.imports import ROOT
 from tests.pipeline.test_kills import products
 from tests.projects import change_parameters, environment

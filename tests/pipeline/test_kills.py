@@ -20,7 +20,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from sigma.io import digest_file, digest_folder
+from sigma.shared.files import digest_file, digest_folder
 from tests.bases import write_tiny_base
 from tests.datasets import write_dataset
 from tests.projects import environment, make_project, run

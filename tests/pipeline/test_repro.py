@@ -92,8 +92,8 @@ def test_queued_sweep_runs_each_value(clone):
 CARD_EXAMPLE = """
 import torch
 from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
-from sigma.io import read_json
-from sigma.policy.base import load_base
+from sigma.shared.files import read_json
+from sigma.policy.pi05.base import load_base
 
 base = load_base(read_json("data/base.json"))
 sigma_policy = SigmaTelepathyVLA.from_base(

@@ -5,7 +5,7 @@ import re
 
 from ruamel.yaml import YAML
 
-from sigma.policy.arms import BASE, EXPERT, SIGMA
+from sigma.studies.rollout.players import BASE, EXPERT, SIGMA
 from tests.imports import ROOT
 
 yaml = YAML(typ="safe")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from sigma import cli
+from sigma.cli import app as cli
 from tests.bases import write_tiny_base
 from tests.datasets import JOINTS, write_dataset
 from tests.worlds import World, inside

@@ -17,13 +17,13 @@ METHODS = {"read_pickle", "to_pickle", "unsafe_load", "full_load", "load_all", "
 # What of huggingface_hub asks nobody: exceptions, types, and what reads the cache.
 LOCAL = {"RepoFile", "constants", "get_token", "get_cached_repo_tree", "try_to_load_from_cache"}
 NETWORK = {"socket", "ssl", "http", "urllib.request", "requests", "aiohttp", "ftplib", "smtplib", "paramiko"}
-CLUSTER = ("sigma/jobs.py", "socket")  # asks whether the cluster that params.yaml names answers
+CLUSTER = ("sigma/compute/workers.py", "socket")  # asks whether the cluster that params.yaml names answers
 ASKS = {
-    "sigma/data/hub.py": "fetch; the download itself",
-    "sigma/commands/publish.py": "publish; the upload",
-    "sigma/commands/plan.py": "plan; sizes of what is not fetched yet",
-    "sigma/commands/profile.py": "profile use; the commit that a profile is pinned to",
-    "sigma/policy/modeling_sigma.py": "LeRobot's plugin; a published policy",
+    "sigma/shared/hub.py": "fetch; the download itself",
+    "sigma/tools/publish.py": "publish; the upload",
+    "sigma/tools/plan.py": "plan; sizes of what is not fetched yet",
+    "sigma/tools/profile.py": "profile use; the commit that a profile is pinned to",
+    "sigma/policy/lerobot/modeling_sigma.py": "LeRobot's plugin; a published policy",
 }
 
 
@@ -79,7 +79,7 @@ def test_what_could_bring_code_of_its_own_is_told_not_to():
 
 def test_torch_files_are_read_in_one_place():
     readers = {file for file in SOURCES for called, _ in calls(file) if called == "torch.load"}
-    assert readers == {"sigma/io.py"}
+    assert readers == {"sigma/shared/files.py"}
 
 
 def test_the_hub_is_asked_by_these_modules_and_no_other():
@@ -105,9 +105,9 @@ def test_no_module_opens_a_connection_itself():
 
 
 def test_of_the_stages_fetch_alone_describes_a_base_which_is_what_downloads():
-    """Every other stage loads a base that was fetched, and that takes the cache alone; see tests/data/test_hub.py."""
+    """Every other stage loads a base that was fetched, and that takes the cache alone; see tests/shared/test_hub.py."""
     asking = {"describe_base", "locate_dataset", "find_dataset", "newest_commit", "snapshot", "resolve_base"}
-    own = {"sigma/data/hub.py", "sigma/data/fetching.py", "sigma/policy/base.py"}
+    own = {"sigma/shared/hub.py", "sigma/data/dataset/origin.py", "sigma/policy/pi05/base.py"}
     for command in ("audit", "window", "baseline", "finetune", "evaluate", "report"):
         for file in closure(f"sigma/commands/{command}.py"):
             used = {called.rpartition(".")[2] for called, _ in calls(file)} & asking

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sigma.errors import SigmaError
-from sigma.io import read_json, read_table, read_torch
-from sigma.parameters import read_yaml
-from sigma.policy.tensors import read_tensors
-from sigma.training.checkpoint import Scratch
+from sigma.parameters.schema import read_yaml
+from sigma.policy.model.tensors import read_tensors
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_json, read_table, read_torch
+from sigma.training.state import Scratch
 
 
 class Payload:

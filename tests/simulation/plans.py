@@ -4,7 +4,7 @@ import numpy as np
 
 from sigma.simulation.env import SO101Env
 from sigma.simulation.expert import demonstrate
-from sigma.simulation.parameters import PLAIN, Setting
+from sigma.simulation.setting import PLAIN, Setting
 
 
 class Planned:

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from sigma.simulation.disturbance import PUSH_STEPS, Disturbance
 from sigma.simulation.env import SO101Env
-from sigma.simulation.parameters import PLAIN, Setting
+from sigma.simulation.setting import PLAIN, Setting
 from sigma.simulation.tasks import TARGET, TASKS
 
 STEPS = 40

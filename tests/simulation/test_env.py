@@ -4,11 +4,11 @@ import gymnasium
 import numpy as np
 import pytest
 
-from sigma.errors import SigmaError
-from sigma.policy.limits import NonFiniteActionError
+from sigma.policy.adapter.limits import NonFiniteActionError
+from sigma.shared.errors import SigmaError
 from sigma.simulation.env import ENVIRONMENT, MAX_STEP, SO101Env
-from sigma.simulation.parameters import Setting
 from sigma.simulation.scene import World, to_units
+from sigma.simulation.setting import Setting
 from sigma.simulation.tasks import TARGET
 
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sigma.errors import SigmaError
+from sigma.shared.errors import SigmaError
 from sigma.simulation.episode import Episode, EpisodeSpec, expert_episode, replay
-from sigma.simulation.parameters import Setting
 from sigma.simulation.rollout import run_rollouts
+from sigma.simulation.setting import Setting
 from tests.simulation.plans import Planned, expert_plan
 
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from sigma.commands.simulate import run
-from sigma.errors import SigmaError
-from sigma.seeding import seed_from
+from sigma.shared.errors import SigmaError
+from sigma.shared.seeding import seed_from
 from sigma.simulation import record
 from sigma.simulation.record import Demonstration, demonstration, demonstrations
 from sigma.simulation.tasks import TARGET, TASKS
+from sigma.tools.simulate import run
 
 
 def _episode(seed: int, index: int, noise: float = 1.5) -> Demonstration:

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from sigma.errors import SigmaError
-from sigma.policy.controller import BaseController
-from sigma.simulation.crew import Crew
+from sigma.policy.control.controller import BaseController
+from sigma.shared.errors import SigmaError
 from sigma.simulation.env import SO101Env
 from sigma.simulation.episode import EpisodeSpec
 from sigma.simulation.failures import NON_FINITE, WRONG_BOX
+from sigma.simulation.parallel import Crew
 from sigma.simulation.rollout import FixedRows, run_expert, run_rollouts
 from sigma.simulation.tasks import TARGET, TASKS
 from tests.bases import load_tiny_base

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from sigma.errors import SigmaError
+from sigma.shared.errors import SigmaError
 from sigma.simulation.kinematics import inverse
 from sigma.simulation.scene import (
     CUBE_HALF,

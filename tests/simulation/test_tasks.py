@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sigma.errors import SigmaError
+from sigma.shared.errors import SigmaError
 from sigma.simulation.env import SO101Env
 from sigma.simulation.episode import EpisodeSpec
 from sigma.simulation.expert import demonstrate

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from sigma.errors import SigmaError
-from sigma.seeding import generator
-from sigma.training.checkpoint import Scratch
+from sigma.shared.errors import SigmaError
+from sigma.shared.seeding import generator
 from sigma.training.loop import Phase, Schedule
 from sigma.training.sampler import WindowSampler
+from sigma.training.state import Scratch
 
 ROWS = 12
 
@@ -103,7 +103,7 @@ def test_one_step_is_adamw_on_clipped_gradients(scratch):
     objective = Regression(plan.batch)
     other = torch.optim.AdamW(objective.model.parameters(), lr=0.1, weight_decay=plan.weight_decay)
     ours.run(scratch, {}, 4)
-    from sigma.seeding import seed_from
+    from sigma.shared.seeding import seed_from
 
     torch.manual_seed(seed_from(0, "dropout", "toy", 0) % 2**63)
     objective.loss(objective.rows(0), 0, 0, 4)[0].backward()

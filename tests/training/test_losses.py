@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
-from sigma.policy.residuals import Residuals
+from sigma.policy.model.residuals import Residuals
 from sigma.training.losses import (
     HardWindows,
     curriculum,

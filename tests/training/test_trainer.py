@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from sigma.commands import finetune
-from sigma.errors import SigmaError
-from sigma.io import digest_folder
-from sigma.policy import lora
-from sigma.policy.model_folder import load_model, read_config
-from sigma.training.arms import new_trainer
-from sigma.training.checkpoint import Scratch
+from sigma.policy.model import lora
+from sigma.policy.model.model_folder import load_model, read_config
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_folder
+from sigma.studies.ablation.arm_training import new_trainer
+from sigma.training.batches import motion_rms
 from sigma.training.loop import Phase
-from sigma.training.material import motion_rms
 from sigma.training.objectives import FlowObjective, ResidualObjective, evaluating
+from sigma.training.state import Scratch
 from sigma.training.trainer import Trainer
 from tests.worlds import ADAPTED, ROOT, World, inside, merge
 
@@ -487,7 +487,7 @@ def validation_objective(world: World, model, material) -> ResidualObjective:
     parameters = world.configure()
     parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
     head_base, bank = material.base_action, torch.zeros(1, 24)
-    return ResidualObjective(model, material, parameters["train"], parameters["loss"], parts, head_base, bank, 1.0)
+    return ResidualObjective(model, material, parameters.train, parameters.loss, parts, head_base, bank, 1.0)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(own, trained):

@@ -1,0 +1,150 @@
+"""What keeps DVC's record true: one run at a time, and no input that is edited while a stage runs.
+
+DVC holds its locks only while it lives itself: a killed ``dvc`` leaves a command behind that still writes. And it notes
+parameters and sources when a command has ended, so that an edit made meanwhile would pass for what was run. Nothing
+here changes what a stage computes.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sigma.shared.errors import SigmaError
+
+LOCKS, SOURCES = Path(".dvc/tmp"), Path("sigma")
+PACKAGE = Path(__file__).resolve().parents[1]
+TEMPLATE = re.compile(r"\$\{[^}]*\}")
+
+
+@contextmanager
+def alone(name: str, command: str) -> Iterator[None]:
+    """Hold the lock ``name`` of this project; the system takes it back when the process ends, however it ends.
+
+    Raises :class:`SigmaError`, which names the process, where another has it. Without ``.dvc`` there is no record to
+    protect, and no lock.
+    """
+    if not LOCKS.parent.is_dir():
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    LOCKS.mkdir(exist_ok=True)
+    file = LOCKS / f"sigma-{name}.lock"
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        process, _, held = file.read_text(encoding="utf-8").partition(" ")
+        other = f"`sigma {held}` (process {process})" if held else "another run"
+        raise SigmaError(
+            f"{command}: {other} still works in this project; wait until it has ended, or end it, and run again"
+        ) from None
+    try:
+        file.write_text(f"{os.getpid()} {command}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def find_stage(arguments: Sequence[str], address: str, root: Path = Path()) -> dict[str, Any]:
+    """The stage of a ``dvc.yaml`` whose command is ``python -m sigma ARGUMENTS``; empty where there is none.
+
+    The file is found by the command, as the path in ``address`` (``$DVC_STAGE``) starts from where DVC was started.
+    """
+    from sigma.parameters.schema import read_yaml
+
+    name = address.rpartition(":")[2].partition("@")[0]
+    said = " ".join(("python -m sigma", *arguments))
+    for file in (root / "dvc.yaml", *sorted(root.glob("stages/*/dvc.yaml"))):
+        stage = read_yaml(file).get("stages", {}).get(name) if file.is_file() else None
+        fixed = TEMPLATE.split(" ".join(stage["cmd"].split())) if stage else ()
+        if stage and re.fullmatch(r"\S+".join(map(re.escape, fixed)), said):
+            return stage
+    return {}
+
+
+def _values(parameters: Sequence[Any]) -> dict[str, Any]:
+    """Values of a stage's ``params``, by file and key; a key that a matrix completes stands for all that it may be."""
+    from sigma.parameters.schema import PARAMS_FILE, read_yaml
+
+    files = [entry if isinstance(entry, dict) else {str(PARAMS_FILE): [entry]} for entry in parameters]
+    found: dict[str, Any] = {}
+    for file, keys in ((Path(file), keys) for entry in files for file, keys in entry.items()):
+        data = read_yaml(file)
+        for key in keys:
+            value: Any = data
+            for part in TEMPLATE.split(key)[0].strip(".").split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            found[f"{file}: {key}"] = value
+    return found
+
+
+def _digest_sources(path: Path) -> str:
+    """Digest of a file or a folder of code, but for what .dvcignore names: compiled modules and pages."""
+    from sigma.shared.files import digest_file
+
+    files = path.rglob("*") if path.is_dir() else [path]
+    kept = sorted(file for file in files if file.is_file() and file.suffix not in (".pyc", ".md"))
+    digests = [f"{file.relative_to(path).as_posix()} {digest_file(file)}" for file in kept]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def inputs(stage: dict[str, Any]) -> dict[str, Any]:
+    """Parameters and digests of the sources that a stage of ``dvc.yaml`` depends on, by name, as they are now."""
+    found = _values(stage.get("params", ()))
+    for name in stage.get("deps", ()):
+        path = Path(name)
+        if name.startswith("sigma/") or name == "uv.lock":
+            found[name] = _digest_sources(path)
+    return found
+
+
+def clear(stage: dict[str, Any]) -> None:
+    """Remove what killed runs left beside a stage's outputs, where :mod:`sigma.shared.files` writes before it renames."""
+    for entry in (*stage.get("outs", ()), *stage.get("metrics", ())):
+        path = Path(entry if isinstance(entry, str) else next(iter(entry)))
+        for left in path.parent.glob(f".{path.name}.*"):
+            if re.fullmatch(r"[a-z0-9_]{8}(\.old)?", left.name.removeprefix(f".{path.name}.")):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@contextmanager
+def guard(arguments: Sequence[str], pipeline: Collection[str]) -> Iterator[None]:
+    """Around one command of the line. The commands in ``pipeline`` exclude each other, further stages only themselves.
+
+    Raises :class:`SigmaError` where another run holds the lock, and, under DVC, where the code is not this folder's or
+    an input was edited meanwhile: the status then keeps DVC from recording the result.
+    """
+    command = " ".join(arguments)
+    recorded_as = os.environ.get("DVC_STAGE")
+    if command not in pipeline and recorded_as is None:
+        yield
+        return
+    name = "pipeline" if command in pipeline else hashlib.sha256(command.encode()).hexdigest()[:16]
+    if recorded_as is not None and SOURCES.is_dir() and not SOURCES.samefile(PACKAGE):
+        raise SigmaError(
+            f"{command}: the code that runs is {PACKAGE}, not {SOURCES} of this folder, whose files DVC "
+            "would record; call it as python -m sigma, without PYTHONSAFEPATH"
+        )
+    with alone(name, command):
+        stage = {} if recorded_as is None else find_stage(arguments, recorded_as)
+        if command in pipeline:
+            clear(stage)
+        before = inputs(stage)
+        try:
+            yield
+        except SystemExit as end:  # how the command line ends, well or not
+            if end.code:
+                raise
+        after = inputs(stage)
+        edited = [key for key in before if before[key] != after[key]]
+        if edited:
+            raise SigmaError(
+                f"{command}: {edited[0]} was edited while it ran; what it made belongs to what was there before and is "
+                "not recorded; run dvc repro again"
+            )

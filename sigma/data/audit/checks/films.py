@@ -1,0 +1,67 @@
+"""Checks that compare the cameras of one episode with those of all others. Each says its unit and why it matters.
+
+Their input are signatures: by episode and camera the thumbnails uint8 [k, GRID, GRID] of a frame a second, without the
+cameras that have no frame.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sigma.data.audit.checks.cameras import FLAT, STILL, likeness
+from sigma.data.audit.measures import Measure, Signatures
+
+# Fewer episodes have no usual view.
+COMPARED = 3
+
+
+def swapped_cameras(signatures: Signatures) -> Iterator[tuple[int, Measure]]:
+    """How far a camera's picture has gone from its usual view to another camera's: 0 not at all, 1 all the way.
+
+    The operating system numbered the cameras otherwise that day, and left and right, or wrist and top, were recorded
+    under each other's name: a policy that learns from both takes one view for the other. The usual view is the median
+    over episodes; distances are mean differences of grey levels.
+    """
+    views = {
+        (episode, camera): np.median(frames, axis=0)
+        for episode, cameras in signatures.items()
+        for camera, frames in cameras.items()
+    }
+    names = sorted({camera for _, camera in views})
+    usual = {name: np.median([view for (_, camera), view in views.items() if camera == name], axis=0) for name in names}
+    if len(signatures) < COMPARED:
+        return
+    for (episode, camera), view in views.items():
+        for other in names:
+            between = np.abs(usual[camera] - usual[other]).mean()
+            if other != camera and between > STILL:
+                gone = 1 - np.abs(view - usual[other]).mean() / between
+                yield episode, Measure(float(max(gone, 0.0)), subject=camera, detail=f"looks like {other}")
+
+
+def duplicate_video(signatures: Signatures) -> Iterator[tuple[int, Measure]]:
+    """Likeness of an episode's picture to an earlier episode's of the same camera, 1 where they are the same.
+
+    A film that was copied, or a file that two episodes point into: images no longer belong to the rows, and the same
+    film in train and test is a leak. A copy that was encoded again still differs by little in every block; two
+    recordings of one task differ widely somewhere at nearly every moment.
+    """
+    for camera in sorted({camera for cameras in signatures.values() for camera in cameras}):
+        held = [
+            (episode, cameras[camera])
+            for episode, cameras in signatures.items()
+            if camera in cameras and cameras[camera].std(axis=(1, 2)).max() >= FLAT
+        ]
+        moments = np.array([len(frames) for _, frames in held])
+        longest = moments.max(initial=0)
+        films = [np.pad(frames, ((0, longest - len(frames)), (0, 0), (0, 0))) for _, frames in held]
+        films = np.stack(films) if films else np.zeros(0)
+        for row in range(1, len(held)):
+            apart = np.abs(films[:row].astype(np.int16) - films[row]).max(axis=(2, 3))
+            both = np.arange(longest) < np.minimum(moments[:row], moments[row])[:, None]
+            nearest = int((np.where(both, apart, 0).sum(axis=1) / both.sum(axis=1)).argmin())
+            value = likeness(held[row][1], held[nearest][1])
+            yield held[row][0], Measure(value, subject=camera, detail=f"as in episode {held[nearest][0]}")
+
+
+ACROSS_CHECKS = (swapped_cameras, duplicate_video)

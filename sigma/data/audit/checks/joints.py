@@ -1,0 +1,214 @@
+"""Checks of joints: what stands still, sticks, jumps, disagrees or is in other units. Each says its unit and why."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sigma.data.audit.checks.episode_tables import runs
+from sigma.data.audit.measures import TRAVEL, AuditedEpisode, Measure
+from sigma.data.dataset.dataset import ACTION, STATE
+
+# The gripper holds what it grips, and a joint waits: a fault is what lasts three quarters of the frames.
+LASTING = 0.25
+
+
+def _stalls(audited: AuditedEpisode, still: np.ndarray, moving: np.ndarray, feature: str) -> Iterator[Measure]:
+    """Seconds over which every column of ``still`` repeats to the bit while a joint of ``moving`` travels."""
+    span, names = audited.summary.span[feature], audited.dataset.joint_names
+    for first, last in runs((np.diff(still, axis=0) == 0).all(axis=1)):
+        travel = np.nan_to_num(np.ptp(moving[first : last + 2], axis=0) / span)
+        joint = int(travel.argmax())
+        if travel[joint] > TRAVEL:
+            seconds = (last - first + 1) / audited.dataset.fps
+            detail = f"{feature} meanwhile covered {100 * float(travel[joint]):.0f} % of the joint's range"
+            yield Measure(seconds, first, last + 1, names[joint], detail)
+
+
+def frozen_state(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Seconds over which the whole state is bit-identical while the action moves a joint by 5 % of its range.
+
+    The bus or the recorder had stalled: the action answers an observation that is seconds old, and the policy learns to
+    move without seeing itself move. An arm that is told to hold still may well read the same, so that does not count.
+    """
+    yield from _stalls(audited, audited.rows.state, audited.rows.action, ACTION)
+
+
+def frozen_action(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Seconds over which the whole action is bit-identical while the state travels 5 % of a joint's range.
+
+    The leader arm was unplugged or its reading stalled while something else moved the robot: the recorded action is not
+    what was done. Coming to rest after a step of the command takes less than a second.
+    """
+    yield from _stalls(audited, audited.rows.action, audited.rows.state, STATE)
+
+
+def dead_joint(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Commanded travel, as a share of the joint's action range, of a joint whose state never changes in the episode.
+
+    A motor or encoder that does not answer: the data teaches that this action has no effect.
+    """
+    state, action = audited.rows.state, audited.rows.action
+    if len(state) < 2:
+        return
+    travel = np.ptp(action, axis=0) / audited.summary.span[ACTION]
+    for joint in np.flatnonzero((state == state[:1]).all(axis=0)):
+        yield Measure(float(travel[joint]), 0, len(state) - 1, audited.dataset.joint_names[joint], "never moves")
+
+
+def saturated_joint(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Share of frames in which a joint sits bit-exactly at the dataset's lowest or highest value.
+
+    A clipped sensor does that, and a joint at its stop: there the state no longer answers the action. A gripper that is
+    closed much of the time does it too, so this warns.
+    """
+    state, summary = audited.rows.state, audited.summary
+    moving = summary.high[STATE] > summary.low[STATE]
+    clipped = ((state == summary.low[STATE]) | (state == summary.high[STATE])) & moving
+    share = clipped.mean(axis=0) if len(state) else np.zeros(0)
+    for joint in np.flatnonzero(share):
+        frames = np.flatnonzero(clipped[:, joint])
+        detail = "at the lowest or highest value of the dataset"
+        yield Measure(float(share[joint]), int(frames[0]), int(frames[-1]), audited.dataset.joint_names[joint], detail)
+
+
+def _largest_step(audited: AuditedEpisode, values: np.ndarray, feature: str) -> Iterator[Measure]:
+    moved = np.abs(np.diff(values, axis=0)) / audited.summary.span[feature]
+    moved = np.where(np.isfinite(moved), moved, np.nan)
+    if np.isfinite(moved).any():
+        step, joint = np.unravel_index(int(np.nanargmax(moved)), moved.shape)
+        name = audited.dataset.joint_names[joint]
+        yield Measure(float(moved[step, joint]), int(step), int(step) + 1, name, f"{feature} in one step")
+
+
+def jump(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Largest change of a joint's state in one step, as a share of its range over the dataset.
+
+    An arm cannot cross its range in a frame: an encoder that wrapped around, a dropped stretch, or two episodes in one.
+    """
+    yield from _largest_step(audited, audited.rows.state, STATE)
+
+
+def action_jump(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Largest change of a joint's action in one step, as a share of its range over the dataset.
+
+    A glitch of the leader arm, or a stretch cut out: a policy that learns it commands what no arm can follow, and what
+    a person near the arm does not expect.
+    """
+    yield from _largest_step(audited, audited.rows.action, ACTION)
+
+
+def diverging_action(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Distance of a joint's action from its state that three quarters of the frames exceed, as a share of its range.
+
+    The state follows the action closely but for moments (a fast move, a gripper that holds something). A lasting
+    distance is an offset between leader and follower, a sign that was turned, or an action of another episode.
+    """
+    rows = audited.rows
+    if not rows.count:
+        return
+    apart = np.abs(rows.action - rows.state) / audited.summary.span[STATE]
+    lasting = np.nan_to_num(np.quantile(apart, LASTING, axis=0))
+    joint = int(lasting.argmax())
+    yield Measure(
+        float(lasting[joint]), 0, rows.count - 1, audited.dataset.joint_names[joint], "between action and state"
+    )
+
+
+def lead_of_action(state: np.ndarray, action: np.ndarray, span: np.ndarray, reach: int) -> int | None:
+    """Frames by which changes of the action come before those of the state: the shift of highest cross-correlation.
+
+    ``state`` and ``action`` are [n, D], each divided by ``span`` [D]; shifts up to ``reach`` either way are tried. None
+    where too little moves, or where no shift makes a quarter of the variance agree.
+    """
+    moves = [np.diff(values.astype(np.float64) / span, axis=0) for values in (state, action)]
+    moves = [np.where(np.isfinite(move), move, 0.0) for move in moves]
+    if any(len(move) < 2 * reach + 2 or np.abs(move).sum(axis=0).max() < TRAVEL for move in moves):
+        return None
+    scores = []
+    for shift in range(-reach, reach + 1):
+        after = moves[0][max(shift, 0) : len(moves[0]) + min(shift, 0)]
+        before = moves[1][max(-shift, 0) : len(moves[1]) - max(shift, 0)]
+        scores.append((after * before).sum() / np.sqrt((after**2).sum() * (before**2).sum() + 1e-12))
+    best = int(np.argmax(scores))
+    return best - reach if scores[best] >= 0.5 else None
+
+
+def time_shift(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Frames by which the lead of the action over the state differs from the dataset's median, or by which the state
+    comes first, by cross-correlation of their changes.
+
+    State and action were paired wrongly: a queue that lagged, a column shifted in conversion. A policy trained on a
+    state that comes after its action is told the answer, and fails on the robot.
+    """
+    lead = audited.summary.leads.get(audited.episode.index)
+    if lead is not None:
+        usual = audited.summary.usual_lead
+        detail = f"the state follows the action by {lead} frames, in most episodes by {usual:g}"
+        yield Measure(max(abs(lead - usual), -lead), detail=detail)
+
+
+def _extremes(audited: AuditedEpisode) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Lowest and highest finite value of each joint, float [D], of state and of action."""
+    for feature, values in ((STATE, audited.rows.state), (ACTION, audited.rows.action)):
+        finite = values[np.isfinite(values).all(axis=1)].astype(np.float64)
+        if len(finite):
+            yield feature, finite.min(axis=0), finite.max(axis=0)
+
+
+def outside_range(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Farthest that a joint's state or action lies outside ``audit.joint_range``, as a share of that range.
+
+    LeRobot's normalised joints end at −100 and 100 (a gripper at 0 and 100). What lies beyond is in degrees or in
+    encoder ticks, and a policy or a clamp that expects the other units drives the arm against its stops.
+    """
+    lower, upper = audited.settings.lower, audited.settings.upper
+    for feature, low, high in _extremes(audited):
+        beyond = np.maximum(np.maximum(lower - low, high - upper), 0) / (upper - lower)
+        joint = int(beyond.argmax())
+        detail = f"{feature} reaches from {low[joint]:.4g} to {high[joint]:.4g}"
+        yield Measure(float(beyond[joint]), subject=audited.dataset.joint_names[joint], detail=detail)
+
+
+def small_values(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Factor by which the largest value of any joint falls short of the larger end of ``audit.joint_range``.
+
+    No joint of an arm at work stays within a few percent of the middle: such values are radians (at most about 3) or
+    shares of one.
+    """
+    bound = max(abs(audited.settings.lower), abs(audited.settings.upper))
+    for feature, low, high in _extremes(audited):
+        largest = float(np.maximum(np.abs(low), np.abs(high)).max())
+        yield Measure(bound / max(largest, 1e-9), detail=f"{feature} stays within {largest:.4g} of 0")
+
+
+def unit_mismatch(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Factor between the spread of action and state, the median over the joints that move; 1 where they agree.
+
+    Action and state of one joint are in the same units, so that they spread alike; degrees against −100…100 are a
+    factor of 0.5 to 2, radians against either more than 30.
+    """
+    rows = audited.rows
+    if rows.count < 2:
+        return
+    state, action = (values.astype(np.float64).std(axis=0) for values in (rows.state, rows.action))
+    travel = {STATE: np.ptp(rows.state, axis=0), ACTION: np.ptp(rows.action, axis=0)}
+    moved = np.any([travel[feature] > TRAVEL * audited.summary.span[feature] for feature in travel], axis=0)
+    moved &= (state > 0) & (action > 0)
+    if moved.any():
+        factor = np.exp(abs(float(np.median(np.log(action[moved] / state[moved])))))
+        yield Measure(float(factor), detail=f"over {int(moved.sum())} joints that move")
+
+
+JOINT_CHECKS = (
+    frozen_state,
+    frozen_action,
+    dead_joint,
+    saturated_joint,
+    jump,
+    action_jump,
+    diverging_action,
+    time_shift,
+    outside_range,
+    small_values,
+    unit_mismatch,
+)

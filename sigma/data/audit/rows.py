@@ -1,0 +1,215 @@
+"""What the audit reads of the tables: every value as it is stored, with what is missing marked instead of refused.
+
+:mod:`sigma.data.dataset.dataset` refuses a table that is not as declared, which is right for the stages that compute with it.
+The audit has to say where the fault is, so that the episode can be left out. Each data file is read once.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+
+from sigma.data.dataset.columns import column_names
+from sigma.data.dataset.dataset import ACTION, STATE, Dataset
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_json, read_table
+
+VECTORS, TIME = (STATE, ACTION), "timestamp"
+COUNTERS = ("frame_index", "index", "task_index")
+COLUMNS = (*VECTORS, TIME, *COUNTERS)
+# How far a column is from what meta/info.json declares: another type that still holds the values, or not readable.
+OTHER_TYPE, UNREADABLE = 1, 2
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """The table of one episode, n rows in stored order: state and action float32 [n, D], NaN where a value is missing;
+    time float64 [n]; the counters int64 [n], −1 where missing. ``faults`` says by column what is not as declared.
+    """
+
+    count: int
+    state: np.ndarray
+    action: np.ndarray
+    timestamp: np.ndarray
+    frame_index: np.ndarray
+    index: np.ndarray
+    task: np.ndarray
+    faults: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def readable(self) -> bool:
+        """Whether every column holds what it is named for."""
+        return all(level < UNREADABLE for level, _ in self.faults.values())
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What ``meta/episodes`` says of an episode beside its length: the global index of its first row and that after its
+    last one (none where nothing is said), the index at which the episode before ended, and by camera the seconds of the
+    video file that are its own.
+    """
+
+    indices: tuple[int, int] | None
+    before: int
+    spans: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All tables of a dataset: rows and declarations by episode, and how many rows belong to no episode."""
+
+    rows: dict[int, StoredRows]
+    declared: dict[int, Declared]
+    strays: int
+    total_frames: int | None
+
+
+def _values(column: pyarrow.ChunkedArray) -> np.ndarray | None:
+    """A column of numbers as float64 with NaN where a value is missing; none where it holds no numbers."""
+    if not (pyarrow.types.is_floating(column.type) or pyarrow.types.is_integer(column.type)):
+        return None
+    return column.cast(pyarrow.float64(), safe=False).fill_null(np.nan).to_numpy()
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Counters as int64 with −1 where there is none."""
+    return np.where(np.isfinite(values), values, -1).astype(np.int64)
+
+
+def _matrix(column: pyarrow.ChunkedArray, width: int) -> tuple[np.ndarray, int]:
+    """A column of vectors as float32 [n, width] with NaN where values are missing, and the rows of another length."""
+    kind = column.type
+    if not (pyarrow.types.is_list(kind) or pyarrow.types.is_fixed_size_list(kind) or pyarrow.types.is_large_list(kind)):
+        values = _values(column) if width == 1 else None
+        if values is None:
+            return np.zeros((0, width), np.float32), len(column)
+        return values[:, None].astype(np.float32), 0
+    if not (pyarrow.types.is_floating(kind.value_type) or pyarrow.types.is_integer(kind.value_type)):
+        return np.zeros((0, width), np.float32), len(column)
+    array = column.combine_chunks()
+    lengths = pyarrow.compute.list_value_length(array)
+    if not array.null_count and pyarrow.compute.all(pyarrow.compute.equal(lengths, width)).as_py() in (True, None):
+        flat = array.flatten().cast(pyarrow.float64(), safe=False).fill_null(np.nan)
+        return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width), 0
+    values = np.full((len(array), width), np.nan, dtype=np.float32)
+    other = 0
+    for row, vector in enumerate(array.to_pylist()):
+        if vector is not None and len(vector) == width:
+            values[row] = [np.nan if value is None else value for value in vector]
+        elif vector is not None:
+            other += 1
+    return values, other
+
+
+def _stored_type(kind: pyarrow.DataType) -> str:
+    """The name of a column's numbers as meta/info.json writes it."""
+    inner = kind.value_type if pyarrow.types.is_nested(kind) and hasattr(kind, "value_type") else kind
+    return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(str(inner), str(inner))
+
+
+def _episode(table: pyarrow.Table, width: int, declared_types: dict[str, str]) -> StoredRows:
+    faults: dict[str, tuple[int, str]] = {}
+    found: dict[str, np.ndarray] = {}
+    for name in COLUMNS:
+        empty = np.zeros((0, width), np.float32) if name in VECTORS else np.zeros(0)
+        found[name] = empty
+        if name not in table.column_names:
+            faults[name] = (UNREADABLE, "is missing")
+            continue
+        column, stored = table[name], _stored_type(table.schema.field(name).type)
+        if name in VECTORS:
+            values, other = _matrix(column, width)
+            if other:
+                faults[name] = (UNREADABLE, f"has no {width} numbers in {other} rows")
+                continue
+        else:
+            values = _values(column)
+            if values is None:
+                faults[name] = (UNREADABLE, f"is {stored}, not numbers")
+                continue
+            values = _whole(values) if name in COUNTERS else values
+        found[name] = values
+        if stored != declared_types.get(name, stored):
+            faults[name] = (OTHER_TYPE, f"is stored as {stored}, declared as {declared_types[name]}")
+    state, action, timestamp, frame_index, index, task = (found[name] for name in COLUMNS)
+    return StoredRows(table.num_rows, state, action, timestamp, frame_index, index, task, faults)
+
+
+def _file(path: Path) -> pyarrow.Table:
+    try:
+        names = set(pyarrow.parquet.read_schema(path).names)
+        if "episode_index" not in names:
+            raise SigmaError(f"{path}: column 'episode_index' is missing")
+        return pyarrow.parquet.read_table(path, columns=["episode_index", *(name for name in COLUMNS if name in names)])
+    except (OSError, pyarrow.ArrowException) as error:
+        raise SigmaError(f"{path}: not readable as a LeRobot table ({' '.join(str(error).split())})") from None
+
+
+def _told(root: Path, record: Mapping[str, Any], key: str) -> Any:
+    """A number of an episode's entry; None where its table has no such column."""
+    value = record.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise SigmaError(
+            f"{root}/meta/episodes: episode {record['episode_index']}: {key}: expected a number, found {short(value)}"
+        )
+    return record.get(key)
+
+
+def _declared(dataset: Dataset) -> dict[int, Declared]:
+    """What the tables of ``meta/episodes`` say of each episode."""
+    declared, before = {}, 0
+    records = []
+    for path in sorted((dataset.root / "meta" / "episodes").glob("*/*.parquet")):
+        table = read_table(path)
+        kept = [name for name in column_names(table, path) if not name.startswith("stats/")]
+        try:
+            records += table.select(kept).to_pylist()
+        except (KeyError, ValueError) as error:  # texts that are none, too
+            raise SigmaError(f"{path}: not readable as a table of episodes ({error})") from None
+    for record in sorted(records, key=lambda one: one["episode_index"]):
+        told = partial(_told, dataset.root, record)
+        ends = told("dataset_from_index"), told("dataset_to_index")
+        spans = {}
+        for camera in dataset.cameras:
+            span = tuple(told(f"videos/{camera}/{end}_timestamp") for end in ("from", "to"))
+            if None not in span:
+                spans[camera] = span
+        indices = None if None in ends else ends
+        declared[record["episode_index"]] = Declared(indices, before, spans)
+        before = ends[1] if indices else before + record["length"]
+    return declared
+
+
+def read_tables(dataset: Dataset) -> Tables:
+    """Read every table of ``dataset``; raises :class:`SigmaError` for a file that is no table of episodes.
+
+    Rows of an episode are those of its own file that carry its number. Memory grows by 8 bytes a joint and frame (48 MB
+    for a million frames of six joints).
+    """
+    info: dict[str, Any] = read_json(dataset.root / "meta" / "info.json")
+    types = {name: feature.get("dtype") for name, feature in info["features"].items() if isinstance(feature, dict)}
+    types = {name: kind for name, kind in types.items() if isinstance(kind, str)}
+    width, rows, strays = len(dataset.joint_names), {}, 0
+    for name in dict.fromkeys(episode.table for episode in dataset.episodes):
+        table = _file(dataset.root / name)
+        numbers = _values(table["episode_index"])
+        if numbers is None:
+            raise SigmaError(f"{dataset.root / name}: column 'episode_index' is not numeric")
+        owner = _whole(numbers)
+        order = np.argsort(owner, kind="stable")
+        table = table.take(order) if (order[1:] < order[:-1]).any() else table
+        owner, expected = owner[order], [episode.index for episode in dataset.episodes if episode.table == name]
+        first, after = (np.searchsorted(owner, expected, side=side) for side in ("left", "right"))
+        for index, begin, end in zip(expected, first.tolist(), after.tolist(), strict=True):
+            rows[index] = _episode(table.slice(begin, end - begin), width, types)
+        strays += len(owner) - int((after - first).sum())
+    total = info.get("total_frames")
+    return Tables(rows, _declared(dataset), strays, total if isinstance(total, int) else None)

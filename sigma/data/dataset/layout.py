@@ -1,0 +1,101 @@
+"""What ``meta/info.json`` of a LeRobotDataset says of joints and cameras, and where it says that files lie."""
+
+import re
+import string
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sigma.shared.errors import SigmaError
+
+STATE, ACTION = "observation.state", "action"
+
+
+@dataclass(frozen=True)
+class Camera:
+    """How a camera's frames are stored: ``kind`` is ``video`` (mp4) or ``image`` (encoded inside the table)."""
+
+    height: int
+    width: int
+    kind: str
+
+
+def read_joint_names(features: dict[str, Any], info: Path) -> tuple[str, ...]:
+    """Names of the joints, which state and action share; ``info`` is what an error calls the file."""
+    found: dict[str, tuple[str, ...]] = {}
+    for key in (STATE, ACTION):
+        feature = features.get(key)
+        shape = _shape(feature)
+        if len(shape) != 1:
+            raise SigmaError(f"{info}: features.{key}: a vector is needed, found shape {shape or None}")
+        names = feature.get("names")
+        if isinstance(names, dict):
+            names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
+        if names is not None and not isinstance(names, list):
+            raise SigmaError(f"{info}: features.{key}.names: expected a list of names, found {names!r}")
+        if not names or len(names) != shape[0]:
+            names = [f"joint_{index}" for index in range(shape[0])]
+        found[key] = tuple(map(str, names))
+    if len(found[STATE]) != len(found[ACTION]):
+        raise SigmaError(
+            f"{info}: {STATE} has {len(found[STATE])} values and {ACTION} {len(found[ACTION])}; "
+            "only datasets whose action sets the joints that the state measures are read"
+        )
+    return found[ACTION]
+
+
+def _shape(feature: Any) -> list[int]:
+    """The shape of a feature; empty where it is none of whole numbers from 1."""
+    shape = feature.get("shape") if isinstance(feature, dict) else None
+    legal = isinstance(shape, list) and all(type(size) is int and 0 < size < 2**31 for size in shape)
+    return shape if legal else []
+
+
+def read_cameras(features: dict[str, Any], info: Path) -> dict[str, Camera]:
+    """The colour cameras by feature name."""
+    cameras = {}
+    for key, feature in features.items():
+        kind = feature.get("dtype") if isinstance(feature, dict) else None
+        if kind not in ("video", "image"):
+            continue
+        details = feature.get("info") or {}
+        if isinstance(details, dict) and (details.get("is_depth_map") or details.get("video.is_depth_map")):
+            continue
+        shape = _shape(feature)
+        if len(shape) != 3 or 3 not in (shape[0], shape[-1]):
+            found = feature.get("shape")
+            raise SigmaError(f"{info}: features.{key}: expected height, width and 3 channels, found {found!r}")
+        height, width = shape[:2] if shape[-1] == 3 else shape[1:]
+        cameras[key] = Camera(height, width, kind)
+    if not cameras:
+        raise SigmaError(f"{info}: the dataset has no camera; features of dtype video or image are needed")
+    return cameras
+
+
+def named_file(root: Path, template: Any, where: str, **fields: Any) -> str:
+    """The file a template names, relative to the root; one that leaves the folder or is missing is refused."""
+    if not isinstance(template, str) or not _is_template(template, fields):
+        raise SigmaError(f"{root}/meta/info.json: {where}: not a path template: {template!r}")
+    name = template.format(**fields)
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
+        raise SigmaError(f"{root}/meta/info.json: {where}: {name!r} leaves the dataset's folder")
+    try:
+        found = (root / name).is_file()
+    except OSError:  # a name that no file can have
+        found = False
+    if not found:
+        raise SigmaError(f"{root}/{name}: not found, but the metadata names it; the dataset is incomplete")
+    return name
+
+
+def _is_template(template: str, fields: dict[str, Any]) -> bool:
+    """Whether it asks for these fields and for their digits alone: a format can do more than name a file."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        return False
+    return all(
+        field is None or (field in fields and not conversion and re.fullmatch(r"(0?\d{1,2})?d?", form or ""))
+        for _, field, form, conversion in parts
+    )

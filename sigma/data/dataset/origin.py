@@ -1,0 +1,93 @@
+"""Bringing a LeRobotDataset into the project: from the package, a local folder, or the Hub at a pinned revision."""
+
+import importlib.resources
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sigma.data.dataset.dataset import CODEBASE_VERSION, Dataset, open_dataset
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_folder
+from sigma.shared.hub import snapshot
+
+EMBEDDED = "embedded"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REVISION = re.compile(r"[0-9a-f]{40}")
+
+
+def locate_dataset(source: str, revision: str | None) -> Path:
+    """The folder that holds the dataset ``source``: ``embedded``, a local folder, or a snapshot of a Hub id.
+
+    Raises :class:`SigmaError` where there is none, where a Hub id comes without a pinned revision, and where a revision
+    is given for something that has none.
+    """
+    folder = Path(source)
+    if source == EMBEDDED or folder.is_dir():
+        if revision is not None:
+            raise SigmaError(
+                f"params.yaml: fetch.dataset.revision: {source!r} is a folder, only a Hub id has a revision; "
+                "legal: null"
+            )
+        if source != EMBEDDED:
+            return folder
+        shipped = Path(str(importlib.resources.files("sigma") / "embedded" / "dataset"))
+        if not shipped.is_dir():
+            raise SigmaError(f"{shipped}: the shipped dataset is not in this installation; reinstall, or name another")
+        return shipped
+    if not HUB_ID.fullmatch(source):
+        raise SigmaError(
+            f"params.yaml: fetch.dataset.source: {source!r} is no folder here; "
+            "legal: embedded, a LeRobotDataset folder, or a Hub id such as lerobot/svla_so101_pickplace"
+        )
+    if revision is None or not REVISION.fullmatch(revision):
+        raise SigmaError(
+            f"params.yaml: fetch.dataset.revision: {source!r} is no folder here, and as a Hub id it needs a commit; "
+            "legal: 40 hex digits"
+        )
+    return snapshot(source, revision, "dataset")
+
+
+def find_dataset(source: str, revision: str | None, target: Path) -> Dataset:
+    """The checked dataset of ``source``, which may not be ``target``, where it is to be copied.
+
+    Raises :class:`SigmaError` for a file of it that is a link to somewhere else, too: its content would travel with
+    everything that is shared.
+    """
+    dataset = open_dataset(locate_dataset(source, revision))
+    root = dataset.root.resolve()
+    if target.resolve() == root:
+        raise SigmaError(f"params.yaml: fetch.dataset.source: {source!r} is the folder that fetch writes; name another")
+    # The Hub's cache keeps a snapshot's files beside the snapshots.
+    home = root.parents[1] if root.parent.name == "snapshots" else root
+    for name in dataset.files():
+        if not (dataset.root / name).resolve().is_relative_to(home):
+            raise SigmaError(
+                f"{dataset.root}/{name}: a link that leaves the dataset's folder; put the file itself in its place"
+            )
+    return dataset
+
+
+def copy_dataset(dataset: Dataset, folder: Path) -> None:
+    """Copy a dataset's metadata and every file that it names, no other, into an empty folder."""
+    for name in dataset.files():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(dataset.root / name, folder / name)
+
+
+def describe_dataset(folder: Path, source: str, revision: str | None) -> dict[str, Any]:
+    """The record of a fetched dataset: where it came from, the digest of its content, and what it holds."""
+    dataset = open_dataset(folder)
+    return {
+        "source": source,
+        "revision": revision,
+        "digest": digest_folder(folder),
+        "codebase_version": CODEBASE_VERSION,
+        "episodes": len(dataset.episodes),
+        "frames": dataset.frames,
+        "fps": dataset.fps,
+        "robot_type": dataset.robot_type,
+        "joint_names": list(dataset.joint_names),
+        "cameras": {key: [camera.height, camera.width] for key, camera in dataset.cameras.items()},
+        "tasks": list(dataset.tasks),
+    }

@@ -1,0 +1,148 @@
+"""Decoding the frames of episodes, each camera's file once and in order."""
+
+import io
+import math
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sigma.data.dataset.dataset import Dataset, Episode
+from sigma.shared.errors import SigmaError
+
+# Largest distance of a frame's time from its step's, in frame periods. Containers round to their own time base.
+TOLERANCE = 0.1
+# Seconds of film that are decoded on rather than skipped by a seek, for which the file is opened anew.
+NEAR = 1.0
+# Containers of frames alone: a playlist, which FFmpeg would recognise too, names further files.
+CONTAINERS = {"format_whitelist": "mov,mp4,matroska,webm,avi"}
+
+
+class Films:
+    """Video files that stay open, one a camera, so that episodes which follow each other in a file are decoded in one
+    go: what was open is read on where it stopped. A context manager; not to be shared by iterations that alternate.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Film] = {}
+
+    def __enter__(self) -> "Films":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for camera in list(self._open):
+            self.close(camera)
+
+    def close(self, camera: str) -> None:
+        """Close what is open of this camera."""
+        if film := self._open.pop(camera, None):
+            film.container.close()
+
+    def at(self, camera: str, path: Path, start: float, period: float) -> "_Film":
+        """The camera's film, from which the frame at ``start`` seconds is still to come; frames last ``period``."""
+        film = self._open.get(camera)
+        if film is None or film.path != path or not film.reaches(start, period):
+            self.close(camera)
+            film = self._open[camera] = _Film(path, start)
+        return film
+
+
+class _Film:
+    """An open video file and its frames from the one at ``start`` on, or from a little before it."""
+
+    def __init__(self, path: Path, start: float):
+        import av
+
+        self.path, self.container = path, av.open(str(path), options=CONTAINERS)
+        if not self.container.streams.video:
+            raise SigmaError(f"{path}: no video stream")
+        stream = self.container.streams.video[0]
+        # One tick early: a seek to the exact time may land behind the frame that starts there.
+        self.container.seek(round(start / stream.time_base) - 1, stream=stream)
+        self.time_base = stream.time_base
+        self.behind = -math.inf  # time of the last frame that was used
+        self._frames = self.container.decode(stream)
+        self._returned: Any = None
+
+    def reaches(self, start: float, period: float) -> bool:
+        """Whether the frame at ``start`` lies ahead, and so near that no seek is worth its while."""
+        return period / 2 < start - self.behind <= NEAR
+
+    def frames(self) -> Iterator[tuple[float, Any]]:
+        """(time, frame) in order; frames without a time are skipped."""
+        if self._returned is not None:
+            time, frame = self._returned
+            self._returned, self.behind = None, time
+            yield time, frame
+        for frame in self._frames:
+            if frame.pts is not None:
+                self.behind = float(frame.pts * self.time_base)
+                yield self.behind, frame
+
+    def give_back(self, time: float, frame: Any, before: float) -> None:
+        """Have :meth:`frames` begin with this one; ``before`` is the time of the one before it."""
+        self._returned, self.behind = (time, frame), before
+
+
+def decode(
+    dataset: Dataset, episode: Episode, camera: str, steps: Collection[int] | None = None, films: Films | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (step, uint8 [H, W, 3]) for an episode's frames in order; ``steps`` selects some, none means all.
+
+    A frame belongs to the step whose time it has, give or take ``TOLERANCE``; other frames are skipped. Seeking for
+    single frames is about forty times slower than one pass, so one pass it is; with ``films`` one pass over a file of
+    many episodes. Raises :class:`SigmaError` where the file cannot be decoded; a step that is not in it is left out.
+    """
+    wanted = None if steps is None else frozenset(steps)
+    if dataset.cameras[camera].kind == "image":
+        yield from _decode_images(dataset, episode, camera, wanted)
+    elif films is not None:
+        yield from _decode_video(dataset, episode, camera, wanted, films)
+    else:
+        with Films() as own:
+            yield from _decode_video(dataset, episode, camera, wanted, own)
+
+
+def _decode_video(
+    dataset: Dataset, episode: Episode, camera: str, wanted: frozenset[int] | None, films: Films
+) -> Iterator[tuple[int, np.ndarray]]:
+    segment = episode.videos[camera]
+    path = dataset.root / segment.path
+    last = episode.length - 1 if wanted is None else max(wanted, default=-1)
+    try:
+        film = films.at(camera, path, segment.start, 1 / dataset.fps)
+        before = film.behind
+        for time, frame in film.frames():
+            ticks = (time - segment.start) * dataset.fps
+            step = round(ticks)
+            if step > last:
+                film.give_back(time, frame, before)
+                return
+            before = time
+            if step >= 0 and abs(ticks - step) <= TOLERANCE and (wanted is None or step in wanted):
+                yield step, frame.to_ndarray(format="rgb24")
+        films.close(camera)  # nothing is left to read on
+    except SigmaError:
+        films.close(camera)
+        raise
+    except Exception as error:  # a file from elsewhere may be broken in any way
+        films.close(camera)
+        reason = " ".join(str(error).split())
+        raise SigmaError(f"{path}: episode {episode.index} cannot be decoded ({reason})") from None
+
+
+def _decode_images(
+    dataset: Dataset, episode: Episode, camera: str, wanted: frozenset[int] | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    from PIL import Image
+
+    for step, encoded in enumerate(dataset.read_encoded_images(episode, camera)):
+        if wanted is not None and step not in wanted:
+            continue
+        try:
+            image = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+        except Exception as error:  # broken in any way, or one that unpacks to gigabytes
+            path = dataset.root / episode.table
+            raise SigmaError(f"{path}: {camera}: episode {episode.index}, step {step}: {error}") from None
+        yield step, image

@@ -1,0 +1,131 @@
+"""Every candidate window of a dataset: its split, what the filter says of it, and whether it is stored."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sigma.data.dataset.dataset import ACTION, STATE, Dataset, Episode, Rows
+from sigma.data.dataset.statistics import Statistics, feature_statistics, spread
+from sigma.data.windows.cutting import Protocol, action_norm, decision_steps, filter_reasons, is_strided, motion
+from sigma.data.windows.split import SPLITS
+from sigma.shared.errors import SigmaError
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Training windows below either bound are left out; ``min_action_norm`` in raw units, ``min_motion`` normalised."""
+
+    min_action_norm: float
+    min_motion: float
+
+
+def read_usable(dataset: Dataset, episodes: Iterable[int]) -> Iterator[tuple[int, Rows]]:
+    """Each episode and its rows, which can be cut into windows; an error where they cannot, whatever the audit says.
+
+    Windows take neighbouring rows for neighbouring moments, and one non-finite value spoils statistics and losses.
+    """
+    chosen = [dataset.episodes[index] for index in episodes]
+    for episode, rows in zip(chosen, dataset.read_each(chosen), strict=True):
+        _check(dataset, episode, rows)
+        yield episode.index, rows
+
+
+def _check(dataset: Dataset, episode: Episode, rows: Rows) -> None:
+    faults = {
+        f"{len(rows.state)} rows, {episode.length} declared": len(rows.state) != episode.length,
+        "no rows": episode.length == 0,
+        "frame_index does not count 0, 1, 2, …": not np.array_equal(rows.frame_index, np.arange(len(rows.frame_index))),
+        "non-finite state or action": not (np.isfinite(rows.state).all() and np.isfinite(rows.action).all()),
+        "a task that meta/tasks.parquet does not list": not np.isin(rows.task, np.arange(len(dataset.tasks))).all(),
+    }
+    for fault, found in faults.items():
+        if found:
+            place = f"{dataset.root}/{episode.table}: episode {episode.index}"
+            raise SigmaError(f"{place}: {fault}; list it in params.yaml: audit.exclude")
+
+
+def first_tasks(dataset: Dataset, episodes: Sequence[int]) -> dict[int, int]:
+    """The task each episode begins with, by episode."""
+    return {index: int(rows.task[0]) for index, rows in read_usable(dataset, episodes)}
+
+
+def train_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, Statistics]:
+    """Statistics of state and action over all frames of ``episodes``.
+
+    Exact quantiles need every value at once: the one place where memory grows with the dataset, by 8 bytes a joint
+    and frame (48 MB for a million frames of six joints).
+    """
+    rows = [one for _, one in read_usable(dataset, episodes)]
+    values = {STATE: [item.state for item in rows], ACTION: [item.action for item in rows]}
+    return {feature: feature_statistics(np.concatenate(parts)) for feature, parts in values.items()}
+
+
+def candidate_windows(
+    dataset: Dataset,
+    splits: Mapping[str, Sequence[int]],
+    protocol: Protocol,
+    limits: Filter,
+    statistics: Mapping[str, Statistics],
+) -> dict[str, np.ndarray]:
+    """One entry a candidate window, ordered by episode and step, as columns of ``windows.parquet``.
+
+    The filter marks windows of every split; it only keeps training windows out of storage. Raises :class:`SigmaError`
+    where a split that has episodes would have no window.
+    """
+    split_of = {episode: name for name in SPLITS for episode in splits[name]}
+    unit = spread(statistics[ACTION])
+    columns: dict[str, list[Any]] = {}
+    for index, rows in read_usable(dataset, sorted(split_of)):
+        steps = decision_steps(len(rows.action), protocol, split_of[index])
+        norms = action_norm(rows.action, steps, protocol.horizon)
+        motions = motion(rows.state, rows.action, unit, steps, protocol.horizon)
+        reasons = filter_reasons(norms, motions, limits.min_action_norm, limits.min_motion)
+        part = {
+            "episode": np.full(len(steps), index),
+            "step": steps,
+            "split": np.full(len(steps), split_of[index], dtype=object),
+            "task": rows.task[steps],
+            "kept": np.array([not reason for reason in reasons], dtype=bool),
+            "reason": np.array(reasons, dtype=object),
+            "action_norm": norms,
+            "motion": motions,
+            "strided": is_strided(steps, len(rows.action), protocol.horizon),
+        }
+        for name, values in part.items():
+            columns.setdefault(name, []).append(values)
+    windows = {name: np.concatenate(values) for name, values in columns.items()}
+    for name in SPLITS:
+        of_split = windows["split"] == name
+        if splits[name] and not of_split.any():
+            raise SigmaError(
+                f"{dataset.root}: every {name} episode is shorter than params.yaml: window.horizon "
+                f"({protocol.horizon} steps); lower it, or list them in audit.exclude"
+            )
+        if name == "train" and splits[name] and not windows["kept"][of_split].any():
+            raise SigmaError(
+                "params.yaml: window.min_action_norm, window.min_motion: no training window is left; the medians are "
+                f"{np.median(windows['action_norm'][of_split]):.3g} and {np.median(windows['motion'][of_split]):.3g}"
+            )
+    return windows
+
+
+def stored_windows(windows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which candidates are stored: every held-out window and every kept training window, bool [W]."""
+    return (windows["split"] != "train") | windows["kept"]
+
+
+def count_windows(windows: Mapping[str, np.ndarray]) -> dict[str, dict[str, int]]:
+    """By split: candidates, kept ones, and those filtered for each reason."""
+    counts = {}
+    for name in SPLITS:
+        of_split = windows["split"] == name
+        counts[name] = {
+            "candidates": int(of_split.sum()),
+            "kept": int((of_split & windows["kept"]).sum()),
+            "strided": int((of_split & windows["strided"]).sum()),
+        }
+        for reason in ("min_action_norm", "min_motion"):
+            counts[name][reason] = int((of_split & (windows["reason"] == reason)).sum())
+    return counts

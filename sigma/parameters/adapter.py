@@ -1,0 +1,29 @@
+"""Section ``adapter``: how risk becomes the scale of Sigma's correction."""
+
+from pydantic import Field, model_validator
+
+from sigma.parameters.schema import Section
+
+
+class WeightParameters(Section):
+    size: float = Field(ge=0)
+    motion: float = Field(ge=0)
+    misalignment: float = Field(ge=0)
+    tau: float = Field(ge=0)
+    feature: float = Field(ge=0)
+    text: float = Field(ge=0)
+
+
+class AdapterParameters(Section):
+    min_scale: float = Field(ge=0, le=1)
+    max_scale: float = Field(ge=0, le=1)
+    risk_temperature: float = Field(gt=0)
+    threshold: float
+    text_tolerance: float = Field(gt=0, le=2)
+    weights: WeightParameters
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AdapterParameters":
+        if self.max_scale < self.min_scale:
+            raise ValueError(f"max_scale must not lie below min_scale ({self.min_scale})")
+        return self

@@ -1,0 +1,43 @@
+"""``params.yaml`` as one typed value: every section is checked before any work starts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sigma.parameters.adapter import AdapterParameters
+from sigma.parameters.audit import AuditParameters
+from sigma.parameters.base import BaseParameters
+from sigma.parameters.fetch import FetchParameters
+from sigma.parameters.machine import MachineParameters
+from sigma.parameters.report import ReportParameters
+from sigma.parameters.schema import PARAMS_FILE, Section, read_yaml, validate
+from sigma.parameters.telepathy import TelepathyParameters
+from sigma.parameters.training import LoraParameters, LossParameters, TrainParameters
+from sigma.parameters.window import WindowParameters
+
+
+class Parameters(Section):
+    """Every section of ``params.yaml``."""
+
+    fetch: FetchParameters
+    audit: AuditParameters
+    window: WindowParameters
+    base: BaseParameters
+    train: TrainParameters
+    lora: LoraParameters
+    telepathy: TelepathyParameters
+    loss: LossParameters
+    adapter: AdapterParameters
+    report: ReportParameters
+    machine: MachineParameters
+
+
+def read_parameters(path: Path = PARAMS_FILE, data: Mapping[str, Any] | None = None) -> Parameters:
+    """The parameters of ``path``, validated as a whole.
+
+    With ``data``, these values are checked instead of the file's, and ``path`` is the name that an error gives them.
+
+    Raises:
+        SigmaError: names the file, the key and the legal range.
+    """
+    return validate(Parameters, read_yaml(path) if data is None else data, path)

@@ -1,0 +1,239 @@
+"""The risk-aware adapter: how much of Sigma's correction reaches the robot.
+
+Shapes: B windows, n steps of a branch's span (vector 1, chunk C, trajectory T), D action dim, K factors, E factor dim.
+
+    risk  = Σ weight · x            x: how unusual, 1 = the 95 % quantile of the calibration windows
+    scale = min_scale + (max_scale − min_scale) · sigmoid((threshold − risk) / risk_temperature)
+    action = base + scale · correction          (the base itself, to the bit, where scale is 0)
+
+The card's ``action = base_action + scale * telepathy_residual`` and its parameters are kept; the risk is our own
+design. One function serves NumPy arrays and torch tensors, so that the report and the robot compute the same thing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from sigma.policy.adapter.calibration import (
+    BRANCHES,
+    calibrate,
+    feature_distance,
+    motion_ratio,
+    read_calibration,
+    read_reference,
+    reference_set,
+    rms,
+    text_distance,
+    write_calibration,
+)
+from sigma.policy.adapter.limits import NonFiniteActionError, limit_action
+
+__all__ = [
+    "BRANCHES",
+    "Execution",
+    "NonFiniteActionError",
+    "SigmaTelepathyAdapter",
+    "calibrate",
+    "feature_distance",
+    "limit_action",
+    "read_calibration",
+    "read_reference",
+    "reference_set",
+    "text_distance",
+    "write_calibration",
+]
+
+# With every x at 1 the five terms of a known instruction add up to 2.5, three temperatures below the threshold: scale
+# 0.97. An instruction twice the tolerance away adds 8: scale below 0.03.
+DEFAULT_WEIGHTS = {"size": 0.5, "motion": 0.5, "misalignment": 0.5, "tau": 0.5, "feature": 0.5, "text": 4.0}
+DEFAULT_THRESHOLD = 6.0
+DEFAULT_TEXT_TOLERANCE = 0.02
+# What counts as 1 where nothing was calibrated: a quarter of a joint's range, twice the base's own motion, no alignment
+# at all, an rms feature distance of one deviation.
+UNCALIBRATED = {"residual_q95": 0.5, "motion_ratio_q95": 2.0, "misalignment_q95": 1.0, "feature_distance_q95": 1.0}
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What would be executed: ``actions[branch] [B, n, D]``, ``plan [B, T, D]``, ``scales`` and ``risks`` ``[B]`` a
+    branch."""
+
+    actions: dict[str, Any]
+    plan: Any
+    scales: dict[str, Any]
+    risks: dict[str, Any]
+
+
+class SigmaTelepathyAdapter:
+    """Scales a correction of the base action by how ordinary it looks.
+
+    ``min_scale`` and ``max_scale`` bound the scale (0 ≤ min ≤ max ≤ 1); ``risk_temperature`` (> 0) sets how gradually
+    it falls around ``threshold``; ``weights`` (≥ 0) are those of the six terms of :data:`DEFAULT_WEIGHTS`; an
+    instruction whose embedding lies ``text_tolerance`` (cosine distance) from every calibration instruction adds
+    ``weights["text"]``. ``calibration`` is :func:`~sigma.policy.adapter.calibration.calibrate`'s dictionary; without it the raw
+    measures count in the units of :data:`UNCALIBRATED`, and the factors' norm is compared with √(K·E). Raises
+    :class:`ValueError` on values out of range.
+    """
+
+    def __init__(
+        self,
+        min_scale: float = 0.0,
+        max_scale: float = 1.0,
+        risk_temperature: float = 1.0,
+        threshold: float = DEFAULT_THRESHOLD,
+        weights: Mapping[str, float] | None = None,
+        text_tolerance: float = DEFAULT_TEXT_TOLERANCE,
+        calibration: Mapping[str, Any] | None = None,
+    ):
+        if not 0.0 <= min_scale <= max_scale <= 1.0:
+            raise ValueError(f"0 <= min_scale <= max_scale <= 1 is needed, found {min_scale} and {max_scale}")
+        if not risk_temperature > 0.0 or not text_tolerance > 0.0:
+            raise ValueError(f"risk_temperature {risk_temperature}, text_tolerance {text_tolerance}: must be positive")
+        given = dict(weights or {})
+        if set(given) - set(DEFAULT_WEIGHTS) or not all(weight >= 0.0 for weight in given.values()):
+            raise ValueError(f"weights {given}: legal: {', '.join(DEFAULT_WEIGHTS)}, each >= 0")
+        self.min_scale, self.max_scale, self.risk_temperature = min_scale, max_scale, risk_temperature
+        self.threshold, self.text_tolerance = threshold, text_tolerance
+        self.weights = DEFAULT_WEIGHTS | given
+        self.calibration = calibration
+
+    def _unit(self, key: str, branch: str | None = None) -> float:
+        if self.calibration is None:
+            return UNCALIBRATED[key]
+        found = self.calibration["branches"][branch][key] if branch else self.calibration[key]
+        if found is None:
+            raise ValueError(f"the calibration is that of a model without telepathy: it has no {key}")
+        return found
+
+    def _tau(self, factors: Any, xp: Any) -> Any:
+        norm = xp.sqrt(xp.sum(factors * factors, axis=tuple(range(1, factors.ndim))))
+        if self.calibration is None:
+            size = 1
+            for length in factors.shape[1:]:
+                size *= length
+            return xp.abs(norm / size**0.5 - 1.0)
+        return xp.abs(norm - self._unit("tau_l2_median")) / self._unit("tau_l2_deviation_q95")
+
+    def risk(
+        self,
+        base_action: Any,
+        residual: Any,
+        *,
+        telepathy_factors: Any | None = None,
+        alignment: Any | None = None,
+        hold: Any | None = None,
+        feature_distance: Any | None = None,
+        text_distance: Any | None = None,
+        branch: str = "vector",
+    ) -> Any:
+        """Risk of each window, ``[B]``; a term whose measure is not given adds nothing.
+
+        ``base_action`` and ``residual`` are ``[B, D]`` or ``[B, n, D]`` in normalised units, ``telepathy_factors [B, K,
+        E]``, ``hold [B, D]``, the others ``[B]``. A residual that is not finite counts as zero, any other value that is
+        not finite as infinite risk.
+        """
+        if branch not in BRANCHES:
+            raise ValueError(f"branch {branch!r}: legal: {', '.join(BRANCHES)}")
+        if tuple(base_action.shape) != tuple(residual.shape):
+            raise ValueError(
+                f"base action {tuple(base_action.shape)} and residual {tuple(residual.shape)} differ in shape"
+            )
+        xp = array_namespace(base_action, residual)
+        wide = _wide(base_action, xp)
+        base, residual = xp.astype(base_action, wide), _finite_or_zero(xp.astype(residual, wide), xp)
+        optional = (telepathy_factors, alignment, hold, feature_distance, text_distance)
+        factors, alignment, hold, features, text = (None if x is None else xp.astype(x, wide) for x in optional)
+        weights = self.weights
+        risk = weights["size"] / self._unit("residual_q95", branch) * rms(residual)
+        risk = risk + weights["motion"] / self._unit("motion_ratio_q95", branch) * motion_ratio(residual, base, hold)
+        if alignment is not None:
+            risk = risk + weights["misalignment"] / self._unit("misalignment_q95") * (1.0 - alignment)
+        if factors is not None:
+            risk = risk + weights["tau"] * self._tau(factors, xp)
+        if features is not None:
+            risk = risk + weights["feature"] / self._unit("feature_distance_q95") * features
+        if text is not None:
+            risk = risk + weights["text"] / self.text_tolerance * text
+        sound = xp.isfinite(risk) & _finite_rows(base, xp)
+        if hold is not None:
+            sound = sound & _finite_rows(hold, xp)
+        return xp.where(sound, risk, xp.full_like(risk, float("inf")))
+
+    def scale(self, risk: Any) -> Any:
+        """The share of the correction that is applied, ``[B]`` in [min_scale, max_scale]; infinite risk gives
+        min_scale."""
+        xp = array_namespace(risk)
+        # 0.5·(1 + tanh(x/2)) is the sigmoid; it cannot overflow and reaches 0 exactly.
+        share = 0.5 * (1.0 + xp.tanh(0.5 * (self.threshold - risk) / self.risk_temperature))
+        return xp.clip(self.min_scale + (self.max_scale - self.min_scale) * share, self.min_scale, self.max_scale)
+
+    def blend(self, base: Any, correction: Any, scale: Any) -> Any:
+        """``base + scale · correction`` in the base's shape and type; rows of scale 0 are the base's own, to the
+        bit."""
+        xp = array_namespace(base, correction, scale)
+        wide = _wide(base, xp)
+        share = xp.reshape(xp.astype(scale, wide), (-1,) + (1,) * (base.ndim - 1))
+        moved = xp.astype(base, wide) + share * _finite_or_zero(xp.astype(correction, wide), xp)
+        return xp.where(share == 0.0, base, xp.astype(moved, base.dtype))
+
+    def __call__(
+        self,
+        *,
+        base_action_vector: Any,
+        telepathy_residual: Any,
+        telepathy_factors: Any | None = None,
+        alignment: Any | None = None,
+        **measures: Any,
+    ) -> Any:
+        """The blended action of one branch, as the source's card calls it; ``measures`` are those of :meth:`risk`."""
+        risk = self.risk(
+            base_action_vector, telepathy_residual, telepathy_factors=telepathy_factors, alignment=alignment, **measures
+        )
+        return self.blend(base_action_vector, telepathy_residual, self.scale(risk))
+
+    def execute(
+        self,
+        base_action: Any,
+        residuals: Mapping[str, Any],
+        *,
+        adapted_action: Any | None = None,
+        **measures: Any,
+    ) -> Execution:
+        """Blend all three branches and put the executed plan together.
+
+        ``base_action [B, T, D]`` is the frozen base's, ``residuals`` maps each branch to ``[B, n, D]``. With
+        ``adapted_action [B, T, D]`` (the base under LoRA) the correction is ``adapted + residual − frozen``.
+        ``measures`` are those of :meth:`risk`. The plan's step 0 is the vector branch's, steps 1..C−1 the chunk's, the
+        rest the trajectory's.
+        """
+        xp = array_namespace(base_action)
+        actions, scales, risks = {}, {}, {}
+        for branch in BRANCHES:
+            residual = residuals[branch]
+            base = base_action[:, : residual.shape[1]]
+            correction = residual
+            if adapted_action is not None:
+                correction = (adapted_action[:, : residual.shape[1]] - base) + residual
+            risks[branch] = self.risk(base, correction, branch=branch, **measures)
+            scales[branch] = self.scale(risks[branch])
+            actions[branch] = self.blend(base, correction, scales[branch])
+        chunk = actions["chunk"].shape[1]
+        plan = xp.concat([actions["vector"], actions["chunk"][:, 1:], actions["trajectory"][:, chunk:]], axis=1)
+        return Execution(actions, plan, scales, risks)
+
+
+def _wide(array: Any, xp: Any) -> Any:
+    """Risk and blend are computed in float32, or in float64 where the action is."""
+    return xp.float64 if array.dtype == xp.float64 else xp.float32
+
+
+def _finite_rows(array: Any, xp: Any) -> Any:
+    return xp.all(xp.isfinite(array), axis=tuple(range(1, array.ndim)))
+
+
+def _finite_or_zero(residual: Any, xp: Any) -> Any:
+    """A residual with any value that is not finite is dropped whole: half a correction is no correction."""
+    finite = xp.reshape(_finite_rows(residual, xp), (-1,) + (1,) * (residual.ndim - 1))
+    return xp.where(finite, residual, xp.zeros_like(residual))

@@ -1,0 +1,81 @@
+"""A base as a robot's controller: camera images and joint state in, joint targets out.
+
+The base may be the frozen one, one that carries LoRA, or a fine-tuned one.
+
+Legend: B robots stepped together, Tc the base's chunk size, D joints.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from sigma.policy.control.robot_observation import live_observation
+from sigma.policy.pi05.base import Base
+from sigma.policy.pi05.base_action import Kind, deterministic_action
+from sigma.policy.pi05.description import ACTION, STATE
+from sigma.policy.pi05.inputs import InputBuilder, Normalisation
+from sigma.policy.pi05.observation import base_pass
+from sigma.shared.errors import SigmaError
+
+DECODINGS = ("sample", "zero_noise", "mean")
+
+
+class BaseController:
+    """Runs a base in closed loop, many robots in one batch.
+
+    Args:
+        base: the loaded base.
+        n_action_steps: control steps executed of each plan before the next look.
+        decoding: ``sample`` (one seeded draw), ``zero_noise``, or ``mean`` of ``samples`` seeded draws.
+        samples: draws that ``mean`` averages.
+        seed: seed of the draws, addressed by robot and control step.
+        normalisation: of state and action; by default the base's own statistics.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        *,
+        n_action_steps: int,
+        decoding: Kind = "zero_noise",
+        samples: int = 8,
+        seed: int = 0,
+        normalisation: Normalisation | None = None,
+    ):
+        if not 1 <= n_action_steps <= base.chunk_size:
+            raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: 1 to the chunk size {base.chunk_size}")
+        if normalisation is None:
+            if base.statistics is None:
+                raise SigmaError(
+                    "the base was published without statistics; its actions cannot be turned into joint targets"
+                )
+            normalisation = Normalisation(base.statistics[STATE], base.statistics[ACTION])
+        self.n_action_steps, self.horizon = n_action_steps, base.chunk_size
+        self.decoding, self.samples, self.seed = decoding, samples, seed
+        self.builder = InputBuilder(base, normalisation)
+        self._steps: dict[int, int] = {}
+
+    def reset(self, indices: Sequence[int]) -> None:
+        """Begin an episode for these robots."""
+        self._steps |= dict.fromkeys(indices, 0)
+
+    @torch.no_grad()
+    def act(self, observations: Sequence[dict[str, Any]], indices: Sequence[int]) -> np.ndarray:
+        """Plans ``[B, Tc, D]`` of joint targets in raw units for robots that each see a
+        :class:`~sigma.policy.control.robot_observation.View`."""
+        base = self.builder.base
+        encoded = base_pass(base.policy, live_observation(self.builder, observations)).encoded
+        plans = deterministic_action(
+            self.decoding,
+            base.policy,
+            encoded,
+            base.num_steps,
+            samples=self.samples,
+            seed=self.seed,
+            addresses=[("live", index, self._steps.get(index, 0)) for index in indices],
+        )
+        for index in indices:
+            self._steps[index] = self._steps.get(index, 0) + self.n_action_steps
+        return self.builder.normalisation.action.unnormalise(plans.float().cpu().numpy())

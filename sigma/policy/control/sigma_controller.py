@@ -1,0 +1,133 @@
+"""Sigma and the frozen base as closed-loop controllers: one decision every few control steps, memory kept between.
+
+The carried memory is a queue of the frozen base's pooled features, addressed by control step, so that a decision reads
+exactly what training read: the decisions 1, 2, … ``history_stride`` steps ago, masked before the episode began.
+
+Legend: B environments, T horizon, A action dim, P pooled vectors, d backbone width.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.adapter.calibration import feature_distance, read_calibration, read_reference, text_distance
+from sigma.policy.control.robot_observation import live_observation
+from sigma.policy.model.vla import SigmaTelepathyVLA
+from sigma.shared.errors import SigmaError
+
+
+def check_action_steps(n_action_steps: int, config: Mapping[str, Any]) -> None:
+    """Raise :class:`SigmaError` where a decision every ``n_action_steps`` control steps would never meet the history's
+    stride of the model with this ``config.json``."""
+    stride, horizon = config["history_stride"], config["sizes"]["horizon"]
+    if n_action_steps < 1 or stride % n_action_steps or n_action_steps > horizon:
+        raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: divisors of {stride} up to {horizon}")
+
+
+@dataclass
+class _Episode:
+    """What one running environment has seen: its control step and the features of its earlier decisions."""
+
+    step: int = 0
+    features: dict[int, Tensor] = field(default_factory=dict)  # control step -> (P, d)
+
+
+class Controller:
+    """Acts in closed loop; ``adapter`` None is the frozen base alone.
+
+    Args:
+        vla: the model.
+        adapter: how much of Sigma's correction is applied; None for the base.
+        calibration: ``models/adapter_calibration.json``, needed with an adapter.
+        n_action_steps: control steps executed a decision; must divide the history's stride.
+        heads: False leaves the residual heads out, so that with the adapted branch the adapted policy acts alone.
+    """
+
+    def __init__(
+        self,
+        vla: SigmaTelepathyVLA,
+        *,
+        adapter: SigmaTelepathyAdapter | None = None,
+        calibration: Path | None = None,
+        n_action_steps: int,
+        heads: bool = True,
+    ):
+        check_action_steps(n_action_steps, vla.config)
+        stride, horizon = vla.config["history_stride"], vla.config["sizes"]["horizon"]
+        self.vla, self.builder = vla, vla.builder
+        self.n_action_steps, self.horizon, self.adapter, self.heads = n_action_steps, horizon, None, heads
+        self._reach = stride * (vla.config["sizes"]["history"] - 1)  # control steps that a decision looks back
+        if adapter is not None:
+            if calibration is None:
+                raise SigmaError("an adapter needs models/adapter_calibration.json")
+            self.adapter = copy.copy(adapter)  # the caller's own may serve another model
+            self.adapter.calibration = adapter.calibration or read_calibration(calibration)
+            self.reference = read_reference(calibration)
+        self.episodes: dict[int, _Episode] = {}
+        self.scales: dict[int, list[dict[str, float]]] = {}
+
+    def reset(self, indices: list[int]) -> None:
+        """Forget everything about these environments: their next decision is an episode's first."""
+        for index in indices:
+            self.episodes[index] = _Episode()
+            self.scales[index] = []
+
+    def act(self, observations: list[dict[str, Any]], indices: list[int]) -> np.ndarray:
+        """Plans (B, T, A) in the robot's units for B environments ``indices`` that each see a
+        :class:`~sigma.policy.control.robot_observation.View`."""
+        vla = self.vla
+        steps = vla.config["sizes"]["trace"] if self.adapter is not None else 0
+        observation = live_observation(vla.builder, observations, *self._past(indices), steps)
+        frozen = vla.model.frozen_pass(observation)
+        addresses = [("live", index, self.episodes[index].step) for index in indices]
+        output = vla.decide(observation, addresses, use_telepathy=self.adapter is not None, frozen=frozen)
+        plan = output["base_action_trajectory"]
+        if self.adapter is not None:
+            states = np.stack([view["state"] for view in observations])
+            hold = torch.from_numpy(vla.normalisation.action.normalise(states.astype(np.float32))).to(plan.device)
+            features = feature_distance(frozen.pooled.flatten(1).cpu().numpy(), self.reference["features"])
+            texts_away = text_distance(observation.text.cpu().numpy(), self.reference["texts"])
+            corrections = {
+                "vector": output["telepathy_residual_vector"][:, None],
+                "chunk": output["telepathy_residual_chunk"],
+                "trajectory": output["telepathy_residual_trajectory"],
+            }
+            if not self.heads:
+                shift = output["corrected_action_trajectory"] - plan
+                corrections = {branch: shift[:, : one.shape[1]] for branch, one in corrections.items()}
+            execution = self.adapter.execute(
+                plan,
+                corrections,
+                telepathy_factors=output["telepathy_factors"],
+                alignment=output["alignment"],
+                hold=hold,
+                feature_distance=torch.from_numpy(features).to(plan),
+                text_distance=torch.from_numpy(texts_away).to(plan),
+            )
+            plan = execution.plan
+            for row, index in enumerate(indices):
+                self.scales[index].append({name: float(scale[row]) for name, scale in execution.scales.items()})
+        for row, index in enumerate(indices):
+            episode = self.episodes[index]
+            episode.features[episode.step] = frozen.pooled[row]
+            episode.features.pop(episode.step - self._reach, None)
+            episode.step += self.n_action_steps
+        return vla.to_robot(plan).cpu().numpy()
+
+    def _past(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        past, present = self.vla.empty_past(len(indices))
+        length, stride = past.shape[1], self.vla.config["history_stride"]
+        for row, index in enumerate(indices):
+            episode = self.episodes[index]
+            for back in range(1, length + 1):
+                features = episode.features.get(episode.step - back * stride)
+                if features is not None:
+                    past[row, length - back], present[row, length - back] = features, True
+        return past, present

@@ -1,0 +1,100 @@
+"""Sigma as a LeRobot policy: how a trained Sigma acts. What it *is* stands in its folder's ``model/config.json``."""
+
+from dataclasses import dataclass, field
+
+from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
+
+from sigma.policy.adapter.adapter import DEFAULT_TEXT_TOLERANCE, DEFAULT_THRESHOLD, DEFAULT_WEIGHTS
+from sigma.shared.errors import SigmaError
+
+TRAINED_BY = "Sigma is trained by `dvc repro` and written as a LeRobot policy by `sigma export`"
+
+
+class PolicyError(SigmaError, SystemExit):
+    """A fault of the user's under one of LeRobot's commands.
+
+    Those know nothing of :class:`SigmaError` and would print a traceback; as a ``SystemExit`` it ends them with this
+    one line and status 1.
+    """
+
+    def __init__(self, message: str):
+        SystemExit.__init__(self, f"sigma: error: {message}")
+
+
+@dataclass
+class AdapterConfig:
+    """The section ``adapter`` of ``params.yaml``; see :class:`sigma.policy.adapter.adapter.SigmaTelepathyAdapter`."""
+
+    min_scale: float = 0.0
+    max_scale: float = 1.0
+    risk_temperature: float = 1.0
+    threshold: float = DEFAULT_THRESHOLD
+    text_tolerance: float = DEFAULT_TEXT_TOLERANCE
+    weights: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
+
+
+@PreTrainedConfig.register_subclass("sigma")
+@dataclass
+class SigmaConfig(PreTrainedConfig):
+    """Every field can be set from LeRobot's command line, as ``--policy.n_action_steps=4``.
+
+    Raises :class:`PolicyError` on values that cannot be.
+    """
+
+    # The base: `embedded`, a local folder or a Hub id, and the Hub's commit. A copy in another place will do: whatever
+    # lies there is compared with the digests of base.json, tensor by tensor.
+    base_source: str = "embedded"
+    base_revision: str | None = None
+    # Control steps executed a decision; it must divide the model's history_stride.
+    n_action_steps: int = 8
+    # How much of Sigma's correction is executed; max_scale 0 is π0.5 itself, 1 for both bounds is all of it.
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    # The clamp of sigma.policy.adapter.limits on every action, in the robot's units: limits a joint, and the greatest change of
+    # a joint's target in one control step. All three or none; without them nothing is clamped.
+    joint_lower: list[float] | None = None
+    joint_upper: list[float] | None = None
+    max_step: float | None = None
+    # Joints in the order of an action; lerobot-rollout gives each its own.
+    action_feature_names: list[str] | None = None
+    # Sigma reads raw observations and gives raw actions: it normalises by the statistics it was trained with.
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_action_steps < 1:
+            raise PolicyError(f"n_action_steps: found {self.n_action_steps}; legal: at least 1")
+        if any(mode is not NormalizationMode.IDENTITY for mode in self.normalization_mapping.values()):
+            raise PolicyError("normalization_mapping: legal: IDENTITY; Sigma normalises by its own statistics")
+        limits = (self.joint_lower, self.joint_upper, self.max_step)
+        if all(limit is None for limit in limits):
+            return
+        if any(limit is None for limit in limits):
+            raise PolicyError("joint_lower, joint_upper and max_step: legal: all three, or none of them")
+        lower, upper = self.joint_lower, self.joint_upper
+        ordered = len(lower) == len(upper) and all(low <= high for low, high in zip(lower, upper, strict=True))
+        if not ordered or not self.max_step > 0:
+            raise PolicyError(
+                f"joint_lower {lower}, joint_upper {upper}, max_step {self.max_step}: legal: as many lower limits as "
+                "upper ones, none above its upper one, and a positive step"
+            )
+
+    @property
+    def clamps(self) -> bool:
+        """Whether actions are clamped to joint limits and rate."""
+        return self.max_step is not None
+
+    def validate_features(self) -> None:
+        kinds = [feature.type for feature in (self.input_features or {}).values()]
+        if FeatureType.VISUAL not in kinds or not self.robot_state_feature or not self.action_feature:
+            raise PolicyError("config.json: input_features and output_features: cameras, observation.state and action")
+
+    # LeRobot's trainer asks for the optimizer before it loads any data: the place to say that it cannot train Sigma.
+    def get_optimizer_preset(self) -> None:
+        raise PolicyError(f"lerobot-train cannot train the policy type sigma; {TRAINED_BY}")
+
+    def get_scheduler_preset(self) -> None:
+        return None
+
+    observation_delta_indices = action_delta_indices = reward_delta_indices = None

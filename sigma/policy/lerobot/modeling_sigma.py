@@ -1,0 +1,296 @@
+"""Sigma as LeRobot's commands run it: the closed-loop controller behind the interface of a LeRobot policy.
+
+Legend: B robots, T horizon, A action dim, D state dim, H×W image size.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.pretrained import PreTrainedPolicy
+from torch import Tensor
+
+from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.adapter.limits import limit_action
+from sigma.policy.control.robot_observation import View
+from sigma.policy.control.sigma_controller import Controller, check_action_steps
+from sigma.policy.lerobot import policy_folder
+from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig
+from sigma.policy.model.vla import SigmaTelepathyVLA
+from sigma.policy.pi05.base import load_base
+from sigma.policy.pi05.description import STATE
+from sigma.shared.errors import SigmaError
+
+TASK, TRACE = "task", "trace"
+REAL_TIME_CHUNKING = ("inference_delay", "prev_chunk_left_over", "execution_horizon")
+
+
+class _GivenNoise(SigmaTelepathyVLA):
+    """Takes the initial noise of one call from outside, because a controller has no argument for it."""
+
+    noise: Tensor | None = None
+
+    def decide(self, *arguments: Any, noise: Tensor | None = None, **options: Any) -> dict[str, Tensor | None]:
+        return super().decide(*arguments, noise=self.noise if noise is None else noise, **options)
+
+
+class SigmaPolicy(PreTrainedPolicy):
+    """A trained Sigma on its base; made by :meth:`from_pretrained` alone.
+
+    Observations come as :func:`~sigma.policy.lerobot.processor_sigma.make_sigma_pre_post_processors` gives them: images [B, 3,
+    H, W] in [0, 1] under the base's camera names, ``observation.state`` [B, D] in the robot's units, ``task`` a list of
+    B instructions. Actions are in the robot's units, clamped where the configuration says so.
+
+    Memory is kept between calls and clocked by control steps: ``n_action_steps`` of them pass between two decisions.
+    :meth:`reset` begins an episode of every robot; the size of the batch may change only there. A decision also reads
+    the joint states of the control steps before it: :meth:`select_action` sees them all, :meth:`predict_action_chunk`
+    is given them as ``trace`` [B, n, D], oldest first and the present one last, from an episode's second decision on.
+    """
+
+    config_class = SigmaConfig
+    name = "sigma"
+
+    def __init__(self, config: SigmaConfig, *, folder: Path | None = None, **_: Any):
+        """``folder`` is a policy folder; LeRobot's factory gives none where a policy shall begin untrained."""
+        super().__init__(config)
+        if folder is None:
+            raise PolicyError(f"a policy of type sigma has no untrained form; {TRAINED_BY}: --policy.path=FOLDER")
+        self.folder = folder
+        self.vla, self.controller = _load(config, folder)
+        self.reset()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        config: PreTrainedConfig | None = None,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **_: Any,
+    ) -> "SigmaPolicy":
+        """Load a folder that ``sigma export`` or :meth:`save_pretrained` wrote, or a Hub repository of its form.
+
+        Weights load strictly, whatever ``strict`` says, on the base that ``config`` names, whose tensors are compared
+        with the digests in ``base.json``. Raises :class:`PolicyError`, a :class:`SigmaError`, on any fault.
+        """
+        try:
+            folder = _fetch(
+                str(pretrained_name_or_path),
+                revision=revision,
+                force_download=force_download,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+            config = config or PreTrainedConfig.from_pretrained(folder)
+            if not isinstance(config, SigmaConfig):
+                raise SigmaError(f"{folder / 'config.json'}: type: found {config.type!r}; legal: sigma")
+            return cls(config, folder=folder).eval()
+        except PolicyError:
+            raise
+        except SigmaError as error:
+            raise PolicyError(" ".join(str(error).split())) from None
+
+    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The same folder again, with this configuration. Nothing here trains, so files are copied, not written."""
+        if state_dict is not None:
+            raise PolicyError(f"other weights cannot be saved as this policy; {TRAINED_BY}")
+        if Path(save_directory).resolve() == self.folder.resolve():
+            raise PolicyError(f"{save_directory}: is where this policy was loaded from; choose another folder")
+        policy_folder.write_parts(
+            Path(save_directory),
+            model=self.folder / policy_folder.MODEL,
+            calibration=self.folder / policy_folder.CALIBRATION,
+            base=self.folder / policy_folder.BASE,
+            config=self.config,
+        )
+
+    def reset(self) -> None:
+        """Every robot begins an episode: memory, pending actions and the last command are forgotten."""
+        self._rows: list[int] | None = None
+        self._queue: deque[np.ndarray] = deque()
+        self._command: np.ndarray | None = None
+        # States [B, D] of the control steps up to this one, as many as a decision reads.
+        self._seen: deque[np.ndarray] = deque(maxlen=self.vla.config["sizes"]["trace"] + 1)
+
+    def supports_rtc(self) -> bool:
+        """Real-time chunking steers the base's sampling; Sigma's residuals were trained on the base's unsteered
+        action."""
+        return False
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: dict[str, Any], noise: Tensor | None = None, **others: Any) -> Tensor:
+        """The plan (B, T, A) of one decision; a clamp begins at the measured state.
+
+        ``noise`` (B, Tc, A') is the base's initial noise instead of its deterministic action. Raises
+        :class:`SigmaError` naming any other argument, those of real-time chunking included, and where ``trace`` is
+        missing among the observations.
+        """
+        self._refuse(others)
+        views = self._views(batch)
+        if TRACE in batch:
+            trace = batch[TRACE].float().cpu().numpy()
+            if trace.ndim != 3 or len(trace) != len(views):
+                raise SigmaError(f"{TRACE}: found shape {trace.shape}; legal: [{len(views)}, n, D], one a robot")
+        elif self._rows is None or not self.vla.config["sizes"]["trace"]:
+            trace = _states(views)[:, None]
+        else:
+            raise PolicyError(
+                f"{TRACE!r} is missing: the model reads the joint states of the control steps since the last decision; "
+                "call select_action at every control step, or give them as [B, n, D]"
+            )
+        for view, states in zip(views, trace, strict=True):
+            view["trace"] = states
+        return torch.from_numpy(self._clamped(self._decide(views, noise), _states(views)))
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Any], noise: Tensor | None = None, **others: Any) -> Tensor:
+        """The action (B, A) of this control step; every ``n_action_steps`` calls there is a new decision.
+
+        A clamp goes on from the last command, at first from the measured state.
+        """
+        self._refuse(others)
+        views = self._views(batch) if not self._queue else None
+        states = self._measured(batch)
+        if self._seen and len(states) != len(self._seen[-1]):
+            raise SigmaError(
+                f"a batch of {len(states)} robots after one of {len(self._seen[-1])}; call reset() between"
+            )
+        self._seen.append(states)
+        if views is not None:
+            for view, one in zip(views, np.stack(self._seen, axis=1), strict=True):
+                view["trace"] = one
+            plan = self._decide(views, noise)[:, : self.config.n_action_steps]
+            start = states if self._command is None else self._command
+            self._queue.extend(self._clamped(plan, start).swapaxes(0, 1))
+        self._command = self._queue.popleft()
+        return torch.from_numpy(self._command.copy())
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict | None]:
+        raise PolicyError(f"LeRobot cannot train the policy type sigma; {TRAINED_BY}")
+
+    def get_optim_params(self) -> dict:
+        raise PolicyError(f"LeRobot cannot train the policy type sigma; {TRAINED_BY}")
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "SigmaPolicy":
+        """Inputs follow the weights to another device."""
+        super()._apply(fn, recurse)
+        self.vla.builder.device = next(self.vla.parameters()).device
+        return self
+
+    def _refuse(self, others: Mapping[str, Any]) -> None:
+        for name in others:
+            if name in REAL_TIME_CHUNKING:
+                raise PolicyError(f"{name}: Sigma does no real-time chunking; use --inference.type=sync")
+            raise PolicyError(f"{name}: unknown argument; legal: noise")
+
+    def _decide(self, views: list[View], noise: Tensor | None) -> np.ndarray:
+        self.eval()
+        if self._rows is None:
+            self._rows = list(range(len(views)))
+            self.controller.reset(self._rows)
+        if len(views) != len(self._rows):
+            raise SigmaError(f"a batch of {len(views)} robots after one of {len(self._rows)}; call reset() between")
+        self.vla.noise = None if noise is None else noise.to(self.vla.builder.device)
+        try:
+            return self.controller.act(views, self._rows)
+        finally:
+            self.vla.noise = None
+
+    def _clamped(self, plan: np.ndarray, command: np.ndarray) -> np.ndarray:
+        config = self.config
+        if not config.clamps:
+            return plan
+        clamped = []
+        for action in plan.swapaxes(0, 1):
+            command = limit_action(
+                action, command, np.float32(config.joint_lower), np.float32(config.joint_upper), config.max_step
+            )
+            clamped.append(command)
+        return np.stack(clamped, axis=1)
+
+    @staticmethod
+    def _measured(batch: Mapping[str, Any]) -> np.ndarray:
+        """The states [B, D] of a batch."""
+        if STATE not in batch:
+            raise SigmaError(f"{STATE!r} is missing among {', '.join(sorted(batch))}; rename it by --rename_map")
+        return batch[STATE].float().cpu().numpy()
+
+    def _views(self, batch: Mapping[str, Any]) -> list[View]:
+        cameras = self.vla.config["cameras"]
+        for key in (*cameras, STATE, TASK):
+            if key not in batch:
+                raise SigmaError(f"{key!r} is missing among {', '.join(sorted(batch))}; rename it by --rename_map")
+        states = self._measured(batch)
+        tasks = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
+        pictures = {camera: _pixels(camera, batch[camera]) for camera in cameras}
+        rows = {len(states), len(tasks), *map(len, pictures.values())}
+        if states.ndim != 2 or len(rows) != 1:
+            raise SigmaError(f"{STATE} {states.shape}, {len(tasks)} tasks: legal: [B, D], B images and B instructions")
+        return [
+            View(images={camera: one[row] for camera, one in pictures.items()}, state=states[row], task=tasks[row])
+            for row in range(len(states))
+        ]
+
+
+def _states(views: list[View]) -> np.ndarray:
+    return np.stack([view["state"] for view in views])
+
+
+def _pixels(camera: str, images: Tensor) -> np.ndarray:
+    """uint8 [B, H, W, 3] of images [B, 3, H, W]: what the camera gave before LeRobot divided it by 255."""
+    if images.dtype != torch.uint8:
+        if not bool((images >= 0).all() and (images <= 1).all()):
+            raise SigmaError(f"{camera}: legal values lie in [0, 1]")
+        images = (images.float() * 255).round().to(torch.uint8)
+    return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _load(config: SigmaConfig, folder: Path) -> tuple[_GivenNoise, Controller]:
+    """Model and controller; everything that can be wrong is said before weights are read."""
+    model, calibration = folder / policy_folder.MODEL, folder / policy_folder.CALIBRATION
+    described, reference = policy_folder.check_parts(model, calibration, folder / policy_folder.BASE)
+    check_action_steps(config.n_action_steps, described)
+    joints = described["sizes"]["action_dim"]
+    if config.clamps and len(config.joint_lower) != joints:
+        raise SigmaError(f"joint_lower, joint_upper: found {len(config.joint_lower)} joints; legal: {joints}")
+    try:
+        adapter = SigmaTelepathyAdapter(**asdict(config.adapter))
+    except ValueError as error:
+        raise SigmaError(f"adapter: {error}") from None
+    reference = {**reference, "source": config.base_source, "revision": config.base_revision}
+    dtype = described["weights_dtype"]
+    vla = _GivenNoise.from_base(
+        base_policy=load_base(reference, device=config.device, dtype=dtype, download=True),
+        lora_dir=model,
+        device=config.device,
+        dtype=getattr(torch, dtype),
+    )
+    controller = Controller(vla, adapter=adapter, calibration=calibration, n_action_steps=config.n_action_steps)
+    return vla, controller
+
+
+def _fetch(source: str, *, revision: str | None, **options: Any) -> Path:
+    """The folder itself, or a snapshot of the Hub repository of this name."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(source, revision=revision, allow_patterns=list(policy_folder.PATTERNS), **options)
+        )
+    except Exception as error:  # the Hub client raises a wide family; all of them mean "not available"
+        raise SigmaError(
+            f"{source}: no such folder, and not given by the Hub ({' '.join(str(error).split())})"
+        ) from None

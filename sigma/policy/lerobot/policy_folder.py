@@ -1,0 +1,115 @@
+"""The folder of Sigma as a LeRobot policy, and how it is written.
+
+::
+
+    config.json                        SigmaConfig: base and revision, steps a decision, adapter, clamp
+    policy_preprocessor.json, policy_postprocessor.json
+    base.json                          what the base is, with a digest of every tensor
+    model/                             what finetune wrote: LoRA, heads, statistics, tokenizer
+    adapter_calibration.json, .safetensors
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lerobot.configs import FeatureType, PolicyFeature
+
+from sigma.policy.adapter.calibration import read_calibration
+from sigma.policy.lerobot.configuration_sigma import AdapterConfig, SigmaConfig
+from sigma.policy.lerobot.processor_sigma import make_sigma_pre_post_processors
+from sigma.policy.model.model_folder import read_config
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_json, write_json
+from sigma.shared.records import BASE as BASE_RECORD
+from sigma.shared.records import read_record
+
+MODEL, CALIBRATION, BASE = Path("model"), Path("adapter_calibration.json"), Path("base.json")
+PATTERNS = ("*.json", "*.safetensors", "model/*", "model/tokenizer/*")
+"""What a Hub repository of such a folder is asked for."""
+
+GRIPPER = "gripper"
+TRAVEL_PER_SECOND = 300.0  # units; the simulator's clamp of 30 in a control step of 0.1 s
+
+
+def default_limits(config: dict[str, Any], advice: str) -> dict[str, Any]:
+    """Clamp of an SO-100 or SO-101 in LeRobot's normalised units: [-100, 100], the gripper [0, 100], 300 units a
+    second.
+
+    Raises :class:`SigmaError` where the training data show that the units are others (degrees, for one): the 1 % and
+    99 % quantiles of the actions leave these limits. ``advice`` says what to do then.
+    """
+    lower = [0.0 if GRIPPER in name else -100.0 for name in config["joint_names"]]
+    upper = [100.0] * len(lower)
+    recorded = config["normalisation"]["action"]
+    inside = [
+        low <= first and last <= high
+        for low, high, first, last in zip(lower, upper, recorded["q01"], recorded["q99"], strict=True)
+    ]
+    if not all(inside):
+        name = config["joint_names"][inside.index(False)]
+        raise SigmaError(
+            f"joint {name}: its recorded actions leave {lower[inside.index(False)]:g} to 100, so they are not in "
+            f"LeRobot's normalised units; {advice}"
+        )
+    return {"joint_lower": lower, "joint_upper": upper, "max_step": TRAVEL_PER_SECOND / config["fps"]}
+
+
+def policy_config(
+    config: dict[str, Any],
+    base: dict[str, Any],
+    *,
+    adapter: AdapterConfig,
+    n_action_steps: int | None = None,
+    limits: dict[str, Any],
+    license: str = "apache-2.0",
+) -> SigmaConfig:
+    """The LeRobot configuration of a model with this ``config.json`` on the base of this ``base.json``.
+
+    By default as many steps are executed a decision as the history's stride and the short chunk allow.
+    """
+    sizes, stride = config["sizes"], config["history_stride"]
+    side = base["resolution"]
+    made = SigmaConfig(
+        base_source=base["source"],
+        base_revision=base["revision"],
+        n_action_steps=n_action_steps or max(steps for steps in range(1, sizes["chunk"] + 1) if stride % steps == 0),
+        adapter=adapter,
+        action_feature_names=list(config["joint_names"]),
+        input_features={
+            **{camera: PolicyFeature(FeatureType.VISUAL, (3, side, side)) for camera in config["cameras"]},
+            "observation.state": PolicyFeature(FeatureType.STATE, (sizes["state_dim"],)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (sizes["action_dim"],))},
+        device="cpu",
+        push_to_hub=False,
+        license=license,
+        **limits,
+    )
+    made.validate_features()
+    return made
+
+
+def check_parts(model: Path, calibration: Path, base: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``config.json`` of the model and ``base.json``; raises :class:`SigmaError` where a part is missing or belongs to
+    another base."""
+    config, reference = read_config(model), read_record(base, BASE_RECORD)
+    read_calibration(calibration)
+    if config["base"]["digest"] != reference["digest"]:
+        raise SigmaError(f"{model}: was trained on another base than that of {base}; train it again (dvc repro)")
+    return config, reference
+
+
+def write_parts(folder: Path, *, model: Path, calibration: Path, base: Path, config: SigmaConfig) -> None:
+    """Copy the parts byte by byte into an existing folder; ``config.json`` comes last, without which it is no
+    policy."""
+    shutil.copytree(model, folder / MODEL, dirs_exist_ok=True)
+    for source, target in ((calibration, CALIBRATION), (base, BASE)):
+        shutil.copyfile(source, folder / target)
+    shutil.copyfile(calibration.with_suffix(".safetensors"), (folder / CALIBRATION).with_suffix(".safetensors"))
+    for processor in make_sigma_pre_post_processors(config):
+        processor.save_pretrained(folder)
+    config.save_pretrained(folder)
+    written = folder / "config.json"
+    # Where it was loaded from says nothing to who loads it next.
+    write_json(written, read_json(written) | {"pretrained_path": None, "pretrained_revision": None})

@@ -1,0 +1,30 @@
+"""LeRobot processors of Sigma: names, batch and device. Statistics and prompt belong to the model itself."""
+
+from typing import Any
+
+import torch
+from lerobot.processor import (
+    PolicyAction,
+    PolicyProcessorPipeline,
+    make_default_policy_processor_steps,
+    make_policy_processor_pipelines,
+)
+
+from sigma.policy.lerobot.configuration_sigma import SigmaConfig
+
+
+def make_sigma_pre_post_processors(
+    config: SigmaConfig, dataset_stats: dict[str, dict[str, torch.Tensor]] | None = None
+) -> tuple[
+    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
+    PolicyProcessorPipeline[PolicyAction, PolicyAction],
+]:
+    """Pre- and post-processor; LeRobot's factory finds this function by its name.
+
+    The adapter compares a correction with the raw state, the prompt holds the state in bins, and both were calibrated
+    with the statistics of training; so nothing is normalised here, and ``dataset_stats`` are not used.
+    """
+    steps = make_default_policy_processor_steps(config)
+    return make_policy_processor_pipelines(
+        input_steps=[steps.rename_observations, steps.add_batch_dim, steps.to_device], output_steps=[steps.to_cpu]
+    )

@@ -1,0 +1,134 @@
+"""The folder of a trained Sigma: what ``config.json`` says, and how the parts are put together again."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from transformers import AutoTokenizer
+
+from sigma.policy.model import lora
+from sigma.policy.model.decision import SigmaModel
+from sigma.policy.model.heads import load_heads, new_heads
+from sigma.policy.model.sizes import TelepathySizes
+from sigma.policy.pi05.base import Base
+from sigma.policy.pi05.prompt import Prompter
+from sigma.policy.pi05.weights import tensor_digest
+from sigma.shared import records
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_json
+
+CONFIG = "config.json"
+FORMAT_VERSION = 2
+_FORM = {
+    "base": records.ORIGIN,
+    **dict.fromkeys(("branch", "base_action", "weights_digest", "weights_dtype"), str),
+    "sizes": dict,
+    **dict.fromkeys(("history_stride", "samples", "seed", "num_steps", "prompt_length", "selected_step"), int),
+    **dict.fromkeys(("token_rms", "fps"), records.NUMBER),
+    "normalisation": records.REPLAY["normalisation"],
+    **{key: [str] for key in ("cameras", "joint_names", "exclude_joints")},
+    "dataset": records.ORIGIN,
+}
+
+
+def base_tensors(policy: PI05Policy) -> dict[str, torch.Tensor]:
+    """The base's own tensors by their original names, also where LoRA has wrapped their modules."""
+    return {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in policy.state_dict().items()
+        if ".lora_" not in name
+    }
+
+
+def base_digest(policy: PI05Policy) -> str:
+    """One digest over every tensor of the base as loaded; LoRA beside them does not change it."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(base_tensors(policy).items()):
+        whole.update(f"{name}:{tensor_digest(tensor)}".encode())
+    return whole.hexdigest()
+
+
+def weights_dtype(policy: PI05Policy) -> str:
+    """``float32`` or ``bfloat16``: what the language model computes in (LeRobot keeps some tensors in float32)."""
+    layer = policy.model.paligemma_with_expert.paligemma.model.language_model.layers[0].self_attn.q_proj
+    return str(layer.weight.dtype).removeprefix("torch.")
+
+
+def model_config(
+    *,
+    base: Base,
+    weights_digest: str,
+    branch: str,
+    sizes: TelepathySizes,
+    features_meta: dict[str, Any],
+    shards_meta: dict[str, Any],
+    selected_step: int,
+) -> dict[str, Any]:
+    """Everything but weights that is needed to run the model, JSON-ready."""
+    reference = {key: value for key, value in base.reference.items() if key != "tensors"}
+    return {
+        "format_version": FORMAT_VERSION,
+        "base": reference,
+        "branch": branch,
+        "sizes": sizes.to_dict(),
+        "token_rms": features_meta["token_rms"],
+        "normalisation": features_meta["normalisation"],
+        "history_stride": shards_meta["history_stride"],
+        "base_action": features_meta["action"],
+        "samples": features_meta["samples"],
+        "seed": features_meta["seed"],
+        "num_steps": features_meta["num_steps"],
+        "cameras": list(shards_meta["cameras"]),
+        "joint_names": shards_meta["joint_names"],
+        "exclude_joints": shards_meta["exclude_joints"],
+        "prompt_length": base.prompter.max_length,
+        "selected_step": selected_step,
+        "dataset": shards_meta["dataset"],
+        "fps": shards_meta["fps"],
+        "weights_digest": weights_digest,
+        "weights_dtype": weights_dtype(base.policy),
+    }
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder; raises :class:`SigmaError` naming a wrong version, or a key that is
+    missing or of another type."""
+    path = Path(folder) / CONFIG
+    config = read_json(path)
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if version != FORMAT_VERSION:
+        raise SigmaError(f"{path}: format_version: found {version!r}; legal: {FORMAT_VERSION}")
+    records.check_record(config, _FORM, f"{path}: ", "run finetune again")
+    return config
+
+
+def load_prompter(folder: Path, config: dict[str, Any]) -> Prompter:
+    """The tokenizer that was saved with the model."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", trust_remote_code=False)
+    except Exception as error:  # a wide family; all of them mean that the files are not a tokenizer's
+        raise SigmaError(f"{folder}/tokenizer: not readable ({' '.join(str(error).split())[:200]})") from None
+    return Prompter(tokenizer, config["prompt_length"])
+
+
+def load_model(policy: PI05Policy, folder: Path, config: dict[str, Any], heads_file: Path) -> SigmaModel:
+    """Put LoRA and heads on a base policy; everything is checked strictly.
+
+    Raises :class:`SigmaError` where the base's tensors are not those that the model was trained on, or where a tensor
+    of the adapter or of the heads is missing, extra, of another shape or not finite.
+    """
+    if weights_dtype(policy) != config["weights_dtype"]:
+        raise SigmaError(
+            f"{Path(folder) / CONFIG}: weights_dtype: Sigma was trained on a base in {config['weights_dtype']}, found "
+            f"{weights_dtype(policy)}; load the base in {config['weights_dtype']}"
+        )
+    if base_digest(policy) != config["weights_digest"]:
+        raise SigmaError(f"{Path(folder) / CONFIG}: the base policy's weights are not those that Sigma was trained on")
+    sizes = TelepathySizes.from_dict(config["sizes"], str(Path(folder) / CONFIG))
+    heads = new_heads(sizes, config["token_rms"])
+    load_heads(heads, heads_file)
+    adapted = lora.load(policy, folder)
+    device = next(policy.parameters()).device
+    return SigmaModel(adapted, heads.to(device)).requires_grad_(False).eval()

@@ -1,0 +1,256 @@
+"""The public model: Sigma on top of a π0.5 policy, with the interface that the source's card shows.
+
+Legend: B batch, T steps of observation (the last is now), V cameras, S side of an image, D state dim, A action dim,
+C chunk, H horizon, K factors, E factor dim, d backbone width.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from torch import Tensor, nn
+
+from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.model import lora
+from sigma.policy.model.decision import SigmaModel
+from sigma.policy.model.heads import heads_file
+from sigma.policy.model.model_folder import load_model, load_prompter, read_config, weights_dtype
+from sigma.policy.pi05 import prefix
+from sigma.policy.pi05.base import Base
+from sigma.policy.pi05.base_action import deterministic_action
+from sigma.policy.pi05.description import ACTION, STATE, fit_joints
+from sigma.policy.pi05.inputs import InputBuilder, Normalisation, trace_before
+from sigma.policy.pi05.observation import BasePass, Observation
+from sigma.policy.pi05.placement import place
+from sigma.shared.errors import SigmaError
+from sigma.shared.resize import to_resolution
+
+__all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
+
+_TASK = "task"
+
+
+class SigmaTelepathyVLA(nn.Module):
+    """A frozen π0.5, LoRA and telepathy heads; says what the base would do and by how much Sigma would change it.
+
+    Actions come out as π0.5's own do: in normalised units; :meth:`to_robot` brings them to the robot's units.
+    """
+
+    def __init__(self, model: SigmaModel, base: Base, config: Mapping[str, Any]):
+        super().__init__()
+        self.model, self.config = model, dict(config)
+        self.normalisation = Normalisation.from_json(config["normalisation"])
+        self.builder = InputBuilder(base, self.normalisation)
+
+    @classmethod
+    def from_base(
+        cls,
+        *,
+        base_policy: Base | PI05Policy,
+        lora_dir: str | Path,
+        telepathy_heads_path: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "SigmaTelepathyVLA":
+        """Put a trained Sigma on its base; LoRA is inserted into ``base_policy`` in place.
+
+        Args:
+            base_policy: LeRobot's policy, or what :func:`sigma.policy.pi05.base.load_base` returned.
+            lora_dir: the folder that finetune wrote (``models/sigma``), with ``adapter_model.safetensors`` or the
+                source's ``adapter_model.bin``.
+            telepathy_heads_path: the heads, ``.safetensors`` or the source's ``.pt``; by default those in ``lora_dir``.
+            device: where to compute.
+            dtype: of the base; must be the one it was loaded with, and Sigma trained on. The heads compute in float32.
+
+        Raises:
+            SigmaError: a missing file, a base other than the one that Sigma was trained on, or tensors that do not fit.
+        """
+        folder = Path(lora_dir)
+        config = read_config(folder)
+        policy = base_policy.policy if isinstance(base_policy, Base) else base_policy
+        found, wanted = weights_dtype(policy), str(dtype).removeprefix("torch.")
+        if found != wanted:
+            raise SigmaError(f"dtype: {wanted} asked for, but the base policy was loaded in {found}; legal: {found}")
+        sizes = config["sizes"]
+        fit_joints(policy.config, {STATE: sizes["state_dim"], ACTION: sizes["action_dim"]}, "base_policy")
+        policy = place(policy, device).eval().requires_grad_(False)
+        policy.config.device = str(device)
+        model = load_model(policy, folder, config, Path(telepathy_heads_path or heads_file(folder)))
+        base = Base(
+            policy=policy,
+            prompter=load_prompter(folder, config),
+            cameras=tuple(config["cameras"]),
+            state_dim=sizes["state_dim"],
+            action_dim=sizes["action_dim"],
+            chunk_size=policy.config.chunk_size,
+            resolution=policy.config.image_resolution[0],
+            num_steps=config["num_steps"],
+            statistics=None,
+            reference=config["base"],
+        )
+        return cls(model, base, config).eval()
+
+    def to_robot(self, action: Tensor) -> Tensor:
+        """Normalised actions (..., A) in the robot's units."""
+        return self.normalisation.action.unnormalise(action)
+
+    def forward(
+        self,
+        batch: Mapping[str, Any] | None = None,
+        *,
+        vis_obs: Tensor | None = None,
+        robot_state: Tensor | None = None,
+        texts: Sequence[str] | None = None,
+        use_telepathy: bool = True,
+        noise: Tensor | None = None,
+    ) -> dict[str, Tensor | None]:
+        """Base action, residuals and telepathy at the last step of an observation.
+
+        Args:
+            batch: a π0.5 batch as LeRobot's pre-processor gives it, with the statistics that Sigma was trained with,
+                instead of the next three; it holds no past.
+            vis_obs: (B, T, V, 3, S, S) or, with one camera, (B, T, 3, S, S); float in [0, 1]; T control steps.
+            robot_state: (B, T, D) in the robot's units.
+            texts: B instructions.
+            use_telepathy: False gives the base alone; every residual is zero.
+            noise: (B, Tc, A') the base's initial noise; by default its deterministic action.
+
+        Returns:
+            ``base_action_vector`` (B, A), ``base_action_chunk`` (B, C, A), ``base_action_trajectory`` (B, H, A), the
+            same three as ``telepathy_residual_*``, ``corrected_action_trajectory`` (B, H, A), which the residual heads
+            correct (the base's or, with the adapted branch, the adapted policy's action), ``telepathy_factors``
+            (B, K, E), ``semantic_factors`` (B, d), ``intent`` and ``memory`` (B, w), ``alignment`` (B,). Actions are
+            normalised; adding a residual gives Sigma's action at scale 1, with either base branch. Where the heads are
+            the residual MLP, which has no telepathy, the last five are None, and the adapter's terms that need them add
+            nothing.
+        """
+        if batch is not None:
+            observation = self._from_batch(batch)
+        else:
+            if vis_obs is None or robot_state is None or texts is None:
+                raise SigmaError("give either a π0.5 batch or vis_obs, robot_state and texts")
+            observation = self._from_sequence(vis_obs, robot_state, texts)
+        addresses = [("call", row) for row in range(len(observation.state))]
+        return self.decide(observation, addresses, use_telepathy=use_telepathy, noise=noise)
+
+    def decide(
+        self,
+        observation: Observation,
+        addresses: list[tuple],
+        *,
+        use_telepathy: bool = True,
+        noise: Tensor | None = None,
+        frozen: BasePass | None = None,
+    ) -> dict[str, Tensor | None]:
+        """The same from prepared inputs; ``addresses`` name the decisions whose base action needs seeded samples."""
+        with torch.no_grad():
+            frozen = frozen or self.model.frozen_pass(observation)
+            observation = observation.seen(frozen.pooled)
+            base_action = self._base_action(frozen.encoded, addresses, noise, adapters=False)
+            output = self._spans("base_action", base_action)
+            if not use_telepathy:
+                return output | self._spans("telepathy_residual", torch.zeros_like(base_action))
+            corrected, adapted = base_action, self.config["branch"] == "adapted"
+            passed = self.model.adapted_pass(observation, cache=adapted, frozen=frozen)
+            if adapted:
+                corrected = self._base_action(passed.encoded, addresses, noise, adapters=True)
+            decision = self.model(observation, corrected, passed=passed)
+        shift = corrected - base_action
+        residuals, thought = decision.residuals, decision.thought
+        return output | {
+            "corrected_action_trajectory": corrected,
+            "telepathy_residual_vector": (residuals.vector + shift[:, :1])[:, 0],
+            "telepathy_residual_chunk": residuals.chunk + shift[:, : residuals.chunk.shape[1]],
+            "telepathy_residual_trajectory": residuals.trajectory + shift,
+            "telepathy_factors": thought and thought.factors,
+            "semantic_factors": thought and thought.semantic,
+            "intent": thought and thought.intent,
+            "memory": thought and thought.memory,
+            "alignment": decision.alignment,
+        }
+
+    def _base_action(
+        self, encoded: prefix.Encoded, addresses: list[tuple], noise: Tensor | None, *, adapters: bool
+    ) -> Tensor:
+        config, policy = self.config, self.model.policy
+        with nullcontext() if adapters else lora.disabled(self.model.adapted):
+            if noise is not None:
+                action = prefix.integrate(policy, encoded, noise[:, None], config["num_steps"])[:, 0]
+            else:
+                action = deterministic_action(
+                    config["base_action"],
+                    policy,
+                    encoded,
+                    config["num_steps"],
+                    samples=config["samples"],
+                    seed=config["seed"],
+                    addresses=addresses,
+                )
+        return action[:, : config["sizes"]["horizon"]]
+
+    def _spans(self, name: str, action: Tensor) -> dict[str, Tensor]:
+        chunk = self.config["sizes"]["chunk"]
+        return {f"{name}_vector": action[:, 0], f"{name}_chunk": action[:, :chunk], f"{name}_trajectory": action}
+
+    def _from_sequence(self, vis_obs: Tensor, robot_state: Tensor, texts: Sequence[str]) -> Observation:
+        """History is read every ``history_stride`` control steps, as in training; before the first it is masked."""
+        views = len(self.config["cameras"])
+        if vis_obs.ndim == 5 and views == 1:
+            vis_obs = vis_obs[:, :, None]
+        state_dim = self.config["sizes"]["state_dim"]
+        if vis_obs.ndim != 6 or vis_obs.shape[2:4] != (views, 3):
+            raise SigmaError(f"vis_obs: found shape {tuple(vis_obs.shape)}; legal: [B, T, {views}, 3, H, W]")
+        if tuple(robot_state.shape) != (*vis_obs.shape[:2], state_dim) or len(texts) != len(vis_obs):
+            found = (tuple(robot_state.shape), len(texts))
+            legal = f"[{len(vis_obs)}, {vis_obs.shape[1]}, {state_dim}] and {len(vis_obs)} texts"
+            raise SigmaError(f"robot_state and texts: found {found}; legal: {legal}")
+        if not (torch.isfinite(vis_obs).all() and vis_obs.min() >= 0 and vis_obs.max() <= 1):
+            raise SigmaError("vis_obs: legal values lie in [0, 1]")
+        batch, steps = vis_obs.shape[:2]
+        stride, history = self.config["history_stride"], self.config["sizes"]["history"]
+        times = [steps - 1 - stride * back for back in reversed(range(history))]
+        used = [time for time in times if time >= 0]
+        images = to_resolution((vis_obs[:, used] * 255).round().to(torch.uint8), self.builder.base.resolution)
+        states = robot_state[:, used].float().cpu().numpy()
+        vision = self.builder.encode_images(images.flatten(0, 1)).unflatten(0, (batch, len(used)))
+        whole = robot_state.float().cpu().numpy()
+        trace = np.stack([trace_before(rows, self.config["sizes"]["trace"]) for rows in whole])
+        past, present = self.empty_past(batch)
+        for index in range(len(used) - 1):
+            place = history - len(used) + index
+            earlier = self.builder.observation(vision[:, index], states[:, index], texts)
+            past[:, place], present[:, place] = self.model.frozen_pass(earlier).pooled, True
+        return self.builder.observation(vision[:, -1], states[:, -1], texts, past, present, trace)
+
+    def empty_past(self, batch: int) -> tuple[Tensor, Tensor]:
+        """History features (B, M−1, P, d) and their mask before anything has been seen."""
+        sizes, device = self.config["sizes"], self.builder.device
+        past = torch.zeros(batch, sizes["history"] - 1, sizes["pools"], sizes["width"], device=device)
+        return past, torch.zeros(past.shape[:2], dtype=torch.bool, device=device)
+
+    def _from_batch(self, batch: Mapping[str, Any]) -> Observation:
+        """A π0.5 batch: images in [0, 1], a normalised state, and the prompt that LeRobot's processor wrote."""
+        for key in (*self.config["cameras"], STATE, _TASK):
+            if key not in batch:
+                raise SigmaError(f"batch: {key!r} is missing; it is given by the policy's pre-processor")
+        images = torch.stack([batch[name] for name in self.config["cameras"]], dim=1)
+        pixels = to_resolution((images.float() * 255).round().to(torch.uint8), self.builder.base.resolution)
+        texts = []
+        for prompt in batch[_TASK]:
+            head, _, tail = prompt.partition(", State: ")
+            if not head.startswith("Task: ") or not tail:
+                raise SigmaError(f"batch: {_TASK!r}: {prompt!r} is not a π0.5 prompt")
+            texts.append(head.removeprefix("Task: "))
+        states = batch[STATE].float().cpu().numpy()
+        vision = self.builder.encode_images(pixels)
+        # A batch holds no past: the robot counts as having stood still.
+        motion = np.zeros((len(texts), self.config["sizes"]["trace"], states.shape[-1]), dtype=np.float32)
+        observation = self.builder.normalised_observation(vision, states, texts, *self.empty_past(len(texts)), motion)
+        tokens = batch.get("observation.language.tokens")
+        if tokens is not None and not torch.equal(observation.tokens.cpu(), tokens.cpu()):
+            raise SigmaError("batch: its tokens are not those of Sigma's tokenizer and statistics")
+        return observation

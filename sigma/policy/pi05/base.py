@@ -1,0 +1,112 @@
+"""The frozen π0.5 that Sigma stands on, loaded from a reference and checked against it.
+
+A base is a LeRobot policy folder: ``config.json``, ``model.safetensors``, the pre-processor's files with the
+statistics, and, where it has its own, a tokenizer folder. Nothing here trusts LeRobot's ``from_pretrained``; see
+:mod:`sigma.policy.pi05.weights`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from torch import Tensor
+
+from sigma.policy.pi05.base_origin import resolve_base
+from sigma.policy.pi05.description import ACTION, STATE, description_digest, read_facts
+from sigma.policy.pi05.placement import large_layers, place
+from sigma.policy.pi05.prefix import text_embeddings
+from sigma.policy.pi05.prompt import INSTRUCTION, Prompt, Prompter
+from sigma.policy.pi05.weights import load_strictly
+from sigma.shared.errors import SigmaError
+from sigma.shared.quantiles import Quantiles
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A frozen π0.5, ready to run.
+
+    Attributes:
+        policy: LeRobot's policy in evaluation mode, no tensor trainable.
+        prompter: writes and tokenises its prompts.
+        cameras: image feature names in the policy's order (V of them).
+        state_dim, action_dim: sizes of ``observation.state`` and ``action``: the robot's joints.
+        chunk_size: actions predicted at once.
+        resolution: side of its square images in pixels.
+        num_steps: Euler steps of its sampler.
+        statistics: the checkpoint's own quantiles by feature name; ``None`` where it was published without.
+        reference: what :func:`describe_base` said of it.
+    """
+
+    policy: PI05Policy
+    prompter: Prompter
+    cameras: tuple[str, ...]
+    state_dim: int
+    action_dim: int
+    chunk_size: int
+    resolution: int
+    num_steps: int
+    statistics: dict[str, Quantiles] | None
+    reference: dict[str, Any]
+
+    def text_embedding_mean(self, prompt: Prompt) -> Tensor:
+        """Mean frozen embedding ``[B, d]`` of the instruction's tokens (not the state's, not the frame words)."""
+        device = next(self.policy.parameters()).device
+        with torch.no_grad():
+            embeddings = text_embeddings(self.policy, prompt.tokens.to(device)).float()
+        chosen = (prompt.groups == INSTRUCTION).to(device)[..., None]
+        return (embeddings * chosen).sum(dim=1) / chosen.sum(dim=1)
+
+
+def load_base(
+    reference: dict[str, Any],
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    download: bool = False,
+    expert: bool = True,
+    split: Callable[[Iterable[torch.nn.Module], str], None] | None = None,
+) -> Base:
+    """Load the base that a reference describes, and nothing else: every digest is checked.
+
+    A snapshot of the Hub is taken from the cache, where fetching left it; only with ``download`` is the Hub asked.
+    Without ``expert`` the action expert stays on the CPU (:func:`place`). ``split``, such as
+    :func:`sigma.compute.processes.split_layers`, is given the :func:`large_layers` and the device before anything goes there.
+
+    Raises:
+        SigmaError: the base is gone, altered, incomplete, relative, or its weights are not finite.
+    """
+    folder = resolve_base(reference["source"], reference["revision"], download=download)
+    told = reference.get("tokenizer_origin", {})
+    if told is not None and not (isinstance(told, dict) and {"source", "revision"} <= told.keys()):
+        raise SigmaError(f"{folder}: its record does not say where the tokenizer is; fetch the base again (dvc repro)")
+    config, tokenizer, statistics, description = read_facts(
+        folder,
+        reference["tokenizer_origin"],
+        {STATE: reference["state_dim"], ACTION: reference["action_dim"]},
+        verify=False,
+        download=download,
+    )
+    for key, value in description.items():
+        if reference.get(key) != value:
+            raise SigmaError(f"{folder}: its {key} is not the one that was recorded; fetch the base again (dvc repro)")
+    if reference["digest"] != description_digest(description, reference["tensors"]):
+        raise SigmaError(f"{folder}: the record of it was altered; fetch the base again (dvc repro)")
+    policy = load_strictly(config, folder, reference["tensors"], dtype=dtype)
+    if split:
+        split(large_layers(policy), device)
+    place(policy, device, expert=expert)
+    policy.config.device = device
+    return Base(
+        policy=policy,
+        prompter=Prompter(tokenizer, config.tokenizer_max_length),
+        cameras=tuple(config.image_features),
+        state_dim=description["state_dim"],
+        action_dim=description["action_dim"],
+        chunk_size=config.chunk_size,
+        resolution=config.image_resolution[0],
+        num_steps=config.num_inference_steps,
+        statistics=statistics,
+        reference=reference,
+    )

@@ -1,0 +1,166 @@
+"""Offline replay: the base and Sigma on the same recorded windows, in the same order, under the same noise.
+
+Nothing later than a window's decision step is read for a prediction: its own frame and state, and pooled features of
+earlier frames. Imported only by the stages that compute with a model.
+
+Legend: W windows, F stored frames, M history, P pooled vectors, d backbone width, T horizon, Tc the base's chunk size,
+S samples, A action dim, D state dim.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow
+import torch
+from torch import Tensor
+
+from sigma.compute.processes import gathered, mine
+from sigma.data.shards import Shards
+from sigma.policy.pi05 import prefix
+from sigma.policy.pi05.base import Base, Quantiles
+from sigma.policy.pi05.base_action import sample_noise
+from sigma.policy.pi05.description import ACTION, STATE
+from sigma.policy.pi05.inputs import InputBuilder, Normalisation
+from sigma.policy.pi05.observation import base_pass
+from sigma.shared.errors import SigmaError
+from sigma.shared.progress import progress
+
+if TYPE_CHECKING:
+    from sigma.parameters.base import BaseParameters
+
+
+@dataclass(frozen=True)
+class BaseReplay:
+    """What the frozen base says of every window, and its pooled features of every frame."""
+
+    columns: dict[str, np.ndarray]
+    pooled: Tensor  # (F, P, d) float32
+    text: Tensor  # (tasks, d) float32
+    token_rms: float
+
+
+def select_normalisation(which: str, base: Base, shards: Shards) -> Normalisation:
+    """The quantiles that actions and states are normalised with: the checkpoint's own, or the train episodes'."""
+    if which == "checkpoint":
+        if base.statistics is None:
+            raise SigmaError(
+                "params.yaml: base.statistics: found checkpoint, but the base was published without statistics; "
+                "legal here: dataset"
+            )
+        return Normalisation(base.statistics[STATE], base.statistics[ACTION])
+    stored = shards.meta["statistics"]
+    return Normalisation(
+        *(Quantiles(np.asarray(stored[name]["q01"]), np.asarray(stored[name]["q99"])) for name in (STATE, ACTION))
+    )
+
+
+def identity_columns(shards: Shards) -> dict[str, np.ndarray]:
+    """The columns by which tables are joined and grouped."""
+    return {
+        "window": np.arange(len(shards.window_step)),
+        "episode": shards.window_episode,
+        "step": shards.window_step,
+        "split": np.asarray(shards.window_split, dtype=str),
+        "task": np.asarray([shards.tasks[index] for index in shards.window_task], dtype=str),
+        "kept": shards.window_kept,
+        "strided": shards.window_strided,
+    }
+
+
+def batches(total: int, size: int, description: str) -> Iterator[np.ndarray]:
+    """Consecutive index batches under a progress meter; of several processes each gets its own (see ``gathered``)."""
+    own = [np.arange(start, min(start + size, total)) for start in mine(range(0, total, size))]
+    with progress(description, sum(map(len, own))) as meter:
+        for index in own:
+            yield index
+            meter.advance(len(index))
+
+
+def embedding_rms(base: Base, texts: list[str]) -> float:
+    """Root mean square of the frozen embeddings of the instructions' tokens: the scale of a token."""
+    prompt = base.prompter(texts, np.zeros((len(texts), base.state_dim), dtype=np.float32))
+    device = next(base.policy.parameters()).device
+    with torch.no_grad():
+        embedded = prefix.text_embeddings(base.policy, prompt.tokens.to(device)).float()
+    return embedded[prompt.mask.to(device)].square().mean().sqrt().item()
+
+
+def replay_base(
+    base: Base, shards: Shards, normalisation: Normalisation, parameters: "BaseParameters", *, batch: int
+) -> BaseReplay:
+    """Run the frozen base on every stored frame once, and its action expert on every decision.
+
+    A decision's actions come from the same pass that gives its frame's features.
+    """
+    if base.chunk_size < shards.meta["horizon"]:
+        raise SigmaError(
+            f"params.yaml: window.horizon: found {shards.meta['horizon']}; "
+            f"legal: at most the base's chunk size {base.chunk_size}"
+        )
+    builder = InputBuilder(base, normalisation)
+    horizon = shards.meta["horizon"]
+    frames, windows = len(shards.frame_step), len(shards.window_step)
+    decision_of = np.full(frames, -1)
+    decision_of[shards.window_frames[:, -1]] = np.arange(windows)
+    order = np.argsort(decision_of < 0, kind="stable")  # decisions first, so that a batch is all decisions or none
+    found: list[tuple[np.ndarray, Tensor, np.ndarray | None]] = []
+    for index in batches(frames, batch, "baseline"):
+        rows = order[index]
+        vision = builder.encode_images(shards.images(rows))
+        texts = [shards.tasks[task] for task in shards.frame_task[rows]]
+        with torch.no_grad():
+            passed = base_pass(base.policy, builder.observation(vision, shards.frame_state[rows], texts))
+            if (decision_of[rows] < 0).all():
+                found.append((rows, passed.pooled.cpu(), None))
+                continue
+            addresses = [(int(shards.frame_episode[row]), int(shards.frame_step[row])) for row in rows]
+            drawn = sample_noise(base.policy, parameters.samples, parameters.seed, addresses)
+            noise = torch.cat([torch.zeros_like(drawn[:, :1]), drawn], dim=1).to(builder.device)
+            actions = prefix.integrate(base.policy, passed.encoded, noise, base.num_steps)[:, :, :horizon].cpu().numpy()
+        found.append((rows, passed.pooled.cpu(), actions))
+    found = gathered(found, len(range(0, frames, batch)))
+    if not found:
+        raise SigmaError("data/shards: no frame is stored; nothing to evaluate")
+    pooled = torch.zeros(frames, *found[0][1].shape[1:])
+    zero = np.zeros((windows, horizon, base.action_dim), dtype=np.float32)
+    samples = np.zeros((windows, parameters.samples, horizon, base.action_dim), dtype=np.float32)
+    while found:  # each part's memory is given back as soon as it is copied
+        rows, features, actions = found.pop()
+        pooled[rows] = features
+        if actions is not None:
+            chosen = decision_of[rows]
+            here = chosen >= 0
+            zero[chosen[here]] = actions[here, 0]
+            samples[chosen[here]] = actions[here, 1:]
+    deterministic = {"zero_noise": zero, "mean": samples.mean(axis=1), "sample": samples[:, 0]}[parameters.action]
+    prompt = base.prompter(shards.tasks, np.zeros((len(shards.tasks), base.state_dim), dtype=np.float32))
+    columns = identity_columns(shards) | {
+        "action": normalisation.action.normalise(shards.window_action[:, :horizon]),
+        "valid": shards.window_valid[:, :horizon],
+        "hold": normalisation.action.normalise(shards.frame_state[shards.window_frames[:, -1]]),
+        "base_action": deterministic,
+        "base_zero_noise": zero,
+        "base_samples": samples,
+    }
+    text = base.text_embedding_mean(prompt).cpu()
+    return BaseReplay(columns, pooled, text, embedding_rms(base, shards.tasks))
+
+
+def frame_pictures(shards: Shards) -> pyarrow.Table:
+    """JPEG pictures of the decision frames of validation and test windows, for the report."""
+    from PIL import Image
+
+    rows = np.flatnonzero(np.asarray(shards.window_split) != "train")
+    columns: dict[str, list] = {"window": [], "camera": [], "jpeg": []}
+    for window in rows:
+        pictures = shards.images(shards.window_frames[window, -1:])[0]
+        for camera, picture in zip(shards.meta["cameras"], pictures, strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(buffer, format="JPEG", quality=90)
+            columns["window"].append(int(window))
+            columns["camera"].append(camera)
+            columns["jpeg"].append(buffer.getvalue())
+    return pyarrow.table(columns)

@@ -1,0 +1,131 @@
+"""From recorded or live observations to what the policy computes on: one way, offline and on a robot.
+
+Legend: B batch, M history, V cameras, S side of an image in pixels, D state dim, d backbone width, R control steps of
+the trace.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigma.policy.pi05 import prefix
+from sigma.policy.pi05.base import Base, Quantiles
+from sigma.policy.pi05.description import ACTION, STATE
+from sigma.policy.pi05.observation import Observation, instruction_embedding
+
+
+@dataclass(frozen=True, eq=False)
+class Normalisation:
+    """Quantiles of state and action that a run computes with, be they the checkpoint's or the dataset's."""
+
+    state: Quantiles
+    action: Quantiles
+
+    def to_json(self) -> dict:
+        return {STATE: self.state.to_json(), ACTION: self.action.to_json()}
+
+    @classmethod
+    def from_json(cls, value: dict) -> "Normalisation":
+        return cls(Quantiles.from_json(value[STATE]), Quantiles.from_json(value[ACTION]))
+
+
+class InputBuilder:
+    """Builds :class:`Observation` from images, raw states and instructions."""
+
+    def __init__(self, base: Base, normalisation: Normalisation):
+        self.base, self.normalisation = base, normalisation
+        self.device = next(base.policy.parameters()).device
+
+    def encode_images(self, images: Tensor, *, gradient: bool = False) -> Tensor:
+        """Image tokens (B, V, n, d) of uint8 images (B, V, 3, S, S) at the policy's resolution.
+
+        Without a ``gradient``, unless the vision tower itself is trained.
+        """
+        with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
+            pixels = images.to(self.device, non_blocking=True).to(torch.float32) / 255.0
+            return prefix.vision_tokens(self.base.policy, pixels)
+
+    def observation(
+        self,
+        vision: Tensor,
+        states: np.ndarray,
+        texts: Sequence[str],
+        history: Tensor | None = None,
+        present: Tensor | None = None,
+        trace: np.ndarray | None = None,
+    ) -> Observation:
+        """Join image tokens (B, V, n, d), raw states (B, D) and instructions with the past.
+
+        Args:
+            history, present: pooled features (B, M−1, P, d) and their mask; without them the history is empty, which is
+                what the frozen base reads.
+            trace: (B, R, D) raw states of the control steps before this one, oldest first; without it R is 0.
+        """
+        quantiles = self.normalisation.state
+        normalised = quantiles.normalise(np.asarray(states, dtype=np.float32))
+        motion = None
+        if trace is not None:
+            motion = quantiles.normalise(np.asarray(trace, dtype=np.float32)) - normalised[:, None]
+        return self.normalised_observation(vision, normalised, texts, history, present, motion)
+
+    def normalised_observation(
+        self,
+        vision: Tensor,
+        normalised: np.ndarray,
+        texts: Sequence[str],
+        history: Tensor | None = None,
+        present: Tensor | None = None,
+        motion: np.ndarray | None = None,
+    ) -> Observation:
+        """The same from states (B, D) that are normalised already, float32, and from a trace (B, R, D) of which the
+        state was taken."""
+        prompt = self.base.prompter(texts, normalised)
+        tokens, groups = prompt.tokens.to(self.device), prompt.groups.to(self.device)
+        with torch.no_grad():
+            text = instruction_embedding(self.base.policy, tokens, groups)
+        if history is None or present is None:
+            history = text.new_zeros(len(texts), 0, vision.shape[1] + 2, text.shape[-1])
+            present = torch.zeros(len(texts), 0, dtype=torch.bool, device=self.device)
+        state = torch.from_numpy(normalised).to(self.device)
+        if motion is None:
+            motion = np.zeros((len(texts), 0, normalised.shape[-1]), dtype=np.float32)
+        mask = prompt.mask.to(self.device)
+        return Observation(
+            vision.to(self.device, non_blocking=True),
+            tokens,
+            mask,
+            groups,
+            state,
+            text,
+            history.to(self.device, non_blocking=True),
+            present.to(self.device, non_blocking=True),
+            torch.from_numpy(motion).to(self.device),
+        )
+
+
+def trace_before(states: np.ndarray, steps: int) -> np.ndarray:
+    """The ``steps`` states (steps, D) before the last of ``states`` (n, D), oldest first.
+
+    Before the first the robot counts as having stood still there, as the window stage has it.
+    """
+    states = np.asarray(states, dtype=np.float32)
+    return states[np.maximum(np.arange(len(states) - 1 - steps, len(states) - 1), 0)]
+
+
+def gather_history(pooled: Tensor, frames: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Pooled features of the earlier decisions.
+
+    Args:
+        pooled: (F, P, d) of every stored frame.
+        frames: (B, M) frame ids of each window, oldest first, the decision's own last; −1 before the episode began.
+
+    Returns:
+        history (B, M−1, P, d), zero where absent, and its mask (B, M−1).
+    """
+    earlier = torch.from_numpy(np.ascontiguousarray(frames[:, :-1]))
+    present = earlier >= 0
+    history = pooled[earlier.clamp_min(0)] * present[..., None, None]
+    return history, present

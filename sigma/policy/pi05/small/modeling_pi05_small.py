@@ -1,0 +1,108 @@
+"""A small π0.5: LeRobot's own classes, built with the sizes of :class:`PI05SmallConfig`.
+
+Only the constructors differ, because LeRobot's fix the sizes to ``gemma_2b`` and ``gemma_300m`` and the vocabulary to
+257,152. Every computation is inherited: SigLIP tower, PaliGemma-Gemma language model, adaRMS action expert, flow
+matching.
+"""
+
+import torch
+from lerobot.policies.pi05.modeling_pi05 import PaliGemmaWithExpertModel, PI05Policy, PI05Pytorch
+from lerobot.policies.pi_gemma import PaliGemmaForConditionalGenerationWithPiGemma, PiGemmaForCausalLM
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.rtc.modeling_rtc import RTCProcessor
+from torch import nn
+from transformers import CONFIG_MAPPING
+
+from sigma.policy.pi05.small.configuration_pi05_small import ATTENTION_HEADS, PI05SmallConfig
+
+
+class _SmallTowers(PaliGemmaWithExpertModel):
+    """The language model with its vision tower, and the action expert, in reduced sizes."""
+
+    def __init__(self, config: PI05SmallConfig):
+        nn.Module.__init__(self)
+        self.freeze_vision_encoder = config.freeze_vision_encoder
+        self.train_expert_only = config.train_expert_only
+        shared = dict(
+            head_dim=config.head_dim,
+            num_attention_heads=ATTENTION_HEADS,
+            num_key_value_heads=1,
+            num_hidden_layers=config.depth,
+            vocab_size=config.vocabulary_size,
+            hidden_activation="gelu_pytorch_tanh",
+            dtype="float32",
+        )
+        text = CONFIG_MAPPING["gemma"](
+            hidden_size=config.language_width,
+            intermediate_size=config.language_mlp,
+            use_adarms=False,
+            adarms_cond_dim=None,
+            **shared,
+        )
+        vision = CONFIG_MAPPING["siglip_vision_model"](
+            hidden_size=config.vision_width,
+            intermediate_size=config.vision_mlp,
+            num_hidden_layers=config.vision_layers,
+            num_attention_heads=config.vision_heads,
+            image_size=config.image_resolution[0],
+            patch_size=config.patch_size,
+            vision_use_head=False,
+            dtype="float32",
+        )
+        paligemma = CONFIG_MAPPING["paligemma"](
+            text_config=text,
+            vision_config=vision,
+            projection_dim=config.language_width,
+            hidden_size=config.language_width,
+            vocab_size=config.vocabulary_size,
+            # PaliGemma's own image placeholder is never used: π0.5 joins image and text embeddings itself.
+            image_token_index=config.vocabulary_size,
+        )
+        expert = CONFIG_MAPPING["gemma"](
+            hidden_size=config.expert_width,
+            intermediate_size=config.expert_mlp,
+            use_adarms=True,
+            adarms_cond_dim=config.expert_width,
+            **shared,
+        )
+        self.paligemma = PaliGemmaForConditionalGenerationWithPiGemma(config=paligemma)
+        self.gemma_expert = PiGemmaForCausalLM(config=expert)
+        self.gemma_expert.model.embed_tokens = None
+        self.to_bfloat16_for_selected_params(config.dtype)
+        self._set_requires_grad()
+
+
+class _SmallCore(PI05Pytorch):
+    """Flow matching over the small towers."""
+
+    def __init__(self, config: PI05SmallConfig, rtc_processor: RTCProcessor | None = None):
+        nn.Module.__init__(self)
+        self.config = config
+        self.rtc_processor = rtc_processor
+        self.paligemma_with_expert = _SmallTowers(config)
+        self.action_in_proj = nn.Linear(config.max_action_dim, config.expert_width)
+        self.action_out_proj = nn.Linear(config.expert_width, config.max_action_dim)
+        self.time_mlp_in = nn.Linear(config.expert_width, config.expert_width)
+        self.time_mlp_out = nn.Linear(config.expert_width, config.expert_width)
+        self.gradient_checkpointing_enabled = False
+        if config.compile_model:
+            self.sample_actions = torch.compile(self.sample_actions, mode=config.compile_mode)
+            self.forward = torch.compile(self.forward, mode=config.compile_mode)
+
+
+class PI05SmallPolicy(PI05Policy):
+    """LeRobot's π0.5 policy in reduced sizes; `forward`, `predict_action_chunk`, `save_pretrained` are inherited."""
+
+    config_class = PI05SmallConfig
+    name = "pi05_small"
+
+    def __init__(self, config: PI05SmallConfig, **kwargs):
+        PreTrainedPolicy.__init__(self, config)
+        config.validate_features()
+        self.config = config
+        self.init_rtc_processor()
+        self.model = _SmallCore(config, rtc_processor=self.rtc_processor)
+        if config.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.model.to(config.device)
+        self.reset()

@@ -1,0 +1,157 @@
+"""Weights of a π0.5 checkpoint: digests, the known renamings, and a strict load that never leaves a random tensor.
+
+LeRobot's ``PI05Policy.from_pretrained`` prints a warning and keeps random weights when a load fails, and ignores the
+revision for the weights. This loader takes names and shapes from the class itself and refuses everything else.
+"""
+
+import copy
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers.models.gemma.modeling_gemma import GemmaRotaryEmbedding, GemmaTextScaledWordEmbedding
+from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
+
+from sigma.shared.errors import SigmaError
+
+WEIGHTS = "model.safetensors"
+
+# Names in published checkpoints that differ from the module's, as LeRobot's `_fix_pytorch_state_dict_keys` knows them:
+# (pattern of the stored name with its "model." prefix, replacement or None where the tensor has no place in π0.5, why).
+RENAMINGS: tuple[tuple[str, str | None, str], ...] = (
+    (r"^model\.action_time_mlp_(in|out)\.", r"model.time_mlp_\1.", "π0's name of the time MLP"),
+    (r"^model\.state_proj\.", None, "π0 projects the state; π0.5 writes it into the prompt"),
+    (
+        r"^model\.paligemma_with_expert\.gemma_expert\.model\.(layers\.\d+\.(input|post_attention)_layernorm|norm)\.weight$",
+        None,
+        "plain norms of the expert, replaced by adaRMS",
+    ),
+)
+_TOWER = "model.paligemma_with_expert.paligemma."
+# Checkpoints that tie input and output embeddings store one of the two: (missing name, stored name).
+TIED = ((_TOWER + "model.language_model.embed_tokens.weight", _TOWER + "lm_head.weight"),)
+
+# Buffers that no checkpoint holds, and how to make them anew from the module that owns them.
+_FRESH_BUFFERS: dict[type[nn.Module], Callable[[nn.Module], dict[str, Tensor]]] = {
+    GemmaRotaryEmbedding: lambda module: dict(GemmaRotaryEmbedding(module.config).named_buffers()),
+    GemmaTextScaledWordEmbedding: lambda module: {"embed_scale": torch.tensor(module.scalar_embed_scale)},
+    SiglipVisionEmbeddings: lambda module: {"position_ids": torch.arange(module.num_positions)[None]},
+}
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 in hex over element type, shape and bytes; of a tensor that processes share, all of them must ask."""
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    data = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{data.dtype}{tuple(data.shape)}".encode())
+    digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tensor_digests(module: nn.Module) -> dict[str, str]:
+    """Digest of every tensor in ``module.state_dict()``."""
+    return {name: tensor_digest(tensor) for name, tensor in module.state_dict().items()}
+
+
+def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of ``folder/model.safetensors`` as stored, one at a time; raises :class:`SigmaError`."""
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise SigmaError(f"{file}: not found; a base is a LeRobot folder with config.json and one {WEIGHTS}")
+    try:
+        with safe_open(file, framework="pt") as reader:
+            for name in sorted(reader.keys()):
+                yield name, reader.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise SigmaError(f"{file}: not readable as safetensors ({' '.join(str(error).split())})") from None
+
+
+def module_name(stored: str) -> str | None:
+    """The name that a stored tensor has in :class:`PI05Policy`; ``None`` where π0.5 has no use for it."""
+    name = stored if stored.startswith("model.") else f"model.{stored}"
+    for pattern, replacement, _ in RENAMINGS:
+        if re.search(pattern, name):
+            return None if replacement is None else re.sub(pattern, replacement, name)
+    return name
+
+
+def empty_policy(config: PreTrainedConfig, dtype: str) -> PI05Policy:
+    """The policy's class on the meta device: names, shapes and element types without memory."""
+    config = copy.deepcopy(config)
+    config.device, config.dtype, config.compile_model = "meta", dtype, False
+    with torch.device("meta"):
+        return get_policy_class(config.type)(config)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def load_strictly(config: PreTrainedConfig, folder: Path, digests: dict[str, str], *, dtype: str) -> PI05Policy:
+    """The policy with the weights of ``folder`` on the CPU, in evaluation mode and without gradients.
+
+    Args:
+        config: the checkpoint's configuration.
+        digests: digest of every stored tensor, by stored name; a tensor that differs is refused.
+        dtype: ``float32`` or ``bfloat16`` (LeRobot's selection of tensors stays float32).
+
+    Raises:
+        SigmaError: a missing, extra, mis-shaped, altered or non-finite tensor, by name.
+    """
+    policy = empty_policy(config, dtype)
+    expected = policy.state_dict()
+    state: dict[str, Tensor] = {}
+    seen, extra = set(), []
+    for stored, tensor in stored_tensors(folder):
+        seen.add(stored)
+        if digests.get(stored) != tensor_digest(tensor):
+            raise SigmaError(
+                f"{folder / WEIGHTS}: tensor {stored} is not the one that was recorded; fetch the base again"
+            )
+        name = module_name(stored)
+        if name is None:
+            continue
+        if name not in expected:
+            extra.append(stored)
+            continue
+        if tensor.shape != expected[name].shape:
+            found, legal = tuple(tensor.shape), tuple(expected[name].shape)
+            raise SigmaError(f"{folder / WEIGHTS}: tensor {stored} has shape {found}; config.json asks for {legal}")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise SigmaError(f"{folder / WEIGHTS}: tensor {stored} holds values that are not finite")
+        state[name] = tensor.to(expected[name].dtype, copy=True)
+    for name, source in TIED:
+        if name in expected and name not in state and source in state:
+            state[name] = state[source].clone()
+    missing = sorted(set(expected) - set(state)) + sorted(set(digests) - seen)
+    if missing:
+        raise SigmaError(f"{folder / WEIGHTS}: {len(missing)} tensors are missing: {_some(missing)}")
+    if extra:
+        raise SigmaError(f"{folder / WEIGHTS}: {len(extra)} tensors have no place in {config.type}: {_some(extra)}")
+    policy.load_state_dict(state, strict=True, assign=True)
+    _fill_buffers(policy)
+    policy.config.device = "cpu"
+    return policy.eval().requires_grad_(False)
+
+
+def _fill_buffers(policy: nn.Module) -> None:
+    """Give every buffer that is still on the meta device its value."""
+    for path, module in policy.named_modules():
+        hollow = {name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
+        if not hollow:
+            continue
+        maker = _FRESH_BUFFERS.get(type(module))
+        if maker is None:
+            raise RuntimeError(f"{path}: no rule to make the buffers {sorted(hollow)} of a {type(module).__name__}")
+        fresh = maker(module)
+        for name, buffer in hollow.items():
+            module.register_buffer(name, fresh[name].to(buffer.dtype), persistent=False)

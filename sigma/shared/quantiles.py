@@ -1,0 +1,68 @@
+"""LeRobot's QUANTILES normalisation as one small value, for arrays and tensors alike."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sigma.shared.errors import SigmaError
+
+Values = TypeVar("Values")  # numpy.ndarray or torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Quantiles:
+    """1st and 99th percentile of a feature, ``[D]`` float32, that map to −1 and 1 (values outside are not clipped).
+
+    Bit-equal to LeRobot's ``NormalizerProcessorStep`` in QUANTILES mode; ``eps`` replaces a range of zero, as there.
+    """
+
+    q01: np.ndarray
+    q99: np.ndarray
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name in ("q01", "q99"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float32))
+        if self.q01.ndim != 1 or self.q01.shape != self.q99.shape:
+            raise SigmaError(f"quantiles need two vectors of one length, found {self.q01.shape} and {self.q99.shape}")
+        if not (np.isfinite(self.q01).all() and np.isfinite(self.q99).all()):
+            raise SigmaError("quantiles hold a value that is not finite")
+        if (self.q99 < self.q01).any():
+            raise SigmaError(f"quantiles: q99 lies below q01 in dimension {int(np.argmax(self.q99 < self.q01))}")
+
+    @property
+    def constant(self) -> np.ndarray:
+        """Which dimensions have q01 = q99, ``[D]`` bool: they carry no information and normalise to huge numbers."""
+        return self.q01 == self.q99
+
+    def _like(self, values: Any) -> tuple[Any, Any]:
+        """Lower quantile and range in the type, precision and place of ``values``."""
+        low, span = self.q01, self.q99
+        if isinstance(values, np.ndarray):
+            low, high = low.astype(values.dtype), span.astype(values.dtype)
+            span = high - low
+            return low, np.where(span == 0, np.asarray(self.eps, dtype=values.dtype), span)
+        import torch
+
+        low, high = (torch.from_numpy(one).to(values.device, values.dtype) for one in (low, span))
+        span = high - low
+        return low, torch.where(span == 0, torch.tensor(self.eps, device=values.device, dtype=values.dtype), span)
+
+    def normalise(self, values: Values) -> Values:
+        """Raw units ``[..., D]`` to normalised ones."""
+        low, span = self._like(values)
+        return 2.0 * (values - low) / span - 1.0
+
+    def unnormalise(self, values: Values) -> Values:
+        """Normalised values ``[..., D]`` back to raw units."""
+        low, span = self._like(values)
+        return (values + 1.0) * span / 2.0 + low
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready form; :meth:`from_json` restores the same numbers."""
+        return {"q01": self.q01.tolist(), "q99": self.q99.tolist(), "eps": self.eps}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Quantiles":
+        return cls(np.asarray(value["q01"]), np.asarray(value["q99"]), float(value["eps"]))

@@ -1,0 +1,124 @@
+"""Pictures of the evidence: forest plot, training curves, success in closed loop. Plain numbers in, one SVG out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+
+from sigma.report.figures import SETTINGS, STYLE, new_figure, plain, to_svg
+from sigma.studies.ablation.arm_results import FULL_SCALE, place, title
+from sigma.studies.ablation.arm_table import CLAIMS, CRITICAL, LAST_PART, REFERENCES
+from sigma.studies.rollout.rollout_results import TaskResult
+
+BETTER, WORSE, OPEN = STYLE["sigma"]["color"], STYLE["base"]["color"], "#8A8A8A"
+CLAIM_TITLES = {"mse_plan": "executed plan", CRITICAL: "executed plan, critical intervals"}
+GROUPS = ("confirmatory", "explanatory", "references")
+# Okabe and Ito's, for arms; more arms than colours share them and differ by line style.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":", "-.")
+
+
+def group_of(name: str, row: Mapping[str, Any]) -> str:
+    """Which part of the table a row stands in."""
+    return "references" if name in REFERENCES else "confirmatory" if row["confirmatory"] else "explanatory"
+
+
+def subject_of(results: Mapping[str, Any]) -> str:
+    """The row that every other is compared with: the one without a difference."""
+    return next(name for name, row in results["rows"].items() if "delta" not in row.get("mse_plan", {}))
+
+
+def compared_rows(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The rows that the subject is compared with, confirmatory ones first."""
+    rows = [(name, row) for name, row in results["rows"].items() if "delta" in row.get("mse_plan", {})]
+    return sorted(rows, key=lambda item: (GROUPS.index(group_of(*item)), place(item[0])))
+
+
+def relative(entry: Mapping[str, float]) -> tuple[float, float, float]:
+    """The difference and its interval in percent of the row's own error; 0 where that is 0."""
+    scale = 100.0 / entry["mean"] if entry["mean"] else 0.0
+    return entry["delta"] * scale, entry["delta_lo"] * scale, entry["delta_hi"] * scale
+
+
+def forest(results: Mapping[str, Any]) -> str:
+    """The subject's error against each row's, in percent of the row's, with 95 % intervals; one panel a claim.
+
+    ``results`` is one split of ``metrics/ablation.json``. A mark is coloured only where its interval excludes zero. Of
+    the rows at scale 1, which lie close to their arms', only the subject's is drawn.
+    """
+    rows = compared_rows(results)
+    subject = subject_of(results)
+    rows = [item for item in rows if not item[0].endswith(FULL_SCALE) or item[0] == subject + FULL_SCALE]
+    claims = [claim for claim in CLAIMS if any(claim in row for _, row in rows)]
+    places = np.arange(len(rows))
+    with rc_context(SETTINGS):
+        figure, axes = new_figure(10, 1.2 + 0.3 * len(rows), 1, max(1, len(claims)), sharey=True)
+        for ax, claim in zip(axes[0], claims, strict=True):
+            ax.axvline(0, color="#444444", linewidth=1)
+            for place, (_, row) in zip(places, rows, strict=True):
+                middle, low, high = relative(row[claim])
+                colour = BETTER if high < 0 else WORSE if low > 0 else OPEN
+                ax.hlines(place, low, high, colors=colour, linewidth=2.5)
+                ax.scatter(middle, place, color=colour, s=26, zorder=3)
+            ax.set_title(CLAIM_TITLES[claim], loc="left", fontsize=10)
+            groups = [group_of(*item) for item in rows]
+            for place in places[1:]:
+                if groups[place] != groups[place - 1]:
+                    ax.axhline(place - 0.5, color="#BBBBBB", linewidth=1)
+        axes[0, 0].set_yticks(places, [plain(title(name)) for name, _ in rows])
+        for label, (name, row) in zip(axes[0, 0].get_yticklabels(), rows, strict=True):
+            label.set_fontweight("bold" if group_of(name, row) == "confirmatory" else "normal")
+        axes[0, 0].invert_yaxis()
+        figure.supxlabel("Sigma's error minus the row's, % of the row's (left of 0: Sigma's is lower)", fontsize=10)
+        return to_svg(figure)
+
+
+def curves(trainings: Sequence[tuple[str, int, Mapping[str, np.ndarray]]]) -> str:
+    """Validation error over the steps of each arm's last phase, one thin line a seed; the last fifth is shaded.
+
+    ``trainings`` are (arm, seed, columns of ``curves.parquet``). Steps are shown as a share of the arm's own.
+    """
+    arms = list(dict.fromkeys(arm for arm, _, _ in trainings))
+    with rc_context(SETTINGS):
+        figure, axes = new_figure(8, 4.0)
+        ax = axes[0, 0]
+        ax.axvspan(1 - LAST_PART, 1, color="#0072B2", alpha=0.06)
+        seen: set[str] = set()
+        for arm, _, columns in trainings:
+            last = columns["phase"] == columns["phase"][-1]
+            rows = last & np.isfinite(columns["validation"])
+            style = {
+                "color": PALETTE[arms.index(arm) % len(PALETTE)],
+                "linestyle": DASHES[arms.index(arm) // len(PALETTE) % len(DASHES)],
+            }
+            label = None if arm in seen else plain(title(arm))
+            share = columns["step"][rows] / columns["step"][last].max()
+            ax.plot(share, columns["validation"][rows], linewidth=1.1, label=label, **style)
+            seen.add(arm)
+        ax.set_yscale("log")
+        ax.set_xlabel("share of the arm's training steps (last phase)")
+        ax.set_ylabel("validation error as the arm measures it")
+        figure.legend(loc="outside right upper", fontsize=8)
+        return to_svg(figure)
+
+
+def success(task: TaskResult) -> str:
+    """Success of each arm on one task with its 95 % interval."""
+    arms = list(task.arms)
+    places = np.arange(len(arms))
+    values = np.array([[arm.success, arm.low, arm.high] for arm in task.arms.values()]) * 100
+    with rc_context(SETTINGS):
+        figure, axes = new_figure(7, 0.9 + 0.32 * len(arms))
+        ax = axes[0, 0]
+        colours = [STYLE["sigma"]["color"] if name.startswith("sigma") else "#8A8A8A" for name in arms]
+        ax.barh(places, values[:, 0], height=0.62, color=colours, alpha=0.55)
+        ax.hlines(places, values[:, 1], values[:, 2], colors="#222222", linewidth=1.6)
+        for place, value in zip(places, values, strict=True):
+            ax.text(value[2] + 1.5, place, f"{value[0]:.0f} %", va="center", fontsize=9)
+        ax.set_yticks(places, [plain(title(name)) for name in arms])
+        ax.set_xlim(0, 112)
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel("success (%), 95 % interval")
+        return to_svg(figure)

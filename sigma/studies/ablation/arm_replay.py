@@ -1,0 +1,178 @@
+"""What a trained arm would execute on validation and test windows, and what Sigma would without its own factors.
+
+Imported only by the stage that computes.
+
+Legend: W windows, T horizon, C chunk, A action dim, K factors, E factor dim.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sigma.evaluation.replay.sigma_replay import (
+    SigmaReplay,
+    calibrate_windows,
+    decide,
+    hold_action,
+    open_model,
+    replay_windows,
+)
+from sigma.policy.adapter.adapter import BRANCHES, SigmaTelepathyAdapter
+from sigma.policy.model.decision import FactorSwap, SigmaModel
+from sigma.policy.pi05.base_action import Kind
+from sigma.policy.pi05.base_replay import batches
+from sigma.shared.errors import SigmaError
+from sigma.shared.seeding import generator
+from sigma.training.batches import Material
+from sigma.training.flow_model import FlowModel
+
+DECODINGS: tuple[Kind, ...] = ("sample", "zero_noise", "mean")
+
+
+@dataclass(frozen=True)
+class ArmReplay:
+    """Executed actions of each variant, (W, n, A) a branch, in normalised units; a residual arm's calibration."""
+
+    variants: dict[str, dict[str, np.ndarray]]
+    calibration: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
+
+
+def scored_windows(material: Material) -> np.ndarray:
+    """Row numbers of the validation and test windows."""
+    return np.flatnonzero(np.isin(material.split, ("validation", "test")))
+
+
+def replay_residual_arm(
+    material: Material,
+    folder: Path,
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    swaps: bool,
+    batch: int,
+) -> ArmReplay:
+    """``NAME`` under its calibrated adapter and ``NAME_full_scale``; with ``swaps`` also ``tau_mean``, ``tau_shuffled``
+    and ``NAME_without_residual``.
+
+    These three are executed with the scales of ``NAME``: what differs is what is read or left out, not the adapter's
+    opinion of it.
+
+    Args:
+        folder: of the model, as finetune writes it.
+        settings: the section ``adapter``.
+        seed: decides between donors of factors that are equally near.
+    """
+    model, branch = open_model(material, folder)
+    windows = scored_windows(material)
+    replay = replay_windows(model, material, branch, windows, batch, f"{name}: predictions")
+    calibration, reference = calibrate_windows(material, replay)
+    columns = replay.columns
+    base, corrections = columns["base_action"], _corrections(columns)
+    own = SigmaTelepathyAdapter(**settings, calibration=calibration)
+    measures = {
+        "telepathy_factors": columns.get("tau"),
+        "alignment": columns.get("sem_align"),
+        "hold": hold_action(material, windows),
+        "feature_distance": columns["feature_distance"],
+        "text_distance": columns["text_distance"],
+    }
+    execution = own.execute(base, corrections, **measures)
+    full = SigmaTelepathyAdapter(1.0, 1.0).execute(base, corrections)
+    variants = {name: execution.actions, f"{name}_full_scale": full.actions}
+    if swaps:
+        shift = columns["adapted_action"] - base
+        variants[f"{name}_without_residual"] = {
+            part: own.blend(base[:, :steps], shift[:, :steps], execution.scales[part])
+            for part, steps in ((part, corrections[part].shape[1]) for part in BRANCHES)
+        }
+        for variant, swap in _swaps(model, material, branch, replay, seed, batch).items():
+            swapped = decide(model, material, branch, windows, batch, variant, swap=swap)
+            other = _corrections(columns | swapped)
+            variants[variant] = {
+                part: own.blend(base[:, : other[part].shape[1]], other[part], execution.scales[part])
+                for part in BRANCHES
+            }
+    return ArmReplay(variants, (calibration, reference))
+
+
+def _corrections(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What scale 1 adds to the frozen base's action, by branch."""
+    shift = columns["adapted_action"] - columns["base_action"]
+    residuals = {branch: columns[f"residual_{branch}"] for branch in BRANCHES}
+    return {branch: shift[:, : residual.shape[1]] + residual for branch, residual in residuals.items()}
+
+
+def _swaps(
+    model: SigmaModel, material: Material, branch: str, replay: SigmaReplay, seed: int, batch: int
+) -> dict[str, Callable[[np.ndarray], FactorSwap]]:
+    """Factors that say nothing of the window: their mean over the train windows, and those of another episode.
+
+    τ' comes from the same source.
+    """
+    train = np.flatnonzero(material.split == "train")
+    seen = decide(model, material, branch, train, batch, "tau_mean: train windows")
+    mean, anticipated = seen["tau"].mean(axis=0), seen["tau_anticipated"].mean(axis=0)
+    windows = replay.columns["window"]
+    row_of = {int(window): row for row, window in enumerate(windows)}
+    donors = donor_windows(material, windows, seed)
+    device = material.builder.device
+
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)
+
+    def of_mean(rows: np.ndarray) -> FactorSwap:
+        shape = (len(rows), *mean.shape)
+        return FactorSwap(*(tensor(np.broadcast_to(one, shape)) for one in (mean, anticipated)))
+
+    def of_donors(rows: np.ndarray) -> FactorSwap:
+        chosen = [row_of[donors[int(row)]] for row in rows]
+        return FactorSwap(tensor(replay.columns["tau"][chosen]), tensor(replay.columns["tau_anticipated"][chosen]))
+
+    return {"tau_mean": of_mean, "tau_shuffled": of_donors}
+
+
+def donor_windows(material: Material, windows: np.ndarray, seed: int) -> dict[int, int]:
+    """For each window the one of another episode of the same split at the nearest phase; ties are drawn by seed.
+
+    Phase is a decision's place in its episode: 0 at the first, 1 at the last decision.
+    """
+    columns = material.columns
+    episode, step, split = (columns[name][windows] for name in ("episode", "step", "split"))
+    last = {one: step[episode == one].max() for one in np.unique(episode)}
+    phase = np.array([now / max(1, last[one]) for one, now in zip(episode, step, strict=True)])
+    donors = {}
+    for row, window in enumerate(windows):
+        others = np.flatnonzero((split == split[row]) & (episode != episode[row]))
+        if not len(others):
+            raise SigmaError(
+                f"data/shards: a single {split[row]} episode; factors can be shuffled across at least two; "
+                f"see window.{split[row]} in params.yaml"
+            )
+        distance = np.abs(phase[others] - phase[row])
+        nearest = others[distance <= distance.min() + 1e-9]
+        donors[int(window)] = int(windows[generator(seed, "donor", int(window)).choice(nearest)])
+    return donors
+
+
+def replay_flow_arm(material: Material, model: FlowModel, name: str, *, batch: int) -> ArmReplay:
+    """``NAME_sample``, ``NAME_zero_noise`` and ``NAME_mean``: the policy's own action, under the base's noise."""
+    windows, chunk = scored_windows(material), material.shards.meta["chunk"]
+    plans: dict[str, list[np.ndarray]] = {kind: [] for kind in DECODINGS}
+    with torch.no_grad():
+        for index in batches(len(windows), batch, f"{name}: predictions"):
+            rows = windows[index]
+            encoded = model.adapted_pass(material.observation(rows)).encoded
+            for kind in DECODINGS:
+                plans[kind].append(material.decide(model.policy, encoded, rows, kind).float().cpu().numpy())
+    whole = {kind: np.concatenate(parts) for kind, parts in plans.items()}
+    return ArmReplay(
+        {
+            f"{name}_{kind}": {"vector": plan[:, :1], "chunk": plan[:, :chunk], "trajectory": plan}
+            for kind, plan in whole.items()
+        }
+    )

@@ -1,0 +1,88 @@
+"""One figure in a fresh process: ``python -m sigma.studies.benchmark.run NAME --params FILE --output FILE``.
+
+A process of its own has the asked-for kernel threads from its first import, no memory or threads of another figure, and
+loader processes that start as in a training.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_json, write_json
+from sigma.studies.benchmark.catalogue import CATALOGUE
+from sigma.studies.benchmark.kept_record import NotMeasured, build
+from sigma.studies.benchmark.others import Others
+from sigma.studies.benchmark.project import Project
+from sigma.studies.benchmark.settings import BenchmarkParameters, read_benchmark
+from sigma.studies.benchmark.several_processes import environment, last_line
+
+PREFIX = "sigma: error: "
+
+
+def in_fresh_process(name: str, params: Path, settings: BenchmarkParameters) -> dict[str, Any]:
+    """The record of a figure of the project in the current folder; raises :class:`SigmaError` where it failed."""
+    with tempfile.TemporaryDirectory(prefix="sigma-benchmark-") as folder:
+        output = Path(folder) / "record.json"
+        command = [
+            sys.executable,
+            "-m",
+            "sigma.studies.benchmark.run",
+            name,
+            "--params",
+            str(params),
+            "--output",
+            str(output),
+        ]
+        done = subprocess.run(command, env=environment(settings.threads), capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            told = last_line(done.stderr or done.stdout).removeprefix(PREFIX).removeprefix("benchmark: ")
+            raise SigmaError(f"benchmark: {told if told.startswith(f'{name}: ') else f'{name}: {told}'}")
+        return read_json(output)
+
+
+def load_project(root: Path, params: Path) -> Project:
+    """The project under ``root`` with the machine's settings replaced by the benchmark's."""
+    from sigma.parameters import read_parameters
+
+    settings, parameters = read_benchmark(params), read_parameters(root / "params.yaml")
+    here = {
+        "threads": settings.threads,
+        "workers": settings.workers,
+        "backend": "local",
+        "address": None,
+        "processes": 1,
+    }
+    machine = parameters.machine.model_copy(update=here)
+    return Project(root, parameters.model_copy(update={"machine": machine}), settings, settings.effort)
+
+
+def record_of(name: str, project: Project) -> dict[str, Any]:
+    """Measure a figure in this process; ``other_programs`` says how many cores others had busy meanwhile."""
+    figure, others = CATALOGUE[name], Others()
+    try:
+        measured = import_module(f"sigma.studies.benchmark.time_{figure.part}").FIGURES[name](project)
+    except NotMeasured as reason:
+        return {"part": figure.part, "title": figure.title, "peer": figure.peer, "not_measured": str(reason)}
+    return build(figure, measured) | {"other_programs": round(others.cores(), 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=CATALOGUE)
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    given = parser.parse_args()
+    try:
+        write_json(given.output, record_of(given.name, load_project(Path(), given.params)))
+    except SigmaError as error:
+        print(f"{PREFIX}{' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Trained arms on a fresh dataset, with what they are judged by (calibration, statistics, windows) left as it was.
+
+Nothing of the fresh episodes is trained, selected or calibrated on. Imported only by the command that computes.
+
+Legend: W windows, n steps of a branch, A action dim.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sigma.compute.workers import Workers
+from sigma.data.dataset.dataset import open_dataset
+from sigma.data.shards import Shards
+from sigma.data.windows.candidates import Filter, candidate_windows
+from sigma.data.windows.cutting import Protocol
+from sigma.data.windows.packing import View, write_shards
+from sigma.evaluation.replay.sigma_replay import decide, hold_action
+from sigma.policy.adapter.adapter import BRANCHES, SigmaTelepathyAdapter
+from sigma.policy.adapter.calibration import feature_distance, read_calibration, read_reference, text_distance
+from sigma.policy.model import lora
+from sigma.policy.model.heads import FILE
+from sigma.policy.model.model_folder import load_model, read_config
+from sigma.policy.pi05.base import load_base
+from sigma.policy.pi05.base_replay import replay_base
+from sigma.policy.pi05.inputs import InputBuilder, Normalisation
+from sigma.shared.errors import SigmaError
+from sigma.studies.ablation.arm_replay import replay_flow_arm
+from sigma.training.batches import Material
+from sigma.training.flow_model import FlowModel
+
+Actions = dict[str, np.ndarray]  # branch -> executed actions (W, n, A), normalised
+
+
+def fresh_shards(dataset_folder: Path, folder: Path, meta: Mapping[str, Any], workers: Workers) -> Shards:
+    """Cut the dataset into held-out windows by the protocol of ``meta`` (of ``data/shards``) and write them to
+    ``folder``; every episode is a test episode.
+
+    Raises :class:`SigmaError` where the dataset has other joints, another rate or fewer cameras.
+    """
+    dataset = open_dataset(dataset_folder)
+    for key, found in (("joint_names", list(dataset.joint_names)), ("fps", dataset.fps)):
+        if found != meta[key]:
+            raise SigmaError(f"{dataset_folder}: {key}: found {found}; legal: {meta[key]}, as in data/shards")
+    for camera in meta["dataset_cameras"]:
+        if camera not in dataset.cameras:
+            raise SigmaError(f"{dataset_folder}: no camera {camera!r}; it has {', '.join(dataset.cameras)}")
+    names = ("horizon", "chunk_size", "history", "history_stride", "train_stride", "eval_stride", "trace")
+    protocol = Protocol(**{name: meta[name] for name in names})
+    splits: dict[str, list[int]] = {
+        "train": [],
+        "validation": [],
+        "test": [episode.index for episode in dataset.episodes],
+    }
+    windows = candidate_windows(dataset, splits, protocol, Filter(0.0, 0.0), meta["statistics"])
+    view = View(tuple(meta["dataset_cameras"]), meta["resolution"])
+    own = {**meta, "splits": splits, "tasks": list(dataset.tasks)}
+    write_shards(folder, dataset, view, protocol, windows, own, 64 * 2**20, workers)
+    return Shards.open(folder)
+
+
+def fresh_material(
+    shards: Shards, reference: Mapping[str, Any], features: Mapping[str, Any], base: Any, *, batch: int, device: str
+) -> Material:
+    """What the frozen base makes of the fresh windows, in the quantiles and under the noise of ``features``.
+
+    Args:
+        reference: ``data/base.json``.
+        features: ``data/features/meta.json``.
+        base: the section ``base`` of the parameters.
+    """
+    if features["base_digest"] != reference["digest"]:
+        raise SigmaError("data/features/meta.json: belongs to another base than data/base.json; run `dvc repro`")
+    policy = load_base(dict(reference), device=device, dtype=features["dtype"])
+    normalisation = Normalisation.from_json(features["normalisation"])
+    replay = replay_base(policy, shards, normalisation, base, batch=batch)
+    builder = InputBuilder(policy, normalisation)
+    return Material(policy, shards, builder, dict(features), replay.pooled, replay.columns, "", features["dtype"])
+
+
+def fresh_base(material: Material) -> Material:
+    """The same windows on an untouched base, because LoRA is inserted into the one it is put on."""
+    base = load_base(material.base.reference, device=str(material.builder.device), dtype=material.dtype)
+    return replace(material, base=base, builder=InputBuilder(base, material.builder.normalisation), vision={})
+
+
+def residual_actions(
+    material: Material, model: Path, calibration: Path, settings: Mapping[str, Any], *, name: str, batch: int
+) -> tuple[Actions, np.ndarray]:
+    """What a residual arm executes at every window under its own calibrated adapter, and the plan's scales (W,).
+
+    Args:
+        model: folder as finetune writes it.
+        calibration: its ``adapter_calibration.json``.
+        settings: the section ``adapter``.
+    """
+    config = read_config(model)
+    if config["base"]["digest"] != material.base.reference["digest"]:
+        raise SigmaError(f"{model}: trained on another base than data/base.json; run `dvc repro`")
+    if config["normalisation"] != material.meta["normalisation"]:
+        raise SigmaError(f"{model}: trained with other statistics than data/features holds; run `dvc repro`")
+    trained = load_model(material.base.policy, model, config, model / FILE)
+    reference = read_reference(calibration)
+    windows = np.arange(len(material.split))
+    columns = decide(trained, material, config["branch"], windows, batch, f"{name}: predictions")
+    base = material.columns["base_action"]
+    shift = columns["adapted_action"] - base
+    corrections = {}
+    for branch in BRANCHES:
+        residual = columns[f"residual_{branch}"]
+        corrections[branch] = shift[:, : residual.shape[1]] + residual
+    features = material.pooled[torch.from_numpy(material.shards.window_frames[:, -1])].flatten(1).numpy()
+    adapter = SigmaTelepathyAdapter(**settings, calibration=read_calibration(calibration))
+    execution = adapter.execute(
+        base,
+        corrections,
+        telepathy_factors=columns.get("tau"),
+        alignment=columns.get("sem_align"),
+        hold=hold_action(material, windows),
+        feature_distance=feature_distance(features, reference["features"]).astype(np.float32),
+        text_distance=text_distance(columns["text"], reference["texts"]).astype(np.float32),
+    )
+    return execution.actions, execution.scales["trajectory"]
+
+
+def tuned_actions(material: Material, adapter: Path, *, name: str, batch: int) -> dict[str, Actions]:
+    """What plain LoRA executes, by decoding: ``NAME_sample``, ``NAME_zero_noise``, ``NAME_mean``."""
+    model = FlowModel(lora.load(material.base.policy, adapter))
+    return replay_flow_arm(material, model.eval(), name, batch=batch).variants

@@ -1,0 +1,66 @@
+"""``sigma closed-loop``: success of a base, and of the same policy with random weights, over fresh simulator seeds."""
+
+from pathlib import Path
+
+
+def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: int, execute: int, samples: int) -> str:
+    """Roll out each task from ``seeds`` seeds and write what came of it as JSON; returns one line.
+
+    Args:
+        base: the policy folder.
+        output: JSON file; ``trained`` and ``random`` hold the :func:`~sigma.evaluation.success.score` of each task.
+        execute: steps of each plan that are executed before the policy looks again.
+        samples: 0 integrates from zero noise, n ≥ 1 averages n seeded samples.
+    """
+    import os
+
+    from sigma.evaluation.success import score
+    from sigma.policy.control.controller import BaseController
+    from sigma.policy.pi05.base import load_base
+    from sigma.policy.pi05.description import describe_base
+    from sigma.policy.pi05.small.initialisation import fan_in_initialise
+    from sigma.shared.errors import SigmaError
+    from sigma.shared.files import write_json
+    from sigma.shared.progress import progress
+
+    try:
+        from sigma.simulation.parallel import Crew, check_renderer
+    except ModuleNotFoundError as error:
+        if error.name not in ("mujoco", "so101_nexus", "gymnasium"):
+            raise
+        raise SigmaError(f"closed-loop: {error.name} is not installed; install the extra 'simulation'") from None
+    from sigma.simulation.episode import EpisodeSpec
+    from sigma.simulation.rollout import FixedRows, run_rollouts
+    from sigma.simulation.tasks import task_named
+
+    for task in tasks:
+        task_named(task)
+    check_renderer()
+    reference = describe_base(str(base), None)
+    trained, untrained = load_base(reference), load_base(reference)
+    fan_in_initialise(untrained.policy, seed=first_seed)
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    with progress("closed loop", 2 * len(tasks)) as meter, Crew(min(2, os.cpu_count() or 1)) as crew:
+        for name, one in (("trained", trained), ("random", untrained)):
+            decoding = "mean" if samples else "zero_noise"
+            controller = BaseController(
+                one, n_action_steps=execute, decoding=decoding, samples=samples, seed=first_seed
+            )
+            figures[name] = {}
+            for task in tasks:
+                results = run_rollouts(
+                    FixedRows(controller, seeds),
+                    range(first_seed, first_seed + seeds),
+                    EpisodeSpec(task, execute, size=one.resolution),
+                    crew=crew,
+                )
+                figures[name][task] = score(
+                    [result.success for result in results],
+                    [result.progress for result in results],
+                    [result.wrong_box for result in results],
+                    [result.failure for result in results],
+                )
+                meter.advance(1, f"{name} {task} {figures[name][task]['success']:.0%}")
+    write_json(Path(output), {**figures, "seeds": seeds})
+    rates = ", ".join(f"{task} {100 * one['success']:.0f} %" for task, one in figures["trained"].items())
+    return f"{output}: success over {seeds} seeds: {rates}"

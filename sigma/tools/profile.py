@@ -1,0 +1,170 @@
+"""``sigma profile``: shipped settings of ``params.yaml``, listed, shown, compared and written.
+
+A profile is a file of ``sigma/profiles/``. ``embedded`` names every parameter; another one names its parent under
+``extends`` and what differs from it.
+"""
+
+import importlib.resources
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sigma.parameters import read_parameters
+from sigma.parameters.schema import PARAMS_FILE, read_yaml
+from sigma.shared.errors import SigmaError
+
+COMPLETE = "embedded"
+_HUB = ("dataset", "base")
+_NAMED_BY_DATA = ("window.cameras",)  # a mapping whose keys are the dataset's, not parameters
+
+
+def _folder() -> Path:
+    return Path(str(importlib.resources.files("sigma"))) / "profiles"
+
+
+def names() -> list[str]:
+    """The shipped profiles, the default first."""
+    found = sorted(file.stem for file in _folder().glob("*.yaml"))
+    return sorted(found, key=lambda name: name != COMPLETE)
+
+
+def _merged(first: Any, second: Any, profile: str, place: str = "") -> Any:
+    """``first`` with the leaves of ``second``; a key that ``first`` lacks is an error."""
+    if not _is_section(first, place) or not isinstance(second, Mapping):
+        return second
+    unknown = sorted(set(second) - set(first))
+    if unknown:
+        raise SigmaError(f"profile {profile}: {_join(place, unknown[0])}: no such parameter")
+    return {key: _merged(value, second.get(key, value), profile, _join(place, key)) for key, value in first.items()}
+
+
+def _join(place: str, key: Any) -> str:
+    return f"{place}.{key}" if place else str(key)
+
+
+def _is_section(value: Any, place: str) -> bool:
+    return isinstance(value, Mapping) and place not in _NAMED_BY_DATA
+
+
+def load(name: str) -> dict[str, Any]:
+    """Every parameter of a profile; raises :class:`SigmaError` for an unknown name."""
+    if name not in names():
+        raise SigmaError(f"profile {name!r} does not exist; legal: {', '.join(names())}")
+    raw = read_yaml(_folder() / f"{name}.yaml")
+    parent = raw.pop("extends", None)
+    return raw if parent is None else _merged(load(parent), raw, name)
+
+
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every parameter by its dotted name."""
+    if _is_section(value, place):
+        for key, child in value.items():
+            yield from leaves(child, _join(place, key))
+    else:
+        yield place, value
+
+
+def differences(name: str, file: Path = PARAMS_FILE) -> list[tuple[str, Any, Any]]:
+    """Parameters whose value in ``file`` is not the profile's: (name, in the file, in the profile)."""
+    here, there = dict(leaves(read_yaml(file))), dict(leaves(load(name)))
+    return [
+        (key, here.get(key), there.get(key))
+        for key in dict.fromkeys([*there, *here])
+        if key not in here or key not in there or here[key] != there[key]
+    ]
+
+
+def _yaml() -> Any:
+    """A YAML reader and writer that keeps comments, quotes and the way the shipped file is laid out."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
+def text_of(values: Mapping[str, Any]) -> str:
+    """YAML of plain values."""
+    buffer = io.StringIO()
+    _yaml().dump(values, buffer)
+    return buffer.getvalue()
+
+
+def _latest(repository: str, kind: str) -> str:
+    """The commit that a Hub repository's main branch is at now."""
+    from httpx import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return HfApi().repo_info(repository, repo_type="dataset" if kind == "dataset" else "model").sha
+    except (HfHubHTTPError, HTTPError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+    raise SigmaError(
+        f"{repository}: its commit cannot be read from the Hub ({reason}); name it: --{kind}-revision <40 hex digits>"
+    )
+
+
+def pin(values: dict[str, Any], revisions: Mapping[str, str | None]) -> dict[str, str]:
+    """Give every Hub id in ``fetch`` a commit: the profile's, the one asked for, else the Hub's latest.
+
+    Returns what was pinned here, by ``dataset`` and ``base``; ``values`` is changed.
+    """
+    pinned = {}
+    for kind in _HUB:
+        origin, wanted = values["fetch"][kind], revisions.get(kind)
+        is_hub = "/" in origin["source"] and not Path(origin["source"]).exists()
+        if wanted is not None and not is_hub:
+            raise SigmaError(f"--{kind}-revision: the profile's {kind} {origin['source']!r} is no Hub id; leave it out")
+        if is_hub and (wanted or origin["revision"] is None):
+            origin["revision"] = pinned[kind] = wanted or _latest(origin["source"], kind)
+    return pinned
+
+
+def _on_one_line(value: Any) -> Any:
+    """A mapping in flow style: written over several lines it would take the next key's comment with it."""
+    from ruamel.yaml.comments import CommentedMap
+
+    if not isinstance(value, Mapping):
+        return value
+    line = CommentedMap(value)
+    line.fa.set_flow_style()
+    return line
+
+
+def _write_into(document: Any, values: Mapping[str, Any], place: str = "") -> None:
+    """Change the leaves of a loaded YAML document in place, so that its comments stay."""
+    for key, value in values.items():
+        if _is_section(value, _join(place, key)):
+            _write_into(document[key], value, _join(place, key))
+        elif document[key] != value:
+            document[key] = _on_one_line(value)
+
+
+def use(name: str, file: Path, revisions: Mapping[str, str | None]) -> str:
+    """Write a profile's values into ``file``, comments kept, after checking them all; returns one line."""
+    from sigma.shared.files import atomic_file
+
+    values = load(name)
+    read_yaml(file)
+    pinned = pin(values, revisions)
+    read_parameters(Path(f"profile {name}"), values)
+    yaml = _yaml()
+    document = yaml.load(file.read_text(encoding="utf-8"))
+    new, old = dict(leaves(values)), dict(leaves(document))
+    strangers = set(new) ^ set(old)
+    if strangers:
+        raise SigmaError(
+            f"{file}: {min(strangers)} stands in this file or in the profile, not in both; take the shipped params.yaml"
+        )
+    changed = sum(old[key] != value for key, value in new.items())
+    _write_into(document, values)
+    with atomic_file(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        yaml.dump(document, stream)
+    told = "".join(f"; {kind} pinned to {commit[:12]}" for kind, commit in pinned.items())
+    return f"profile: {name} written into {file}, {changed} values changed{told}"

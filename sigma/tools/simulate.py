@@ -1,0 +1,29 @@
+"""``sigma simulate``: record the scripted expert in the simulator as a LeRobotDataset v3.0."""
+
+from pathlib import Path
+
+from sigma.shared.errors import SigmaError
+
+
+def run(
+    *, tasks: list[str], episodes: list[int], seed: int, output: Path, size: int, noise: float, workers: int
+) -> str:
+    """Record demonstrations, ``episodes`` one number for all tasks or one a task; returns a line that says what."""
+    if len(episodes) == 1:
+        episodes = episodes * len(tasks)
+    if len(episodes) != len(tasks) or min(episodes) < 1:
+        raise SigmaError(f"--episodes: {episodes} for {len(tasks)} tasks; legal: one number ≥ 1 for all, or one a task")
+    if len(set(tasks)) != len(tasks):
+        raise SigmaError(f"--task: {', '.join(tasks)}: a task is named twice")
+    try:
+        from sigma.simulation.record import record
+    except ModuleNotFoundError as error:
+        if error.name not in ("mujoco", "so101_nexus", "gymnasium"):
+            raise
+        raise SigmaError(f"simulate: {error.name} is not installed; install the extra 'simulation'") from None
+
+    counts = record(Path(output), tasks, episodes, seed, size, noise, workers)
+    return (
+        f"{output}: {counts['episodes']} episodes, {counts['frames']} frames, "
+        f"{counts['rejected']} failed attempts left out"
+    )

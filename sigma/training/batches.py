@@ -1,0 +1,228 @@
+"""What training and Sigma's evaluation read: the base, the shards, and what the baseline stage kept of both."""
+
+import hashlib
+import importlib.resources
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from torch import Tensor
+
+from sigma.compute import processes
+from sigma.data.shards import Shards
+from sigma.policy.model.decision import SigmaModel
+from sigma.policy.pi05.base import Base, load_base
+from sigma.policy.pi05.base_action import Kind, deterministic_action
+from sigma.policy.pi05.inputs import InputBuilder, Normalisation, gather_history
+from sigma.policy.pi05.observation import Observation
+from sigma.policy.pi05.prefix import Encoded
+from sigma.shared import records
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_file
+from sigma.shared.tables import read_columns
+from sigma.training.augmentation import Views
+from sigma.training.prefetch import Ahead
+
+COLUMNS = ("window", "episode", "step", "split", "action", "valid", "base_action")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is read of some windows: images (B, V, 3, S, S), or their ``tokens`` (B, V, n, d), and pooled features."""
+
+    tokens: bool
+    images: Tensor
+    history: Tensor  # (B, M−1, P, d)
+    present: Tensor  # (B, M−1)
+    now: Tensor  # (B, P, d)
+
+    def pinned(self) -> "_Read":
+        """The same in memory from which a GPU copies while it computes."""
+        moved = {name: getattr(self, name).pin_memory() for name in ("images", "history", "present", "now")}
+        return replace(self, **moved)
+
+
+@dataclass(eq=False)
+class Material:
+    """Inputs of every window, ready to be batched.
+
+    Legend: W windows, F frames, M history, P pooled vectors, d backbone width, T horizon, A action dim.
+    """
+
+    base: Base
+    shards: Shards
+    builder: InputBuilder
+    meta: dict  # of data/features
+    pooled: Tensor  # (F, P, d)
+    columns: dict[str, np.ndarray]
+    digest: str
+    dtype: str
+    views: Views = field(default_factory=Views)  # what training may see instead of a frame's own images
+    vision: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # (frame, view) -> (V, n, d), where cached
+
+    def __post_init__(self) -> None:
+        self._ahead = Ahead(self._read)
+
+    @property
+    def split(self) -> np.ndarray:
+        return self.columns["split"]
+
+    def targets(self, windows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Recorded actions (B, T, A), normalised, and their mask (B, T)."""
+        device = self.builder.device
+        action = torch.from_numpy(self.columns["action"][windows]).to(device)
+        return action, torch.from_numpy(self.columns["valid"][windows]).to(device)
+
+    def base_action(self, windows: np.ndarray) -> Tensor:
+        """The frozen base's deterministic action (B, T, A)."""
+        return torch.from_numpy(self.columns["base_action"][windows]).to(self.builder.device)
+
+    def scored_joints(self) -> Tensor:
+        """(A,) bool, False at joints that the window stage excludes by name."""
+        excluded = set(self.shards.meta["exclude_joints"])
+        keep = [name not in excluded for name in self.shards.meta["joint_names"]]
+        return torch.tensor(keep, device=self.builder.device)
+
+    def cache_vision(self, windows: np.ndarray, batch: int) -> None:
+        """Keep the frozen image tokens of these windows' decision frames; they never change during training.
+
+        Of train windows every view is kept, of others the image alone.
+        """
+        for number in range(self.views.count + 1):
+            chosen = windows[self.split[windows] == "train"] if number else windows
+            frames = np.unique(self.shards.window_frames[chosen, -1])
+            for start in range(0, len(frames), batch):
+                rows = frames[start : start + batch]
+                images = self.views.of(self.shards.images(rows), rows, [number] * len(rows))
+                tokens = self.builder.encode_images(images).cpu()
+                self.vision.update({(int(frame), number): tokens[index] for index, frame in enumerate(rows)})
+
+    def read_ahead(self, windows: np.ndarray, numbers: np.ndarray) -> None:
+        """Begin to read in another thread what the next :meth:`observation`, of these windows and views, will read."""
+        self._ahead.request(windows, numbers)
+
+    def _read(self, windows: np.ndarray, numbers: np.ndarray) -> "_Read":
+        frames = self.shards.window_frames[windows]
+        now = frames[:, -1]
+        seen = list(zip(now.tolist(), numbers.tolist(), strict=True))
+        cached = all(key in self.vision for key in seen)
+        if cached:
+            images = torch.stack([self.vision[key] for key in seen])
+        else:
+            images = self.views.of(self.shards.images(now), now, numbers)
+        read = _Read(cached, images, *gather_history(self.pooled, frames), self.pooled[now])
+        return read.pinned() if self.builder.device.type == "cuda" else read
+
+    def observation(
+        self,
+        windows: np.ndarray,
+        state_noise: np.ndarray | None = None,
+        *,
+        numbers: np.ndarray | None = None,
+        train_vision: bool = False,
+    ) -> Observation:
+        """What the decisions of ``windows`` may read.
+
+        Args:
+            state_noise: (B, D), added in normalised units to the state and to those before it: the motion stays.
+            numbers: (B,) the view of its images that each window sees; the images themselves by default.
+            train_vision: the image tokens carry a gradient to the vision tower; then none may be cached.
+        """
+        shards = self.shards
+        now = shards.window_frames[windows][:, -1]
+        read = self._ahead.take(windows, np.zeros(len(now), dtype=np.int64) if numbers is None else numbers)
+        vision = read.images if read.tokens else self.builder.encode_images(read.images, gradient=train_vision)
+        states, trace = shards.frame_state[now], shards.frame_trace[now]
+        if state_noise is not None:
+            quantiles = self.builder.normalisation.state
+            noise = state_noise.astype(np.float32) * (quantiles.q99 - quantiles.q01) / 2
+            states, trace = states + noise, trace + noise[:, None]
+        texts = [shards.tasks[task] for task in shards.window_task[windows]]
+        observation = self.builder.observation(vision, states, texts, read.history, read.present, trace)
+        return observation.seen(read.now.to(self.builder.device, non_blocking=True))
+
+    def decide(self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind) -> Tensor:
+        """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""
+        addresses = [(int(self.shards.window_episode[row]), int(self.shards.window_step[row])) for row in windows]
+        action = deterministic_action(
+            kind,
+            policy,
+            encoded,
+            self.meta["num_steps"],
+            samples=self.meta["samples"],
+            seed=self.meta["seed"],
+            addresses=addresses,
+        )
+        return action[:, : self.shards.meta["horizon"]]
+
+
+def load_material(
+    base_file: Path, shards_folder: Path, features: Path, baseline: Path, *, device: torch.device, expert: bool = True
+) -> Material:
+    """Open and cross-check everything; raises :class:`SigmaError` where two parts are not of one run.
+
+    The base's weights have the type that the features were made with. Without ``expert`` the action expert is not on
+    the device.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    reference = records.read_record(base_file, records.BASE)
+    meta = records.read_record(features / "meta.json", records.FEATURES)
+    if meta["base_digest"] != reference["digest"]:
+        raise SigmaError(f"{features}: made with another base than {base_file}; run `dvc repro baseline`")
+    shards = Shards.open(shards_folder)
+    try:
+        pooled = load_file(features / "features.safetensors")["pooled"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise SigmaError(
+            f"{features / 'features.safetensors'}: not readable ({' '.join(str(error).split())})"
+        ) from None
+    wanted = tuple(meta[name] for name in ("frames", "pools", "width"))
+    faults = {
+        f"has shape {tuple(pooled.shape)}, meta.json says {wanted}": pooled.shape != wanted,
+        "holds a non-finite number": not all(torch.isfinite(part).all() for part in pooled.split(4096)),
+    }
+    for fault, found in faults.items():
+        if found:
+            raise SigmaError(f"{features / 'features.safetensors'}: pooled {fault}; run `dvc repro baseline`")
+    columns, _ = read_columns(baseline, COLUMNS)
+    if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
+        raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")
+    base = load_base(reference, device=str(device), dtype=meta["dtype"], expert=expert, split=processes.split_layers)
+    builder = InputBuilder(base, Normalisation.from_json(meta["normalisation"]))
+    whole = hashlib.sha256()
+    for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):
+        whole.update(digest_file(file).encode())
+    return Material(base, shards, builder, meta, pooled, columns, whole.hexdigest(), meta["dtype"])
+
+
+def motion_rms(material: Material, windows: np.ndarray) -> Tensor:
+    """(D,) root mean square of each joint's motion before the decisions of ``windows``, normalised, at least 0.01."""
+    frames = material.shards.window_frames[windows, -1]
+    quantiles = material.builder.normalisation.state
+    state = quantiles.normalise(material.shards.frame_state[frames])
+    motion = quantiles.normalise(material.shards.frame_trace[frames]) - state[:, None]
+    return torch.from_numpy(np.sqrt(np.square(motion, dtype=np.float64).mean((0, 1)))).float().clamp_min(0.01)
+
+
+def adapted_actions(model: SigmaModel, material: Material, windows: np.ndarray, batch: int) -> Tensor:
+    """Deterministic action (B, T, A) of the policy as it is trained, by the same rule as the frozen base's."""
+    actions, starts = [], range(0, len(windows), batch)
+    with torch.no_grad():
+        for start in processes.mine(starts):
+            rows = windows[start : start + batch]
+            passed = model.adapted_pass(material.observation(rows))
+            actions.append(material.decide(model.policy, passed.encoded, rows, material.meta["action"]).cpu())
+    return torch.cat(processes.gathered(actions, len(starts))).to(material.builder.device)
+
+
+def code_digest() -> str:
+    """Digest of the sources that training runs, so that no checkpoint of other code is ever resumed."""
+    package, whole = Path(str(importlib.resources.files("sigma"))), hashlib.sha256()
+    for folder in ("shared", "compute", "data", "policy", "training"):
+        for file in sorted((package / folder).rglob("*.py")):
+            whole.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return whole.hexdigest()

@@ -1,0 +1,123 @@
+"""Training state that survives a kill: one file, written whole, in a scratch folder outside the tree.
+
+DVC empties a stage's outputs before it runs it and removes experiment copies even on failure, so the state lies
+elsewhere: in ``$SIGMA_SCRATCH``, else beside the resolved DVC cache, in a folder named by the digest of every input.
+A run of other inputs never finds it; a file lock keeps two runs of the same inputs apart.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import atomic_file, read_torch
+
+
+def scratch_root() -> Path:
+    """``$SIGMA_SCRATCH``, else ``sigma-scratch`` beside DVC's cache, else ``.sigma-scratch`` in the current folder."""
+    chosen = os.environ.get("SIGMA_SCRATCH")
+    if chosen:
+        return Path(chosen)
+    answer = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False)
+    if answer.returncode == 0 and answer.stdout.strip():
+        return Path(answer.stdout.strip()).parent / "tmp" / "sigma-scratch"
+    return Path(".sigma-scratch")
+
+
+KEPT = 64  # finished phases that are kept
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(file) as archive:  # torch writes check sums and does not look at them
+            if altered := archive.testzip():
+                raise ValueError(f"{altered} was altered")
+        return read_torch(file)
+    except Exception as error:
+        raise SigmaError(
+            f"{file}: checkpoint not readable ({type(error).__name__}); delete it to train from the start"
+        ) from None
+
+
+def _write(file: Path, state: dict[str, Any]) -> None:
+    """Whole: temporary file, fsync, rename."""
+    with atomic_file(file) as temporary, open(temporary, "wb") as stream:
+        torch.save(state, stream)
+
+
+class Scratch:
+    """The place of one training's state, beside the finished phases that several trainings have in common."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.file = folder / "state.pt"
+
+    def kept(self, key: str) -> dict[str, Any] | None:
+        """What a finished phase of these inputs left, be it of another training; None where none was kept.
+
+        One that cannot be read is discarded with a message: nothing but time depends on it.
+        """
+        file = self._phase(key)
+        try:
+            return _read(file)
+        except SigmaError:
+            print(f"sigma: {file}: this finished phase cannot be read; it is discarded and made anew", file=sys.stderr)
+            file.unlink(missing_ok=True)
+            return None
+
+    def keep(self, key: str, state: dict[str, Any]) -> None:
+        """Leave a finished phase for other trainings; of all that are kept the oldest beyond :data:`KEPT` go."""
+        file = self._phase(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, state)
+        ages = {}
+        for one in file.parent.glob("*.pt"):
+            with suppress(FileNotFoundError):  # another training may be tidying up too
+                ages[one] = one.stat().st_mtime
+        for old in sorted(ages, key=ages.get)[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+    def _phase(self, key: str) -> Path:
+        return self.folder.parent / "phases" / f"{key[:32]}.pt"
+
+    @classmethod
+    @contextmanager
+    def open(cls, key: str) -> Iterator["Scratch"]:
+        """Lock the folder of this key; raises :class:`SigmaError` where another run holds it."""
+        folder = scratch_root() / key[:32]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SigmaError(f"{folder}: no place for checkpoints ({error.strerror}); set SIGMA_SCRATCH") from None
+        lock = FileLock(folder.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise SigmaError(f"{folder}: another run trains on the same inputs; wait for it or stop it") from None
+        try:
+            yield cls(folder)
+        finally:
+            lock.release()
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state, or None; a file that cannot be read is an error, never a silent restart."""
+        return _read(self.file)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state whole."""
+        _write(self.file, state)
+
+    def clear(self) -> None:
+        """Remove the state of a finished training."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,116 @@
+"""On the embedded data: nothing fails, and each planted fault is what the audit finds worst."""
+
+import time
+
+import numpy as np
+import pytest
+
+from sigma.compute.workers import Workers
+from sigma.data.audit.findings import CHECKS, VIDEO_CHECKS, audit_dataset, check_names, worst_first
+from sigma.data.audit.measures import WHOLE_DATASET
+from sigma.data.dataset.dataset import open_dataset
+from tests.data.audit.checks_page import PAGE, SETTINGS, page, worst_values
+from tests.data.audit.embedded_copy import EMBEDDED, copy_embedded, shipped_limits
+from tests.data.audit.planted import FAULTS, FILE_FAULTS
+from tests.data.audit.planted_films import FILM_FAULTS, plant_films
+from tests.imports import ROOT
+
+# The gripper opens across half of its range in a tenth of a second.
+USUAL = {"jump"}
+
+
+def audit(folder, decode):
+    return audit_dataset(open_dataset(folder), shipped_limits(), SETTINGS, workers=Workers(1), decode=decode)
+
+
+def identity(finding):
+    return finding.episode, finding.check, finding.severity, finding.subject
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return audit(EMBEDDED, decode=True)
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory):
+    return audit(plant_films(tmp_path_factory.mktemp("films")), decode=True)
+
+
+def news(found, clean):
+    """Findings that the data without the fault does not have, the worst first."""
+    known = {identity(one) for one in clean}
+    return worst_first(one for one in found if identity(one) not in known)
+
+
+@pytest.mark.parametrize("check", check_names())
+def test_clean_data_has_no_finding(clean, check):
+    found = [one for one in clean if one.check == check]
+    assert not [one for one in found if one.severity == "fail"]
+    assert not found or check in USUAL
+
+
+def test_the_warnings_of_the_clean_data_are_the_gripper_opening(clean):
+    assert {(one.check, one.subject) for one in clean} == {("jump", "gripper.pos")}
+    assert len(clean) == 7 and max(one.value for one in clean) < 0.55
+
+
+def test_the_audit_takes_seconds(clean):
+    """125 episodes in processor time: the limits are those for 50, and far from what it takes."""
+    for decode, limit in ((False, 10), (True, 60)):
+        begin = time.process_time()
+        assert len(audit(EMBEDDED, decode)) == len(clean)
+        assert time.process_time() - begin < limit
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.words)
+def test_a_fault_of_the_tables_is_the_worst_finding(fault, clean, tmp_path):
+    fault.plant(copy_embedded(tmp_path))
+    found = news(audit(tmp_path, decode=False), clean)
+    assert (found[0].check, found[0].severity, found[0].episode) == (fault.check, fault.severity, fault.episode)
+    assert {one.check for one in found} == {fault.check, *fault.also}
+    if fault.check != "wrong_type":  # a column's type is that of its whole file
+        assert {one.episode for one in found} <= {fault.episode, WHOLE_DATASET}
+
+
+@pytest.mark.parametrize("fault", FILE_FAULTS, ids=lambda fault: fault.words)
+def test_a_fault_of_a_file_is_the_only_finding(fault, clean, tmp_path):
+    fault.plant(copy_embedded(tmp_path, films=True))
+    found = news(audit(tmp_path, decode=True), clean)
+    assert (found[0].check, found[0].severity, found[0].episode) == (fault.check, fault.severity, fault.episode)
+    assert {one.check for one in found} == {fault.check, *fault.also}
+
+
+@pytest.mark.parametrize("fault", FILM_FAULTS, ids=lambda fault: fault.words)
+def test_a_fault_of_the_pictures_is_the_worst_finding(fault, filmed, clean):
+    found = [one for one in news(filmed, clean) if one.episode == fault.episode]
+    assert (found[0].check, found[0].severity) == (fault.check, fault.severity)
+    assert {one.check for one in found} == {fault.check, *fault.also}
+
+
+def test_pictures_that_are_right_have_no_finding(filmed, clean):
+    assert {one.episode for one in news(filmed, clean)} == {fault.episode for fault in FILM_FAULTS}
+
+
+def test_every_check_finds_a_planted_fault():
+    planted = {fault.check for fault in (*FAULTS, *FILE_FAULTS, *FILM_FAULTS)}
+    assert planted == set(CHECKS)
+    assert len(CHECKS) >= 20 and len(VIDEO_CHECKS) == 9
+
+
+@pytest.mark.parametrize("check", check_names())
+def test_every_check_says_why_and_has_a_limit(check):
+    words = " ".join(CHECKS[check].__doc__.split())
+    assert len(words) > 120 and words.endswith(".")
+    limit = shipped_limits()[check]
+    assert np.isfinite([value for value in (limit.warn, limit.fail) if value is not None]).any()
+
+
+def test_the_readme_knows_how_many_checks_there_are():
+    assert (ROOT / "README.md").read_text(encoding="utf-8").count(
+        f"[{len(CHECKS)} checks](sigma/data/audit/README.md)"
+    ) == 2
+
+
+def test_the_page_of_checks_is_what_they_are():
+    assert PAGE.read_text(encoding="utf-8") == page(worst_values()), "run python -m tests.data.audit.planted"

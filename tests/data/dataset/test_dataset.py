@@ -1,0 +1,117 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sigma.data.dataset.dataset import open_dataset
+from sigma.shared.errors import SigmaError
+from tests.datasets import CAMERAS, JOINTS, TASKS, joint_positions, write_dataset
+
+
+@pytest.fixture
+def copy(dataset_folder, tmp_path):
+    return shutil.copytree(dataset_folder, tmp_path / "copy")
+
+
+def edit_info(folder, **changes):
+    path = folder / "meta" / "info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_metadata_is_what_was_written(dataset):
+    assert dataset.fps == 10
+    assert dataset.joint_names == JOINTS
+    assert tuple(dataset.cameras) == CAMERAS
+    assert dataset.tasks == TASKS
+    assert [episode.length for episode in dataset.episodes] == [40, 33, 52, 36, 48, 35, 44, 38]
+    assert dataset.frames == 326
+
+
+def test_rows_are_what_was_written(dataset):
+    rows = dataset.read(dataset.episodes[3])
+    expected = np.stack([joint_positions(3, step) for step in range(37)])
+    np.testing.assert_array_equal(rows.state, expected[:-1])
+    np.testing.assert_array_equal(rows.action, expected[1:])
+    np.testing.assert_array_equal(rows.frame_index, np.arange(36))
+    np.testing.assert_allclose(rows.timestamp, np.arange(36) / 10, atol=1e-6)
+    assert set(rows.task) == {1}
+
+
+@pytest.mark.parametrize("order", [range(8), (7, 2, 2, 0), ()])
+def test_rows_of_many_episodes_are_those_of_each(dataset, order):
+    chosen = [dataset.episodes[index] for index in order]
+    found = list(dataset.read_each(iter(chosen)))
+    assert len(found) == len(chosen)
+    for episode, rows in zip(chosen, found, strict=True):
+        for name, values in vars(dataset.read(episode)).items():
+            np.testing.assert_array_equal(getattr(rows, name), values, strict=True)
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v2.0", "v4.0", None])
+def test_other_format_versions_are_refused_by_name(copy, version):
+    edit_info(copy, codebase_version=version)
+    with pytest.raises(SigmaError, match=r"codebase_version .* is not read, only 'v3\.0'") as error:
+        open_dataset(copy)
+    assert repr(version) in str(error.value)
+    assert ("convert_dataset_v21_to_v30" in str(error.value)) == (version == "v2.1")
+
+
+@pytest.mark.parametrize("key", ["data_path", "video_path"])
+@pytest.mark.parametrize("template", ["../{file_index}", "/etc/passwd", "data/../../x", "a\\..\\b", "{nothing}", None])
+def test_paths_that_leave_the_folder_are_refused(copy, key, template):
+    edit_info(copy, **{key: template})
+    with pytest.raises(SigmaError, match=key):
+        open_dataset(copy)
+
+
+def test_missing_files_are_named(copy):
+    video = next((copy / "videos").rglob("*.mp4"))
+    video.unlink()
+    with pytest.raises(SigmaError, match=str(video.relative_to(copy))):
+        open_dataset(copy)
+
+
+def test_folder_without_metadata_is_refused(tmp_path):
+    with pytest.raises(SigmaError, match=r"not a LeRobotDataset folder \(no meta/info.json\)"):
+        open_dataset(tmp_path)
+
+
+def test_state_and_action_of_different_size_are_refused(copy):
+    info = json.loads((copy / "meta" / "info.json").read_text())
+    info["features"]["action"] |= {"shape": [5], "names": None}
+    edit_info(copy, features=info["features"])
+    with pytest.raises(SigmaError, match="6 values and action 5"):
+        open_dataset(copy)
+
+
+def test_episode_listed_twice_is_refused(copy):
+    path = next((copy / "meta" / "episodes").rglob("*.parquet"))
+    table = pd.read_parquet(path)
+    table.loc[5, "episode_index"] = 4
+    table.to_parquet(path)
+    with pytest.raises(SigmaError, match="episode 5 is missing or listed twice"):
+        open_dataset(copy)
+
+
+def test_episode_count_must_agree_with_the_table(copy):
+    edit_info(copy, total_episodes=7)
+    with pytest.raises(SigmaError, match="total_episodes is 7, but meta/episodes lists 8"):
+        open_dataset(copy)
+
+
+def test_files_are_exactly_those_of_the_dataset(copy, dataset_folder):
+    (copy / "videos" / "notes.txt").write_text("mine")
+    (copy / ".git").mkdir()
+    (copy / ".git" / "config").write_text("")
+    written = sorted(
+        item.relative_to(dataset_folder).as_posix() for item in dataset_folder.rglob("*") if item.is_file()
+    )
+    assert open_dataset(copy).files() == written
+
+
+def test_a_single_joint_is_read(tmp_path):
+    dataset = open_dataset(write_dataset(tmp_path / "one", lengths=(5,), joints=("slide.pos",)))
+    rows = dataset.read(dataset.episodes[0])
+    assert rows.state.shape == rows.action.shape == (5, 1)

@@ -1,0 +1,323 @@
+"""The public classes, used as the source's model card uses them."""
+
+import numpy as np
+import pytest
+import torch
+
+from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
+from sigma.policy.model import lora
+from sigma.shared.errors import SigmaError
+from tests.policy.control.test_sigma_controller import material_of_single_passes, observations, test_episode
+from tests.worlds import World, make_world
+
+
+def sequence(world: World, window: int, *, junk: float = 0.0) -> dict:
+    """The observation of a stored window as the card gives it: every step, of which only some are read.
+
+    ``junk`` stands where nothing is read: images between the decisions of the history, and states before the motion.
+    """
+    shards = world.shards
+    frames, steps = shards.window_frames[window], 9
+    views, side = len(shards.meta["cameras"]), shards.meta["resolution"]
+    vis_obs, state = torch.full((1, steps, views, 3, side, side), junk), torch.full((1, steps, 6), junk)
+    for back, frame in enumerate(reversed(frames)):
+        vis_obs[0, steps - 1 - 4 * back] = shards.images(np.array([frame]))[0].float() / 255
+        state[0, steps - 1 - 4 * back] = torch.from_numpy(shards.frame_state[frame])
+    length = shards.meta["trace"]
+    state[0, steps - 1 - length : steps - 1] = torch.from_numpy(shards.frame_trace[frames[-1]])
+    return {"vis_obs": vis_obs, "robot_state": state, "texts": [shards.tasks[shards.window_task[window]]]}
+
+
+def whole_window(world: World) -> int:
+    return int(np.flatnonzero((world.shards.window_frames >= 0).all(axis=1))[0])
+
+
+def test_the_cards_example_runs(trained):
+    vla = SigmaTelepathyVLA.from_base(
+        base_policy=trained.base().policy,
+        lora_dir=trained.root / "models/sigma",
+        telepathy_heads_path=trained.root / "models/sigma/sigma_telepathy_heads.pt",
+        device="cpu",
+        dtype=torch.float32,
+    )
+    adapter = SigmaTelepathyAdapter(min_scale=0.2, max_scale=0.9, risk_temperature=1.0)
+    torch.manual_seed(0)
+    batch = {"vis_obs": torch.rand(2, 16, 2, 3, 40, 48), "robot_state": 50 * torch.randn(2, 16, 6)}
+    with torch.no_grad():
+        out = vla(**batch, texts=["push the cube", "lift the cube"])
+        action = adapter(
+            base_action_vector=out["base_action_vector"],
+            telepathy_residual=out["telepathy_residual_vector"],
+            telepathy_factors=out["telepathy_factors"],
+        )
+    shapes = {
+        "base_action_vector": (2, 6),
+        "base_action_chunk": (2, 4, 6),
+        "base_action_trajectory": (2, 8, 6),
+        "corrected_action_trajectory": (2, 8, 6),
+        "telepathy_residual_vector": (2, 6),
+        "telepathy_residual_chunk": (2, 4, 6),
+        "telepathy_residual_trajectory": (2, 8, 6),
+        "telepathy_factors": (2, 3, 4),
+        "semantic_factors": (2, 24),
+        "intent": (2, 16),
+        "memory": (2, 16),
+        "alignment": (2,),
+    }
+    assert {name: tuple(value.shape) for name, value in out.items()} == shapes
+    moved = (action - out["base_action_vector"]) / out["telepathy_residual_vector"]
+    assert ((moved > 0.19) & (moved < 0.91)).all()
+    # Inside these bounds the scale is one number a window, not one a joint.
+    torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), rtol=1e-2, atol=1e-2)
+    assert not any(value.requires_grad for value in out.values())
+
+
+def test_one_camera_takes_the_cards_five_dimensions(tmp_path):
+    from tests import bases, datasets
+
+    camera = ("observation.images.up",)
+    root = tmp_path / "one"
+    root.mkdir()
+    policy = bases.tiny_policy(cameras=camera)
+    bases.save_base(root / "base", policy, bases.build_tokenizer(), bases.STATISTICS)
+    datasets.write_dataset(root / "recorded", lengths=(20,) * 6, cameras=camera)
+    world = World(root)
+    world.run("fetch", "audit", "window", "baseline", "finetune", changes={"train": {"steps": 1}})
+    vla, given = world.vla(), sequence(world, whole_window(world))
+    with torch.no_grad():
+        six = vla(**given)
+        five = vla(**given | {"vis_obs": given["vis_obs"][:, :, 0]})
+    assert all(torch.equal(six[name], five[name]) for name in six)
+    with pytest.raises(SigmaError, match=r"legal: \[B, T, 1, 3, H, W\]"):
+        vla(**given | {"vis_obs": given["vis_obs"].expand(-1, -1, 2, -1, -1, -1)})
+
+
+@torch.no_grad()
+def test_a_sequence_is_read_as_the_stored_window_to_the_bit(trained):
+    material, vla, window = material_of_single_passes(trained), trained.vla(), whole_window(trained)
+    expected = material.observation(np.array([window]))
+    given = sequence(trained, window)
+    found = vla._from_sequence(**given)
+    assert found.now is None
+    found = found.seen(vla.model.frozen_pass(found).pooled)
+    for name, value in vars(expected).items():
+        assert torch.equal(getattr(found, name), value), name
+    assert expected.present.all() and expected.motion.any()
+    # Images between the decisions of the history are not read, nor are states before the motion.
+    between = sequence(trained, window, junk=0.7)
+    output = vla(**given)
+    assert all(torch.equal(value, output[name]) for name, value in vla(**between).items())
+
+
+@torch.no_grad()
+def test_a_short_sequence_has_a_masked_past_and_the_past_matters(trained):
+    vla, given = trained.vla(), sequence(trained, whole_window(trained))
+    outputs = []
+    for steps in (9, 5, 1):
+        short = given | {name: given[name][:, -steps:] for name in ("vis_obs", "robot_state")}
+        assert vla._from_sequence(**short).present.tolist() == [[steps > 8, steps > 4]]
+        outputs.append(vla(**short))
+    assert all(torch.equal(one["base_action_trajectory"], outputs[0]["base_action_trajectory"]) for one in outputs)
+    assert not torch.equal(outputs[0]["memory"], outputs[1]["memory"])
+    assert not torch.equal(outputs[1]["memory"], outputs[2]["memory"])
+    turned = given | {"vis_obs": given["vis_obs"].clone()}
+    turned["vis_obs"][:, [0, 4]] = given["vis_obs"][:, [4, 0]]
+    assert not torch.equal(vla(**turned)["memory"], outputs[0]["memory"])
+
+
+@torch.no_grad()
+def test_a_batch_from_lerobots_own_processor_says_the_same_as_a_sequence_of_one_step(trained):
+    from lerobot.processor import PolicyProcessorPipeline
+
+    live = observations(trained, test_episode(trained), 0)
+    processor = PolicyProcessorPipeline.from_pretrained(
+        trained.root / "base", config_filename="policy_preprocessor.json"
+    )
+    images = {
+        name: torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
+        for name, picture in live["images"].items()
+    }
+    state = torch.from_numpy(live["state"].copy())
+    batch = processor({**images, "observation.state": state, "task": live["task"]})
+    vla = trained.vla()
+    from_batch = vla(batch)
+    from_sequence = vla(
+        vis_obs=torch.stack(list(images.values()))[None, None], robot_state=state[None, None], texts=[live["task"]]
+    )
+    assert from_batch.keys() == from_sequence.keys()
+    for name, value in from_sequence.items():
+        assert torch.equal(from_batch[name], value), name
+    # LeRobot's own sampler on the same batch, with the same noise.
+    noise = torch.zeros(1, 16, 6)
+    expected = trained.base().policy.predict_action_chunk(batch, noise=noise)[:, :8]
+    assert torch.equal(from_batch["base_action_trajectory"], expected)
+
+
+@torch.no_grad()
+def test_a_batchs_normalised_state_is_taken_as_it_is(trained):
+    vla = trained.vla()
+    # A detour over raw units would change last digits, and at the edge of a bin the prompt.
+    state = 2 * torch.rand(32, 6, generator=torch.Generator().manual_seed(0)) - 1
+    texts = ["push the cube"] * len(state)
+    batch = {name: torch.rand(len(state), 3, 32, 32) for name in vla.config["cameras"]}
+    batch |= {"observation.state": state, "task": [f"Task: {text}, State: 1;\nAction: " for text in texts]}
+    observation = vla._from_batch(batch)
+    assert torch.equal(observation.state, state)
+    assert torch.equal(observation.tokens, vla.builder.base.prompter(texts, state.numpy()).tokens)
+
+
+@torch.no_grad()
+def test_noise_reaches_the_base_action_and_without_telepathy_the_base_speaks_alone(each_branch):
+    vla, given = each_branch.vla(), sequence(each_branch, whole_window(each_branch))
+    plain = vla(**given)
+    noise = torch.randn(1, 16, 6, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(vla(**given, noise=noise)["base_action_vector"], plain["base_action_vector"])
+    zero = vla(**given, noise=torch.zeros(1, 16, 6))
+    assert all(torch.equal(zero[name], value) for name, value in plain.items())
+    alone = vla(**given, use_telepathy=False)
+    for name, value in alone.items():
+        assert torch.equal(value, plain[name]) if name.startswith("base") else not value.any(), name
+    assert alone.keys() < plain.keys()
+
+
+@torch.no_grad()
+def test_scale_zero_is_the_base_to_the_bit_and_scale_one_is_sigma(each_branch):
+    vla, given = each_branch.vla(), sequence(each_branch, whole_window(each_branch))
+    out = vla(**given)
+    for scale in ("vector", "chunk", "trajectory"):
+        names = {
+            "base_action_vector": out[f"base_action_{scale}"],
+            "telepathy_residual": out[f"telepathy_residual_{scale}"],
+        }
+        assert out[f"telepathy_residual_{scale}"].any()
+        shut = SigmaTelepathyAdapter(min_scale=0.0, max_scale=0.0)(**names)
+        assert torch.equal(shut, out[f"base_action_{scale}"])
+        full = SigmaTelepathyAdapter(min_scale=1.0, max_scale=1.0)(**names)
+        torch.testing.assert_close(full, out[f"base_action_{scale}"] + out[f"telepathy_residual_{scale}"])
+
+
+@torch.no_grad()
+def test_the_motion_is_that_of_the_control_steps_before_and_matters(trained):
+    vla, given = trained.vla(), sequence(trained, whole_window(trained))
+    output = vla(**given)
+    normalised = vla.normalisation.state.normalise(given["robot_state"][0].numpy())
+    expected = torch.from_numpy(normalised[5:8] - normalised[8])
+    torch.testing.assert_close(vla._from_sequence(**given).motion[0], expected, rtol=0, atol=1e-6)
+    for step, read in ((3, False), (5, True), (7, True)):
+        state = given["robot_state"].clone()
+        state[0, step] += 5.0
+        other = vla(**given | {"robot_state": state})
+        assert torch.equal(other["telepathy_factors"], output["telepathy_factors"]) is not read, step
+        assert torch.equal(other["base_action_trajectory"], output["base_action_trajectory"]), step
+
+
+@torch.no_grad()
+def test_with_the_frozen_branch_the_residual_heads_correct_the_bases_own_action(trained):
+    out = trained.vla()(**sequence(trained, whole_window(trained)))
+    assert torch.equal(out["corrected_action_trajectory"], out["base_action_trajectory"])
+
+
+@torch.no_grad()
+def test_with_the_adapted_branch_the_residual_leads_from_the_frozen_base(trained_adapted):
+    vla, given = trained_adapted.vla(), sequence(trained_adapted, whole_window(trained_adapted))
+    out, observation = vla(**given), vla._from_sequence(**given)
+    observation = observation.seen(vla.model.frozen_pass(observation).pooled)
+    passed = vla.model.adapted_pass(observation)
+    adapted = vla._base_action(passed.encoded, [("any",)], None, adapters=True)
+    assert not torch.equal(adapted, out["base_action_trajectory"])
+    assert torch.equal(adapted, out["corrected_action_trajectory"])
+    residuals = vla.model(observation, adapted).residuals
+    for scale in ("chunk", "trajectory"):
+        steps = getattr(residuals, scale).shape[1]
+        reached = out[f"base_action_{scale}"] + out[f"telepathy_residual_{scale}"]
+        torch.testing.assert_close(reached, adapted[:, :steps] + getattr(residuals, scale), rtol=0, atol=1e-5)
+
+
+def test_actions_come_back_in_the_robots_units(trained):
+    vla = trained.vla()
+    assert torch.equal(vla.to_robot(torch.full((1, 6), -1.0))[0], torch.from_numpy(vla.normalisation.action.q01))
+
+
+def test_the_sources_adapter_model_bin_is_read(trained, tmp_path):
+    from safetensors.torch import load_file
+
+    world = trained.copy(tmp_path / "world")
+    folder = world.root / "models/sigma"
+    torch.save(dict(load_file(folder / lora.WEIGHTS)), folder / lora.SOURCE_WEIGHTS)
+    (folder / lora.WEIGHTS).unlink()
+    (folder / "sigma_telepathy_heads.safetensors").unlink()
+    given = sequence(trained, whole_window(trained))
+    with torch.no_grad():
+        expected, found = trained.vla()(**given), world.vla()(**given)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"texts": None}, "give either"),
+        ({"texts": ["a", "b"]}, r"robot_state and texts: found .*2\).*1 texts"),
+        ({"texts": [" "]}, "empty"),
+        ({"robot_state": torch.zeros(1, 9, 5)}, r"legal: \[1, 9, 6\]"),
+        ({"robot_state": torch.full((1, 9, 6), float("nan"))}, "not finite"),
+        ({"vis_obs": torch.zeros(1, 9, 3, 32, 32)}, r"legal: \[B, T, 2, 3, H, W\]"),
+        ({"vis_obs": torch.full((1, 9, 2, 3, 32, 32), 255.0)}, r"legal values lie in \[0, 1\]"),
+        ({"vis_obs": torch.full((1, 9, 2, 3, 32, 32), float("nan"))}, r"legal values lie in \[0, 1\]"),
+    ],
+)
+def test_inputs_that_cannot_be_read_are_refused(trained, change, message):
+    with pytest.raises(SigmaError, match=message):
+        trained.vla()(**sequence(trained, whole_window(trained)) | change)
+
+
+def test_a_batch_of_another_processor_is_refused(trained):
+    vla = trained.vla()
+    batch = {
+        "observation.images.up": torch.rand(1, 3, 32, 32),
+        "observation.images.wrist": torch.rand(1, 3, 32, 32),
+        "observation.state": torch.zeros(1, 6),
+        "task": ["Task: push the cube, State: 1 2 3 4 5 6;\nAction: "],
+    }
+    vla(batch)
+    with pytest.raises(SigmaError, match=r"not a π0\.5 prompt"):
+        vla(batch | {"task": ["push the cube"]})
+    with pytest.raises(SigmaError, match="not those of Sigma's tokenizer"):
+        vla(batch | {"observation.language.tokens": torch.zeros(1, 32, dtype=torch.int64)})
+    del batch["observation.images.wrist"]
+    with pytest.raises(SigmaError, match=r"'observation\.images\.wrist' is missing"):
+        vla(batch)
+
+
+def test_what_does_not_fit_the_base_is_refused(trained, tmp_path):
+    folder = trained.root / "models/sigma"
+    with pytest.raises(SigmaError, match="legal: float32"):
+        trained.vla(dtype=torch.bfloat16)
+    with pytest.raises(SigmaError, match=r"gone\.pt: not found"):
+        trained.vla(telepathy_heads_path=tmp_path / "gone.pt")
+    with pytest.raises(SigmaError, match=r"config\.json: not found"):
+        SigmaTelepathyVLA.from_base(base_policy=trained.base(), lora_dir=tmp_path)
+    base = trained.base()
+    SigmaTelepathyVLA.from_base(base_policy=base, lora_dir=folder)
+    with pytest.raises(SigmaError, match="carries LoRA already"):
+        SigmaTelepathyVLA.from_base(base_policy=base, lora_dir=folder)
+
+
+@pytest.mark.parametrize("kind", ["mean", "sample"])
+def test_seeded_samples_as_the_base_action_are_the_same_in_every_call(prepared, tmp_path, kind):
+    world = prepared.copy(tmp_path / "world")
+    changes = {"base": {"action": kind}, "train": {"steps": 1}}
+    world.run("baseline", "finetune", changes=changes)
+    given = sequence(world, whole_window(world))
+    with torch.no_grad():
+        first, second = world.vla()(**given), world.vla()(**given)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_world_of_the_tests_is_reproducible(prepared, tmp_path):
+    again = make_world(tmp_path / "again")
+    for name in (
+        "data/shards/shard_00000.pt",
+        "data/features/features.safetensors",
+        "data/predictions/baseline.parquet",
+    ):
+        assert (again.root / name).read_bytes() == (prepared.root / name).read_bytes(), name

@@ -1,0 +1,177 @@
+"""The list of arms: each is legal, changes what it names and nothing else, and has the learning rate of its trials."""
+
+from pathlib import Path
+
+import pytest
+
+from sigma.parameters import read_parameters
+from sigma.parameters.schema import PARAMS_FILE, read_yaml
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_json, write_json
+from sigma.studies.ablation import rates
+from sigma.studies.ablation.arms import (
+    PARAMS,
+    AblationParameters,
+    arm_parameters,
+    check_seed,
+    choose_rates,
+    override,
+    read_ablation,
+    read_rate,
+    select_arm,
+)
+from tests.worlds import ROOT
+
+SHIPPED = read_ablation(ROOT / PARAMS)
+PIPELINE = read_yaml(ROOT / "stages/ablation/dvc.yaml")["stages"]
+
+
+def flat(data: dict, prefix: str = "") -> dict:
+    """Nested keys as dotted ones."""
+    found = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
+
+
+def parameters(name: str, *, seed: int = 0, rate: float = 1.0) -> dict:
+    sections = arm_parameters(ROOT / PARAMS, name, SHIPPED.arms[name], seed=seed, rate=rate, root=ROOT / PARAMS_FILE)
+    return flat({section: values.model_dump() for section, values in sections.items()})
+
+
+@pytest.mark.parametrize("name", SHIPPED.arms)
+def test_a_shipped_arm_differs_from_the_root_parameters_in_its_overrides_and_seed_alone(name):
+    root = flat({section: one.model_dump() for section, one in read_parameters(ROOT / PARAMS_FILE).items()})
+    found = parameters(name, seed=2)
+    assert found["train.seed"] == 2
+    changed = {key for key, value in root.items() if key != "train.seed" and found[key] != value}
+    overrides = SHIPPED.arms[name].overrides
+    assert changed == set(overrides) and {key: found[key] for key in changed} == overrides
+
+
+def test_every_arm_of_the_contract_is_there_and_the_claims_are_about_five():
+    explanatory = {"without_lora", "tau_constant", "memory_reset", "without_film", "without_traf", "without_tsac"}
+    assert SHIPPED.confirmatory == ["sigma", "sigma_frozen", "plain_lora", "residual_mlp", "direct"]
+    assert set(SHIPPED.arms) == {*SHIPPED.confirmatory, *explanatory, "full_finetune"}
+    rate_of = {name: SHIPPED.arms[name].rate_of for name in (*explanatory, "full_finetune")}
+    others = {"without_lora": "sigma_frozen", "full_finetune": "plain_lora"}
+    assert rate_of == dict.fromkeys(explanatory, "sigma") | others
+    assert SHIPPED.trials.seed not in SHIPPED.seeds
+
+
+def test_the_pipeline_runs_the_arms_and_trials_of_the_parameters():
+    assert PIPELINE["arm"]["matrix"] == {"arm": list(SHIPPED.arms), "seed": "${ablation.seeds}"}
+    assert PIPELINE["trial"]["matrix"] == {"arm": SHIPPED.confirmatory, "rate": "${ablation.trials.rates}"}
+
+
+def test_plain_lora_trains_at_least_as_long_as_any_sigma():
+    flow = parameters("plain_lora")["train.flow_steps"]
+    for name in ("sigma", "sigma_frozen"):
+        assert flow >= parameters(name)["train.steps"] + parameters(name)["train.flow_steps"]
+
+
+def test_both_learning_rates_are_multiplied():
+    plain, double = parameters("sigma"), parameters("sigma", rate=2.0)
+    moved = {key for key in plain if plain[key] != double[key]}
+    assert moved == {"train.learning_rate", "train.lora_learning_rate"}
+    assert all(double[key] == 2 * plain[key] for key in moved)
+    assert parameters("without_lora", rate=2.0)["train.lora_learning_rate"] == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"telepathy.fillm": False}, r"arms\.x: overrides: 'telepathy\.fillm' is no key of params\.yaml"),
+        ({"telepathy.film.gain": 1}, r"'telepathy\.film\.gain' is no key"),
+        ({"film": False}, r"'film' is no key"),
+        ({"telepathy.film": 3}, r"arms\.x: params\.yaml: telepathy\.film: .*found 3"),
+        ({"train.learning_rate": "fast"}, r"train\.learning_rate: .*'fast'"),
+    ],
+)
+def test_an_override_that_is_no_parameter_or_not_legal_is_refused_by_name(overrides, message):
+    arm = SHIPPED.arms["sigma"].model_copy(update={"overrides": overrides})
+    with pytest.raises(SigmaError, match=message):
+        arm_parameters(PARAMS, "x", arm, seed=0, rate=1.0, root=ROOT / PARAMS_FILE)
+
+
+def test_overriding_leaves_the_given_parameters_alone():
+    data = {"a": {"b": 1, "c": {"d": 2}}}
+    assert override(data, {"a.c.d": 3}, "here") == {"a": {"b": 1, "c": {"d": 3}}}
+    assert data == {"a": {"b": 1, "c": {"d": 2}}}
+
+
+def test_an_arm_or_a_seed_that_is_not_listed_is_told_the_legal_ones():
+    with pytest.raises(SigmaError, match=r"no arm 'sigmma'; legal: sigma, sigma_frozen, plain_lora"):
+        select_arm(SHIPPED, "sigmma")
+    with pytest.raises(SigmaError, match=r"no seed 3; legal: 0, 1, 2"):
+        check_seed(SHIPPED, 3)
+
+
+BAD = {
+    "rate_of": ({"arms": {"a": {"kind": "residual", "rate_of": "b", "overrides": {}}}}, r"arms\.a\.rate_of: found 'b'"),
+    "kind": ({"arms": {"a": {"kind": "mlp", "rate_of": "a", "overrides": {}}}}, "'residual', 'lora' or 'full'"),
+    "seeds": ({"seeds": [0, 0]}, "seeds must be distinct"),
+    "rates": ({"trials": {"rates": [1.0, 0.0], "seed": 3}}, "rates must be distinct and positive"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_list_of_arms_that_does_not_hold_together_is_refused(tmp_path, name):
+    from ruamel.yaml import YAML
+
+    changes, message = BAD[name]
+    section = {"seeds": [0], "trials": {"rates": [1.0], "seed": 3}}
+    section |= {"arms": {"a": {"kind": "residual", "rate_of": "a", "overrides": {}}}}
+    with open(tmp_path / "params.yaml", "w") as file:
+        YAML(typ="safe").dump({"ablation": section | changes}, file)
+    with pytest.raises(SigmaError, match=message):
+        read_ablation(tmp_path / "params.yaml")
+
+
+def trials(folder: Path, errors: dict[str, dict[float, float]]) -> Path:
+    for arm, by_rate in errors.items():
+        for rate, error in by_rate.items():
+            write_json(folder / f"{arm}-{rate:g}.json", {"arm": arm, "rate": rate, "validation": error})
+    return folder
+
+
+def two_arms() -> AblationParameters:
+    arms = {name: SHIPPED.arms[name] for name in ("sigma", "direct", "without_film")}
+    trials = SHIPPED.trials.model_copy(update={"rates": [0.5, 1.0, 2.0]})
+    return SHIPPED.model_copy(update={"arms": arms, "trials": trials})
+
+
+def test_each_arm_gets_the_rate_of_its_smallest_validation_error_and_ties_the_smaller(tmp_path):
+    errors = {"sigma": {0.5: 0.3, 1.0: 0.2, 2.0: 0.1}, "direct": {0.5: 0.4, 1.0: 0.2, 2.0: 0.2}}
+    folder = trials(tmp_path, errors | {"plain_lora": {0.5: 0.0}})
+    assert choose_rates(two_arms(), folder) == {"sigma": 2.0, "direct": 1.0}
+    (folder / "direct-0.5.json").unlink()
+    with pytest.raises(SigmaError, match=r"no trial of arm direct at rate 0\.5"):
+        choose_rates(two_arms(), folder)
+    write_json(folder / "direct-again.json", {"arm": "direct", "rate": 1.0, "validation": 0.0})
+    with pytest.raises(SigmaError, match="a second trial of arm direct at rate 1"):
+        choose_rates(two_arms(), folder)
+    write_json(folder / "direct-again.json", {"arm": "direct"})
+    with pytest.raises(SigmaError, match=r"direct-again\.json: not a trial"):
+        choose_rates(two_arms(), folder)
+
+
+def test_the_command_writes_what_an_arm_reads(tmp_path):
+    tried = SHIPPED.trials.rates
+    assert 1.0 in tried and len(tried) > 1
+    errors = {name: {rate: 0.2 + abs(rate - 1.0) for rate in tried} for name in SHIPPED.confirmatory}
+    errors["plain_lora"][tried[0]] = 0.1
+    line = rates.run(params=ROOT / PARAMS, trials=trials(tmp_path / "trials", errors), output=tmp_path / "rates.json")
+    assert f"plain_lora {tried[0]:g}" in line and read_json(tmp_path / "rates.json")["sigma"] == 1.0
+    assert read_rate(tmp_path / "rates.json", SHIPPED.arms["full_finetune"]) == tried[0] != 1.0
+    assert read_rate(tmp_path / "rates.json", SHIPPED.arms["without_film"]) == 1.0
+
+
+@pytest.mark.parametrize("content", [{}, {"sigma": True}, {"sigma": "1"}, {"sigma": -1.0}, []])
+def test_rates_that_are_missing_or_no_numbers_are_refused(tmp_path, content):
+    with pytest.raises(SigmaError, match=r"rates\.json: not found; run `dvc repro"):
+        read_rate(tmp_path / "rates.json", SHIPPED.arms["sigma"])
+    write_json(tmp_path / "rates.json", content)
+    with pytest.raises(SigmaError, match=r"sigma: found .*; legal: a positive number"):
+        read_rate(tmp_path / "rates.json", SHIPPED.arms["sigma"])

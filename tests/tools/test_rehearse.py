@@ -1,0 +1,104 @@
+"""The rehearsal: at the sizes of the tiny world in every run, at full size where 16 GB are free (`make rehearsal`)."""
+
+import json
+
+import psutil
+import pytest
+import torch
+
+from sigma.parameters import read_parameters
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_json
+from sigma.tools import profile, rehearse
+from tests.worlds import ADAPTED, inside
+
+
+def test_every_part_runs_at_small_sizes_and_comes_back_to_the_bit(trained, tmp_path):
+    parameters = trained.configure({"train": {"gradient_checkpointing": True, "batch": 4}})
+    lines: list[str] = []
+    with inside(tmp_path):
+        record = rehearse.run(parameters, report=lines.append)
+    # rank 2 on q, k, v and o of two layers: q 24 → 8·4, k and v 24 → 4, o 8·4 → 24.
+    assert (record["lora_modules"], record["lora_parameters"]) == (8, 2 * 2 * ((24 + 32) + 2 * (24 + 4) + (32 + 24)))
+    assert list(record["parts"]) == [
+        "build",
+        "digest of the base",
+        "LoRA and heads",
+        "one decision",
+        "one training step",
+        "save",
+        "reload",
+    ]
+    assert read_json(tmp_path / "logs/rehearsal.json") == json.loads(json.dumps(record))
+    assert "digests equal after reload" in lines[-1]
+
+
+def test_random_weights_are_the_same_again_and_of_the_types_that_lerobot_keeps(trained):
+    from sigma.policy.pi05.weights import tensor_digests
+    from sigma.tools.plan import base_configuration
+
+    config, _ = base_configuration(trained.configure())
+    first, second = (rehearse.random_policy(config, "bfloat16", 0) for _ in range(2))
+    assert (
+        tensor_digests(first) == tensor_digests(second) != tensor_digests(rehearse.random_policy(config, "bfloat16", 1))
+    )
+    real = type(first)(config)
+    real.model.paligemma_with_expert.to_bfloat16_for_selected_params("bfloat16")
+    assert {n: p.dtype for n, p in first.named_parameters()} == {n: p.dtype for n, p in real.named_parameters()}
+    assert not any(tensor.is_meta for tensor in [*first.parameters(), *first.buffers()])
+
+
+def test_what_does_not_come_back_is_an_error(trained, tmp_path, monkeypatch):
+    from sigma.policy.model import heads
+
+    load = heads.load_heads
+
+    def careless(module, path):
+        load(module, path)
+        with torch.no_grad():
+            next(module.parameters()).add_(1e-3)
+
+    monkeypatch.setattr(heads, "load_heads", careless)
+    with inside(tmp_path), pytest.raises(SigmaError, match="did not come back to the bit"):
+        rehearse.run(trained.configure(), report=lambda _: None)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_the_measured_rate_serves_a_plan_of_the_same_sizes_only(trained, tmp_path):
+    from sigma.tools import plan
+
+    parameters = trained.configure()
+    with inside(tmp_path):
+        record = rehearse.run(parameters, report=lambda _: None)
+        found = plan.run(parameters)
+        other = plan.run(trained.configure({"train": {"batch": 2}}))
+    step = record["parts"]["one training step"]["seconds"]
+    train = parameters.train
+    assert found.time == {"finetune, by one measured step": step * train.steps * train.accumulation}
+    assert other.time == {}
+
+
+def test_with_the_adapted_branch_the_rate_is_that_of_the_flow_phase(trained_adapted, tmp_path):
+    from sigma.tools import plan
+
+    parameters = trained_adapted.configure(ADAPTED)
+    with inside(tmp_path):
+        step = rehearse.run(parameters, report=lambda _: None)["parts"]["one training step"]["seconds"]
+        found, frozen = plan.run(parameters), plan.run(trained_adapted.configure())
+    train = parameters.train
+    assert found.time == {"finetune, flow phase, by one measured step": step * train.accumulation * train.flow_steps}
+    assert frozen.time == {}
+
+
+@pytest.mark.fullsize
+def test_the_full_size(tmp_path):
+    free = psutil.virtual_memory().available / 2**30
+    assert free > 16, f"the rehearsal needs 16 GiB of free memory, {free:.1f} are free"
+    parameters = read_parameters(tmp_path, profile.load("pi05_so101"))
+    with inside(tmp_path):
+        record = rehearse.run(parameters)
+    assert (record["lora_modules"], record["lora_parameters"]) == (72, 3_686_400)
+    assert max(part["peak_mib"] for part in record["parts"].values()) < 22 * 1024
+    trained = 4 * (record["lora_parameters"] + record["heads_parameters"]) / 2**20
+    planned = record["planned_step_mib"] + 2 * trained
+    assert record["parts"]["one training step"]["increment_mib"] == pytest.approx(planned, rel=0.15)

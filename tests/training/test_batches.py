@@ -1,0 +1,139 @@
+"""What training reads comes from one run, or is refused by name."""
+
+import numpy as np
+import pytest
+import torch
+
+from sigma.policy.model.model_folder import weights_dtype
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_json, write_json
+from sigma.training.augmentation import Views
+from sigma.training.batches import motion_rms
+from tests.bases import STATISTICS
+from tests.datasets import joint_positions
+from tests.worlds import World
+
+
+def edit(world: World, file: str, **changes) -> None:
+    path = world.root / file
+    write_json(path, read_json(path) | changes)
+
+
+def test_features_of_another_base_are_refused(own):
+    edit(own, "data/features/meta.json", base_digest="0" * 64)
+    with pytest.raises(SigmaError, match="made with another base than"):
+        own.material()
+
+
+def test_weights_have_the_type_that_the_features_were_made_with(own):
+    assert weights_dtype(own.material().base.policy) == "float32"
+    edit(own, "data/features/meta.json", dtype="bfloat16")
+    assert weights_dtype(own.material().base.policy) == "bfloat16"
+
+
+def test_broken_or_foreign_features_and_predictions_are_refused(own, prepared):
+    features = own.root / "data/features/features.safetensors"
+    whole = features.read_bytes()
+    features.write_bytes(whole[:50])
+    with pytest.raises(SigmaError, match=r"features\.safetensors: not readable"):
+        own.material()
+    from safetensors.torch import load_file, save_file
+
+    features.write_bytes(whole)
+    tensors = load_file(features)
+    save_file(tensors | {"pooled": tensors["pooled"][1:].clone()}, features)
+    with pytest.raises(SigmaError, match=r"made from other shards|pooled has shape"):
+        own.material()
+    features.write_bytes(whole)
+    (own.root / "data/predictions/baseline.parquet").unlink()
+    with pytest.raises(SigmaError, match=r"baseline\.parquet: not found"):
+        own.material()
+
+
+def test_the_digest_follows_every_file_that_is_read(own, prepared):
+    before = own.material().digest
+    assert before == prepared.material().digest
+    edit(own, "data/features/meta.json", token_rms=2.0)
+    assert own.material().digest != before
+
+
+@torch.no_grad()
+def test_cached_image_tokens_are_those_of_a_fresh_pass(prepared):
+    cached, fresh = prepared.material(), prepared.material()
+    rows = np.array([3, 0, 41, 17])
+    cached.cache_vision(rows, 4)
+    assert sorted(cached.vision) == [(frame, 0) for frame in sorted(cached.shards.window_frames[rows, -1])]
+    torch.testing.assert_close(cached.observation(rows).vision, fresh.observation(rows).vision, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_views_are_cached_for_train_windows_alone_and_are_those_of_a_fresh_pass(prepared):
+    cached, fresh = prepared.material(), prepared.material()
+    cached.views = fresh.views = Views(count=2, shift=1, light=0.1)
+    train, validation = (np.flatnonzero(cached.split == name)[:3] for name in ("train", "validation"))
+    cached.cache_vision(np.concatenate([train, validation]), 4)
+    now = cached.shards.window_frames[:, -1]
+    assert set(cached.vision) == {(frame, n) for frame in now[train] for n in range(3)} | {
+        (f, 0) for f in now[validation]
+    }
+    numbers = np.array([2, 0, 1])
+    seen = cached.observation(train, numbers=numbers).vision
+    torch.testing.assert_close(seen, fresh.observation(train, numbers=numbers).vision, rtol=1e-4, atol=1e-5)
+    plain = fresh.observation(train).vision
+    torch.testing.assert_close(seen[1], plain[1], rtol=1e-4, atol=1e-5)
+    assert all((seen[row] - plain[row]).abs().max() > 1e-2 for row in (0, 2))
+
+
+def test_state_noise_is_in_normalised_units_and_reaches_prompt_and_state(prepared):
+    material, rows = prepared.material(), np.arange(4)
+    plain = material.observation(rows)
+    moved = material.observation(rows, np.full((4, 6), 0.25))
+    torch.testing.assert_close(moved.state, plain.state + 0.25, rtol=0, atol=1e-5)
+    assert not torch.equal(moved.tokens, plain.tokens)
+
+
+def test_state_noise_moves_the_trace_with_the_state_so_that_the_motion_stays(prepared):
+    material, rows = prepared.material(), np.flatnonzero(prepared.shards.window_step > 0)[:4]
+    plain = material.observation(rows)
+    moved = material.observation(rows, np.full((4, 6), 0.25))
+    assert plain.motion.any()
+    torch.testing.assert_close(moved.motion, plain.motion, rtol=0, atol=1e-5)
+
+
+def recorded_motion(world: World, windows: np.ndarray) -> np.ndarray:
+    """Normalised motion (W, 3, 6) before these windows, from the formula that the recorded joints follow."""
+    quantiles, shards, found = STATISTICS["observation.state"], world.shards, []
+    for window in windows:
+        episode, step = int(shards.window_episode[window]), int(shards.window_step[window])
+        rows = [joint_positions(episode, max(step - back, 0)) for back in (3, 2, 1)]
+        change = np.stack(rows).astype(np.float64) - joint_positions(episode, step).astype(np.float64)
+        found.append(2 * change / (quantiles.q99.astype(np.float64) - quantiles.q01))
+    return np.stack(found)
+
+
+def test_windows_have_the_motion_of_the_control_steps_before_them(prepared):
+    rows = np.arange(len(prepared.shards.window_step))
+    motion = recorded_motion(prepared, rows)
+    assert not motion[prepared.shards.window_step == 0].any()
+    np.testing.assert_allclose(prepared.material().observation(rows).motion.numpy(), motion, rtol=0, atol=1e-5)
+
+
+def test_motion_is_measured_by_joint_over_windows_and_steps(prepared):
+    material = prepared.material()
+    for rows in (np.flatnonzero(material.split == "train"), np.array([2, 9])):
+        expected = np.sqrt((recorded_motion(prepared, rows) ** 2).mean(axis=(0, 1)))
+        found = motion_rms(material, rows)
+        assert found.dtype == torch.float32 and (expected > 0.01).all()
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
+    shards = material.shards
+    # A joint that stood still must not blow up what little noise it has.
+    shards.frame_trace[:, :, 2] = shards.frame_state[:, None, 2]
+    assert motion_rms(material, rows)[2].item() == pytest.approx(0.01)
+    np.testing.assert_array_equal(motion_rms(material, rows)[[0, 1, 3, 4, 5]], found[[0, 1, 3, 4, 5]])
+
+
+def test_excluded_joints_are_not_scored(own):
+    material = own.material()
+    assert material.scored_joints().all()
+    material.shards.meta["exclude_joints"] = ["wrist_roll.pos"]
+    assert material.scored_joints().tolist() == [True] * 4 + [False, True]
