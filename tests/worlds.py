@@ -153,13 +153,13 @@ class World:
         return np.stack([known[one] for one in range(step + 1)])
 
     def material(self):
-        """Fresh :class:`~sigma.training.batches.Material` with a base of its own."""
+        """Fresh :class:`~sigma.training.batches.WindowBatches` with a base of its own."""
         import torch
 
-        from sigma.training.batches import load_material
+        from sigma.training.batches import load_batches
 
         data = self.root / "data"
-        return load_material(
+        return load_batches(
             data / "base.json",
             data / "shards",
             data / "features",

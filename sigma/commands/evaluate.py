@@ -22,13 +22,13 @@ def run(parameters: Parameters) -> str:
     from sigma.policy.adapter.calibration import write_calibration
     from sigma.shared.files import Outputs
     from sigma.shared.tables import to_table
-    from sigma.training.batches import load_material
+    from sigma.training.batches import load_batches
 
     machine = parameters.machine
     device = open_device(machine)
     if to_start(machine.processes):
         return launch(run, parameters, device)
-    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=device)
+    material = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device)
     result = replay_sigma(material, MODEL, batch=machine.batch)
     if rank():
         return ""  # the first process writes

@@ -26,7 +26,7 @@ def run(parameters: Parameters) -> str:
     from sigma.compute.processes import launch, rank, to_start
     from sigma.shared.files import Outputs
     from sigma.shared.logs import record_training
-    from sigma.training.batches import load_material
+    from sigma.training.batches import load_batches
     from sigma.training.output import write_curves, write_model
     from sigma.training.shared_scratch import SharedScratch
     from sigma.training.trainer import Trainer, needs_expert
@@ -36,7 +36,7 @@ def run(parameters: Parameters) -> str:
     if to_start(machine.processes):
         _check_shares(parameters, machine.processes, machine.fsdp)
         return launch(run, parameters, device)
-    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=device, expert=needs_expert(parameters))
+    material = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device, expert=needs_expert(parameters))
     trainer = Trainer(material, parameters)
     with SharedScratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)

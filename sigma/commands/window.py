@@ -55,7 +55,7 @@ def run(parameters: Parameters) -> str:
     from sigma.data.dataset.statistics import refuse_constant_joints
     from sigma.data.windows.candidates import Filter, candidate_windows, count_windows, first_tasks, train_statistics
     from sigma.data.windows.cutting import Protocol
-    from sigma.data.windows.packing import View, write_shards
+    from sigma.data.windows.packing import StoredCameras, write_shards
     from sigma.data.windows.split import split_episodes
     from sigma.shared import records
     from sigma.shared.errors import SigmaError
@@ -113,7 +113,7 @@ def run(parameters: Parameters) -> str:
         "counts": count_windows(windows),
         "dataset": {key: record[key] for key in ("source", "revision", "digest")},
     }
-    view = View(tuple(cameras.values()), base["resolution"])
+    view = StoredCameras(tuple(cameras.values()), base["resolution"])
     shards = write_shards(
         SHARDS, dataset, view, protocol, windows, meta, section.shard_mib * 2**20, Workers.of(parameters.machine)
     )

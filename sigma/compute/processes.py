@@ -143,7 +143,7 @@ def share(total: int) -> slice:
     return slice(total * rank() // count(), total * (rank() + 1) // count())
 
 
-def mine[Item](items: Sequence[Item]) -> Sequence[Item]:
+def local_shard[Item](items: Sequence[Item]) -> Sequence[Item]:
     """Every n-th item, of n processes: early and late items are often not equally long work.
 
     Where the base's layers are split, every process takes equally many: the last item again where one is missing.
@@ -152,14 +152,14 @@ def mine[Item](items: Sequence[Item]) -> Sequence[Item]:
     return [*own, items[-1]] if splitting() and len(own) < -(-len(items) // count()) else own
 
 
-def gathered[Part](parts: list[Part], total: int) -> list[Part]:
-    """What the processes made of :func:`mine`, in the order of the ``total`` items and known to all; tensors from the
+def gather_parts[Part](parts: list[Part], total: int) -> list[Part]:
+    """What the processes made of :func:`local_shard`, in the order of the ``total`` items and known to all; tensors from the
     CPU."""
-    lists = everyone(parts)
+    lists = all_gather(parts)
     return [lists[place % len(lists)][place // len(lists)] for place in range(total)]
 
 
-def everyone[Value](value: Value) -> list[Value]:
+def all_gather[Value](value: Value) -> list[Value]:
     """The values of all processes in their order."""
     if count() == 1:
         return [value]
@@ -168,7 +168,7 @@ def everyone[Value](value: Value) -> list[Value]:
     return gather_object([value])
 
 
-def of_first[Value](find: Callable[[], Value]) -> Value:
+def broadcast_first[Value](find: Callable[[], Value]) -> Value:
     """What ``find`` returns in the first process; the others do not call it."""
     if count() == 1:
         return find()

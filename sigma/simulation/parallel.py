@@ -62,7 +62,7 @@ def _call(method: str, *arguments: Any) -> Any:
     return getattr(_group, method)(*arguments)
 
 
-class Crew:
+class EpisodePool:
     """Spreads episodes over ``workers`` processes; with one it works in this process. Use it as a context."""
 
     def __init__(self, workers: int = 1):
@@ -71,7 +71,7 @@ class Crew:
         self._alone = Group()
         self._seeds: list[int] = []
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "EpisodePool":
         if self.workers > 1:
             # One pool of one process each: an episode must come back to the process that holds it.
             context = get_context("spawn")

@@ -11,7 +11,7 @@ import numpy as np
 
 from sigma.shared.errors import SigmaError
 from sigma.simulation.episode import EpisodeSpec, RolloutResult
-from sigma.simulation.parallel import Crew
+from sigma.simulation.parallel import EpisodePool
 from sigma.simulation.scene import JOINTS
 
 
@@ -66,14 +66,14 @@ def run_rollouts(
     spec: EpisodeSpec,
     *,
     batch: int | None = None,
-    crew: Crew | None = None,
+    crew: EpisodePool | None = None,
 ) -> list[RolloutResult]:
     """Play one episode a seed, ``batch`` at a time (by default all), in the processes of ``crew`` (by default this
     one).
 
     Raises :class:`SigmaError` where the policy's plans have another shape, or are shorter than n + d.
     """
-    crew, batch, needed = crew or Crew(), batch or len(seeds), spec.n_action_steps + spec.setting.delay
+    crew, batch, needed = crew or EpisodePool(), batch or len(seeds), spec.n_action_steps + spec.setting.delay
     results = []
     for first in range(0, len(seeds), batch):
         group = list(seeds)[first : first + batch]
@@ -96,6 +96,6 @@ def run_rollouts(
     return results
 
 
-def run_expert(seeds: Sequence[int], spec: EpisodeSpec, *, crew: Crew | None = None) -> list[RolloutResult]:
+def run_expert(seeds: Sequence[int], spec: EpisodeSpec, *, crew: EpisodePool | None = None) -> list[RolloutResult]:
     """The scripted expert, without noise of its own, in the same episodes: the ceiling of :func:`run_rollouts`."""
-    return (crew or Crew()).expert(seeds, spec)
+    return (crew or EpisodePool()).expert(seeds, spec)

@@ -18,7 +18,7 @@ from sigma.shared.seeding import generator
 
 
 @dataclass(frozen=True)
-class Views:
+class Augmentation:
     """The altered views that a training draws from; ``count`` 0 is none.
 
     Attributes:

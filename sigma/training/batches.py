@@ -22,8 +22,8 @@ from sigma.shared import records
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file
 from sigma.shared.tables import read_columns
-from sigma.training.augmentation import Views
-from sigma.training.prefetch import Ahead
+from sigma.training.augmentation import Augmentation
+from sigma.training.prefetch import Prefetcher
 
 COLUMNS = ("window", "episode", "step", "split", "action", "valid", "base_action")
 
@@ -45,7 +45,7 @@ class _Read:
 
 
 @dataclass(eq=False)
-class Material:
+class WindowBatches:
     """Inputs of every window, ready to be batched.
 
     Legend: W windows, F frames, M history, P pooled vectors, d backbone width, T horizon, A action dim.
@@ -59,11 +59,11 @@ class Material:
     columns: dict[str, np.ndarray]
     digest: str
     dtype: str
-    views: Views = field(default_factory=Views)  # what training may see instead of a frame's own images
+    views: Augmentation = field(default_factory=Augmentation)  # what training may see instead of a frame's own images
     vision: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # (frame, view) -> (V, n, d), where cached
 
     def __post_init__(self) -> None:
-        self._ahead = Ahead(self._read)
+        self._prefetcher = Prefetcher(self._read)
 
     @property
     def split(self) -> np.ndarray:
@@ -101,7 +101,7 @@ class Material:
 
     def read_ahead(self, windows: np.ndarray, numbers: np.ndarray) -> None:
         """Begin to read in another thread what the next :meth:`observation`, of these windows and views, will read."""
-        self._ahead.request(windows, numbers)
+        self._prefetcher.request(windows, numbers)
 
     def _read(self, windows: np.ndarray, numbers: np.ndarray) -> "_Read":
         frames = self.shards.window_frames[windows]
@@ -132,7 +132,7 @@ class Material:
         """
         shards = self.shards
         now = shards.window_frames[windows][:, -1]
-        read = self._ahead.take(windows, np.zeros(len(now), dtype=np.int64) if numbers is None else numbers)
+        read = self._prefetcher.take(windows, np.zeros(len(now), dtype=np.int64) if numbers is None else numbers)
         vision = read.images if read.tokens else self.builder.encode_images(read.images, gradient=train_vision)
         states, trace = shards.frame_state[now], shards.frame_trace[now]
         if state_noise is not None:
@@ -141,7 +141,7 @@ class Material:
             states, trace = states + noise, trace + noise[:, None]
         texts = [shards.tasks[task] for task in shards.window_task[windows]]
         observation = self.builder.observation(vision, states, texts, read.history, read.present, trace)
-        return observation.seen(read.now.to(self.builder.device, non_blocking=True))
+        return observation.with_frozen_features(read.now.to(self.builder.device, non_blocking=True))
 
     def decide(self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind) -> Tensor:
         """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""
@@ -158,9 +158,9 @@ class Material:
         return action[:, : self.shards.meta["horizon"]]
 
 
-def load_material(
+def load_batches(
     base_file: Path, shards_folder: Path, features: Path, baseline: Path, *, device: torch.device, expert: bool = True
-) -> Material:
+) -> WindowBatches:
     """Open and cross-check everything; raises :class:`SigmaError` where two parts are not of one run.
 
     The base's weights have the type that the features were made with. Without ``expert`` the action expert is not on
@@ -196,10 +196,10 @@ def load_material(
     whole = hashlib.sha256()
     for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):
         whole.update(digest_file(file).encode())
-    return Material(base, shards, builder, meta, pooled, columns, whole.hexdigest(), meta["dtype"])
+    return WindowBatches(base, shards, builder, meta, pooled, columns, whole.hexdigest(), meta["dtype"])
 
 
-def motion_rms(material: Material, windows: np.ndarray) -> Tensor:
+def motion_rms(material: WindowBatches, windows: np.ndarray) -> Tensor:
     """(D,) root mean square of each joint's motion before the decisions of ``windows``, normalised, at least 0.01."""
     frames = material.shards.window_frames[windows, -1]
     quantiles = material.builder.normalisation.state
@@ -208,15 +208,15 @@ def motion_rms(material: Material, windows: np.ndarray) -> Tensor:
     return torch.from_numpy(np.sqrt(np.square(motion, dtype=np.float64).mean((0, 1)))).float().clamp_min(0.01)
 
 
-def adapted_actions(model: SigmaModel, material: Material, windows: np.ndarray, batch: int) -> Tensor:
+def adapted_actions(model: SigmaModel, material: WindowBatches, windows: np.ndarray, batch: int) -> Tensor:
     """Deterministic action (B, T, A) of the policy as it is trained, by the same rule as the frozen base's."""
     actions, starts = [], range(0, len(windows), batch)
     with torch.no_grad():
-        for start in processes.mine(starts):
+        for start in processes.local_shard(starts):
             rows = windows[start : start + batch]
             passed = model.adapted_pass(material.observation(rows))
             actions.append(material.decide(model.policy, passed.encoded, rows, material.meta["action"]).cpu())
-    return torch.cat(processes.gathered(actions, len(starts))).to(material.builder.device)
+    return torch.cat(processes.gather_parts(actions, len(starts))).to(material.builder.device)
 
 
 def code_digest() -> str:

@@ -25,17 +25,17 @@ class Objective(Protocol):
     """What a phase minimises of ``model``; ``loss`` of all parts of a step add up to the step's loss.
 
     A part is some of the step's ``total`` rows, from row ``start`` on; its draws do not depend on how the step is cut.
-    ``read_ahead`` begins to read what the loss of a part will read; ``foreseen`` gives the rows of a later step, or
+    ``read_ahead`` begins to read what the loss of a part will read; ``upcoming_rows`` gives the rows of a later step, or
     ``None`` where they depend on what is learned until then.
-    ``validate`` gives the one number that selects; ``beside`` is what else it measured then, for the curve alone.
+    ``validate`` gives the one number that selects; ``extra_metrics`` is what else it measured then, for the curve alone.
     """
 
     name: str
     model: nn.Module
-    beside: dict[str, float]
+    extra_metrics: dict[str, float]
 
     def rows(self, step: int) -> np.ndarray: ...
-    def foreseen(self, step: int) -> np.ndarray | None: ...
+    def upcoming_rows(self, step: int) -> np.ndarray | None: ...
     def read_ahead(self, rows: np.ndarray, step: int, start: int, total: int) -> None: ...
     def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]: ...
     def after_step(self) -> None: ...
@@ -197,7 +197,7 @@ class Phase:
             value += loss.item()
             for name, term in terms.items():
                 logs[name] = logs.get(name, 0.0) + term
-        values, terms = zip(*processes.everyone((value, logs)), strict=True)
+        values, terms = zip(*processes.all_gather((value, logs)), strict=True)
         return sum(values), {name: sum(part[name] for part in terms) for name in logs}
 
     def _parts(self, rows: np.ndarray) -> list[tuple[int, int]]:
@@ -209,7 +209,7 @@ class Phase:
         """Begin to read the next of the parts that are left of this step, or else the first one of the next step."""
         step = self.step
         if not left and step + 1 < self.schedule.steps:
-            step, rows = step + 1, self.objective.foreseen(step + 1)
+            step, rows = step + 1, self.objective.upcoming_rows(step + 1)
             left = [] if rows is None else self._parts(rows)
         if left:
             start, stop = left[0]
@@ -225,7 +225,7 @@ class Phase:
                 f"{self.objective.name}: the validation error is not finite at step {self.step}; lower "
                 "train.learning_rate or train.lora_learning_rate in params.yaml"
             )
-        self.curve.validation.append({"step": self.step, "value": value, **self.objective.beside})
+        self.curve.validation.append({"step": self.step, "value": value, **self.objective.extra_metrics})
         if value < self.best["value"]:
             tensors = {name: tensor.clone() for name, tensor in self.averaged.items()}
             self.best = {"step": self.step, "value": value, "tensors": tensors}

@@ -18,7 +18,7 @@ from sigma.policy.model.residuals import SCALES, executed_plan
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.observation import BasePass, Observation
 from sigma.shared.seeding import generator
-from sigma.training.batches import Material
+from sigma.training.batches import WindowBatches
 from sigma.training.flow import draw_noise_and_time
 from sigma.training.flow_model import FlowModel
 from sigma.training.losses import HardWindows, curriculum, plan_error, regularisers, residual_errors, tau_norm_loss
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def flow_loss(
     model: SigmaModel | FlowModel,
-    material: Material,
+    material: WindowBatches,
     passed: BasePass,
     windows: np.ndarray,
     noise: Tensor,
@@ -93,7 +93,7 @@ class FlowObjective:
     def __init__(
         self,
         model: SigmaModel | FlowModel,
-        material: Material,
+        material: WindowBatches,
         parameters: "TrainParameters",
         parts: dict[str, Any],
         tau: TauControl | None = None,
@@ -101,13 +101,13 @@ class FlowObjective:
         self.model, self.material, self.parameters, self.tau = model, material, parameters, tau
         self.train, self.validation = parts["train"], parts["validation"]
         self.joints = material.scored_joints()
-        self.beside: dict[str, float] = {}
+        self.extra_metrics: dict[str, float] = {}
         self.sampler = WindowSampler(len(self.train), parameters.batch * parameters.accumulation, parameters.seed)
 
     def rows(self, step: int) -> np.ndarray:
         return self.sampler.rows(step)
 
-    foreseen = rows
+    upcoming_rows = rows
 
     def read_ahead(self, rows: np.ndarray, step: int, start: int, total: int) -> None:
         numbers = self.material.views.drawn(step, slice(start, start + len(rows)), total)
@@ -136,7 +136,7 @@ class FlowObjective:
     def validate(self, batch: int) -> float:
         """mse_plan of the validation windows by the action from zero noise, in normalised units.
 
-        ``beside["flow"]`` is then their flow-matching loss, under noise that is the same at every validation.
+        ``extra_metrics["flow"]`` is then their flow-matching loss, under noise that is the same at every validation.
         """
         material, policy, draws = self.material, self.model.policy, self.parameters.flow_draws
         errors, losses = [], []
@@ -144,15 +144,15 @@ class FlowObjective:
         noise, time = draw_noise_and_time(policy.config, len(self.validation), draws, *address)
         with evaluating(self.model):
             starts = range(0, len(self.validation), batch)
-            for start in processes.mine(starts):
+            for start in processes.local_shard(starts):
                 rows = slice(start, start + batch)
                 windows = self.validation[rows]
                 passed = self._pass(windows)
                 plan = material.decide(policy, passed.encoded, windows, "zero_noise")
                 errors.append(plan_error(plan, *material.targets(windows), self.joints).cpu())
                 losses.append(flow_loss(self.model, material, passed, windows, noise[rows], time[rows]).cpu())
-        self.beside = {"flow": torch.cat(processes.gathered(losses, len(starts))).mean().item()}
-        return torch.cat(processes.gathered(errors, len(starts))).mean().item()
+        self.extra_metrics = {"flow": torch.cat(processes.gather_parts(losses, len(starts))).mean().item()}
+        return torch.cat(processes.gather_parts(errors, len(starts))).mean().item()
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -169,7 +169,7 @@ class ResidualObjective:
     def __init__(
         self,
         model: SigmaModel,
-        material: Material,
+        material: WindowBatches,
         parameters: "TrainParameters",
         loss: "LossParameters",
         parts: dict[str, Any],
@@ -181,7 +181,7 @@ class ResidualObjective:
         self.train, self.validation = parts["train"], parts["validation"]
         self.head_base, self.bank, self.tau_norm = head_base, bank, tau_norm
         self.joints = material.scored_joints()
-        self.beside: dict[str, float] = {}
+        self.extra_metrics: dict[str, float] = {}
         traf = loss.traf
         self.hard = HardWindows(len(self.train), traf.top_k, traf.focus, traf.decay)
         self.sampler = WindowSampler(len(self.train), parameters.batch * parameters.accumulation, parameters.seed)
@@ -196,7 +196,7 @@ class ResidualObjective:
             return rows
         return self.sampler.rows(step)
 
-    def foreseen(self, step: int) -> np.ndarray | None:
+    def upcoming_rows(self, step: int) -> np.ndarray | None:
         return None if self.losses.traf.draw else self.sampler.rows(step)
 
     def read_ahead(self, rows: np.ndarray, step: int, start: int, total: int) -> None:
@@ -259,7 +259,7 @@ class ResidualObjective:
 
     def after_step(self) -> None:
         """Write the step's errors into TRAF's table, all micro-batches of all processes at once."""
-        seen = [part for parts in processes.everyone(self.seen) for part in parts]
+        seen = [part for parts in processes.all_gather(self.seen) for part in parts]
         rows, errors = (np.concatenate(parts) for parts in zip(*seen, strict=True))
         self.hard.update(rows, errors)
         self.seen.clear()
@@ -269,14 +269,14 @@ class ResidualObjective:
         sums, total, count = [], 0.0, 0
         with evaluating(self.model):
             starts = range(0, len(self.validation), batch)
-            for start in processes.mine(starts):
+            for start in processes.local_shard(starts):
                 windows = self.validation[start : start + batch]
                 action, valid = self.material.targets(windows)
                 base = self.head_base(windows)
                 decision = self.model(self.material.observation(windows), base)
                 plan = base + executed_plan(decision.residuals)
                 sums.append((plan_error(plan, action, valid, self.joints).sum().item(), len(windows)))
-        for error, windows in processes.gathered(sums, len(starts)):
+        for error, windows in processes.gather_parts(sums, len(starts)):
             total += error
             count += windows
         return total / count

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 
-class Ahead[Value]:
+class Prefetcher[Value]:
     """Results of ``make``, a function of arrays alone, that are asked for before they are needed.
 
     Nothing that comes out depends on what was requested, only when it is there. What was requested and is not taken

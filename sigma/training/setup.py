@@ -12,8 +12,8 @@ import transformers
 
 from sigma.parameters import Parameters
 from sigma.shared.errors import SigmaError
-from sigma.training.augmentation import Views
-from sigma.training.batches import Material, code_digest
+from sigma.training.augmentation import Augmentation
+from sigma.training.batches import WindowBatches, code_digest
 from sigma.training.loop import Schedule
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SECTIONS = ("train", "lora", "telepathy", "loss")  # all that a training reads but base.branch
 
 
-def split_windows(material: Material) -> dict[str, np.ndarray]:
+def split_windows(material: WindowBatches) -> dict[str, np.ndarray]:
     """Row numbers of the train and of the validation windows; a part without any is refused."""
     parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
     for name, rows in parts.items():
@@ -31,7 +31,7 @@ def split_windows(material: Material) -> dict[str, np.ndarray]:
     return parts
 
 
-def check_autocast(train: "TrainParameters", material: Material) -> None:
+def check_autocast(train: "TrainParameters", material: WindowBatches) -> None:
     """Refuse ``train.autocast`` where the base's weights have 16 bits already, or the device cannot compute in them."""
     device = material.builder.device
     if train.autocast is None:
@@ -46,9 +46,9 @@ def check_autocast(train: "TrainParameters", material: Material) -> None:
         raise SigmaError(f"params.yaml: train.autocast: found {train.autocast} on {name}, which lacks it; legal: null")
 
 
-def views(train: "TrainParameters") -> Views:
+def views(train: "TrainParameters") -> Augmentation:
     """The altered images that a training draws from."""
-    return Views(train.views, train.view_shift, train.view_light, train.seed)
+    return Augmentation(train.views, train.view_shift, train.view_light, train.seed)
 
 
 def schedule(train: "TrainParameters", steps: int) -> Schedule:
@@ -63,7 +63,7 @@ def sections(parameters: Parameters) -> dict[str, dict[str, Any]]:
     return {name: getattr(parameters, name).model_dump() for name in SECTIONS}
 
 
-def inputs_key(material: Material, values: Mapping[str, Mapping[str, Any]], kind: str) -> str:
+def inputs_key(material: WindowBatches, values: Mapping[str, Mapping[str, Any]], kind: str) -> str:
     """Digest of every input of a training of this ``kind``: a checkpoint of anything else is never resumed.
 
     ``values`` are those of the parameters that it depends on, by section.

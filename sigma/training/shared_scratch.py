@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sigma.compute.processes import of_first, rank
+from sigma.compute.processes import broadcast_first, rank
 from sigma.training.state import Scratch
 
 
@@ -24,10 +24,10 @@ class SharedScratch(Scratch):
             yield scratch
 
     def load(self) -> dict[str, Any] | None:
-        return of_first(super().load)
+        return broadcast_first(super().load)
 
     def kept(self, key: str) -> dict[str, Any] | None:
-        return of_first(partial(super().kept, key))
+        return broadcast_first(partial(super().kept, key))
 
     def save(self, state: dict[str, Any]) -> None:
         if not rank():

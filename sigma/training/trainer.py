@@ -23,7 +23,7 @@ from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.pi05.compiling import compile_layers
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import seed_from
-from sigma.training.batches import Material, adapted_actions, motion_rms
+from sigma.training.batches import WindowBatches, adapted_actions, motion_rms
 from sigma.training.loop import Curve, Phase, PhaseResult
 from sigma.training.objectives import FlowObjective, ResidualObjective, TauControl
 from sigma.training.setup import SECTIONS, check_autocast, inputs_key, schedule, sections, split_windows, views
@@ -40,7 +40,7 @@ class TrainingResult:
 
     model: SigmaModel
     base_digest: str
-    material: Material
+    material: WindowBatches
     branch: str
     sizes: TelepathySizes
     curves: list[Curve]
@@ -51,7 +51,7 @@ class TrainingResult:
     speed: dict[str, list[dict[str, float]]]
 
 
-def telepathy_sizes(material: Material, parameters: TelepathyParameters) -> TelepathySizes:
+def telepathy_sizes(material: WindowBatches, parameters: TelepathyParameters) -> TelepathySizes:
     """Sizes of the heads from ``telepathy`` in params.yaml and from what they stand on."""
     meta, base = material.shards.meta, material.base
     depth = len(base.policy.model.paligemma_with_expert.paligemma.model.language_model.layers)
@@ -99,7 +99,7 @@ class Trainer:
     """Runs one training described by ``train``, ``lora``, ``telepathy``, ``loss``, ``base.branch`` and
     ``machine.compile``."""
 
-    def __init__(self, material: Material, parameters: Parameters):
+    def __init__(self, material: WindowBatches, parameters: Parameters):
         self.material, self.parameters = material, parameters
         self.train, self.lora = parameters.train, parameters.lora
         self.telepathy, self.losses = parameters.telepathy, parameters.loss

@@ -64,7 +64,7 @@ def whole_pipeline(parameters) -> str:
     lines = []
     for stage in (baseline.run, followed, evaluate.run):
         lines.append(stage(parameters))
-        processes.everyone(None)  # the first process has written
+        processes.all_gather(None)  # the first process has written
     return "\n".join(lines)
 
 

@@ -53,25 +53,25 @@ def test_each_row_is_one_process_s_and_each_item_comes_back_in_its_place(place, 
         place(rank, count, fsdp)
         assert (processes.rank(), processes.count()) == (rank, count)
         rows.append(list(range(total))[processes.share(total)])
-        parts.append([10 * item for item in processes.mine(range(total))])
+        parts.append([10 * item for item in processes.local_shard(range(total))])
     assert [row for part in rows for row in part] == list(range(total))
     assert max(map(len, rows)) - min(map(len, rows)) <= 1
     # Where layers are split, a process that made one pass less than the others would keep them waiting for ever.
     assert max(map(len, parts)) - min(map(len, parts)) <= (0 if fsdp else 1)
-    monkeypatch.setattr(processes, "everyone", lambda value: parts)
-    assert processes.gathered([], total) == [10 * item for item in range(total)]
+    monkeypatch.setattr(processes, "all_gather", lambda value: parts)
+    assert processes.gather_parts([], total) == [10 * item for item in range(total)]
 
 
 def test_a_single_process_is_handed_back_what_it_gives():
     assert (processes.started(), processes.rank(), processes.count()) == (False, 0, 1)
     module = nn.Linear(2, 2)
     assert processes.data_parallel(module) is module
-    assert processes.everyone(3) == [3] and processes.gathered([1, 2], 2) == [1, 2]
-    assert processes.of_first(lambda: 4) == 4
+    assert processes.all_gather(3) == [3] and processes.gather_parts([1, 2], 2) == [1, 2]
+    assert processes.broadcast_first(lambda: 4) == 4
     weights = [*module.parameters()]
     processes.split_layers([module], "cpu")
     assert [*module.parameters()] == weights and not processes.splitting()
-    assert processes.share(7) == slice(0, 7) and processes.mine(range(3)) == range(3)
+    assert processes.share(7) == slice(0, 7) and processes.local_shard(range(3)) == range(3)
 
 
 def test_processes_are_started_by_the_command_alone_and_not_by_those_that_it_starts(place, monkeypatch):
@@ -111,11 +111,11 @@ def exchange(parameters) -> str:
         with processes.accumulating(wrapped, last):
             wrapped(torch.tensor([1.0 + rank, 10.0])).backward()
         if not last:
-            assert processes.everyone(model.used.grad.tolist()) == [[1.0, 10.0], [2.0, 10.0]]
-    squares = processes.gathered([item**2 for item in processes.mine(range(5))], 5)
-    told = processes.of_first(lambda: f"by {rank}")
+            assert processes.all_gather(model.used.grad.tolist()) == [[1.0, 10.0], [2.0, 10.0]]
+    squares = processes.gather_parts([item**2 for item in processes.local_shard(range(5))], 5)
+    told = processes.broadcast_first(lambda: f"by {rank}")
     print("nobody reads this")
-    gradients = processes.everyone((model.used.grad.tolist(), model.unused.grad))
+    gradients = processes.all_gather((model.used.grad.tolist(), model.unused.grad))
     return f"{gradients} {squares} {told} {torch.get_num_threads()}"
 
 
@@ -149,7 +149,7 @@ def fail(parameters) -> str:
         if fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise SigmaError("train.steps: not today") if fault == "refused" else ValueError("unforeseen")
-    processes.everyone(0)
+    processes.all_gather(0)
     return "never"
 
 

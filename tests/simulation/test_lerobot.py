@@ -16,7 +16,7 @@ from lerobot.scripts.lerobot_eval import rollout
 
 import sigma.simulation.lerobot as registered
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-from sigma.policy.control.sigma_controller import Controller
+from sigma.policy.control.sigma_controller import SigmaController
 from sigma.shared.errors import SigmaError
 from sigma.simulation.env import SO101Env
 from sigma.simulation.episode import EpisodeSpec
@@ -36,7 +36,7 @@ def environments(count: int, **options):
 
 
 def controller(world: World, rows: int, **adapter: float) -> FixedRows:
-    one = Controller(
+    one = SigmaController(
         world.vla(),
         adapter=SigmaTelepathyAdapter(**world.values()["adapter"] | adapter),
         calibration=world.root / "models/adapter_calibration.json",

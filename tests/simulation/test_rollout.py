@@ -8,7 +8,7 @@ from sigma.shared.errors import SigmaError
 from sigma.simulation.env import SO101Env
 from sigma.simulation.episode import EpisodeSpec
 from sigma.simulation.failures import NON_FINITE, WRONG_BOX
-from sigma.simulation.parallel import Crew
+from sigma.simulation.parallel import EpisodePool
 from sigma.simulation.rollout import FixedRows, run_expert, run_rollouts
 from sigma.simulation.tasks import TARGET, TASKS
 from tests.bases import load_tiny_base
@@ -38,7 +38,7 @@ def test_batched_rollouts_equal_one_by_one(plans):
 
 def test_processes_change_no_result(plans):
     alone = run_rollouts(Planned(plans), SEEDS, LIFT)
-    with Crew(2) as crew:
+    with EpisodePool(2) as crew:
         spread = run_rollouts(Planned(plans), SEEDS, LIFT, crew=crew)
         experts = run_expert(SEEDS, LIFT, crew=crew)
     assert spread == alone and same_actions(spread, alone)
@@ -122,7 +122,7 @@ def test_an_episode_does_not_depend_on_which_others_run(tmp_path):
     beside = play([5, 6, 7, 8])
     assert np.array_equal(alone.actions, beside[0].actions)
     assert not np.array_equal(beside[0].actions, beside[1].actions)
-    with Crew(2) as crew:
+    with EpisodePool(2) as crew:
         assert same_actions(play([5, 6, 7, 8], crew), beside)
 
 
@@ -136,5 +136,5 @@ def test_a_process_that_dies_is_one_line(plans):
                     os.kill(process, 9)
             return super().act(observations, indices)
 
-    with Crew(2) as crew, pytest.raises(SigmaError, match="process that simulates has died"):
+    with EpisodePool(2) as crew, pytest.raises(SigmaError, match="process that simulates has died"):
         run_rollouts(Dying(plans), SEEDS, LIFT, crew=crew)

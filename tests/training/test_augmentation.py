@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sigma.training.augmentation import Views
+from sigma.training.augmentation import Augmentation
 
-VIEWS = Views(count=3, shift=2, light=0.1, seed=0)
+VIEWS = Augmentation(count=3, shift=2, light=0.1, seed=0)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_shift_moves_the_picture_by_whole_pixels_and_repeats_edges(images):
     image = images[:1]
     found = set()
     for number in range(1, 60):
-        moved = Views(shift=1).of(image, [0], [number])[0, 0]
+        moved = Augmentation(shift=1).of(image, [0], [number])[0, 0]
         padded = torch.nn.functional.pad(image[0, 0].float(), (1, 1, 1, 1), mode="replicate").to(torch.uint8)
         here = [
             (down, right)
@@ -51,7 +51,7 @@ def test_light_changes_every_pixel_of_a_camera_alike_and_within_its_bound(images
     grey = torch.full((1, 2, 3, 8, 8), 127, dtype=torch.uint8)
     seen = []
     for number in range(1, 40):
-        lit = Views(light=0.1).of(grey, [0], [number])[0].float()
+        lit = Augmentation(light=0.1).of(grey, [0], [number])[0].float()
         assert all(len(camera.unique()) == 1 for camera in lit)
         assert (lit - 127).abs().max() <= 26
         seen.append(lit[:, 0, 0, 0])
@@ -60,7 +60,7 @@ def test_light_changes_every_pixel_of_a_camera_alike_and_within_its_bound(images
 
 
 def test_no_shift_and_no_light_change_nothing(images):
-    assert torch.equal(Views().of(images, range(4), [1, 2, 3, 4]), images)
+    assert torch.equal(Augmentation().of(images, range(4), [1, 2, 3, 4]), images)
 
 
 def test_every_view_is_drawn_and_micro_batches_are_slices_of_their_step():
@@ -68,4 +68,4 @@ def test_every_view_is_drawn_and_micro_batches_are_slices_of_their_step():
     assert set(whole.tolist()) == {0, 1, 2, 3} and np.bincount(whole).min() > 60
     assert np.array_equal(VIEWS.drawn(5, slice(8, 16), 400), whole[8:16])
     assert not np.array_equal(VIEWS.drawn(6, slice(None), 400), whole)
-    assert not Views().drawn(5, slice(None), 400).any()
+    assert not Augmentation().drawn(5, slice(None), 400).any()

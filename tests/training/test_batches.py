@@ -7,7 +7,7 @@ import torch
 from sigma.policy.model.model_folder import weights_dtype
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json, write_json
-from sigma.training.augmentation import Views
+from sigma.training.augmentation import Augmentation
 from sigma.training.batches import motion_rms
 from tests.bases import STATISTICS
 from tests.datasets import joint_positions
@@ -69,7 +69,7 @@ def test_cached_image_tokens_are_those_of_a_fresh_pass(prepared):
 @torch.no_grad()
 def test_views_are_cached_for_train_windows_alone_and_are_those_of_a_fresh_pass(prepared):
     cached, fresh = prepared.material(), prepared.material()
-    cached.views = fresh.views = Views(count=2, shift=1, light=0.1)
+    cached.views = fresh.views = Augmentation(count=2, shift=1, light=0.1)
     train, validation = (np.flatnonzero(cached.split == name)[:3] for name in ("train", "validation"))
     cached.cache_vision(np.concatenate([train, validation]), 4)
     now = cached.shards.window_frames[:, -1]

@@ -30,14 +30,14 @@ class Regression:
             self.model = nn.Linear(5, 2)
         self.table, self.sampler = torch.zeros(ROWS), WindowSampler(ROWS, batch, seed)
         self.read, self.blind, self.taken = [], False, []
-        self.seen, self.fail_at, self.broken, self.beside = [], None, False, {}
+        self.seen, self.fail_at, self.broken, self.extra_metrics = [], None, False, {}
 
     def rows(self, step):
         if step == self.fail_at:
             raise KeyboardInterrupt
         return self.sampler.rows(step)
 
-    def foreseen(self, step):
+    def upcoming_rows(self, step):
         return None if self.blind else self.sampler.rows(step)
 
     def read_ahead(self, rows, step, start, total):

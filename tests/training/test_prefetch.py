@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sigma.training.prefetch import Ahead
+from sigma.training.prefetch import Prefetcher
 from tests.worlds import World
 
 
@@ -27,7 +27,7 @@ ONE, TWO = np.array([1, 2]), np.array([3])
 
 
 def test_what_was_requested_is_made_once_in_another_thread():
-    ahead = Ahead(made := Made())
+    ahead = Prefetcher(made := Made())
     ahead.request(ONE, TWO)
     assert ahead.take(ONE.copy(), TWO.copy()) == 9
     assert len(made.threads) == 1 and made.threads[0].startswith("sigma-ahead")
@@ -38,7 +38,7 @@ def test_what_was_requested_is_made_once_in_another_thread():
     "other", [(np.array([2, 1]), TWO), (ONE, np.array([4])), (ONE.astype(np.int32), TWO), (ONE[:, None], TWO)]
 )
 def test_what_was_not_requested_is_made_now(other):
-    ahead = Ahead(made := Made())
+    ahead = Prefetcher(made := Made())
     ahead.request(*other)
     assert ahead.take(ONE, TWO) == 9 and made.threads[-1] == threading.current_thread().name
     ahead.take(*other)
@@ -46,7 +46,7 @@ def test_what_was_not_requested_is_made_now(other):
 
 
 def test_an_error_of_the_other_thread_is_raised_where_the_result_is_taken():
-    ahead = Ahead(Made())
+    ahead = Prefetcher(Made())
     ahead.request(-ONE, TWO)
     with pytest.raises(ValueError, match="negative"):
         ahead.take(-ONE, TWO)

@@ -24,7 +24,7 @@ from sigma.shared.resize import to_resolution
 
 
 @dataclass(frozen=True)
-class View:
+class StoredCameras:
     """What of the cameras is stored: dataset cameras in the base's order, and the base's resolution."""
 
     cameras: tuple[str, ...]
@@ -59,7 +59,7 @@ def write_episodes(
     folder: Path,
     index: int,
     dataset: Dataset,
-    view: View,
+    view: StoredCameras,
     protocol: Protocol,
     stored: Sequence[tuple[Episode, np.ndarray]],
 ) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _rows_of(
 
 
 def _decode_into(
-    images: torch.Tensor, dataset: Dataset, episode: Episode, view: View, steps: np.ndarray, films: Films
+    images: torch.Tensor, dataset: Dataset, episode: Episode, view: StoredCameras, steps: np.ndarray, films: Films
 ) -> None:
     """Fill ``images`` [n, V, 3, S, S] with the frames of ``steps`` [n]; each camera is decoded once."""
     row_of = {int(step): row for row, step in enumerate(steps)}
@@ -126,7 +126,7 @@ def _decode_into(
 def write_shards(
     target: Path,
     dataset: Dataset,
-    view: View,
+    view: StoredCameras,
     protocol: Protocol,
     windows: Mapping[str, np.ndarray],
     meta: Mapping[str, Any],

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sigma.compute.processes import gathered
+from sigma.compute.processes import gather_parts
 from sigma.policy.adapter.adapter import BRANCHES
 from sigma.policy.adapter.calibration import calibrate, feature_distance, reference_set, text_distance
 from sigma.policy.model.decision import Decision, FactorSwap, SigmaModel
@@ -21,7 +21,7 @@ from sigma.policy.model.heads import FILE, describe_heads, load_heads
 from sigma.policy.model.model_folder import load_model, read_config
 from sigma.policy.pi05.base_replay import batches
 from sigma.shared.errors import SigmaError
-from sigma.training.batches import Material
+from sigma.training.batches import WindowBatches
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SigmaReplay:
     texts: np.ndarray  # (W, d)
 
 
-def open_model(material: Material, folder: Path) -> tuple[SigmaModel, str]:
+def open_model(material: WindowBatches, folder: Path) -> tuple[SigmaModel, str]:
     """The model that finetune wrote, and its base branch; one of other inputs than the material's is refused."""
     config = read_config(folder)
     if config["dataset"] != material.shards.meta["dataset"] or config["base"]["digest"] != material.meta["base_digest"]:
@@ -47,7 +47,7 @@ def open_model(material: Material, folder: Path) -> tuple[SigmaModel, str]:
 
 def decide(
     model: SigmaModel,
-    material: Material,
+    material: WindowBatches,
     branch: str,
     windows: np.ndarray,
     batch: int,
@@ -75,7 +75,7 @@ def decide(
             decision = model(observation, base, swap=swapped, passed=None if switches else passed, **switches)
             columns = {"adapted_action": base, "text": observation.text, **_columns(decision)}
             parts.append({name: value.float().cpu().numpy() for name, value in columns.items()})
-    parts = gathered(parts, len(range(0, len(windows), batch)))
+    parts = gather_parts(parts, len(range(0, len(windows), batch)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
@@ -89,7 +89,7 @@ def _columns(decision: Decision) -> dict[str, torch.Tensor]:
 
 
 def replay_windows(
-    model: SigmaModel, material: Material, branch: str, windows: np.ndarray, batch: int, description: str
+    model: SigmaModel, material: WindowBatches, branch: str, windows: np.ndarray, batch: int, description: str
 ) -> SigmaReplay:
     """Decisions at ``windows`` with the measures that the adapter's risk needs; validation windows must be among them.
 
@@ -112,7 +112,7 @@ def replay_windows(
     return SigmaReplay(columns, {"sigma": describe_heads(model.heads)}, features, texts)
 
 
-def replay_sigma(material: Material, folder: Path, *, batch: int) -> SigmaReplay:
+def replay_sigma(material: WindowBatches, folder: Path, *, batch: int) -> SigmaReplay:
     """Residuals, factors and alignment of every window, and the control's norm and alignment beside them."""
     model, branch = open_model(material, folder)
     if model.heads.sizes.architecture != "telepathy":
@@ -127,13 +127,13 @@ def replay_sigma(material: Material, folder: Path, *, batch: int) -> SigmaReplay
     return replay
 
 
-def hold_action(material: Material, windows: np.ndarray) -> np.ndarray:
+def hold_action(material: WindowBatches, windows: np.ndarray) -> np.ndarray:
     """(W, A) the state now, as a normalised action: what holding still would command."""
     shards = material.shards
     return material.builder.normalisation.action.normalise(shards.frame_state[shards.window_frames[windows, -1]])
 
 
-def calibrate_windows(material: Material, replay: SigmaReplay) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def calibrate_windows(material: WindowBatches, replay: SigmaReplay) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The adapter's quantiles and reference set, from validation windows alone."""
     columns = replay.columns
     chosen = columns["split"] == "validation"

@@ -64,7 +64,7 @@ class BaseController:
     @torch.no_grad()
     def act(self, observations: Sequence[dict[str, Any]], indices: Sequence[int]) -> np.ndarray:
         """Plans ``[B, Tc, D]`` of joint targets in raw units for robots that each see a
-        :class:`~sigma.policy.control.robot_observation.View`."""
+        :class:`~sigma.policy.control.robot_observation.RobotObservation`."""
         base = self.builder.base
         encoded = base_pass(base.policy, live_observation(self.builder, observations)).encoded
         plans = deterministic_action(

@@ -17,7 +17,7 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.resize import to_resolution
 
 
-class View(TypedDict):
+class RobotObservation(TypedDict):
     """What one robot gives at a decision.
 
     ``images`` maps camera names (full feature names, or their last part) to uint8 ``[H, W, 3]``; ``state`` is ``[D]``
@@ -31,7 +31,7 @@ class View(TypedDict):
     trace: NotRequired[np.ndarray]
 
 
-def stack_images(views: Sequence[View | dict[str, Any]], cameras: Sequence[str], resolution: int) -> Tensor:
+def stack_images(views: Sequence[RobotObservation | dict[str, Any]], cameras: Sequence[str], resolution: int) -> Tensor:
     """The policy's cameras in its order, uint8 ``[B, V, 3, S, S]``; raises :class:`SigmaError` naming a missing one."""
     rows = []
     for view in views:
@@ -49,7 +49,7 @@ def stack_images(views: Sequence[View | dict[str, Any]], cameras: Sequence[str],
 
 def live_observation(
     builder: InputBuilder,
-    views: Sequence[View | dict[str, Any]],
+    views: Sequence[RobotObservation | dict[str, Any]],
     history: Tensor | None = None,
     present: Tensor | None = None,
     steps: int = 0,
@@ -67,7 +67,7 @@ def live_observation(
     return builder.observation(vision, states, texts, history, present, trace)
 
 
-def _trace(view: View | dict[str, Any]) -> np.ndarray:
+def _trace(view: RobotObservation | dict[str, Any]) -> np.ndarray:
     trace = view.get("trace")
     if trace is None or not len(trace) or not np.array_equal(trace[-1], view["state"]):
         raise SigmaError("the model reads the motion before a decision: give trace, states whose last one is the state")

@@ -39,7 +39,7 @@ class _Episode:
     features: dict[int, Tensor] = field(default_factory=dict)  # control step -> (P, d)
 
 
-class Controller:
+class SigmaController:
     """Acts in closed loop; ``adapter`` None is the frozen base alone.
 
     Args:
@@ -81,7 +81,7 @@ class Controller:
 
     def act(self, observations: list[dict[str, Any]], indices: list[int]) -> np.ndarray:
         """Plans (B, T, A) in the robot's units for B environments ``indices`` that each see a
-        :class:`~sigma.policy.control.robot_observation.View`."""
+        :class:`~sigma.policy.control.robot_observation.RobotObservation`."""
         vla = self.vla
         steps = vla.config["sizes"]["trace"] if self.adapter is not None else 0
         observation = live_observation(vla.builder, observations, *self._past(indices), steps)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.limits import limit_action
-from sigma.policy.control.robot_observation import View
-from sigma.policy.control.sigma_controller import Controller, check_action_steps
+from sigma.policy.control.robot_observation import RobotObservation
+from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
 from sigma.policy.lerobot import policy_folder
 from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig
 from sigma.policy.model.vla import SigmaTelepathyVLA
@@ -193,7 +193,7 @@ class SigmaPolicy(PreTrainedPolicy):
                 raise PolicyError(f"{name}: Sigma does no real-time chunking; use --inference.type=sync")
             raise PolicyError(f"{name}: unknown argument; legal: noise")
 
-    def _decide(self, views: list[View], noise: Tensor | None) -> np.ndarray:
+    def _decide(self, views: list[RobotObservation], noise: Tensor | None) -> np.ndarray:
         self.eval()
         if self._rows is None:
             self._rows = list(range(len(views)))
@@ -225,7 +225,7 @@ class SigmaPolicy(PreTrainedPolicy):
             raise SigmaError(f"{STATE!r} is missing among {', '.join(sorted(batch))}; rename it by --rename_map")
         return batch[STATE].float().cpu().numpy()
 
-    def _views(self, batch: Mapping[str, Any]) -> list[View]:
+    def _views(self, batch: Mapping[str, Any]) -> list[RobotObservation]:
         cameras = self.vla.config["cameras"]
         for key in (*cameras, STATE, TASK):
             if key not in batch:
@@ -237,12 +237,14 @@ class SigmaPolicy(PreTrainedPolicy):
         if states.ndim != 2 or len(rows) != 1:
             raise SigmaError(f"{STATE} {states.shape}, {len(tasks)} tasks: legal: [B, D], B images and B instructions")
         return [
-            View(images={camera: one[row] for camera, one in pictures.items()}, state=states[row], task=tasks[row])
+            RobotObservation(
+                images={camera: one[row] for camera, one in pictures.items()}, state=states[row], task=tasks[row]
+            )
             for row in range(len(states))
         ]
 
 
-def _states(views: list[View]) -> np.ndarray:
+def _states(views: list[RobotObservation]) -> np.ndarray:
     return np.stack([view["state"] for view in views])
 
 
@@ -255,7 +257,7 @@ def _pixels(camera: str, images: Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _load(config: SigmaConfig, folder: Path) -> tuple[_GivenNoise, Controller]:
+def _load(config: SigmaConfig, folder: Path) -> tuple[_GivenNoise, SigmaController]:
     """Model and controller; everything that can be wrong is said before weights are read."""
     model, calibration = folder / policy_folder.MODEL, folder / policy_folder.CALIBRATION
     described, reference = policy_folder.check_parts(model, calibration, folder / policy_folder.BASE)
@@ -275,7 +277,7 @@ def _load(config: SigmaConfig, folder: Path) -> tuple[_GivenNoise, Controller]:
         device=config.device,
         dtype=getattr(torch, dtype),
     )
-    controller = Controller(vla, adapter=adapter, calibration=calibration, n_action_steps=config.n_action_steps)
+    controller = SigmaController(vla, adapter=adapter, calibration=calibration, n_action_steps=config.n_action_steps)
     return vla, controller
 
 

@@ -80,7 +80,7 @@ class SigmaModel(nn.Module):
         """The one pass of the adapted backbone, which heads and, with the adapted branch, action expert read.
 
         Args:
-            observation: B decisions with the frozen features of the present (:meth:`Observation.seen`).
+            observation: B decisions with the frozen features of the present (:meth:`Observation.with_frozen_features`).
             film: False leaves the image tokens as they are.
             swap: factors instead of the model's own; only telepathy heads have any.
             cache: False where the action expert does not read the pass.
@@ -142,7 +142,7 @@ class SigmaModel(nn.Module):
     @staticmethod
     def _anticipate(heads: TelepathyHeads, observation: Observation, swap: FactorSwap | None) -> Anticipation:
         if observation.now is None:
-            raise ValueError("the frozen base's pass over the present comes first: Observation.seen")
+            raise ValueError("the frozen base's pass over the present comes first: Observation.with_frozen_features")
         before = heads.path.anticipate(
             observation.history, observation.present, observation.now, observation.motion, observation.text
         )

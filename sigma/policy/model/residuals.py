@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sigma.policy.model.sizes import TelepathySizes
-from sigma.policy.model.telepathy import expressed
+from sigma.policy.model.telepathy import normalise_factors
 from sigma.shared.errors import SigmaError
 
 SCALES = ("vector", "chunk", "trajectory")
@@ -110,7 +110,7 @@ class ResidualHeads(nn.Module):
         if self.sizes.read_base_action:
             inputs.append(base.flatten(1))
         if self.read_factors:
-            inputs.append(expressed(factors).flatten(1))
+            inputs.append(normalise_factors(factors).flatten(1))
         hidden = self.trunk(torch.cat(inputs, dim=1))
         parts = {scale: self.out[scale](hidden).unflatten(1, (-1, self.sizes.action_dim)) for scale in SCALES}
         if not self.sizes.read_base_action:

@@ -77,7 +77,7 @@ class FactorTokens(nn.Module):
         self.register_buffer("token_rms", torch.tensor(float(token_rms)))
 
     def forward(self, factors: Tensor) -> Tensor:
-        tokens = self.project(expressed(factors).flatten(1)).unflatten(-1, (self.tokens, self.width))
+        tokens = self.project(normalise_factors(factors).flatten(1)).unflatten(-1, (self.tokens, self.width))
         return self.norm(tokens) * self.token_rms
 
 
@@ -104,7 +104,7 @@ class StateEncoder(nn.Module):
         return self.norm(tokens) * self.token_rms
 
 
-def expressed(factors: Tensor) -> Tensor:
+def normalise_factors(factors: Tensor) -> Tensor:
     """Factors (B, K, E) as they are told: all K·E numbers of a decision brought to mean 0 and variance 1.
 
     What is told is a direction; the norm is free to be controlled by the loss and to be unusual to the adapter.
@@ -123,7 +123,7 @@ class FiLM(nn.Module):
 
     def forward(self, vision: Tensor, factors: Tensor) -> Tensor:
         """Modulate vision tokens (B, V, n, d) by the anticipated factors (B, K, E)."""
-        modulation = self.modulation((self.log_gain.exp() * expressed(factors)).flatten(1)).to(vision.dtype)
+        modulation = self.modulation((self.log_gain.exp() * normalise_factors(factors)).flatten(1)).to(vision.dtype)
         gamma, beta = modulation[:, None, None, :].chunk(2, dim=-1)
         return (1 + gamma) * vision + beta
 

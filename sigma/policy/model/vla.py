@@ -149,7 +149,7 @@ class SigmaTelepathyVLA(nn.Module):
         """The same from prepared inputs; ``addresses`` name the decisions whose base action needs seeded samples."""
         with torch.no_grad():
             frozen = frozen or self.model.frozen_pass(observation)
-            observation = observation.seen(frozen.pooled)
+            observation = observation.with_frozen_features(frozen.pooled)
             base_action = self._base_action(frozen.encoded, addresses, noise, adapters=False)
             output = self._spans("base_action", base_action)
             if not use_telepathy:

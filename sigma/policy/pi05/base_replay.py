@@ -17,7 +17,7 @@ import pyarrow
 import torch
 from torch import Tensor
 
-from sigma.compute.processes import gathered, mine
+from sigma.compute.processes import gather_parts, local_shard
 from sigma.data.shards import Shards
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base import Base, Quantiles
@@ -71,8 +71,8 @@ def identity_columns(shards: Shards) -> dict[str, np.ndarray]:
 
 
 def batches(total: int, size: int, description: str) -> Iterator[np.ndarray]:
-    """Consecutive index batches under a progress meter; of several processes each gets its own (see ``gathered``)."""
-    own = [np.arange(start, min(start + size, total)) for start in mine(range(0, total, size))]
+    """Consecutive index batches under a progress meter; of several processes each gets its own (see ``gather_parts``)."""
+    own = [np.arange(start, min(start + size, total)) for start in local_shard(range(0, total, size))]
     with progress(description, sum(map(len, own))) as meter:
         for index in own:
             yield index
@@ -121,7 +121,7 @@ def replay_base(
             noise = torch.cat([torch.zeros_like(drawn[:, :1]), drawn], dim=1).to(builder.device)
             actions = prefix.integrate(base.policy, passed.encoded, noise, base.num_steps)[:, :, :horizon].cpu().numpy()
         found.append((rows, passed.pooled.cpu(), actions))
-    found = gathered(found, len(range(0, frames, batch)))
+    found = gather_parts(found, len(range(0, frames, batch)))
     if not found:
         raise SigmaError("data/shards: no frame is stored; nothing to evaluate")
     pooled = torch.zeros(frames, *found[0][1].shape[1:])

@@ -32,7 +32,7 @@ class Observation:
     motion: Tensor  # (B, S, D) normalised states of the S control steps before, oldest first, minus the present state
     now: Tensor | None = None  # (B, P, d) pooled frozen features of this decision
 
-    def seen(self, pooled: Tensor) -> "Observation":
+    def with_frozen_features(self, pooled: Tensor) -> "Observation":
         """The same with the pooled frozen features (B, P, d) of this decision."""
         return replace(self, now=pooled)
 

@@ -8,7 +8,7 @@ from sigma.studies.ablation.arms import arm_parameters, check_seed, read_ablatio
 
 if TYPE_CHECKING:
     from sigma.studies.ablation.arm_replay import ArmReplay
-    from sigma.training.batches import Material
+    from sigma.training.batches import WindowBatches
 
 BASE = Path("data/base.json")
 SHARDS = Path("data/shards")
@@ -37,13 +37,13 @@ def run(*, params: Path, arm: str, seed: int, output: Path, rates: Path) -> str:
     from sigma.shared.logs import record_training
     from sigma.shared.tables import to_table
     from sigma.studies.ablation.arm_training import curve_columns, new_trainer, write_arm_model
-    from sigma.training.batches import load_material
+    from sigma.training.batches import load_batches
     from sigma.training.state import Scratch
 
     machine = parameters.machine
 
-    def material() -> "Material":
-        return load_material(BASE, SHARDS, FEATURES, BASELINE, device=open_device(machine))
+    def material() -> "WindowBatches":
+        return load_batches(BASE, SHARDS, FEATURES, BASELINE, device=open_device(machine))
 
     trainer = new_trainer(chosen.kind, material(), parameters)
     with Scratch.open(trainer.key()) as scratch:
@@ -78,7 +78,9 @@ def run(*, params: Path, arm: str, seed: int, output: Path, rates: Path) -> str:
     )
 
 
-def _replay(kind: str, material: "Material", folder: Path, arm: str, parameters: Parameters, seed: int) -> "ArmReplay":
+def _replay(
+    kind: str, material: "WindowBatches", folder: Path, arm: str, parameters: Parameters, seed: int
+) -> "ArmReplay":
     """Load the saved model on this material's untouched base and let it decide."""
     from dataclasses import replace
 
@@ -103,7 +105,7 @@ def _replay(kind: str, material: "Material", folder: Path, arm: str, parameters:
     return replay_flow_arm(material, model.eval(), arm, batch=machine.batch)
 
 
-def _columns(material: "Material", replay: "ArmReplay") -> dict[str, Any]:
+def _columns(material: "WindowBatches", replay: "ArmReplay") -> dict[str, Any]:
     import numpy as np
 
     from sigma.studies.ablation.arm_replay import scored_windows

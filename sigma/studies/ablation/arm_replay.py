@@ -27,7 +27,7 @@ from sigma.policy.pi05.base_action import Kind
 from sigma.policy.pi05.base_replay import batches
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import generator
-from sigma.training.batches import Material
+from sigma.training.batches import WindowBatches
 from sigma.training.flow_model import FlowModel
 
 DECODINGS: tuple[Kind, ...] = ("sample", "zero_noise", "mean")
@@ -41,13 +41,13 @@ class ArmReplay:
     calibration: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
 
 
-def scored_windows(material: Material) -> np.ndarray:
+def scored_windows(material: WindowBatches) -> np.ndarray:
     """Row numbers of the validation and test windows."""
     return np.flatnonzero(np.isin(material.split, ("validation", "test")))
 
 
 def replay_residual_arm(
-    material: Material,
+    material: WindowBatches,
     folder: Path,
     name: str,
     settings: Mapping[str, Any],
@@ -108,7 +108,7 @@ def _corrections(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _swaps(
-    model: SigmaModel, material: Material, branch: str, replay: SigmaReplay, seed: int, batch: int
+    model: SigmaModel, material: WindowBatches, branch: str, replay: SigmaReplay, seed: int, batch: int
 ) -> dict[str, Callable[[np.ndarray], FactorSwap]]:
     """Factors that say nothing of the window: their mean over the train windows, and those of another episode.
 
@@ -136,7 +136,7 @@ def _swaps(
     return {"tau_mean": of_mean, "tau_shuffled": of_donors}
 
 
-def donor_windows(material: Material, windows: np.ndarray, seed: int) -> dict[int, int]:
+def donor_windows(material: WindowBatches, windows: np.ndarray, seed: int) -> dict[int, int]:
     """For each window the one of another episode of the same split at the nearest phase; ties are drawn by seed.
 
     Phase is a decision's place in its episode: 0 at the first, 1 at the last decision.
@@ -159,7 +159,7 @@ def donor_windows(material: Material, windows: np.ndarray, seed: int) -> dict[in
     return donors
 
 
-def replay_flow_arm(material: Material, model: FlowModel, name: str, *, batch: int) -> ArmReplay:
+def replay_flow_arm(material: WindowBatches, model: FlowModel, name: str, *, batch: int) -> ArmReplay:
     """``NAME_sample``, ``NAME_zero_noise`` and ``NAME_mean``: the policy's own action, under the base's noise."""
     windows, chunk = scored_windows(material), material.shards.meta["chunk"]
     plans: dict[str, list[np.ndarray]] = {kind: [] for kind in DECODINGS}

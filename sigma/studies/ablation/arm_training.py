@@ -10,7 +10,7 @@ from sigma.policy.model import lora
 from sigma.shared.errors import SigmaError
 from sigma.studies.ablation.fine_tuned import save_fine_tuned
 from sigma.studies.ablation.flow_trainer import FlowResult, FlowTrainer
-from sigma.training.batches import Material
+from sigma.training.batches import WindowBatches
 from sigma.training.loop import Curve
 from sigma.training.output import write_model
 from sigma.training.trainer import Trainer, TrainingResult
@@ -18,7 +18,7 @@ from sigma.training.trainer import Trainer, TrainingResult
 Kind = Literal["residual", "lora", "full"]
 
 
-def new_trainer(kind: Kind, material: Material, parameters: Parameters) -> Trainer | FlowTrainer:
+def new_trainer(kind: Kind, material: WindowBatches, parameters: Parameters) -> Trainer | FlowTrainer:
     """What trains an arm of this kind: residuals on the base, plain LoRA, or every weight of the base."""
     if kind == "full" and material.base.statistics is None:
         raise SigmaError("data/base.json: a base that was published without statistics cannot be saved fine-tuned")

@@ -10,7 +10,7 @@ from sigma.policy.model import lora
 from sigma.policy.pi05.compiling import compile_layers
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import seed_from
-from sigma.training.batches import Material
+from sigma.training.batches import WindowBatches
 from sigma.training.flow_model import FlowModel
 from sigma.training.loop import Curve, Phase
 from sigma.training.objectives import FlowObjective
@@ -26,7 +26,7 @@ class FlowResult:
     """
 
     model: FlowModel
-    material: Material
+    material: WindowBatches
     curves: list[Curve]
     steps: int
     selected: int
@@ -45,7 +45,7 @@ class FlowTrainer:
         kind: ``lora`` adapts language model and action expert, ``full`` trains every weight, vision tower included.
     """
 
-    def __init__(self, material: Material, parameters: Parameters, kind: Literal["lora", "full"]):
+    def __init__(self, material: WindowBatches, parameters: Parameters, kind: Literal["lora", "full"]):
         self.material, self.parameters, self.kind = material, parameters, kind
         self.train, self.lora = parameters.train, parameters.lora
         self.parts = split_windows(material)

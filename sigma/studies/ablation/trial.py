@@ -30,11 +30,11 @@ def run(*, params: Path, arm: str, rate: float, output: Path) -> str:
     from sigma.compute.device import open_device
     from sigma.shared.files import write_json
     from sigma.studies.ablation.arm_training import new_trainer
-    from sigma.training.batches import load_material
+    from sigma.training.batches import load_batches
     from sigma.training.state import Scratch
 
     machine = parameters.machine
-    material = load_material(BASE, SHARDS, FEATURES, BASELINE, device=open_device(machine))
+    material = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=open_device(machine))
     trainer = new_trainer(chosen.kind, material, parameters)
     with Scratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)

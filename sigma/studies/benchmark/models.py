@@ -14,7 +14,7 @@ from sigma.policy.pi05.inputs import Normalisation
 from sigma.shared.files import read_json
 from sigma.shared.seeding import seed_from
 from sigma.studies.benchmark.project import Project
-from sigma.training.batches import Material, load_material
+from sigma.training.batches import WindowBatches, load_batches
 
 
 def device_of(project: Project) -> torch.device:
@@ -37,10 +37,10 @@ def base_of(project: Project) -> Base:
     return load_base(reference, device=str(device_of(project)), dtype=features_of(project)["dtype"])
 
 
-def material_of(project: Project) -> Material:
+def material_of(project: Project) -> WindowBatches:
     """Training's inputs, with a base of their own."""
     data = project.root / "data"
-    return load_material(
+    return load_batches(
         data / "base.json",
         data / "shards",
         data / "features",

@@ -16,8 +16,8 @@ from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.control import controller
 from sigma.policy.control import sigma_controller as runtime
 from sigma.policy.control.controller import BaseController
-from sigma.policy.control.robot_observation import View, live_observation
-from sigma.policy.control.sigma_controller import Controller
+from sigma.policy.control.robot_observation import RobotObservation, live_observation
+from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.model.model_folder import read_config
 from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.policy.pi05.base import Base
@@ -37,7 +37,7 @@ from sigma.studies.benchmark.project import Project
 from sigma.training.trainer import Trainer
 
 
-def recorded_views(shards: Shards, count: int) -> list[View]:
+def recorded_views(shards: Shards, count: int) -> list[RobotObservation]:
     """What a robot would give at ``count`` recorded decisions, those of test episodes first, again from the first where
     there are fewer."""
     order = np.argsort(shards.window_split != "test", kind="stable")
@@ -45,7 +45,7 @@ def recorded_views(shards: Shards, count: int) -> list[View]:
     pictures = shards.images(rows).permute(0, 1, 3, 4, 2).numpy()
     traces = np.concatenate([shards.frame_trace[rows], shards.frame_state[rows][:, None]], axis=1)
     return [
-        View(
+        RobotObservation(
             images=dict(zip(shards.meta["cameras"], pictures[index], strict=True)),
             state=shards.frame_state[row],
             task=shards.tasks[shards.frame_task[row]],
@@ -90,7 +90,7 @@ class Decisions:
         plain_lora(self.project, base).requires_grad_(False).eval()
         return self._controller(base)
 
-    def sigma(self) -> Controller:
+    def sigma(self) -> SigmaController:
         """Sigma under its adapter."""
         root, dtype = self.project.root, getattr(torch, features_of(self.project)["dtype"])
         vla = SigmaTelepathyVLA.from_base(
@@ -101,7 +101,7 @@ class Decisions:
         )
         return self._under_adapter(vla)
 
-    def untrained(self, *, late: bool = False) -> Controller:
+    def untrained(self, *, late: bool = False) -> SigmaController:
         """Sigma with ``base.branch: frozen`` and untrained weights, which take the time of trained ones; ``late`` has
         adapters and FiLM in the last third of the layers alone and shares the others with the frozen pass."""
         parameters, material = self.project.parameters, material_of(self.project)
@@ -117,9 +117,9 @@ class Decisions:
         config |= {"branch": "frozen", "sizes": trainer.sizes.to_dict()}
         return self._under_adapter(SigmaTelepathyVLA(model, material.base, config).eval())
 
-    def _under_adapter(self, vla: SigmaTelepathyVLA) -> Controller:
+    def _under_adapter(self, vla: SigmaTelepathyVLA) -> SigmaController:
         root = self.project.root
-        return Controller(
+        return SigmaController(
             vla,
             adapter=SigmaTelepathyAdapter(**self.project.parameters.adapter.model_dump()),
             calibration=root / "models/adapter_calibration.json",
@@ -141,7 +141,7 @@ class Decisions:
 
         return as_lerobot(measure)
 
-    def seconds(self, acting: BaseController | Controller) -> Callable[[], float]:
+    def seconds(self, acting: BaseController | SigmaController) -> Callable[[], float]:
         """Seconds of a decision, the mean over the views."""
 
         def measure() -> float:
@@ -151,14 +151,14 @@ class Decisions:
 
         return as_lerobot(measure)
 
-    def play(self, acting: BaseController | Controller) -> list[np.ndarray]:
+    def play(self, acting: BaseController | SigmaController) -> list[np.ndarray]:
         """Decide at every view as in one episode; returns the plans, in the robot's units."""
         acting.reset([0])
         return [acting.act([view], [0])[0] for view in self.views]
 
-    def parts(self, acting: BaseController | Controller) -> dict[str, float]:
+    def parts(self, acting: BaseController | SigmaController) -> dict[str, float]:
         """Seconds of a decision by part; ``inputs and outputs`` are resize, prompt, memory and units."""
-        places = sigma_places(acting) if isinstance(acting, Controller) else base_places(acting)
+        places = sigma_places(acting) if isinstance(acting, SigmaController) else base_places(acting)
         found = split(as_lerobot(lambda: self.play(acting)), places, "inputs and outputs")
         return {name: seconds / len(self.views) for name, seconds in found.items()}
 
@@ -172,7 +172,7 @@ def base_places(acting: BaseController) -> list[Place]:
     ]
 
 
-def sigma_places(acting: Controller) -> list[Place]:
+def sigma_places(acting: SigmaController) -> list[Place]:
     """Where the parts of a decision of Sigma happen."""
     vla = acting.vla
 
@@ -203,7 +203,7 @@ def decision_frozen_branch(project: Project) -> Measured:
     return _with_prefix(decisions, decisions.untrained())
 
 
-def _with_prefix(decisions: Decisions, own: Controller) -> Measured:
+def _with_prefix(decisions: Decisions, own: SigmaController) -> Measured:
     base = decisions.base()
     sides = {"own": decisions.seconds(own), "base": decisions.seconds(base), "prefix": decisions.prefix(base)}
     values = alternate(sides, decisions.project.effort)
@@ -216,7 +216,7 @@ def _with_prefix(decisions: Decisions, own: Controller) -> Measured:
     )
 
 
-def _against(decisions: Decisions, own: Controller, peer: BaseController) -> Measured:
+def _against(decisions: Decisions, own: SigmaController, peer: BaseController) -> Measured:
     values = alternate({"own": decisions.seconds(own), "peer": decisions.seconds(peer)}, decisions.project.effort)
     return Measured(values["own"], values["peer"], {"split": decisions.parts(own)}, {"split": decisions.parts(peer)})
 

@@ -18,7 +18,7 @@ from sigma.data.dataset.video import Films, decode
 from sigma.data.windows import packing
 from sigma.data.windows.candidates import Filter, candidate_windows
 from sigma.data.windows.cutting import Protocol
-from sigma.data.windows.packing import View, observed_steps, write_shards
+from sigma.data.windows.packing import StoredCameras, observed_steps, write_shards
 from sigma.shared.files import read_table
 from sigma.studies.benchmark.kept_record import Measured, NotMeasured
 from sigma.studies.benchmark.measure import alternate, seconds_each, split
@@ -36,7 +36,7 @@ class Plan:
     """What the window stage of a finished project wrote, ready to be written again."""
 
     dataset: Dataset
-    view: View
+    view: StoredCameras
     protocol: Protocol
     windows: dict[str, np.ndarray]
     meta: dict[str, Any]
@@ -115,7 +115,7 @@ def plan(project: Project) -> Plan:
         jobs.append([(dataset.episodes[item], step[here & (episode == item)]) for item in np.unique(episode[here])])
     return Plan(
         dataset,
-        View(tuple(meta["dataset_cameras"]), meta["resolution"]),
+        StoredCameras(tuple(meta["dataset_cameras"]), meta["resolution"]),
         protocol,
         candidate_windows(dataset, meta["splits"], protocol, limits, meta["statistics"]),
         {name: value for name, value in meta.items() if name not in _OWN_META},

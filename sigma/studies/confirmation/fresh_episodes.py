@@ -18,7 +18,7 @@ from sigma.data.dataset.dataset import open_dataset
 from sigma.data.shards import Shards
 from sigma.data.windows.candidates import Filter, candidate_windows
 from sigma.data.windows.cutting import Protocol
-from sigma.data.windows.packing import View, write_shards
+from sigma.data.windows.packing import StoredCameras, write_shards
 from sigma.evaluation.replay.sigma_replay import decide, hold_action
 from sigma.policy.adapter.adapter import BRANCHES, SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import feature_distance, read_calibration, read_reference, text_distance
@@ -30,7 +30,7 @@ from sigma.policy.pi05.base_replay import replay_base
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation
 from sigma.shared.errors import SigmaError
 from sigma.studies.ablation.arm_replay import replay_flow_arm
-from sigma.training.batches import Material
+from sigma.training.batches import WindowBatches
 from sigma.training.flow_model import FlowModel
 
 Actions = dict[str, np.ndarray]  # branch -> executed actions (W, n, A), normalised
@@ -57,7 +57,7 @@ def fresh_shards(dataset_folder: Path, folder: Path, meta: Mapping[str, Any], wo
         "test": [episode.index for episode in dataset.episodes],
     }
     windows = candidate_windows(dataset, splits, protocol, Filter(0.0, 0.0), meta["statistics"])
-    view = View(tuple(meta["dataset_cameras"]), meta["resolution"])
+    view = StoredCameras(tuple(meta["dataset_cameras"]), meta["resolution"])
     own = {**meta, "splits": splits, "tasks": list(dataset.tasks)}
     write_shards(folder, dataset, view, protocol, windows, own, 64 * 2**20, workers)
     return Shards.open(folder)
@@ -65,7 +65,7 @@ def fresh_shards(dataset_folder: Path, folder: Path, meta: Mapping[str, Any], wo
 
 def fresh_material(
     shards: Shards, reference: Mapping[str, Any], features: Mapping[str, Any], base: Any, *, batch: int, device: str
-) -> Material:
+) -> WindowBatches:
     """What the frozen base makes of the fresh windows, in the quantiles and under the noise of ``features``.
 
     Args:
@@ -79,17 +79,17 @@ def fresh_material(
     normalisation = Normalisation.from_json(features["normalisation"])
     replay = replay_base(policy, shards, normalisation, base, batch=batch)
     builder = InputBuilder(policy, normalisation)
-    return Material(policy, shards, builder, dict(features), replay.pooled, replay.columns, "", features["dtype"])
+    return WindowBatches(policy, shards, builder, dict(features), replay.pooled, replay.columns, "", features["dtype"])
 
 
-def fresh_base(material: Material) -> Material:
+def fresh_base(material: WindowBatches) -> WindowBatches:
     """The same windows on an untouched base, because LoRA is inserted into the one it is put on."""
     base = load_base(material.base.reference, device=str(material.builder.device), dtype=material.dtype)
     return replace(material, base=base, builder=InputBuilder(base, material.builder.normalisation), vision={})
 
 
 def residual_actions(
-    material: Material, model: Path, calibration: Path, settings: Mapping[str, Any], *, name: str, batch: int
+    material: WindowBatches, model: Path, calibration: Path, settings: Mapping[str, Any], *, name: str, batch: int
 ) -> tuple[Actions, np.ndarray]:
     """What a residual arm executes at every window under its own calibrated adapter, and the plan's scales (W,).
 
@@ -127,7 +127,7 @@ def residual_actions(
     return execution.actions, execution.scales["trajectory"]
 
 
-def tuned_actions(material: Material, adapter: Path, *, name: str, batch: int) -> dict[str, Actions]:
+def tuned_actions(material: WindowBatches, adapter: Path, *, name: str, batch: int) -> dict[str, Actions]:
     """What plain LoRA executes, by decoding: ``NAME_sample``, ``NAME_zero_noise``, ``NAME_mean``."""
     model = FlowModel(lora.load(material.base.policy, adapter))
     return replay_flow_arm(material, model.eval(), name, batch=batch).variants

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sigma.evaluation.summary import Evaluation
     from sigma.studies.evidence.privileged import Truth
     from sigma.studies.evidence.telepathy_replay import Trace
-    from sigma.training.batches import Material
+    from sigma.training.batches import WindowBatches
 
 BASE, SHARDS, FEATURES = Path("data/base.json"), Path("data/shards"), Path("data/features")
 PREDICTIONS = Path("data/predictions")
@@ -43,7 +43,7 @@ class DiagnoseFile(Section):
     diagnose: DiagnoseParameters
 
 
-def _truths(section: DiagnoseParameters, material: "Material") -> "dict[int, Truth] | None":
+def _truths(section: DiagnoseParameters, material: "WindowBatches") -> "dict[int, Truth] | None":
     """Privileged labels of every episode; None for a dataset that the simulator did not make."""
     if section.recording is None:
         return None
@@ -74,7 +74,7 @@ def _truths(section: DiagnoseParameters, material: "Material") -> "dict[int, Tru
     )
 
 
-def _relative_position(material: "Material") -> "np.ndarray":
+def _relative_position(material: "WindowBatches") -> "np.ndarray":
     """Where in its episode each window decides, ``[W, 1]`` in [0, 1); an episode ends with its last recorded target."""
     import numpy as np
 
@@ -86,7 +86,7 @@ def _relative_position(material: "Material") -> "np.ndarray":
 
 def _probes(
     section: DiagnoseParameters,
-    material: "Material",
+    material: "WindowBatches",
     features: "dict[str, np.ndarray]",
     truths: "dict[int, Truth] | None",
     report: Any,
@@ -215,7 +215,7 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
     from sigma.policy.model.vla import SigmaTelepathyVLA
     from sigma.shared.files import atomic_directory, write_json
     from sigma.studies.evidence.telepathy_replay import history_features, inner_states, trace
-    from sigma.training.batches import load_material
+    from sigma.training.batches import load_batches
 
     tables = (PREDICTIONS / f"{name}.parquet" for name in ("baseline", "sigma", "frames"))
     predictions = read_predictions(*tables, SHARDS / "meta.json", FEATURES / "meta.json")
@@ -225,7 +225,7 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
         )
     device = open_device(machine)
     baseline = PREDICTIONS / "baseline.parquet"
-    material = load_material(BASE, SHARDS, FEATURES, baseline, device=device)
+    material = load_batches(BASE, SHARDS, FEATURES, baseline, device=device)
     held = {name: set(material.columns["episode"][material.split == name].tolist()) for name in ("train", "validation")}
     fitting = len(held["train"] | held["validation"])
     if fitting < section.folds:

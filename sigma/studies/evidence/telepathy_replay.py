@@ -17,7 +17,7 @@ from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.policy.pi05.base_replay import batches
 from sigma.policy.pi05.inputs import gather_history
 from sigma.shared.errors import SigmaError
-from sigma.training.batches import Material
+from sigma.training.batches import WindowBatches
 
 # Two passes of one model differ by less than this between batch shapes; another model's factors differ by more.
 SAME_MODEL = 1e-3
@@ -37,7 +37,9 @@ def _addresses(episodes: np.ndarray, steps: np.ndarray) -> list[tuple[int, int]]
     return [(int(episode), int(step)) for episode, step in zip(episodes, steps, strict=True)]
 
 
-def inner_states(vla: SigmaTelepathyVLA, material: Material, factors: np.ndarray, batch: int) -> dict[str, np.ndarray]:
+def inner_states(
+    vla: SigmaTelepathyVLA, material: WindowBatches, factors: np.ndarray, batch: int
+) -> dict[str, np.ndarray]:
     """``tau [W, K·E]``, ``memory [W, w]`` and ``intent [W, w]`` of every window.
 
     Raises :class:`SigmaError` where τ is not ``factors [W, K, E]``, the one in ``sigma.parquet``: the model is another.
@@ -57,14 +59,14 @@ def inner_states(vla: SigmaTelepathyVLA, material: Material, factors: np.ndarray
     return {"tau": tau, "memory": memory, "intent": intent}
 
 
-def history_features(material: Material) -> np.ndarray:
+def history_features(material: WindowBatches) -> np.ndarray:
     """Pooled frozen features of all M frames that a window may read, ``[W, M·P·d]``; zero before the episode."""
     frames = material.shards.window_frames
     pooled = material.pooled[torch.from_numpy(np.maximum(frames, 0))].numpy()
     return (pooled * (frames >= 0)[:, :, None, None]).reshape(len(frames), -1)
 
 
-def _complete_frames(material: Material, episode: int) -> np.ndarray:
+def _complete_frames(material: WindowBatches, episode: int) -> np.ndarray:
     """Frame ids ``[n, M]`` of this episode's stored frames whose whole history is stored too; −1 before its start."""
     shards, meta = material.shards, material.shards.meta
     rows = np.flatnonzero(shards.frame_episode == episode)
@@ -79,7 +81,7 @@ def _complete_frames(material: Material, episode: int) -> np.ndarray:
 
 def trace(
     vla: SigmaTelepathyVLA,
-    material: Material,
+    material: WindowBatches,
     adapter: SigmaTelepathyAdapter,
     calibration: Path,
     episode: int,

@@ -55,7 +55,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
         raise SigmaError(f"{output}: legal: a name that ends with .parquet")
     found = find_arm(arm, model)
     try:
-        from sigma.simulation.parallel import Crew, check_renderer
+        from sigma.simulation.parallel import EpisodePool, check_renderer
     except ModuleNotFoundError as error:
         if error.name not in ("mujoco", "so101_nexus", "gymnasium"):
             raise
@@ -102,7 +102,10 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
                 )
             check_words(builder.base.prompter, setting.wordings)
     rows, kept, played = [], [], []
-    with Crew(machine.workers) as crew, progress(f"rollout {arm}", sum(len(seeds) for *_, seeds in jobs)) as meter:
+    with (
+        EpisodePool(machine.workers) as crew,
+        progress(f"rollout {arm}", sum(len(seeds) for *_, seeds in jobs)) as meter,
+    ):
         for task, name, setting, seeds in jobs:
             started = time.perf_counter()
             taken = setting.n_action_steps or section.n_action_steps

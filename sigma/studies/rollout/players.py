@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from sigma.policy.control.controller import BaseController
-    from sigma.policy.control.sigma_controller import Controller
+    from sigma.policy.control.sigma_controller import SigmaController
 
 EXPERT, BASE, SIGMA = "expert", "base", "sigma"
 FULL_SCALE, WITHOUT_RESIDUAL = "full_scale", "without_residual"
@@ -102,7 +102,7 @@ def load_arm(
     n_action_steps: int,
     device: "torch.device | str" = "cpu",
     dtype: str = "float32",
-) -> "BaseController | Controller":
+) -> "BaseController | SigmaController":
     """Load an arm's policy; an expert has none.
 
     Args:
@@ -117,7 +117,7 @@ def load_arm(
 
     from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
     from sigma.policy.control.controller import BaseController
-    from sigma.policy.control.sigma_controller import Controller, check_action_steps
+    from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
     from sigma.policy.model import lora
     from sigma.policy.model.model_folder import read_config
     from sigma.policy.model.vla import SigmaTelepathyVLA
@@ -137,7 +137,7 @@ def load_arm(
             base_policy=load(reference), lora_dir=arm.model, device=device, dtype=getattr(torch, dtype)
         )
         bounds = {"min_scale": 1.0, "max_scale": 1.0} if arm.variant == FULL_SCALE else {}
-        return Controller(
+        return SigmaController(
             vla,
             adapter=SigmaTelepathyAdapter(**adapter | bounds),
             calibration=arm.calibration,

@@ -24,7 +24,7 @@ def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: i
     from sigma.shared.progress import progress
 
     try:
-        from sigma.simulation.parallel import Crew, check_renderer
+        from sigma.simulation.parallel import EpisodePool, check_renderer
     except ModuleNotFoundError as error:
         if error.name not in ("mujoco", "so101_nexus", "gymnasium"):
             raise
@@ -40,7 +40,7 @@ def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: i
     trained, untrained = load_base(reference), load_base(reference)
     fan_in_initialise(untrained.policy, seed=first_seed)
     figures: dict[str, dict[str, dict[str, float]]] = {}
-    with progress("closed loop", 2 * len(tasks)) as meter, Crew(min(2, os.cpu_count() or 1)) as crew:
+    with progress("closed loop", 2 * len(tasks)) as meter, EpisodePool(min(2, os.cpu_count() or 1)) as crew:
         for name, one in (("trained", trained), ("random", untrained)):
             decoding = "mean" if samples else "zero_noise"
             controller = BaseController(

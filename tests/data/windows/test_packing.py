@@ -23,14 +23,14 @@ from sigma.data.windows.candidates import (
     train_statistics,
 )
 from sigma.data.windows.cutting import Protocol
-from sigma.data.windows.packing import View, group_episodes, write_shards
+from sigma.data.windows.packing import StoredCameras, group_episodes, write_shards
 from sigma.shared.errors import SigmaError
 from sigma.shared.resize import to_resolution
 from tests.datasets import CAMERAS, JOINTS, camera_image, joint_positions, write_dataset
 
 PROTOCOL = Protocol(horizon=16, chunk_size=20, history=4, history_stride=8, train_stride=4, eval_stride=16, trace=6)
 SPLITS = {"train": [0, 2, 3, 5], "validation": [1, 6], "test": [4, 7]}
-VIEW = View((CAMERAS[1], CAMERAS[0]), 32)
+VIEW = StoredCameras((CAMERAS[1], CAMERAS[0]), 32)
 KEEP_ALL = Filter(0.0, 0.0)
 ONE = Workers(1)
 

@@ -7,7 +7,7 @@ import torch
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.control.controller import BaseController
 from sigma.policy.control.robot_observation import live_observation
-from sigma.policy.control.sigma_controller import Controller
+from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.pi05.base_replay import replay_base
 from sigma.shared.errors import SigmaError
 from tests.worlds import World
@@ -19,9 +19,9 @@ def calibration(world: World):
     return world.root / "models/adapter_calibration.json"
 
 
-def controller(world: World, *, vla=None, n_action_steps: int = STRIDE, **bounds) -> Controller:
+def controller(world: World, *, vla=None, n_action_steps: int = STRIDE, **bounds) -> SigmaController:
     adapter = SigmaTelepathyAdapter(**bounds) if bounds else None
-    return Controller(
+    return SigmaController(
         vla or world.vla(), adapter=adapter, calibration=calibration(world), n_action_steps=n_action_steps
     )
 
@@ -47,7 +47,7 @@ test_episode.__test__ = False
 
 
 def material_of_single_passes(world: World):
-    """Material whose cached features come from passes of one frame, as a robot makes them: equal to the bit."""
+    """WindowBatches whose cached features come from passes of one frame, as a robot makes them: equal to the bit."""
     material = world.material()
     parameters = world.configure()["base"]
     replayed = replay_base(material.base, material.shards, material.builder.normalisation, parameters, batch=1)
@@ -124,7 +124,7 @@ def test_the_latest_states_are_read_as_motion_and_a_view_without_them_is_refused
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_without_the_residual_heads_the_policy_that_they_correct_acts_alone(each_branch, scale):
     vla, bounds = each_branch.vla(), {"min_scale": scale, "max_scale": scale}
-    alone = Controller(
+    alone = SigmaController(
         vla,
         adapter=SigmaTelepathyAdapter(**bounds),
         calibration=calibration(each_branch),
@@ -195,10 +195,10 @@ def test_what_cannot_be_run_is_refused(trained):
     vla = trained.vla()
     for steps in (0, 3, 16):
         with pytest.raises(SigmaError, match="n_action_steps"):
-            Controller(vla, n_action_steps=steps)
+            SigmaController(vla, n_action_steps=steps)
     with pytest.raises(SigmaError, match=r"adapter_calibration\.json"):
-        Controller(vla, adapter=SigmaTelepathyAdapter(), n_action_steps=STRIDE)
-    live = Controller(vla, n_action_steps=STRIDE)
+        SigmaController(vla, adapter=SigmaTelepathyAdapter(), n_action_steps=STRIDE)
+    live = SigmaController(vla, n_action_steps=STRIDE)
     live.reset([0])
     blind = observations(trained, test_episode(trained), 0)
     del blind["images"]["observation.images.wrist"]
@@ -218,5 +218,5 @@ def test_cameras_may_go_by_their_short_names(trained):
 
 def test_the_callers_adapter_is_left_as_it_was(trained):
     adapter = SigmaTelepathyAdapter()
-    live = Controller(trained.vla(), adapter=adapter, calibration=calibration(trained), n_action_steps=STRIDE)
+    live = SigmaController(trained.vla(), adapter=adapter, calibration=calibration(trained), n_action_steps=STRIDE)
     assert adapter.calibration is None and live.adapter.calibration is not None

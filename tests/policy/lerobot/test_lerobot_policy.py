@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.limits import NonFiniteActionError
 from sigma.policy.control.controller import BaseController
-from sigma.policy.control.sigma_controller import Controller
+from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.lerobot.configuration_sigma import PolicyError, SigmaConfig
 from sigma.policy.lerobot.modeling_sigma import SigmaPolicy
 from sigma.shared.errors import SigmaError
@@ -47,9 +47,9 @@ def load(folder, *overrides: str):
     return policy, before, after
 
 
-def controller(world, **bounds) -> Controller:
+def controller(world, **bounds) -> SigmaController:
     calibration = world.root / "models/adapter_calibration.json"
-    return Controller(
+    return SigmaController(
         world.vla(), adapter=SigmaTelepathyAdapter(**bounds), calibration=calibration, n_action_steps=STEPS
     )
 

@@ -11,7 +11,7 @@ from sigma.policy.model.telepathy import (
     MotionEncoder,
     StateEncoder,
     TelepathyPath,
-    expressed,
+    normalise_factors,
 )
 from tests.worlds import tiny_sizes
 
@@ -50,7 +50,7 @@ def test_film_is_the_identity_to_the_bit_at_the_start():
 def test_what_is_told_of_the_factors_is_their_direction():
     torch.manual_seed(0)
     factors = torch.randn(BATCH, 3, 4) * 5 + 2
-    told = expressed(factors).flatten(1)
+    told = normalise_factors(factors).flatten(1)
     numbers = factors.flatten(1).double().numpy()
     expected = (numbers - numbers.mean(1, keepdims=True)) / numbers.std(1, keepdims=True)
     np.testing.assert_allclose(told.numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -99,7 +99,7 @@ def test_a_sequence_is_read_as_the_stored_window_to_the_bit(trained):
     given = sequence(trained, window)
     found = vla._from_sequence(**given)
     assert found.now is None
-    found = found.seen(vla.model.frozen_pass(found).pooled)
+    found = found.with_frozen_features(vla.model.frozen_pass(found).pooled)
     for name, value in vars(expected).items():
         assert torch.equal(getattr(found, name), value), name
     assert expected.present.all() and expected.motion.any()
@@ -221,7 +221,7 @@ def test_with_the_frozen_branch_the_residual_heads_correct_the_bases_own_action(
 def test_with_the_adapted_branch_the_residual_leads_from_the_frozen_base(trained_adapted):
     vla, given = trained_adapted.vla(), sequence(trained_adapted, whole_window(trained_adapted))
     out, observation = vla(**given), vla._from_sequence(**given)
-    observation = observation.seen(vla.model.frozen_pass(observation).pooled)
+    observation = observation.with_frozen_features(vla.model.frozen_pass(observation).pooled)
     passed = vla.model.adapted_pass(observation)
     adapted = vla._base_action(passed.encoded, [("any",)], None, adapters=True)
     assert not torch.equal(adapted, out["base_action_trajectory"])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
 from sigma.evaluation.replay.sigma_replay import decide, open_model, replay_windows
 from sigma.policy.adapter.calibration import read_calibration
-from sigma.policy.control.sigma_controller import Controller
+from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.model import lora
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, digest_folder, read_json
@@ -138,7 +138,7 @@ def test_the_mlps_missing_factors_count_as_nothing_in_adapter_and_controller(arm
     assert (calibration["misalignment_q95"], calibration["tau_l2_median"]) == (None, None)
     vla = SigmaTelepathyVLA.from_base(base_policy=armed.base(), lora_dir=folder / "model")
     assert vla.config["sizes"]["architecture"] == "mlp"
-    controller = Controller(
+    controller = SigmaController(
         vla,
         adapter=SigmaTelepathyAdapter(),
         calibration=folder / "adapter_calibration.json",
@@ -284,7 +284,7 @@ def idle(own, monkeypatch) -> World:
     def load(*_, **__):
         raise AssertionError("work had begun")
 
-    monkeypatch.setattr(material, "load_material", load)
+    monkeypatch.setattr(material, "load_batches", load)
     own.configure()
     write_ablation(own)
     return own

@@ -120,9 +120,9 @@ def test_the_action_from_zero_noise_selects_and_the_flow_loss_is_recorded_beside
 def test_validation_does_not_depend_on_the_batch_nor_on_base_samples(prepared):
     trainer = new_trainer("lora", prepared.material(), prepared.configure(SHORT))
     objective = FlowObjective(trainer.build(), trainer.material, trainer.train, trainer.parts)
-    value, flow = objective.validate(64), dict(objective.beside)
+    value, flow = objective.validate(64), dict(objective.extra_metrics)
     assert objective.validate(2) == pytest.approx(value, rel=1e-4)
-    assert objective.beside["flow"] == pytest.approx(flow["flow"], rel=1e-4)
+    assert objective.extra_metrics["flow"] == pytest.approx(flow["flow"], rel=1e-4)
     trainer.material.meta["action"] = "sample"
     assert objective.validate(64) == value
 

@@ -141,7 +141,7 @@ def refused(world: World, match: str, arm: str = "base", **changes) -> None:
 def test_bad_input_is_one_line_before_anything_is_played(world, monkeypatch):
     import sigma.simulation.parallel as crew
 
-    monkeypatch.setattr(crew.Crew, "__enter__", lambda self: pytest.fail("episodes were begun"))
+    monkeypatch.setattr(crew.EpisodePool, "__enter__", lambda self: pytest.fail("episodes were begun"))
     monkeypatch.setattr(crew, "check_renderer", lambda size=96: None)
     refused(world, "arm 'nobody' does not exist", arm="nobody")
     refused(world, r"'stack' does not exist", base_tasks=["stack"])

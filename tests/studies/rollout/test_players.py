@@ -8,7 +8,7 @@ import torch
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.control.controller import BaseController
-from sigma.policy.control.sigma_controller import Controller
+from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.model import lora
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import describe_base
@@ -53,7 +53,7 @@ def test_the_base_is_its_deterministic_action(trained):
 
 def test_sigma_acts_under_the_parameters_adapter_and_at_full_scale(trained):
     def built(**bounds):
-        return Controller(
+        return SigmaController(
             trained.vla(),
             adapter=SigmaTelepathyAdapter(**trained.configure()["adapter"].model_dump() | bounds),
             calibration=trained.root / "models/adapter_calibration.json",
@@ -69,7 +69,7 @@ def test_sigma_acts_under_the_parameters_adapter_and_at_full_scale(trained):
 def test_without_residual_heads_the_adapted_policy_or_the_base_acts_alone(trained, trained_adapted):
     # These pictures are so unusual that the adapter would shut; a lowest scale keeps it open.
     settings = trained_adapted.configure()["adapter"].model_dump() | {"min_scale": 0.5}
-    built = Controller(
+    built = SigmaController(
         trained_adapted.vla(),
         adapter=SigmaTelepathyAdapter(**settings),
         calibration=trained_adapted.root / "models/adapter_calibration.json",
