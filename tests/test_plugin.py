@@ -55,7 +55,7 @@ from lerobot.utils.import_utils import register_third_party_plugins
 register_third_party_plugins()
 assert "sigma" in PreTrainedConfig.get_known_choices() and "sigma_so101" in EnvConfig.get_known_choices()
 import sigma
-from sigma.commands import profile
+from sigma.tools import profile
 from sigma.data.dataset.origin import locate_dataset
 from sigma.data.dataset.dataset import open_dataset
 from sigma.policy.pi05.base import describe_base

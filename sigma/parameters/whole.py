@@ -32,12 +32,13 @@ class Parameters(Section):
     machine: MachineParameters
 
 
-def read_parameters(path: Path = PARAMS_FILE, data: Mapping[str, Any] | None = None) -> Parameters:
-    """The parameters of ``path``, validated as a whole.
+def read_parameters(path: Path | None = None, data: Mapping[str, Any] | None = None) -> Parameters:
+    """The parameters of ``path`` (by default ``params.yaml`` of this folder), validated as a whole.
 
     With ``data``, these values are checked instead of the file's, and ``path`` is the name that an error gives them.
 
     Raises:
         SigmaError: names the file, the key and the legal range.
     """
+    path = path or PARAMS_FILE
     return validate(Parameters, read_yaml(path) if data is None else data, path)

@@ -139,7 +139,7 @@ def run(parameters: Parameters, *, seed: int = 0, report: Callable[[str], None] 
     footprint = build_footprint(config, views, parameters, plan.joints_of(parameters))
     planned = footprint.flow_step(train.batch) if flow else footprint.residual_step(train.batch)
     sizes, meter = footprint.model.heads.sizes, Meter(report)
-    report(f"rehearsal: {told}; {values['base'].dtype}, {views} cameras, batch {train.batch}")
+    report(f"rehearsal: {told}; {values.base.dtype}, {views} cameras, batch {train.batch}")
 
     with meter.part("build"):
         policy = random_policy(config, values.base.dtype, seed)

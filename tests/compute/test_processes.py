@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ from sigma.shared.errors import SigmaError
 CPU = torch.device("cpu")
 
 
-def count(number: int, fsdp: bool = False) -> dict:
+def count(number: int, fsdp: bool = False) -> SimpleNamespace:
     """Parameters of a machine with so many processes, which split the base's layers or not."""
-    return {
-        "machine": MachineParameters(
+    return SimpleNamespace(
+        machine=MachineParameters(
             device="cpu",
             threads=1,
             workers=1,
@@ -29,7 +30,7 @@ def count(number: int, fsdp: bool = False) -> dict:
             batch=8,
             compile=False,
         )
-    }
+    )
 
 
 @pytest.fixture

@@ -469,7 +469,7 @@ def test_each_projection_of_both_towers_carries_its_part_of_the_flow(trained_ada
     world, material = trained_adapted, trained_adapted.material()
     folder = world.root / "models/sigma"
     model = load_model(material.base.policy, folder, read_config(folder), folder / "sigma_telepathy_heads.safetensors")
-    train = world.configure(ADAPTED)["train"]
+    train = world.configure(ADAPTED).train
     parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
     objective = FlowObjective(model, material, train, parts)
     whole = objective.validate(64)
@@ -753,7 +753,9 @@ def test_autocast_computes_in_16_bits_and_learns_in_32(prepared, extra, monkeypa
 def test_autocast_of_a_base_of_16_bits_is_refused(prepared):
     trainer = prepared.trainer()
     material = replace(trainer.material, dtype="bfloat16")
-    parameters = trainer.parameters | {"train": trainer.train.model_copy(update={"autocast": "bfloat16"})}
+    parameters = trainer.parameters.model_copy(
+        update={"train": trainer.train.model_copy(update={"autocast": "bfloat16"})}
+    )
     for kind in ("residual", "lora"):
         with pytest.raises(SigmaError, match=r"train\.autocast: found bfloat16 with base\.dtype bfloat16"):
             new_trainer(kind, material, parameters)

@@ -59,7 +59,9 @@ class SigmaSteps:
         train = project.parameters.train.model_copy(update={"accumulation": 1, **(changes or {})})
         base = base.model_copy(update={"branch": branch or base.branch})
         material = material_of(project)
-        trainer = Trainer(material, {**project.parameters, "train": train, "base": base, "machine": machine})
+        trainer = Trainer(
+            material, project.parameters.model_copy(update={"train": train, "base": base, "machine": machine})
+        )
         adapted = trainer.branch == "adapted"
         if kind == "flow" and not adapted:
             raise NotMeasured("base.branch is frozen: Sigma has no flow phase")
