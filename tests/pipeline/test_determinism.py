@@ -28,7 +28,8 @@ TRAINED = {"data/predictions/sigma.parquet": ("adapted_action", "residual_trajec
 
 def bounds(difference: str) -> tuple[float, float]:
     """What the table allows for a difference: of the frozen base's numbers, and of trained ones."""
-    section = (ROOT / "sigma/compute/README.md").read_text(encoding="utf-8").split("## Determinism")[1].split("\n## ")[0]
+    page = (ROOT / "sigma/compute/README.md").read_text(encoding="utf-8")
+    section = page.split("## Determinism")[1].split("\n## ")[0]
     (row,) = re.findall(rf"^\| {re.escape(difference)} \| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)
     return tuple(0.0 if text.strip() == "none" else float(text.strip().replace("−", "-")) for text in row)
 
