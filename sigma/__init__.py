@@ -7,7 +7,7 @@ The public classes load on first use, so that importing the package costs nothin
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA", "__version__"]
 
 _LAZY = {"SigmaTelepathyVLA": "sigma.policy.model.vla", "SigmaTelepathyAdapter": "sigma.policy.adapter.adapter"}

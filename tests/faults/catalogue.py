@@ -18,10 +18,10 @@ README = Path(__file__).with_name("README.md")
 
 _HEAD = """# Faults
 
-What is done to a finished small project, and how the command that runs next must end: in one line that names the cause,
-with status 1, without a traceback, and with every output as it was; or in the recovery that is named. `test_matrix.py`
-does each of them. In a line, … stands for anything; each begins with `sigma: error:`. The tables are written by
-`python -m tests.faults`.
+Each row is a fault that a test plants in a small finished project, the command that runs next, and how that command
+must end: in one line that names the cause, with status 1, without a traceback, and with every output as it was; or in
+the recovery that is named. `test_matrix.py` plants each of them. In a line, … stands for anything; each line begins
+with `sigma: error:`. `python -m tests.faults` writes this page.
 
 """
 

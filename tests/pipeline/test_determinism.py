@@ -1,6 +1,6 @@
-"""The README's section on determinism: what gives the same bytes, and how far the rest may differ.
+"""The section on determinism of sigma/compute/README.md: what gives the same bytes, and how far the rest may differ.
 
-The bounds are read from the README's table, so that it cannot promise more than what is seen here.
+The bounds are read from its table, so that it cannot promise more than what is measured here.
 """
 
 import re
@@ -27,8 +27,9 @@ TRAINED = {"data/predictions/sigma.parquet": ("adapted_action", "residual_trajec
 
 
 def bounds(difference: str) -> tuple[float, float]:
-    """What the README's table allows for a difference: of the frozen base's numbers, and of trained ones."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Determinism")[1].split("\n## ")[0]
+    """What the table allows for a difference: of the frozen base's numbers, and of trained ones."""
+    page = (ROOT / "sigma/compute/README.md").read_text(encoding="utf-8")
+    section = page.split("## Determinism")[1].split("\n## ")[0]
     (row,) = re.findall(rf"^\| {re.escape(difference)} \| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)
     return tuple(0.0 if text.strip() == "none" else float(text.strip().replace("−", "-")) for text in row)
 
