@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install install-test repro test test-slow test-kills rehearsal lint clean
+.PHONY: help install install-test repro test-fast test test-slow test-kills rehearsal lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -47,6 +47,9 @@ install-test: .tools/bin/uv
 repro: install  ## run the pipeline: from the dataset to CHECK A, CHECK B and reports/index.html
 	$(BIN)/dvc repro
 
+test-fast: install-test  ## run the tests between two edits: no DVC, no simulator, no further processes
+	$(PYTEST) -m "not slow and not fullsize and not dvc and not simulator and not processes and not minutes" tests
+
 test: install-test  ## run the tests (installs an off-screen GL library where it may)
 	@bash tests/install_gl.sh
 	$(PYTEST) -m "not slow and not fullsize" tests
@@ -62,9 +65,10 @@ test-kills: install-test  ## kill runs at random times over all stages, restart 
 rehearsal: install-test  ## build π0.5 at full size with random weights, decide, train a step, save, reload (16 GB free)
 	$(BIN)/python -m pytest -q -s -m fullsize tests
 
-lint: install-test  ## check style
+lint: install-test  ## check style and types
 	$(BIN)/ruff check sigma tests lerobot_policy_sigma.py
 	$(BIN)/ruff format --check sigma tests lerobot_policy_sigma.py
+	$(BIN)/python -m mypy
 
 clean:  ## remove what the pipeline wrote, keep the cache
 	rm -rf data models reports logs

@@ -1,4 +1,4 @@
-"""Shared by all tests: threads, offline mode, and what happens where nothing can be rendered."""
+"""Shared by all tests: threads, offline mode, tiers, and what happens where nothing can be rendered."""
 
 import ctypes.util
 import os
@@ -12,7 +12,15 @@ import pytest
 pytest_plugins = ["tests.worlds"]
 
 
+# Tests of these folders carry the marker that keeps them out of `make test-fast`.
+TIERS = {"tests/pipeline/": "dvc", "tests/simulation/": "simulator"}
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:
+        for folder, marker in TIERS.items():
+            if item.nodeid.startswith(folder):
+                item.add_marker(marker)
     if ctypes.util.find_library("OSMesa"):
         return
     if os.environ.get("SIGMA_REQUIRE_GL"):
