@@ -1,4 +1,4 @@
-"""The JSON records that stages hand to each other: what each must hold, checked where it is read.
+"""The JSON records that stages pass to each other: the form of each, checked when it is read.
 
 A form is a mapping of keys to forms, a list of one form that every entry has, or any type that pydantic can check.
 Types are strict (``True`` is no number, ``1.0`` no whole number); keys that a form does not name are not looked at.
