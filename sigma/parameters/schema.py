@@ -113,7 +113,7 @@ def _first_fault(model: type[Section], error: ValidationError) -> str:
 
 
 def read_sections[Model: Section](model: type[Model], path: Path, *, others: bool = False) -> Model:
-    """The sections of a parameter file that are the fields of ``model``; ``others`` allows and ignores further ones.
+    """The sections of a parameter file that are the fields of ``model``; with ``others``, further ones are ignored.
 
     Raises:
         SigmaError: names the file, the key and the legal range.
