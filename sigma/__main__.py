@@ -1,4 +1,4 @@
-"""``python -m sigma``: the form that DVC uses, because it imports the checkout it runs in."""
+"""``python -m sigma``: DVC's stages use this form, because it imports the sources of the folder that it runs in."""
 
 from sigma.cli.app import main
 

@@ -1,20 +1,17 @@
 """The command line: one command for each stage and tool, each imported only when it runs."""
 
-import os
 import sys
-import time
-from importlib import import_module
-from pathlib import Path
 from typing import NoReturn
 
 import typer
 
+from sigma.cli.dispatch import run_module
+from sigma.cli.environment import environment_file, read_environment
 from sigma.cli.guard import guard
 from sigma.cli.help import Panels
-from sigma.cli.studies import further
+from sigma.cli.studies import studies
 from sigma.cli.tools import tools
 from sigma.shared.errors import SigmaError
-from sigma.shared.logs import record_usage
 
 app = typer.Typer(
     name="sigma",
@@ -37,57 +34,24 @@ STAGES = {
 }
 
 
-def environment_file() -> Path:
-    """``sigma_env`` of this folder; in DVC's copy for an experiment, where ignored files are not, the project's own."""
-    here = Path("sigma_env")
-    project = next((folder.parent for folder in Path.cwd().parents if folder.name == ".dvc"), None)
-    return here if here.is_file() or project is None else project / here
-
-
-def read_environment(path: Path) -> None:
-    """Take KEY=VALUE lines of a file like ``sigma_env`` into the environment; what is set there already wins."""
-    if not path.is_file():
-        return
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SigmaError(f"{path}: not readable ({error})") from None
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        key, separator, value = text.partition("=")
-        if not separator or not key.strip().isidentifier() or "\0" in value:
-            raise SigmaError(f"{path}: line {number}: expected KEY=VALUE")
-        if value.strip():
-            os.environ.setdefault(key.strip(), value.strip())
-
-
-def _stage(name: str) -> None:
+def _add_stage(name: str, text: str) -> None:
+    @app.command(name, help=text, rich_help_panel="Stages")
     def command() -> None:
         from sigma.parameters import read_parameters
 
-        started = time.perf_counter()
-        parameters = read_parameters()
-        line = import_module(f"sigma.commands.{name}").run(parameters)
-        record_usage(name, time.perf_counter() - started)
-        typer.echo(line)
-
-    app.command(name=name, help=STAGES[name], rich_help_panel="Stages")(command)
+        run_module(f"sigma.commands.{name}", {"parameters": read_parameters()}, usage=name)
 
 
-for _name in STAGES:
-    _stage(_name)
-
-
+for _name, _text in STAGES.items():
+    _add_stage(_name, _text)
 app.add_typer(tools)
-app.add_typer(further)
+app.add_typer(studies)
 
 
 def _fail(message: str) -> NoReturn:
-    """One line on standard error, in which nothing steers the terminal, and status 1."""
-    words = " ".join(message.split())
-    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in words)
+    """Print one line on standard error, in which nothing steers the terminal, and exit with status 1."""
+    line = " ".join(message.split())
+    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
     print(f"sigma: error: {shown}", file=sys.stderr)
     raise SystemExit(1) from None
 
@@ -100,7 +64,7 @@ def main() -> None:
             app()
     except SigmaError as error:
         _fail(str(error))
-    except OSError as error:  # of a file or a device that nobody expected to fail
+    except OSError as error:  # a file or a device failed where no function expects it
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         print("sigma: interrupted", file=sys.stderr)

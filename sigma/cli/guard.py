@@ -1,8 +1,8 @@
 """What keeps DVC's record true: one run at a time, and no input that is edited while a stage runs.
 
-DVC holds its locks only while it lives itself: a killed ``dvc`` leaves a command behind that still writes. And it notes
-parameters and sources when a command has ended, so that an edit made meanwhile would pass for what was run. Nothing
-here changes what a stage computes.
+DVC releases its locks when it ends, but a killed ``dvc`` leaves its command running, and that command still writes. DVC
+also records parameters and sources only when a command has ended, so an edit made meanwhile would be recorded as what
+was run. Nothing here changes what a stage computes.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ TEMPLATE = re.compile(r"\$\{[^}]*\}")
 
 @contextmanager
 def alone(name: str, command: str) -> Iterator[None]:
-    """Hold the lock ``name`` of this project; the system takes it back when the process ends, however it ends.
+    """Hold the lock ``name`` of this project; the operating system releases it however the process ends.
 
-    Raises :class:`SigmaError`, which names the process, where another has it. Without ``.dvc`` there is no record to
-    protect, and no lock.
+    Raises :class:`SigmaError`, which names the process, where another process holds the lock. A folder without ``.dvc``
+    has no record to protect, so nothing is locked.
     """
     if not LOCKS.parent.is_dir():
         yield
@@ -39,10 +39,10 @@ def alone(name: str, command: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        process, _, held = file.read_text(encoding="utf-8").partition(" ")
-        other = f"`sigma {held}` (process {process})" if held else "another run"
+        process, _, running = file.read_text(encoding="utf-8").partition(" ")
+        holder = f"`sigma {running}` (process {process})" if running else "another run"
         raise SigmaError(
-            f"{command}: {other} still works in this project; wait until it has ended, or end it, and run again"
+            f"{command}: {holder} still works in this project; wait until it has ended, or end it, and run again"
         ) from None
     try:
         file.write_text(f"{os.getpid()} {command}", encoding="utf-8")
@@ -52,73 +52,80 @@ def alone(name: str, command: str) -> Iterator[None]:
 
 
 def find_stage(arguments: Sequence[str], address: str, root: Path = Path()) -> dict[str, Any]:
-    """The stage of a ``dvc.yaml`` whose command is ``python -m sigma ARGUMENTS``; empty where there is none.
+    """The stage of a ``dvc.yaml`` whose command is ``python -m sigma ARGUMENTS``; empty where no file has one.
 
-    The file is found by the command, as the path in ``address`` (``$DVC_STAGE``) starts from where DVC was started.
+    ``address`` is ``$DVC_STAGE``. Only its stage name is used: its path is relative to the folder in which DVC was
+    started, which is not known here, so every ``dvc.yaml`` is searched for the command.
     """
     from sigma.parameters.schema import read_yaml
 
     name = address.rpartition(":")[2].partition("@")[0]
-    said = " ".join(("python -m sigma", *arguments))
+    command = " ".join(("python -m sigma", *arguments))
     for file in (root / "dvc.yaml", *sorted(root.glob("stages/*/dvc.yaml"))):
         stage = read_yaml(file).get("stages", {}).get(name) if file.is_file() else None
-        fixed = TEMPLATE.split(" ".join(stage["cmd"].split())) if stage else ()
-        if stage and re.fullmatch(r"\S+".join(map(re.escape, fixed)), said):
-            return stage
+        if stage:
+            literals = TEMPLATE.split(" ".join(stage["cmd"].split()))
+            if re.fullmatch(r"\S+".join(map(re.escape, literals)), command):
+                return stage
     return {}
 
 
 def _values(parameters: Sequence[Any]) -> dict[str, Any]:
-    """Values of a stage's ``params``, by file and key; a key that a matrix completes stands for all that it may be."""
+    """Values of a stage's ``params`` by file and key; of a key with a template, the section before the template."""
     from sigma.parameters.schema import PARAMS_FILE, read_yaml
 
     files = [entry if isinstance(entry, dict) else {str(PARAMS_FILE): [entry]} for entry in parameters]
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for file, keys in ((Path(file), keys) for entry in files for file, keys in entry.items()):
         data = read_yaml(file)
         for key in keys:
             value: Any = data
             for part in TEMPLATE.split(key)[0].strip(".").split("."):
                 value = value.get(part) if isinstance(value, dict) else None
-            found[f"{file}: {key}"] = value
-    return found
+            values[f"{file}: {key}"] = value
+    return values
 
 
 def _digest_sources(path: Path) -> str:
-    """Digest of a file or a folder of code, but for what .dvcignore names: compiled modules and pages."""
+    """Digest of a file or a folder of code, without what .dvcignore names: compiled modules and Markdown pages."""
     from sigma.shared.files import digest_file
 
     files = path.rglob("*") if path.is_dir() else [path]
-    kept = sorted(file for file in files if file.is_file() and file.suffix not in (".pyc", ".md"))
-    digests = [f"{file.relative_to(path).as_posix()} {digest_file(file)}" for file in kept]
+    sources = sorted(file for file in files if file.is_file() and file.suffix not in (".pyc", ".md"))
+    digests = [f"{file.relative_to(path).as_posix()} {digest_file(file)}" for file in sources]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def inputs(stage: dict[str, Any]) -> dict[str, Any]:
-    """Parameters and digests of the sources that a stage of ``dvc.yaml`` depends on, by name, as they are now."""
-    found = _values(stage.get("params", ()))
+    """The present parameters and source digests that a stage of ``dvc.yaml`` depends on, by name.
+
+    Data is left out: only stages write it, and DVC keeps them from running at the same time.
+    """
+    values = _values(stage.get("params", ()))
     for name in stage.get("deps", ()):
         path = Path(name)
         if name.startswith("sigma/") or name == "uv.lock":
-            found[name] = _digest_sources(path)
-    return found
+            values[name] = _digest_sources(path)
+    return values
 
 
 def clear(stage: dict[str, Any]) -> None:
-    """Remove what killed runs left beside a stage's outputs, where :mod:`sigma.shared.files` writes before it renames."""
+    """Remove the temporary files that killed runs left beside a stage's outputs; see :mod:`sigma.shared.files`."""
     for entry in (*stage.get("outs", ()), *stage.get("metrics", ())):
         path = Path(entry if isinstance(entry, str) else next(iter(entry)))
-        for left in path.parent.glob(f".{path.name}.*"):
-            if re.fullmatch(r"[a-z0-9_]{8}(\.old)?", left.name.removeprefix(f".{path.name}.")):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for leftover in path.parent.glob(f".{path.name}.*"):
+            if re.fullmatch(r"[a-z0-9_]{8}(\.old)?", leftover.name.removeprefix(f".{path.name}.")):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 @contextmanager
 def guard(arguments: Sequence[str], pipeline: Collection[str]) -> Iterator[None]:
-    """Around one command of the line. The commands in ``pipeline`` exclude each other, further stages only themselves.
+    """Run one command of the command line under a lock, and under DVC only with inputs that stay as they are.
 
-    Raises :class:`SigmaError` where another run holds the lock, and, under DVC, where the code is not this folder's or
-    an input was edited meanwhile: the status then keeps DVC from recording the result.
+    The commands in ``pipeline`` exclude each other; a study's stage excludes only the same stage.
+
+    Raises :class:`SigmaError` where another run holds the lock, and, under DVC, where the running code is not this
+    folder's or an input was edited meanwhile: the exit status then keeps DVC from recording the result.
     """
     command = " ".join(arguments)
     recorded_as = os.environ.get("DVC_STAGE")

@@ -1,4 +1,4 @@
-"""Where the work runs. No stage lists this section: it may not change a result beyond the stated tolerance."""
+"""The device that computes: section ``machine``, which no stage lists, because it may only change last digits."""
 
 import os
 from typing import TYPE_CHECKING
@@ -11,19 +11,20 @@ if TYPE_CHECKING:
 
 
 def open_device(machine: MachineParameters) -> "torch.device":
-    """The device that computes, with threads and deterministic kernels set; ``SIGMA_DEVICE`` overrides ``auto``.
+    """Choose the device and set torch's threads and deterministic kernels; ``SIGMA_DEVICE`` replaces ``auto``.
 
-    Raises :class:`SigmaError` where CUDA is asked for and absent.
+    Raises :class:`SigmaError` where CUDA is requested and absent, and for another value of ``SIGMA_DEVICE``.
     """
+    # cuBLAS is deterministic only with a fixed workspace, which it reads when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
-    wanted = os.environ.get("SIGMA_DEVICE", machine.device) if machine.device == "auto" else machine.device
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise SigmaError(f"SIGMA_DEVICE: found {wanted!r}; legal: auto, cpu, cuda")
-    if wanted == "cuda" and not torch.cuda.is_available():
+    choice = os.environ.get("SIGMA_DEVICE", machine.device) if machine.device == "auto" else machine.device
+    if choice not in ("auto", "cpu", "cuda"):
+        raise SigmaError(f"SIGMA_DEVICE: found {choice!r}; legal: auto, cpu, cuda")
+    if choice == "cuda" and not torch.cuda.is_available():
         raise SigmaError("params.yaml: machine.device: cuda asked for, but torch sees no CUDA device; legal: auto, cpu")
     torch.use_deterministic_algorithms(True, warn_only=True)
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,11 +1,11 @@
-"""One stage on several processes, one a device: how they start, what each takes, and how they tell each other.
+"""One stage on several processes, one process a device: launching, sharding of work, and collectives.
 
-A command that is to run on several processes (``machine.processes``) starts them by torch's elastic launcher, the one
-under `accelerate launch`, and waits; inside, accelerate opens their group, NCCL between GPUs and gloo on a CPU.
+A command that uses several processes (``machine.processes``) starts them with torch's elastic launcher, which is also
+the one of ``accelerate launch``, and waits for them. Each process joins one process group: NCCL on GPUs, gloo on CPUs.
 
-Every process runs the whole stage. Long loops are shared out: each process works on its part, and then all of them know
-the whole, so they take the same steps on the same numbers, and only the first one writes. On a single process the
-functions below hand back what they are given.
+Every process (rank) runs the whole stage. A long loop is sharded: each rank works on its shard, and the results are
+gathered on all ranks, so all of them continue with the same numbers. Only rank 0 writes files. With a single process
+the collectives below return what they are given.
 """
 
 import logging
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# How long a process waits for the others where these take longer; one that has ended is noticed at once.
+# Time limit of a collective in which the other ranks are slower. A rank that has ended is noticed at once.
 PATIENCE = timedelta(minutes=30)
-# Seconds for the launcher to see which process ended, before those that miss it report that they do.
+# Seconds that a rank waits before it reports a failed collective: the launcher must first see which other rank ended.
 GRACE = 10.0
 _RUN = "sigma"
-# In the environment of the processes: whether they split the base's layers (``machine.fsdp``).
+# Environment variable that tells the processes whether to split the base's layers (``machine.fsdp``).
 _FSDP = "SIGMA_FSDP"
 
 
@@ -40,32 +40,33 @@ def started() -> bool:
 
 
 def count() -> int:
-    """How many processes share the work."""
+    """The number of processes that share the work (the world size)."""
     return int(os.environ["WORLD_SIZE"]) if started() else 1
 
 
 def rank() -> int:
-    """The number of this process; the first, 0, is the one that writes."""
+    """The rank of this process; rank 0 writes the files."""
     return int(os.environ["RANK"]) if started() else 0
 
 
 def to_start(processes: int) -> bool:
-    """Whether this command is to start ``processes`` others, which it leaves the work to."""
+    """Whether this process must start ``processes`` others, which then do the work."""
     return processes > 1 and not started()
 
 
 def splitting() -> bool:
-    """Whether each process holds but a part of the large layers' weights, so that all make every pass together."""
+    """Whether each rank holds only a shard of the large layers' weights, so that all ranks must run every pass."""
     return started() and os.environ.get(_FSDP) == "1"
 
 
-def launch(run: Callable[..., str], parameters: Parameters, device: "torch.device") -> str:
-    """Call ``run(parameters)`` in ``machine.processes`` processes and return what the first one does.
+def launch(run: Callable[[Parameters], str], parameters: Parameters, device: "torch.device") -> str:
+    """Call ``run(parameters)`` in ``machine.processes`` processes and return the result of rank 0.
 
-    Progress is that of the first process; the others are silent. Where one fails, all are ended.
+    Only rank 0 shows its progress. When one rank fails, all are ended.
 
     Raises:
         SigmaError: there are fewer CUDA devices than processes, or a process was killed or raised this error.
+        RuntimeError: a process failed with any other error; the message holds its traceback.
     """
     import torch
     from accelerate.utils import patch_environment
@@ -94,7 +95,7 @@ def launch(run: Callable[..., str], parameters: Parameters, device: "torch.devic
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(logs, {0: Std.OUT} | dict.fromkeys(range(1, processes), Std.ALL)),
         )
-        logging.disable(logging.ERROR)  # what the launcher would say at length is said in one line here
+        logging.disable(logging.ERROR)  # the launcher would log pages; _failure makes one line of them
         try:
             return elastic_launch(config, _work)(run, parameters, device.type)[0]
         except ChildFailedError as error:
@@ -105,18 +106,18 @@ def launch(run: Callable[..., str], parameters: Parameters, device: "torch.devic
             logging.disable(logging.NOTSET)
 
 
-def _work(run: Callable[..., str], parameters: Parameters, device: str) -> str:
-    """What each process does: meet the others, each with a GPU of its own or on the CPU, and run."""
+def _work(run: Callable[[Parameters], str], parameters: Parameters, device: str) -> str:
+    """In each process: join the process group, on a GPU of its own or on the CPU, and run."""
     from accelerate import PartialState
 
     try:
-        # With a backend for both, what is no tensor of a GPU travels between CPUs.
+        # Collectives of Python objects and CPU tensors need gloo beside NCCL.
         state = PartialState(
             cpu=device == "cpu", backend=None if device == "cpu" else "cuda:nccl,cpu:gloo", timeout=PATIENCE
         )
         line = run(parameters)
     except RuntimeError:
-        # This may be the lack of a process that has ended, which must not hide why that one did.
+        # A collective fails because another rank ended: that rank's error must be reported first.
         time.sleep(GRACE)
         raise
     state.destroy_process_group()
@@ -124,7 +125,10 @@ def _work(run: Callable[..., str], parameters: Parameters, device: str) -> str:
 
 
 def _failure(number: int, failure: Any) -> Exception:
-    """The error of the process that failed first: its own, or that it was killed."""
+    """The error of the rank ``number``, which failed first: the one it raised, or that it was killed.
+
+    ``failure`` is the launcher's ``ProcessFailure``, whose exit code is the negative signal of a killed process.
+    """
     if failure.exitcode < 0:
         return SigmaError(
             f"machine.processes: rank {number} was ended by {failure.signal_name()} and the others with it; run the "
@@ -139,28 +143,31 @@ def _failure(number: int, failure: Any) -> Exception:
 
 
 def share(total: int) -> slice:
-    """The consecutive part of ``total`` rows that this process takes; sizes differ by one at most."""
+    """This rank's contiguous shard of ``total`` rows; shard sizes differ by at most one."""
     return slice(total * rank() // count(), total * (rank() + 1) // count())
 
 
 def local_shard[Item](items: Sequence[Item]) -> Sequence[Item]:
-    """Every n-th item, of n processes: early and late items are often not equally long work.
+    """This rank's interleaved shard, every n-th item of n ranks: early and late items often differ in cost.
 
-    Where the base's layers are split, every process takes equally many: the last item again where one is missing.
+    Where the base's layers are split, all ranks must run equally many passes, so a shorter shard repeats the last item.
     """
-    own = items[rank() :: count()]
-    return [*own, items[-1]] if splitting() and len(own) < -(-len(items) // count()) else own
+    shard = items[rank() :: count()]
+    longest = -(-len(items) // count())
+    return [*shard, items[-1]] if splitting() and len(shard) < longest else shard
 
 
 def gather_parts[Part](parts: list[Part], total: int) -> list[Part]:
-    """What the processes made of :func:`local_shard`, in the order of the ``total`` items and known to all; tensors from the
-    CPU."""
-    lists = all_gather(parts)
-    return [lists[place % len(lists)][place // len(lists)] for place in range(total)]
+    """All-gather the results of every rank's :func:`local_shard` and put them in the order of the ``total`` items.
+
+    Tensors among the results must be on the CPU.
+    """
+    shards = all_gather(parts)
+    return [shards[index % len(shards)][index // len(shards)] for index in range(total)]
 
 
 def all_gather[Value](value: Value) -> list[Value]:
-    """The values of all processes in their order."""
+    """All-gather of a picklable object: the values of all ranks, in rank order, on every rank."""
     if count() == 1:
         return [value]
     from accelerate.utils import gather_object
@@ -169,7 +176,7 @@ def all_gather[Value](value: Value) -> list[Value]:
 
 
 def broadcast_first[Value](find: Callable[[], Value]) -> Value:
-    """What ``find`` returns in the first process; the others do not call it."""
+    """Call ``find`` on rank 0 only and broadcast its picklable result to every rank."""
     if count() == 1:
         return find()
     from accelerate.utils import broadcast_object_list
@@ -178,30 +185,35 @@ def broadcast_first[Value](find: Callable[[], Value]) -> Value:
 
 
 def data_parallel(module: "nn.Module") -> "nn.Module":
-    """The module under DistributedDataParallel: a backward pass averages the gradients of all processes."""
+    """Wrap the module in DistributedDataParallel: a backward pass all-reduces gradients to their mean over ranks."""
     if count() == 1:
         return module
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from torch.nn.parallel import DistributedDataParallel
 
-    # The frozen base is the same in every process by its digests; a part of it may lie on another device.
+    # DDP would broadcast every parameter from rank 0. The frozen base needs none: its digests say that it is the same
+    # on every rank, and a part of it may be on another device.
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, frozen)
-    # Not every parameter is in every loss; no buffer changes in training.
+    # Some losses do not use every parameter; no buffer changes in training.
     settings = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(mixed_precision="no", kwargs_handlers=[settings]).prepare_model(module, device_placement=False)
 
 
 def accumulating(module: Any, last: bool) -> AbstractContextManager:
-    """Inside, gradients of a :func:`data_parallel` module stay with their process; with ``last`` they are averaged."""
+    """A context for gradient accumulation: only the ``last`` backward pass all-reduces a :func:`data_parallel` module.
+
+    The others keep their gradients on their rank (DistributedDataParallel's ``no_sync``).
+    """
     return nullcontext() if last or count() == 1 else module.no_sync()
 
 
 def split_layers(layers: "Iterable[nn.Module]", device: str) -> None:
-    """Have each process keep an n-th of these layers' weights, if ``machine.fsdp`` asks for it (torch's FSDP).
+    """Shard these layers' weights over the ranks with torch's FSDP2 (``fully_shard``), if ``machine.fsdp`` asks for it.
 
-    A layer's whole weights are on the device while it runs, forward or backward; backward, because a gradient reaches
-    what the layer returned. One whose keys and values alone have a gradient must not be among them.
+    A layer's weights are all-gathered for its forward and its backward pass and freed after each. FSDP hooks the
+    backward pass at the gradient of the layer's output, so a layer of which only keys and values receive a gradient
+    must not be among them.
     """
     if not splitting():
         return

@@ -1,7 +1,7 @@
 """Independent jobs, spread over this machine's processes or over a Dask or Ray cluster that already runs.
 
-A job writes its own file or returns something small, so its result cannot depend on where it ran; results come back in
-the jobs' order. A worker that dies takes its jobs with it: they are done again, by new workers.
+A job writes its own file or returns something small, so its result cannot depend on where it ran. Results come back in
+the order of the jobs. The jobs of a worker that died are run again by new workers.
 """
 
 import hashlib
@@ -15,10 +15,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
+from sigma.parameters.machine import MachineParameters
 from sigma.shared.errors import SigmaError
 from sigma.shared.progress import track
 
-# Tries of a job whose workers keep dying. A Dask cluster has its own setting, distributed.scheduler.allowed-failures.
+# Tries of a job whose workers die. A Dask cluster has its own setting, distributed.scheduler.allowed-failures.
 ROUNDS = 3
 # Seconds to wait for a cluster that does not answer.
 PATIENCE = 10
@@ -26,7 +27,7 @@ PATIENCE = 10
 
 @dataclass(frozen=True)
 class Workers:
-    """``count`` processes of this machine, or every worker of the cluster at ``address``.
+    """``count`` processes of this machine, or all workers of the cluster at ``address``.
 
     A cluster's workers must see the project's folder under the same path and have the same sources of ``sigma``.
     """
@@ -36,25 +37,25 @@ class Workers:
     address: str | None = None
 
     @classmethod
-    def of(cls, machine: Any) -> "Workers":
-        """Those that the section ``machine`` of params.yaml names."""
+    def of(cls, machine: MachineParameters) -> "Workers":
+        """The workers that the section ``machine`` of params.yaml asks for."""
         return cls(machine.workers, machine.backend, machine.address)
 
     def run(self, function: Callable[..., Any], jobs: Sequence[tuple], label: str) -> Iterator[Any]:
-        """``function(*job)`` for every job, in order, under a meter named ``label``.
+        """Yield ``function(*job)`` for every job, in order, and show the progress under ``label``.
 
         Raises:
-            SigmaError: the cluster's package is not installed, it does not answer, its workers lack the folder or have
-                other code, workers died in every one of ``ROUNDS`` rounds, or a job raised one.
+            SigmaError: the cluster's package is not installed, the cluster does not answer, its workers lack the folder
+                or have other code, workers died in each of ``ROUNDS`` tries, or a job raised this error.
         """
         return track(self._results(function, list(jobs)), label, len(jobs))
 
     def _results(self, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[Any]:
-        # Processes of this machine too may have been started from another folder, by an earlier run of theirs.
-        elsewhere = partial(_in_folder, str(Path.cwd()), package_digest(), function)
+        # joblib reuses its processes, so those of this machine too may still be in another folder.
+        in_folder = partial(_in_folder, str(Path.cwd()), package_digest(), function)
         if self.backend == "local":
-            return _by_processes(self.count, elsewhere, jobs)
-        return (_by_dask if self.backend == "dask" else _by_ray)(self.address, elsewhere, jobs)
+            return _by_processes(self.count, in_folder, jobs)
+        return (_by_dask if self.backend == "dask" else _by_ray)(self.address, in_folder, jobs)
 
 
 def _exhausted() -> SigmaError:
@@ -65,16 +66,16 @@ def _exhausted() -> SigmaError:
 
 
 def _by_processes(count: int, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[Any]:
-    """By joblib's processes; after a death, which takes the whole pool with it, what was left is done by a new one."""
+    """Run the jobs in joblib's processes. When one dies, its whole pool ends; a new pool runs the remaining jobs."""
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     done = 0
     for _ in range(ROUNDS):
-        left = jobs[done:]
+        remaining = jobs[done:]
         try:
-            pool = Parallel(n_jobs=min(count, max(len(left), 1)), return_as="generator")
-            for result in pool(delayed(function)(*job) for job in left):
+            pool = Parallel(n_jobs=min(count, max(len(remaining), 1)), return_as="generator")
+            for result in pool(delayed(function)(*job) for job in remaining):
                 done += 1
                 yield result
             return
@@ -83,12 +84,12 @@ def _by_processes(count: int, function: Callable[..., Any], jobs: Sequence[tuple
     raise _exhausted()
 
 
-# Clusters are asked by their own futures. Joblib's backends for them lose what dies: that for Dask waits for ever for a
-# job whose workers keep dying, that for Ray leaves a second driver connected.
+# Dask and Ray are used directly. Joblib's backend for Dask waits for ever for a job whose workers keep dying, and its
+# backend for Ray leaves a second driver connected.
 
 
 def _by_dask(address: str | None, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[Any]:
-    """By Dask's futures; its scheduler gives a dead worker's job to another one, as often as it is configured to."""
+    """Run the jobs as Dask futures; Dask's scheduler retries a dead worker's job as often as it is configured to."""
     distributed = _package("dask")
     try:
         client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
@@ -106,23 +107,23 @@ def _by_dask(address: str | None, function: Callable[..., Any], jobs: Sequence[t
 
 
 def _result(client: Any, future: Any) -> Any:
-    """What a Dask future becomes; a cluster whose workers all died and were not started again would wait for ever."""
+    """Wait for a Dask future, but not for ever: an error is raised once the cluster has no workers left."""
     while True:
         try:
             return future.result(timeout=PATIENCE)
         except TimeoutError:
-            if future.done():  # it ended just now, or the error is its own
+            if future.done():  # it ended just now, or the job itself raised TimeoutError
                 return future.result()
             if not client.scheduler_info()["workers"]:
                 raise _exhausted() from None
 
 
 def _by_ray(address: str | None, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[Any]:
-    """By Ray's tasks, each tried ``ROUNDS`` times."""
+    """Run the jobs as Ray tasks, each tried ``ROUNDS`` times."""
     ray = _package("ray")
     try:
         host, _, port = str(address).rpartition(":")
-        if host:  # Ray itself tries for minutes
+        if host:  # without an open port Ray would try for minutes
             socket.create_connection((host, int(port)), PATIENCE).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
@@ -144,6 +145,7 @@ def _call(function: Callable[..., Any], job: tuple) -> Any:
 
 
 def _package(backend: str) -> Any:
+    """The optional package of a backend, which has no types here."""
     name = {"dask": "distributed", "ray": "ray"}[backend]
     try:
         return importlib.import_module(name)
@@ -161,7 +163,7 @@ def _silent(backend: str, address: str | None, error: Exception) -> SigmaError:
 
 
 def _in_folder(folder: str, digest: str, function: Callable[..., Any], *job: Any) -> Any:
-    """Run a job on a cluster's worker, in the project's folder and by the same code as here."""
+    """On a worker: run a job in the project's folder, after a check that the worker has the same sources."""
     try:
         os.chdir(folder)
     except OSError:
@@ -176,8 +178,8 @@ def _in_folder(folder: str, digest: str, function: Callable[..., Any], *job: Any
 
 @cache
 def package_digest() -> str:
-    """Digest of the package's sources, as they were when the process first asked."""
-    package, whole = Path(str(importlib.resources.files("sigma"))), hashlib.sha256()
+    """Digest of the package's sources, as they were at the first call in this process."""
+    package, digest = Path(str(importlib.resources.files("sigma"))), hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
-        whole.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
-    return whole.hexdigest()
+        digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()

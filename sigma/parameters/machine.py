@@ -1,4 +1,4 @@
-"""Section ``machine``: where the work runs. No stage lists it: it may not change a result beyond the last digits."""
+"""Section ``machine``: where the work runs. No stage depends on it: it may change only the last digits of a result."""
 
 from typing import Literal
 
@@ -6,6 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sigma.parameters.schema import Section
 
+# Addresses of a running cluster, for the error message.
 EXAMPLES = {"dask": "tcp://10.0.0.5:8786", "ray": "auto, or 10.0.0.5:6379"}
 
 

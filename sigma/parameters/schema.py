@@ -1,8 +1,4 @@
-"""The parameter file: its model base, its loader and its error messages.
-
-Each command's module declares one frozen model for each section of ``params.yaml`` that it owns. This module knows
-none of them: :mod:`sigma.cli.app` collects them and validates the whole file before any command starts.
-"""
+"""Parameter files: the base class of their sections, the YAML reader, and the validation with its error messages."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sigma.shared.errors import SigmaError
 
 PARAMS_FILE = Path("params.yaml")
-DEEPEST = 20  # levels of nesting in a file; reading time grows with the square of what is meant to stall it
+# Levels of nesting in a file: the parser's time grows with their square, so a hostile file could stall it.
+DEEPEST = 20
 
 
 class Section(BaseModel):
@@ -46,7 +43,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             if depth > DEEPEST:
                 raise SigmaError(f"{path}: not valid YAML: line {line}: nested deeper than {DEEPEST} levels")
         data = yaml.load(text)
-    except (YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # of values that are none
+    except (YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # ruamel raises all of them
         detail = " ".join(str(error).split())
         raise SigmaError(f"{path}: not valid YAML: {detail}") from None
     if not isinstance(data, dict):
@@ -54,36 +51,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def _legal(model: type[BaseModel], location: tuple[Any, ...]) -> str:
-    """What the field at ``location`` accepts, in words: its range, or its choices."""
-    field, owner = None, model
-    for part in location:
-        if not (isinstance(owner, type) and issubclass(owner, BaseModel)) or part not in owner.model_fields:
-            break
-        field = owner.model_fields[part]
-        owner = field.annotation
-    if field is None:
-        return ""
+def _field_schema(model: type[BaseModel], location: tuple[Any, ...]) -> dict[str, Any]:
+    """JSON schema of the field at ``location``; empty where the model has none."""
     schema = model.model_json_schema()
-    node: Any = schema
+    field: dict[str, Any] = schema
     for part in location:
-        while "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-        node = node.get("properties", {}).get(part)
-        if node is None:
-            return ""
-    options = node.get("anyOf", [node])
+        field = field.get("properties", {}).get(part, {})
+        if "$ref" in field:
+            field = schema["$defs"][field["$ref"].rsplit("/", 1)[1]]
+    return field
+
+
+def _legal(field: dict[str, Any]) -> str:
+    """What a field accepts, in words: its range or its choices; empty for a mapping."""
     words = []
     names = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    for option in options:
+    for option in field.get("anyOf", [field]):
         if "enum" in option:
             words.append("one of " + ", ".join(map(str, option["enum"])))
-            continue
-        if "const" in option:
+        elif "const" in option:
             words.append(str(option["const"]))
-            continue
-        bounds = " and ".join(f"{sign} {option[key]}" for key, sign in names.items() if key in option)
-        words.append(" ".join(filter(None, [option.get("type", ""), bounds, option.get("pattern", "")])))
+        elif "properties" not in option:
+            bounds = " and ".join(f"{sign} {option[key]}" for key, sign in names.items() if key in option)
+            words.append(" ".join(filter(None, [option.get("type", ""), bounds, option.get("pattern", "")])))
     return " or ".join(filter(None, words))
 
 
@@ -93,38 +83,37 @@ def validate[Model: Section](model: type[Model], data: Mapping[str, Any], source
     Raises:
         SigmaError: names the file, the key and the legal range.
     """
-    sections = {name: field.annotation for name, field in model.model_fields.items()}
-    unknown = sorted(set(data) - set(sections), key=str)
+    unknown = sorted(set(data) - set(model.model_fields), key=str)
     if unknown:
-        raise SigmaError(f"{source}: unknown section {unknown[0]!r}; the sections are {', '.join(sorted(sections))}")
-    parsed: dict[str, Section] = {}
-    for name, section in sections.items():
-        if name not in data:
-            raise SigmaError(f"{source}: section {name!r} is missing")
-        if not isinstance(data[name], dict):
-            raise SigmaError(f"{source}: {name}: expected a mapping, found {type(data[name]).__name__}")
-        try:
-            parsed[name] = section.model_validate(data[name])
-        except ValidationError as error:
-            raise SigmaError(f"{source}: {_first_fault(name, section, error)}") from None
-    return model(**parsed)
+        sections = ", ".join(sorted(model.model_fields))
+        raise SigmaError(f"{source}: unknown section {unknown[0]!r}; the sections are {sections}")
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        raise SigmaError(f"{source}: {_first_fault(model, error)}") from None
 
 
-def _first_fault(name: str, section: type[Section], error: ValidationError) -> str:
-    """The first fault of a section in words: key, what was found, and what is legal."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join([name, *map(str, first["loc"])])
-    if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {name} has {', '.join(sorted(section.model_fields))}"
-    legal = _legal(section, first["loc"])
-    whole = first["type"] == "missing" or isinstance(first["input"], dict)
-    found = "" if whole else f", found {first['input']!r}"
-    message = first["msg"].removeprefix("Value error, ")
+def _first_fault(model: type[Section], error: ValidationError) -> str:
+    """The first fault of a file in words: its key, what was found, and what is legal."""
+    fault = error.errors(include_url=False)[0]
+    location, value = fault["loc"], fault["input"]
+    key = ".".join(map(str, location))
+    if fault["type"] == "missing" and len(location) == 1:
+        return f"section {key!r} is missing"
+    if fault["type"] == "model_type":
+        return f"{key}: expected a mapping, found {type(value).__name__}"
+    if fault["type"] == "extra_forbidden":
+        section = ".".join(map(str, location[:-1]))
+        keys = sorted(_field_schema(model, location[:-1])["properties"])
+        return f"{key}: unknown key; {section} has {', '.join(keys)}"
+    legal = _legal(_field_schema(model, location))
+    found = "" if fault["type"] == "missing" or isinstance(value, dict) else f", found {value!r}"
+    message = fault["msg"].removeprefix("Value error, ")
     return f"{key}: {message[0].lower()}{message[1:]}{found}" + (f"; legal: {legal}" if legal else "")
 
 
 def read_sections[Model: Section](model: type[Model], path: Path, *, others: bool = False) -> Model:
-    """The sections of a parameter file that are the fields of ``model``; ``others`` allows and ignores further ones.
+    """The sections of a parameter file that are the fields of ``model``; with ``others``, further ones are ignored.
 
     Raises:
         SigmaError: names the file, the key and the legal range.

@@ -35,7 +35,7 @@ class Parameters(Section):
 def read_parameters(path: Path | None = None, data: Mapping[str, Any] | None = None) -> Parameters:
     """The parameters of ``path`` (by default ``params.yaml`` of this folder), validated as a whole.
 
-    With ``data``, these values are checked instead of the file's, and ``path`` is the name that an error gives them.
+    If ``data`` is given, it is checked instead of the file's content, and errors name it ``path``.
 
     Raises:
         SigmaError: names the file, the key and the legal range.

@@ -8,13 +8,13 @@ from sigma.parameters.schema import Section
 
 
 def _count_or_fraction(value: Any) -> Any:
-    whole, part = type(value) is int and value >= 0, type(value) is float and 0 < value < 1
-    if not (whole or part):
+    is_count, is_fraction = type(value) is int and value >= 0, type(value) is float and 0 < value < 1
+    if not (is_count or is_fraction):
         raise ValueError("must be a count of episodes or a fraction of them")
     return value
 
 
-# Told apart here, as a union names neither the key nor the range.
+# The validator runs before the union, because a union's error names neither the key nor the range.
 Episodes = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)], BeforeValidator(_count_or_fraction)
 ]
@@ -49,8 +49,8 @@ class WindowParameters(Section):
     def _strides_fit_horizon(cls, stride: int, info: ValidationInfo) -> int:
         horizon = info.data.get("horizon", stride)
         if horizon % stride and (info.field_name == "train_stride" or stride % horizon):
-            also = "" if info.field_name == "train_stride" else " or a multiple of it"
-            raise ValueError(f"must divide window.horizon ({horizon}){also}")
+            alternative = "" if info.field_name == "train_stride" else " or be a multiple of it"
+            raise ValueError(f"must divide window.horizon ({horizon}){alternative}")
         return stride
 
     @field_validator("history_stride")

@@ -1,4 +1,4 @@
-"""The one exception that a user can cause."""
+"""The one exception type for faults of the user's input."""
 
 
 class SigmaError(Exception):

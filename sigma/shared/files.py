@@ -20,17 +20,20 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-# What a file system answers where it will not take a file, however the library above it wraps the answer.
+# Error numbers with which a file system refuses to write a file.
 _REFUSALS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")}
 _REFUSALS |= {getattr(errno, name) for name in ("EEXIST", "ENOTDIR", "EISDIR", "EBUSY", "ENAMETOOLONG")}
 
 
 def _refusal(error: BaseException | None) -> str:
-    """Why the file system refused a write; empty where the fault is another one."""
+    """Why the file system refused a write; empty where the error has another cause.
+
+    Libraries wrap the system's error in errors of their own, so the whole chain is searched.
+    """
     while error is not None:
-        told = re.search(r"os error (\d+)", str(error))  # libraries written in Rust
-        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
-        if number in _REFUSALS:
+        match = re.search(r"os error (\d+)", str(error))  # how libraries written in Rust show the error number
+        number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
+        if number is not None and number in _REFUSALS:
             return os.strerror(number)
         error = error.__cause__ or error.__context__
     return ""
@@ -62,7 +65,7 @@ def _fsync(path: Path) -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is synced and renamed over ``path``, else removed.
 
-    Raises :class:`SigmaError` where the file system refuses: no space, read-only, something else in the way.
+    Raises :class:`SigmaError` where the file system refuses the write: no space, read-only, a folder of that name.
     """
     path = Path(path)
     with _writing(path):
@@ -84,9 +87,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside ``path``; on success it replaces ``path`` whole, else it is removed.
+    """Yield an empty temporary folder beside ``path``; on success it replaces ``path``, else it is removed.
 
-    The old folder is moved aside and removed last, so that a kill at any moment leaves one whole copy on the disk.
+    The old folder is moved aside and removed last, so that a kill at any moment leaves a complete copy on the disk.
     Raises :class:`SigmaError` as :func:`atomic_file` does.
     """
     path = Path(path)
@@ -120,25 +123,27 @@ def _replace_folder(temporary: Path, path: Path) -> None:
 
 
 class Outputs(ExitStack):
-    """Outputs of one command that appear together: each is written beside its place, and at the end, once all are
-    whole, they are moved there, the last one first."""
+    """Outputs of one command that appear together.
+
+    Each is written beside its final path. Once all are complete, they are renamed to their paths, the last one first.
+    """
 
     def file(self, path: Path) -> Path:
-        """Where to write what shall become the file ``path``."""
+        """The temporary path of a file that becomes ``path`` at the end."""
         return self.enter_context(atomic_file(path))
 
     def folder(self, path: Path) -> Path:
-        """An empty folder that shall become ``path``."""
+        """An empty temporary folder that becomes ``path`` at the end."""
         return self.enter_context(atomic_directory(path))
 
     def json(self, path: Path, value: Any) -> None:
-        """JSON with sorted keys; a NaN or an infinity is an error that names its key."""
+        """Write JSON with sorted keys; a NaN or an infinity raises :class:`ValueError`, which names its key."""
         _check_finite(value, Path(path).name)
         text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
         self.file(path).write_text(text + "\n", encoding="utf-8")
 
     def table(self, path: Path, table: "pyarrow.Table") -> None:
-        """A Parquet table with stable bytes."""
+        """Write a Parquet table; the same table always has the same bytes."""
         import pyarrow.parquet
 
         pyarrow.parquet.write_table(table, self.file(path), compression="zstd")
@@ -156,7 +161,7 @@ def _check_finite(value: Any, where: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """:meth:`Outputs.json` of one file."""
+    """Write one JSON file as :meth:`Outputs.json` does."""
     with Outputs() as outputs:
         outputs.json(path, value)
 
@@ -172,7 +177,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, table: "pyarrow.Table") -> None:
-    """:meth:`Outputs.table` of one file."""
+    """Write one Parquet table as :meth:`Outputs.table` does."""
     with Outputs() as outputs:
         outputs.table(path, table)
 
@@ -191,14 +196,15 @@ def read_table(path: Path, columns: list[str] | None = None) -> "pyarrow.Table":
 
 
 def read_torch(path: Path, *, mmap: bool = False) -> Any:
-    """What ``torch.save`` wrote, on the CPU: tensors in plain containers, nothing is unpickled.
+    """Load on the CPU what ``torch.save`` wrote: tensors in plain containers. No other object is unpickled.
 
-    A file that is broken or asks for anything else raises whatever torch raises; the caller says what it was to be.
+    For a broken file, or one that holds other objects, torch's own error is raised; the caller knows what the file
+    should have been and words the message.
     """
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a file of another pickle protocol is refused, not talked about
+        warnings.simplefilter("ignore")  # torch warns of another pickle protocol before it refuses the file
         return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
 
 
@@ -210,7 +216,7 @@ def digest_file(path: Path) -> str:
 
 def digest_folder(path: Path) -> str:
     """SHA-256 over the sorted relative names and bytes of every file under ``path``, in hex."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(item for item in Path(path).rglob("*") if item.is_file()):
-        whole.update(file.relative_to(path).as_posix().encode() + b"\0" + bytes.fromhex(digest_file(file)))
-    return whole.hexdigest()
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0" + bytes.fromhex(digest_file(file)))
+    return digest.hexdigest()

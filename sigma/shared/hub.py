@@ -1,12 +1,12 @@
-"""Pinned snapshots of Hub repositories: complete, of the content that the Hub names, and refused in one line.
+"""Pinned snapshots of Hub repositories: complete, with verified digests, and with one-line errors.
 
-Over plain HTTP huggingface_hub compares a file's size only, so that a proxy or a mirror may serve another content; here
-every file is compared with the digest of the commit's listing. A finished file stays in the cache, so that an
-interrupted download goes on with the next one; a snapshot that is there is taken without a request.
+Over plain HTTP, huggingface_hub compares only a file's size, so a proxy or a mirror could serve other content. Here
+every file is compared with the digest in the commit's listing, which huggingface_hub keeps in its cache: its own
+``verify_repo_checksums`` would need a connection. Finished files stay in the cache, so an interrupted download
+continues with the next file, and a complete snapshot needs no request.
 """
 
 import errno
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +24,10 @@ TOKEN = "HF_TOKEN (environment or sigma_env)"
 
 
 @contextmanager
-def hub_errors(place: str, repository: str, kind: Kind, *, asked: bool = True) -> Iterator[None]:
+def hub_errors(place: str, repository: str, kind: Kind, *, online: bool = True) -> Iterator[None]:
     """Turn whatever the Hub's client raises into one line that begins with ``place`` and says what to do.
 
-    ``asked`` says whether the Hub may be asked, or the cache alone.
+    ``online`` says whether the Hub may be asked; otherwise only the cache is read.
     """
     from httpx import HTTPError
     from huggingface_hub import constants
@@ -50,14 +50,14 @@ def hub_errors(place: str, repository: str, kind: Kind, *, asked: bool = True) -
     except RevisionNotFoundError:
         reason = "the Hub has no such commit; legal: 40 hex digits of one"
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        hint = ", and the Hub cannot be reached" if asked else "; fetch it again (sigma fetch)"
+        hint = ", and the Hub cannot be reached" if online else "; fetch it again (sigma fetch)"
         reason = f"it is not whole in the cache {constants.HF_HUB_CACHE}{hint}"
     except HfHubHTTPError as error:
         status = error.response.status_code
         advice = f"; set {TOKEN} to one that may do this" if status in (401, 403) else "; try again later"
         reason = f"the Hub answered {status} ({_line(error)}){advice}"
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # a RuntimeError is hf_xet's, whatever failed
-        reason = f"{_line(error) or type(error).__name__}"
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # hf_xet raises RuntimeError for every fault
+        reason = _line(error) or type(error).__name__
         if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
             reason = f"no space is left for the cache {constants.HF_HUB_CACHE}; free some, or set HF_HOME elsewhere"
         elif isinstance(error, HTTPError | RuntimeError):
@@ -83,24 +83,23 @@ def snapshot(
     Args:
         revision: 40 hex digits of a commit.
         patterns: which files, as in ``snapshot_download``; all by default.
-        verify: compare every file with the digest in the commit's listing; needed once, when it is fetched.
-        download: ask the Hub at all; without, what the cache lacks is an error.
+        verify: compare every file with the digest in the commit's listing; needed only when it is fetched.
+        download: whether the Hub may be asked; if not, a file that the cache lacks is an error.
 
     Raises:
-        SigmaError: no such repository or commit, no access, no connection, no space, or a file of another content; that
-            file is then taken out of the cache.
+        SigmaError: no such repository or commit, no access, no connection, no space, or a file whose digest is wrong;
+            that file is then removed from the cache.
     """
     from huggingface_hub import snapshot_download
 
     place = f"{repository}@{revision}"
-    chosen = list(patterns) if patterns is not None else None
-    with hub_errors(place, repository, kind, asked=download):
+    with hub_errors(place, repository, kind, online=download):
         folder = Path(
             snapshot_download(
                 repository,
                 repo_type=kind,
                 revision=revision,
-                allow_patterns=chosen,
+                allow_patterns=None if patterns is None else list(patterns),
                 local_files_only=not download,
             )
         )
@@ -110,9 +109,9 @@ def snapshot(
 
 
 def newest_commit(repository: str, kind: Kind, patterns: Sequence[str]) -> str:
-    """The commit that ``main`` of a repository is at now, or, without a connection, when it was last asked for.
+    """The present commit of a repository's ``main``; without a connection, the commit when it was last asked for.
 
-    The files of ``patterns`` are in the cache afterwards. Raises :class:`SigmaError` as :func:`snapshot` does.
+    Afterwards the files of ``patterns`` are in the cache. Raises :class:`SigmaError` as :func:`snapshot` does.
     """
     from huggingface_hub import snapshot_download
 
@@ -122,6 +121,7 @@ def newest_commit(repository: str, kind: Kind, patterns: Sequence[str]) -> str:
 
 
 def _verify(folder: Path, repository: str, revision: str, kind: Kind) -> None:
+    """Compare each file of a snapshot with the digest that the Hub names; a wrong file is removed and refused."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -133,26 +133,24 @@ def _verify(folder: Path, repository: str, revision: str, kind: Kind) -> None:
         file = folder / entry.path
         if not file.is_file():
             continue  # not among the patterns
-        wanted, found = named_digest(entry), content_digest(file, entry)
-        if found != wanted:
+        expected, actual = named_digest(entry), content_digest(file, entry)
+        if actual != expected:
             blob = file.resolve()
             file.unlink()
             blob.unlink(missing_ok=True)
             raise SigmaError(
-                f"{repository}@{revision}: {entry.path}: its content has the digest {found[:12]}, the Hub names "
-                f"{wanted[:12]}; it was taken out of the cache, fetch again"
+                f"{repository}@{revision}: {entry.path}: its content has the digest {actual[:12]}, the Hub names "
+                f"{expected[:12]}; it was taken out of the cache, fetch again"
             )
 
 
 def named_digest(entry: "RepoFile") -> str:
-    """The digest by which the Hub's listing names a file: SHA-256 of a large one, Git's SHA-1 of a small one."""
+    """The digest of a file in the Hub's listing: SHA-256 of an LFS file, Git's SHA-1 of any other."""
     return entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
 
 
 def content_digest(file: Path, entry: "RepoFile") -> str:
-    """The digest of a file's content in the form that :func:`named_digest` has for it."""
-    if entry.lfs is not None:
-        return digest_file(file)
-    digest = hashlib.sha1(f"blob {file.stat().st_size}\0".encode())
-    digest.update(file.read_bytes())
-    return digest.hexdigest()
+    """The digest of a file's content, of the kind that :func:`named_digest` gives for it."""
+    from huggingface_hub.utils.sha import git_hash
+
+    return digest_file(file) if entry.lfs is not None else git_hash(file.read_bytes())

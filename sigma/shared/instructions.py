@@ -1,4 +1,4 @@
-"""The text of an instruction, as it may be given to a policy."""
+"""Cleaning and checking of the instruction text that a policy is given."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""Time, memory and throughput, in ignored files: they differ from run to run and must not enter an output."""
+"""Time, memory and throughput, in files that git ignores: they differ between runs, so no output may hold them."""
 
 import json
 import resource
@@ -13,7 +13,7 @@ def record_usage(name: str, seconds: float) -> None:
 
 
 def record_training(name: str, phases: dict[str, list[dict[str, float]]]) -> None:
-    """Write ``logs/NAME-training.json``: throughput and memory of each phase, a point each validation."""
+    """Write ``logs/NAME-training.json``: throughput and memory of each phase, measured at each validation."""
     _write(f"{name}-training", phases)
 
 

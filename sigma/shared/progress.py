@@ -1,12 +1,16 @@
-"""Progress of long work: a bar on a terminal, a few plain lines where there is none."""
+"""Progress of long work on standard error: a bar on a terminal, a few plain lines elsewhere, such as in a log."""
 
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
-class _Plain:
-    """Prints a line at each tenth of the work."""
+class _Lines:
+    """Print a line at each tenth of the work."""
 
     def __init__(self, description: str, total: int):
         self.description, self.total, self.done, self.printed = description, max(total, 1), 0, 0
@@ -20,7 +24,9 @@ class _Plain:
 
 
 class _Bar:
-    def __init__(self, progress, task):
+    """Move a bar of rich's."""
+
+    def __init__(self, progress: "Progress", task: "TaskID"):
         self.progress, self.task = progress, task
 
     def advance(self, steps: int = 1, note: str = "") -> None:
@@ -28,10 +34,10 @@ class _Bar:
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[_Plain | _Bar]:
-    """A meter with ``advance(steps, note)``, shown on standard error."""
+def progress(description: str, total: int) -> Iterator[_Lines | _Bar]:
+    """A meter of ``total`` steps; its ``advance(steps, note)`` counts steps and shows the note behind the count."""
     if not sys.stderr.isatty():
-        yield _Plain(description, total)
+        yield _Lines(description, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -1,13 +1,16 @@
-"""LeRobot's QUANTILES normalisation as one small value, for arrays and tensors alike."""
+"""LeRobot's QUANTILES normalisation, for NumPy arrays and torch tensors."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from sigma.shared.errors import SigmaError
 
-Values = TypeVar("Values")  # numpy.ndarray or torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+Values = TypeVar("Values", np.ndarray, "torch.Tensor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,25 +40,25 @@ class Quantiles:
         return self.q01 == self.q99
 
     def _like(self, values: Any) -> tuple[Any, Any]:
-        """Lower quantile and range in the type, precision and place of ``values``."""
-        low, span = self.q01, self.q99
+        """q01 and the range q99 − q01, ``[D]`` each, in the type, precision and device of ``values``."""
+        # The difference is taken in the precision of the values, as LeRobot does: the result is bit-equal only so.
         if isinstance(values, np.ndarray):
-            low, high = low.astype(values.dtype), span.astype(values.dtype)
-            span = high - low
+            low = self.q01.astype(values.dtype)
+            span = self.q99.astype(values.dtype) - low
             return low, np.where(span == 0, np.asarray(self.eps, dtype=values.dtype), span)
         import torch
 
-        low, high = (torch.from_numpy(one).to(values.device, values.dtype) for one in (low, span))
-        span = high - low
-        return low, torch.where(span == 0, torch.tensor(self.eps, device=values.device, dtype=values.dtype), span)
+        lower, upper = (torch.from_numpy(bound).to(values.device, values.dtype) for bound in (self.q01, self.q99))
+        width = upper - lower
+        return lower, torch.where(width == 0, torch.tensor(self.eps, device=values.device, dtype=values.dtype), width)
 
     def normalise(self, values: Values) -> Values:
-        """Raw units ``[..., D]`` to normalised ones."""
+        """Map values ``[..., D]`` in raw units to normalised units."""
         low, span = self._like(values)
         return 2.0 * (values - low) / span - 1.0
 
     def unnormalise(self, values: Values) -> Values:
-        """Normalised values ``[..., D]`` back to raw units."""
+        """Map normalised values ``[..., D]`` back to raw units."""
         low, span = self._like(values)
         return (values + 1.0) * span / 2.0 + low
 
@@ -65,4 +68,5 @@ class Quantiles:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Quantiles":
+        """The quantiles that :meth:`to_json` wrote."""
         return cls(np.asarray(value["q01"]), np.asarray(value["q99"]), float(value["eps"]))

@@ -1,22 +1,28 @@
-"""The JSON records that stages hand to each other: what each must hold, checked where it is read.
+"""The JSON records that stages pass to each other: the form of each, checked when it is read.
 
-A form is a type (or several), a mapping of keys to forms, or a list of one form for every entry; further keys are let
-be. :data:`POSITIVE` is a number above 0.
+A form is a mapping of keys to forms, a list of one form that every entry has, or any type that pydantic can check.
+Types are strict (``True`` is no number, ``1.0`` no whole number); keys that a form does not name are not looked at.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from reprlib import repr as short
-from types import NoneType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+from pydantic_core import SchemaValidator, ValidationError, core_schema
 
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json
 
 AGAIN = "run the stage that writes it again (dvc repro)"
-NUMBER = (int, float)
-POSITIVE = object()
-ORIGIN = {"source": str, "revision": (str, NoneType), "digest": str}
+NUMBER = Annotated[float, Field(allow_inf_nan=False)]
+POSITIVE = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# What pydantic's errors ask for, in the words of this project's other messages; the rest keep pydantic's.
+EXPECTED = dict(
+    dict_type="a mapping", list_type="a list", string_type="text", int_type="a whole number", float_type="a number"
+)
+ORIGIN = {"source": str, "revision": str | None, "digest": str}
 QUANTILES = {"q01": [NUMBER], "q99": [NUMBER], "eps": NUMBER}
 
 BASE = ORIGIN | {
@@ -67,31 +73,30 @@ def read_record(path: Path, form: Mapping[str, Any], advice: str = AGAIN) -> dic
 
 
 def check_record(value: Any, form: Any, source: str, advice: str, place: str = "") -> None:
-    """Raise :class:`SigmaError`, which begins with ``source``, where ``value`` is not of this form."""
-    if isinstance(form, Mapping):
-        _check_type(value, dict, source, advice, place)
-        for key, inner in form.items():
-            where = f"{place}.{key}" if place else key
-            if key not in value:
-                raise SigmaError(f"{source}key {where!r} is missing; {advice}")
-            check_record(value[key], inner, source, advice, where)
-    elif isinstance(form, list):
-        _check_type(value, list, source, advice, place)
-        for index, entry in enumerate(value):
-            check_record(entry, form[0], source, advice, f"{place}.{index}")
-    elif form is POSITIVE:
-        _check_type(value, NUMBER, source, advice, place)
-        if not 0 < value < float("inf"):
-            raise SigmaError(f"{source}{place}: found {value}; legal: a positive number; {advice}")
+    """Raise :class:`SigmaError`, which begins with ``source``, where ``value`` is not of this form.
+
+    ``place`` is the key of ``value`` in its file, where it is not the whole file.
+    """
+    try:
+        SchemaValidator(_schema(form)).validate_python(value, strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
     else:
-        _check_type(value, form, source, advice, place)
-
-
-def _check_type(value: Any, types: type | tuple[type, ...], source: str, advice: str, place: str) -> None:
-    if isinstance(value, types) and (not isinstance(value, bool) or types is bool):
         return
-    names = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number", NoneType: "null"}
-    several = types if isinstance(types, tuple) else (types,)
-    wanted = "a number" if several == NUMBER else " or ".join(names.get(one, one.__name__) for one in several)
-    found = type(value).__name__ if isinstance(value, dict | list) else short(value)
-    raise SigmaError(f"{source}{place + ': ' if place else ''}expected {wanted}, found {found}; {advice}")
+    key = ".".join(map(str, [place, *fault["loc"]] if place else fault["loc"]))
+    if fault["type"] == "missing":
+        raise SigmaError(f"{source}key {key!r} is missing; {advice}")
+    expected = EXPECTED.get(fault["type"], fault["msg"].removeprefix("Input should be "))
+    actual = type(fault["input"]).__name__ if isinstance(fault["input"], dict | list) else short(fault["input"])
+    raise SigmaError(f"{source}{key + ': ' if key else ''}expected {expected}, found {actual}; {advice}")
+
+
+def _schema(form: Any) -> core_schema.CoreSchema:
+    """The form as pydantic's core understands it; a TypedDict could not be built of keys that only a form knows."""
+    if isinstance(form, Mapping):
+        return core_schema.typed_dict_schema(
+            {key: core_schema.typed_dict_field(_schema(inner)) for key, inner in form.items()}
+        )
+    if isinstance(form, list):
+        return core_schema.list_schema(_schema(form[0]))
+    return TypeAdapter(form).core_schema

@@ -1,6 +1,6 @@
-"""Arrays as Parquet columns: one row a window, every array a fixed-size list whose trailing shape travels with it.
+"""Arrays as Parquet columns: one row a window; an array's trailing shape is stored in its column's metadata.
 
-A user opens such a table in pandas; :func:`from_table` gives the arrays back with the shapes and types they had.
+A user can open such a table in pandas; :func:`from_table` returns the arrays with their original shapes and types.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from sigma.shared.files import read_table
 SHAPE = b"shape"
 NUMBERS = "biuf"
 KINDS = {"split": "U", "task": "U", "phase": "U", "jpeg": "O"}
-"""Columns of words and of bytes by NumPy's kind; all others that are asked for hold numbers."""
+"""NumPy's kind of the columns that hold text or bytes; every other column holds numbers."""
 
 
 def _column(name: str, array: np.ndarray) -> tuple[pa.Field, pa.Array]:
@@ -59,7 +59,7 @@ def from_table(table: pa.Table) -> dict[str, np.ndarray]:
         if column.null_count:
             raise SigmaError(f"column {field.name!r} has {column.null_count} empty values")
         values = column.combine_chunks()
-        if isinstance(values, pa.ChunkedArray):  # what an empty table gives
+        if isinstance(values, pa.ChunkedArray):  # combine_chunks returns one for an empty table
             values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], type=field.type)
         if pa.types.is_fixed_size_list(field.type):
             text = (field.metadata or {}).get(SHAPE, str(field.type.list_size).encode()).decode(errors="replace")
@@ -76,7 +76,7 @@ def from_table(table: pa.Table) -> dict[str, np.ndarray]:
 
 
 def metadata_of(table: pa.Table) -> dict[str, str]:
-    """The text that :func:`to_table` stored beside the columns."""
+    """The texts that :func:`to_table` stored as the table's metadata."""
     return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
 
 

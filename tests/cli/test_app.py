@@ -1,5 +1,6 @@
 """The command line: quick to start, one line for a fault, nothing of a failed run left behind."""
 
+import ast
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sigma.cli import app as cli
+from sigma.cli import dispatch
 from sigma.parameters.schema import PARAMS_FILE
 from sigma.shared.errors import SigmaError
 from tests.worlds import ROOT, inside
@@ -115,7 +117,7 @@ def test_an_unknown_command_is_a_usage_error(tmp_path):
 
 def fake_stage(monkeypatch, run) -> None:
     monkeypatch.setattr("sigma.parameters.read_parameters", lambda: {})
-    monkeypatch.setattr(cli, "import_module", lambda name: type("Module", (), {"run": staticmethod(run)}))
+    monkeypatch.setattr(dispatch, "import_module", lambda name: type("Module", (), {"run": staticmethod(run)}))
 
 
 def call(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
@@ -158,40 +160,43 @@ def test_an_interrupt_ends_with_the_shells_status(monkeypatch, capsys, tmp_path)
     assert (status, out) == (130, "") and "Traceback" not in err
 
 
-def test_sigma_env_fills_what_is_not_set(tmp_path, monkeypatch):
-    file = tmp_path / "sigma_env"
-    file.write_text("# comment\n\nSIGMA_TEST_A = one\nSIGMA_TEST_B=two=2\nSIGMA_TEST_C=\n")
-    monkeypatch.setenv("SIGMA_TEST_B", "kept")
-    for name in ("SIGMA_TEST_A", "SIGMA_TEST_C"):
-        monkeypatch.delenv(name, raising=False)
-    cli.read_environment(file)
-    assert (os.environ["SIGMA_TEST_A"], os.environ["SIGMA_TEST_B"]) == ("one", "kept")
-    assert "SIGMA_TEST_C" not in os.environ
-    monkeypatch.delenv("SIGMA_TEST_A")
-    cli.read_environment(tmp_path / "absent")
-    for line in ("no separator", "two words=1", "=1"):
-        file.write_text(f"A=1\n{line}\n")
-        monkeypatch.delenv("A", raising=False)
-        with pytest.raises(SigmaError, match="line 2: expected KEY=VALUE"):
-            cli.read_environment(file)
-    monkeypatch.delenv("A", raising=False)
+CALLS = (
+    "simulate --output o",
+    "pretrain --dataset d --output o",
+    "embed",
+    "closed-loop --base b --output o --task t",
+    "export --output o",
+    "figures",
+    "publish owner/name",
+    "rollout --arm sigma",
+    "rollout-summary a b",
+    "trial --arm a --rate 0.5 --output o",
+    "rates",
+    "arm --arm a --seed 1 --output o",
+    "ablation",
+    "diagnose",
+    "evidence",
+    "confirm --dataset d",
+    "benchmark loading",
+    "benchmark-page",
+    *cli.STAGES,
+)
 
 
-def test_an_experiments_copy_takes_the_projects_sigma_env(tmp_path, monkeypatch):
-    copy = tmp_path / "project/.dvc/tmp/exps/abc"
-    copy.mkdir(parents=True)
-    (tmp_path / "sigma_env").write_text("SIGMA_TEST_A=stray\n")
-    monkeypatch.chdir(copy)
-    assert not cli.environment_file().is_file()
-    (tmp_path / "project/sigma_env").write_text("SIGMA_TEST_A=project\n")
-    assert cli.environment_file().read_text() == "SIGMA_TEST_A=project\n"
-    (copy / "sigma_env").write_text("SIGMA_TEST_A=own\n")
-    assert cli.environment_file().read_text() == "SIGMA_TEST_A=own\n"
-    monkeypatch.chdir(tmp_path / "project/.dvc/..")
-    assert cli.environment_file().read_text() == "SIGMA_TEST_A=project\n"
+@pytest.mark.parametrize("line", CALLS)
+def test_the_options_of_a_command_are_the_arguments_that_its_module_takes(line, project, monkeypatch, capsys):
+    def import_module(name: str):
+        source = ast.parse((ROOT / name.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
+        function = next(node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == "run")
+        taken = function.args
+        needed = {word.arg for word, value in zip(taken.kwonlyargs, taken.kw_defaults, strict=True) if value is None}
 
+        def run(**arguments):
+            assert needed <= set(arguments) <= {word.arg for word in taken.args + taken.kwonlyargs}
+            return "done"
 
-def test_the_example_of_sigma_env_is_legal(monkeypatch):
-    before = dict(os.environ)
-    cli.read_environment(ROOT / "sigma_env.example")
-    assert dict(os.environ) == before, "an example sets nothing"
+        return type("Module", (), {"run": staticmethod(run)})
+
+    monkeypatch.setattr(dispatch, "import_module", import_module)
+    with inside(project):
+        assert call(monkeypatch, capsys, *line.split()) == (0, "done\n", "")

@@ -32,7 +32,8 @@ def project(tmp_path, monkeypatch) -> Path:
     (tmp_path / "stages/more").mkdir(parents=True)
     (tmp_path / "stages/more/dvc.yaml").write_text(
         "stages:\n  arm:\n    cmd: >-\n      python -m sigma arm --arm ${item.arm} --seed\n      ${item.seed}\n"
-        "    params:\n      - stages/more/params.yaml:\n          - arms.${item.arm}\n    deps: [sigma/shared/files.py]\n"
+        "    params:\n      - stages/more/params.yaml:\n          - arms.${item.arm}\n"
+        "    deps: [sigma/shared/files.py]\n"
     )
     (tmp_path / "params.yaml").write_text("adapter: {scale: 1}\nreport: {seed: 0, batch: 4}\n")
     (tmp_path / "stages/more/params.yaml").write_text("arms: {plain: 1}\nother: 2\n")

@@ -3,34 +3,24 @@
 import os
 import signal
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from sigma.compute import processes
-from sigma.parameters.machine import MachineParameters
+from sigma.parameters import PARAMS_FILE, Parameters, read_parameters
 from sigma.shared.errors import SigmaError
+from tests.imports import ROOT
 
 CPU = torch.device("cpu")
 
 
-def count(number: int, fsdp: bool = False) -> SimpleNamespace:
+def count(number: int, fsdp: bool = False) -> Parameters:
     """Parameters of a machine with so many processes, which split the base's layers or not."""
-    return SimpleNamespace(
-        machine=MachineParameters(
-            device="cpu",
-            threads=1,
-            workers=1,
-            backend="local",
-            address=None,
-            processes=number,
-            fsdp=fsdp,
-            batch=8,
-            compile=False,
-        )
-    )
+    shipped = read_parameters(ROOT / PARAMS_FILE)
+    machine = shipped.machine.model_copy(update={"device": "cpu", "threads": 1, "processes": number, "fsdp": fsdp})
+    return shipped.model_copy(update={"machine": machine})
 
 
 @pytest.fixture

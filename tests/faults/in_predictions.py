@@ -88,7 +88,7 @@ FAULTS = [
         "a calibration with a quantile of zero",
         "report",
         json_with(CALIBRATION, "feature_distance_q95", 0),
-        f"{CALIBRATION}: feature_distance_q95: found 0; legal: a positive number; …",
+        f"{CALIBRATION}: feature_distance_q95: expected greater than 0, found 0; …",
     ),
     Fault(
         "a calibration whose arrays were altered",
