@@ -69,8 +69,8 @@ def _legal(model: type[BaseModel], location: tuple[Any, ...]) -> str:
     for part in location:
         while "$ref" in node:
             node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-        node = node.get("properties", {}).get(part)
-        if node is None:
+        node = node.get("properties", {}).get(part) or node.get("additionalProperties")
+        if not node:
             return ""
     options = node.get("anyOf", [node])
     words = []

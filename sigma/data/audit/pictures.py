@@ -1,12 +1,14 @@
 """What the report draws of the worst findings: joint traces and camera frames, so that it needs no dataset."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from sigma.data.audit.findings import VIDEO_CHECKS, Finding, worst_first
+from sigma.data.audit.findings import Finding, worst_first
+from sigma.data.audit.limits import VIDEO_CHECKS
 from sigma.data.audit.measures import WHOLE_DATASET
 from sigma.data.audit.rows import StoredRows, read_tables
 from sigma.data.dataset.dataset import Dataset
@@ -26,17 +28,17 @@ FRAMES = pa.schema(
 
 def choose_findings(findings: Sequence[Finding], count: int) -> list[int]:
     """Places in ``findings`` of those that are shown: of each check the worst one first, then the second worst, …"""
-    place = {id(one): number for number, one in enumerate(findings)}
-    taken: dict[str, int] = {}
-    ranked = []
-    for one in worst_first(findings):
-        taken[one.check] = taken.get(one.check, 0) + 1
-        ranked.append((one.severity != "fail", taken[one.check], len(ranked), place[id(one)]))
+    place = {id(finding): number for number, finding in enumerate(findings)}
+    taken: Counter[str] = Counter()
+    ranked: list[tuple[bool, int, int, int]] = []
+    for finding in worst_first(findings):
+        taken[finding.check] += 1
+        ranked.append((finding.severity != "fail", taken[finding.check], len(ranked), place[id(finding)]))
     return [number for *_, number in sorted(ranked)[:count]]
 
 
 def _is_filmed(finding: Finding, dataset: Dataset) -> bool:
-    return finding.subject in dataset.cameras or finding.check in {check.__name__ for check in VIDEO_CHECKS}
+    return finding.subject in dataset.cameras or finding.check in VIDEO_CHECKS
 
 
 def _trace(finding: Finding, rows: StoredRows, joints: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:

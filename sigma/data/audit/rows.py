@@ -1,7 +1,7 @@
-"""What the audit reads of the tables: every value as it is stored, with what is missing marked instead of refused.
+"""The tables as the audit reads them: every value as it is stored; what is missing is marked instead of refused.
 
-:mod:`sigma.data.dataset.dataset` refuses a table that is not as declared, which is right for the stages that compute with it.
-The audit has to say where the fault is, so that the episode can be left out. Each data file is read once.
+:mod:`sigma.data.dataset.dataset` refuses a table that is not as declared, which is right for the stages that compute
+with it. The audit has to say where the fault is, so that the episode can be left out. Each data file is read once.
 """
 
 import math

@@ -135,8 +135,8 @@ def write_shards(
 ) -> list[dict[str, Any]]:
     """Write the whole folder of shards, or nothing: the stored windows, their table and ``meta.json``.
 
-    ``windows`` are the columns of :func:`sigma.data.windows.candidates.candidate_windows`. Each of ``workers`` has one shard
-    of about ``budget`` bytes in memory at a time. Returns the shards' records.
+    ``windows`` are the columns of :func:`sigma.data.windows.candidates.candidate_windows`. Each of ``workers`` has one
+    shard of about ``budget`` bytes in memory at a time. Returns the shards' records.
     """
     stored = stored_windows(windows)
     steps_of = {
