@@ -57,15 +57,15 @@ def run(parameters: Parameters) -> str:
         section,
         [finding for finding in findings if finding.severity == "fail" and finding.episode in (-1, *chosen["used"])],
     )
-    seen = "" if section.cameras else "; cameras not looked at (audit.cameras)"
+    unchecked = "" if section.cameras else "; cameras not looked at (audit.cameras)"
     return (
         f"audit: {len(dataset.episodes)} episodes, {counts['failures']} failures, {counts['warnings']} warnings, "
-        f"{len(chosen['excluded'])} episodes excluded{seen}"
+        f"{len(chosen['excluded'])} episodes excluded{unchecked}"
     )
 
 
 def _refuse_all(findings: list["Finding"]) -> None:
-    """Raise :class:`SigmaError`: no episode is left; says what the worst one failed."""
+    """Raise :class:`SigmaError` because no episode is left; it names the worst finding."""
     from sigma.data.audit.findings import worst_first
     from sigma.shared.errors import SigmaError
 
@@ -79,7 +79,7 @@ def _place(finding: "Finding") -> str:
 
 
 def _refuse(section: AuditParameters, failed: list["Finding"]) -> None:
-    """Raise :class:`SigmaError` for the worst of the failures that ``audit.on_failure`` does not let pass."""
+    """Raise :class:`SigmaError` for the worst failure, unless ``audit.on_failure`` lets all of them pass."""
     from sigma.data.audit.findings import worst_first
     from sigma.shared.errors import SigmaError
 

@@ -242,4 +242,4 @@ def test_parameters_out_of_range_are_named(changes, words):
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_held_out_strides_that_fit_the_horizon_are_taken(stride):
-    assert parameters(window__eval_stride=stride)["window"].eval_stride == stride
+    assert parameters(window__eval_stride=stride).window.eval_stride == stride

@@ -80,8 +80,8 @@ def audit_tables(
 ) -> list[Finding]:
     """What is wrong with metadata and tables; rows that cannot be read are not judged beyond that."""
     findings: list[Finding] = []
-    for check in DATASET:
-        findings += _judge(check.name, WHOLE_DATASET, limits, check.function(summary))
+    for dataset_check in DATASET:
+        findings += _judge(dataset_check.name, WHOLE_DATASET, limits, dataset_check.function(summary))
     with np.errstate(all="ignore"):
         for episode in dataset.episodes:
             rows, declared = tables.rows[episode.index], tables.declared[episode.index]

@@ -27,7 +27,7 @@ FRAMES = pa.schema(
 
 
 def choose_findings(findings: Sequence[Finding], count: int) -> list[int]:
-    """Places in ``findings`` of those that are shown: of each check the worst one first, then the second worst, …"""
+    """Indices of the findings to show: the worst of each check first, then the second worst of each, and so on."""
     place = {id(finding): number for number, finding in enumerate(findings)}
     taken: Counter[str] = Counter()
     ranked: list[tuple[bool, int, int, int]] = []
@@ -42,7 +42,7 @@ def _is_filmed(finding: Finding, dataset: Dataset) -> bool:
 
 
 def _trace(finding: Finding, rows: StoredRows, joints: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
-    """The joint that the finding names, else the one that moves most, with its state and action."""
+    """The joint that the finding names, else the one that moves most; its state and its action, each [n]."""
     if finding.subject in joints:
         joint = joints.index(finding.subject)
     else:
@@ -67,7 +67,7 @@ def traces_table(dataset: Dataset, findings: Sequence[Finding], shown: Sequence[
 
 
 def _steps(finding: Finding, length: int) -> list[int]:
-    """The frame before the fault, its first, middle and last; the episode's own where it is the whole of it."""
+    """The frame before the fault, and its first, middle and last frame; a fault without frames is the whole episode."""
     first, last = finding.first_frame, finding.last_frame
     if first < 0:
         first, last = 0, length - 1
@@ -84,14 +84,14 @@ def _jpeg(image: np.ndarray) -> bytes:
 
 
 def _frames(dataset: Dataset, finding: Finding) -> Iterator[tuple[str, int, bytes]]:
-    """Camera, step and JPEG of what can be decoded: of the camera that the finding names, else of all."""
+    """Camera, step and JPEG of frames of the camera that the finding names, else of all cameras."""
     episode = dataset.episodes[finding.episode]
     for camera in (finding.subject,) if finding.subject in dataset.cameras else dataset.cameras:
         try:
             for step, image in decode(dataset, episode, camera, _steps(finding, episode.length)):
                 yield camera, step, _jpeg(image)
         except SigmaError:
-            # The finding itself says so; the page shows the frames before it.
+            # The finding itself says that decoding broke off; the page shows the frames before that.
             continue
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sigma.data.audit.check import CheckGroup
 from sigma.data.audit.measures import AuditedEpisode, EpisodeCheck, Measure
@@ -10,7 +11,7 @@ from sigma.data.audit.measures import AuditedEpisode, EpisodeCheck, Measure
 ROWS = CheckGroup[EpisodeCheck]()
 
 
-def _frames(flags: np.ndarray) -> tuple[int, int]:
+def _frames(flags: ArrayLike) -> tuple[int, int]:
     """The first and the last flagged frame."""
     marked = np.flatnonzero(flags)
     return int(marked[0]), int(marked[-1])

@@ -69,8 +69,8 @@ def duplicate_video(signatures: Signatures) -> Iterator[tuple[int, Measure]]:
         ]
         moments = np.array([len(frames) for _, frames in held])
         longest = moments.max(initial=0)
-        films = [np.pad(frames, ((0, longest - len(frames)), (0, 0), (0, 0))) for _, frames in held]
-        films = np.stack(films) if films else np.zeros(0)
+        padded = [np.pad(frames, ((0, longest - len(frames)), (0, 0), (0, 0))) for _, frames in held]
+        films = np.stack(padded) if padded else np.zeros(0)
         for row in range(1, len(held)):
             apart = np.abs(films[:row].astype(np.int16) - films[row]).max(axis=(2, 3))
             both = np.arange(longest) < np.minimum(moments[:row], moments[row])[:, None]
