@@ -55,14 +55,16 @@ from lerobot.utils.import_utils import register_third_party_plugins
 register_third_party_plugins()
 assert "sigma" in PreTrainedConfig.get_known_choices() and "sigma_so101" in EnvConfig.get_known_choices()
 import sigma
-from sigma.tools import profile
 from sigma.data.dataset.origin import locate_dataset
 from sigma.data.dataset.dataset import open_dataset
-from sigma.policy.pi05.base import describe_base
+from sigma.policy.pi05.description import describe_base
+from sigma.tools import profile
 assert Path(sigma.__file__).is_relative_to(sys.argv[1])
 assert describe_base("embedded", None)["action_dim"] == 6
 assert len(open_dataset(locate_dataset("embedded", None)).episodes) == 125
 assert profile.names() == ["embedded", "pi05_so101", "pi05_so101_adapted", "source"]
+assert profile.load("source")["audit"]["on_failure"] == "keep"
+assert not (Path(sys.argv[1]) / "params.yaml").exists(), "the default profile is the package's own"
 """
 
 

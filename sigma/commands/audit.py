@@ -25,16 +25,17 @@ def run(parameters: Parameters) -> str:
     import pyarrow
 
     from sigma.compute.workers import Workers
-    from sigma.data.audit.findings import Finding, Limit, audit_dataset, check_listed, choose_episodes, count_findings
+    from sigma.data.audit.findings import Finding, audit_dataset, check_listed, choose_episodes, count_findings
+    from sigma.data.audit.limits import choose_limits
     from sigma.data.audit.measures import Settings
     from sigma.data.audit.pictures import choose_findings, frames_table, traces_table
     from sigma.data.dataset.dataset import open_dataset
     from sigma.shared.files import Outputs
 
     section = parameters.audit
+    limits = choose_limits(section.limits)
     dataset = open_dataset(DATASET)
     check_listed(dataset, section.exclude)
-    limits = {name: Limit(limit.warn, limit.fail) for name, limit in section.limits}
     settings = Settings(section.min_frames, section.joint_range.lower, section.joint_range.upper)
     findings = audit_dataset(dataset, limits, settings, Workers.of(parameters.machine), section.cameras)
     chosen = choose_episodes(dataset, findings, section.exclude, drop_failed=section.on_failure == "exclude")
@@ -52,20 +53,23 @@ def run(parameters: Parameters) -> str:
         )
     if not chosen["used"]:
         _refuse_all(findings)
-    _refuse(section, [one for one in findings if one.severity == "fail" and one.episode in (-1, *chosen["used"])])
-    seen = "" if section.cameras else "; cameras not looked at (audit.cameras)"
+    _refuse(
+        section,
+        [finding for finding in findings if finding.severity == "fail" and finding.episode in (-1, *chosen["used"])],
+    )
+    unchecked = "" if section.cameras else "; cameras not looked at (audit.cameras)"
     return (
         f"audit: {len(dataset.episodes)} episodes, {counts['failures']} failures, {counts['warnings']} warnings, "
-        f"{len(chosen['excluded'])} episodes excluded{seen}"
+        f"{len(chosen['excluded'])} episodes excluded{unchecked}"
     )
 
 
 def _refuse_all(findings: list["Finding"]) -> None:
-    """Raise :class:`SigmaError`: no episode is left; says what the worst one failed."""
+    """Raise :class:`SigmaError` because no episode is left; it names the worst finding."""
     from sigma.data.audit.findings import worst_first
     from sigma.shared.errors import SigmaError
 
-    failed = worst_first(one for one in findings if one.severity == "fail")
+    failed = worst_first(finding for finding in findings if finding.severity == "fail")
     worst = f"; worst: {failed[0].check} in {_place(failed[0])}. See {TABLE}" if failed else ""
     raise SigmaError(f"{DATASET}: every episode is excluded (params.yaml: audit.exclude, audit.on_failure){worst}")
 
@@ -75,7 +79,7 @@ def _place(finding: "Finding") -> str:
 
 
 def _refuse(section: AuditParameters, failed: list["Finding"]) -> None:
-    """Raise :class:`SigmaError` for the worst of the failures that ``audit.on_failure`` does not let pass."""
+    """Raise :class:`SigmaError` for the worst failure, unless ``audit.on_failure`` lets all of them pass."""
     from sigma.data.audit.findings import worst_first
     from sigma.shared.errors import SigmaError
 

@@ -21,15 +21,15 @@ def _choose_cameras(base: dict[str, Any], available: list[str], mapping: dict[st
         )
     chosen = {}
     for camera in base["cameras"]:
-        found = mapping.get(camera, camera)
-        if found is None:
+        replacement = mapping.get(camera, camera)
+        if replacement is None:
             continue
-        if found not in available:
+        if replacement not in available:
             raise SigmaError(
-                f"params.yaml: window.cameras.{camera}: the base needs this camera and the dataset has no {found!r}; "
-                f"legal: null (left out), {', '.join(available)}"
+                f"params.yaml: window.cameras.{camera}: the base needs this camera and the dataset has no "
+                f"{replacement!r}; legal: null (left out), {', '.join(available)}"
             )
-        chosen[camera] = found
+        chosen[camera] = replacement
     if not chosen:
         raise SigmaError("params.yaml: window.cameras: every camera of the base is left out; keep one")
     return chosen
@@ -122,7 +122,7 @@ def run(parameters: Parameters) -> str:
     recorded = {"recorded": len(dataset.episodes), "excluded": excluded}
     write_json(METRICS, {"episodes": recorded | split, "windows": counts, "frames": frames})
     kept = ", ".join(f"{name} {counts[name]['kept']} of {counts[name]['candidates']}" for name in counts)
-    strided = sum(one["strided"] for one in counts.values())
+    strided = sum(count["strided"] for count in counts.values())
     kept += f" windows; {strided} without overlap"
     left_out = f"{excluded} of {len(dataset.episodes)} episodes excluded by the audit"
     return f"window: kept {kept}; {frames} frames in {len(shards)} shards; {left_out}"

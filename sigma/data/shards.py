@@ -10,7 +10,7 @@ Legend: F frames, W windows, M history, L trace, V cameras, S resolution, T chun
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ import torch
 from sigma.shared import records
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, read_json, read_table, read_torch, write_json, write_table
+
+if TYPE_CHECKING:
+    import pyarrow
 
 FORMAT_VERSION = 2
 META, WINDOWS = "meta.json", "windows.parquet"
@@ -61,8 +64,8 @@ def write_shard(folder: Path, index: int, tensors: Mapping[str, torch.Tensor]) -
     }
 
 
-def write_index(folder: Path, meta: Mapping[str, Any], windows) -> None:
-    """Write ``windows.parquet`` (a pyarrow table) and ``meta.json`` beside the shards; ``meta`` has the rest of it."""
+def write_index(folder: Path, meta: Mapping[str, Any], windows: "pyarrow.Table") -> None:
+    """Write ``windows.parquet`` and ``meta.json`` beside the shards; the latter gets format version and digest."""
     write_table(folder / WINDOWS, windows)
     version = {"format_version": FORMAT_VERSION, "windows_sha256": digest_file(folder / WINDOWS)}
     write_json(folder / META, {**meta, **version})
@@ -83,7 +86,7 @@ def _check_tensors(tensors: Mapping[str, Any], name: str) -> None:
 
 
 def _check_values(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any], path: Path) -> None:
-    """Refuse other sizes than ``meta.json`` names, numbers that are not finite, rows and tasks that are not there."""
+    """Refuse sizes that differ from ``meta.json``, non-finite numbers, and references to missing rows or tasks."""
     joints, steps, tasks = len(meta["joint_names"]), meta["chunk_size"], len(meta["tasks"])
     shapes = {
         "frame_images": (len(meta["cameras"]), 3, meta["resolution"], meta["resolution"]),
@@ -94,14 +97,14 @@ def _check_values(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any], 
         "window_valid": (steps,),
     }
     for key, shape in shapes.items():
-        found = tuple(tensors[key].shape[1:])
-        if found != shape:
-            raise SigmaError(f"{path}: tensor {key!r} has rows of shape {found}, {META} says {shape}; {AGAIN}")
+        actual = tuple(tensors[key].shape[1:])
+        if actual != shape:
+            raise SigmaError(f"{path}: tensor {key!r} has rows of shape {actual}, {META} says {shape}; {AGAIN}")
     for key in ("frame_state", "frame_trace", "window_action"):
         if not torch.isfinite(tensors[key]).all():
             raise SigmaError(f"{path}: tensor {key!r} holds a non-finite number; {AGAIN}")
-    frames, seen = len(tensors["frame_step"]), tensors["window_frames"]
-    if ((seen < -1) | (seen >= frames)).any() or (seen[:, -1] < 0).any():
+    frames, observed = len(tensors["frame_step"]), tensors["window_frames"]
+    if ((observed < -1) | (observed >= frames)).any() or (observed[:, -1] < 0).any():
         raise SigmaError(f"{path}: tensor 'window_frames' names a frame that the shard does not hold; {AGAIN}")
     for key in ("frame_task", "window_task"):
         unknown = tensors[key][(tensors[key] < 0) | (tensors[key] >= tasks)]

@@ -56,7 +56,7 @@ def _field_schema(model: type[BaseModel], location: tuple[Any, ...]) -> dict[str
     schema = model.model_json_schema()
     field: dict[str, Any] = schema
     for part in location:
-        field = field.get("properties", {}).get(part, {})
+        field = field.get("properties", {}).get(part) or field.get("additionalProperties") or {}
         if "$ref" in field:
             field = schema["$defs"][field["$ref"].rsplit("/", 1)[1]]
     return field

@@ -1,11 +1,16 @@
 """``sigma profile``: shipped settings of ``params.yaml``, listed, shown, compared and written.
 
-A profile is a file of ``sigma/profiles/``. ``embedded`` names every parameter; another one names its parent under
-``extends`` and what differs from it.
+The profile ``embedded`` is the ``params.yaml`` that ships with the package. Every other one is a file of
+``sigma/profiles/``: it names its parent under ``extends``, and what differs from it.
+
+A wheel holds a copy of ``params.yaml`` among its profiles. A checkout holds none: there ``embedded`` is ``params.yaml``
+as last committed, so that it does not follow what is edited in the file; where git has no such commit, it is the file
+as it is.
 """
 
 import importlib.resources
 import io
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,19 +19,47 @@ from sigma.parameters import read_parameters
 from sigma.parameters.schema import PARAMS_FILE, read_yaml
 from sigma.shared.errors import SigmaError
 
-COMPLETE = "embedded"
+DEFAULT = "embedded"
 _HUB = ("dataset", "base")
-_NAMED_BY_DATA = ("window.cameras",)  # a mapping whose keys are the dataset's, not parameters
+_FREE_KEYS = ("window.cameras", "audit.limits")  # mappings whose keys are cameras or checks, not parameters
 
 
-def _folder() -> Path:
-    return Path(str(importlib.resources.files("sigma"))) / "profiles"
+def _package() -> Path:
+    return Path(str(importlib.resources.files("sigma")))
 
 
 def names() -> list[str]:
     """The shipped profiles, the default first."""
-    found = sorted(file.stem for file in _folder().glob("*.yaml"))
-    return sorted(found, key=lambda name: name != COMPLETE)
+    files = {file.stem for file in (_package() / "profiles").glob("*.yaml")}
+    return [DEFAULT, *sorted(files - {DEFAULT})]
+
+
+def default_values(package: Path) -> dict[str, Any]:
+    """Every parameter as it is shipped with the package in this folder: its own copy, else the checkout's."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    copy = package / "profiles" / f"{DEFAULT}.yaml"
+    if copy.is_file():
+        return read_yaml(copy)
+    file = package.parent / PARAMS_FILE
+    committed = _committed(file)
+    if committed is None:
+        return read_yaml(file)
+    try:
+        return YAML(typ="safe").load(committed)
+    except YAMLError as error:
+        raise SigmaError(f"{file}: not valid YAML as last committed: {' '.join(str(error).split())}") from None
+
+
+def _committed(file: Path) -> str | None:
+    """The file's text in the checkout's last commit; None without git, a commit or the file in it."""
+    command = ["git", "-C", str(file.parent), "show", f"HEAD:./{file.name}"]
+    try:
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    except OSError:
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def _merged(first: Any, second: Any, profile: str, place: str = "") -> Any:
@@ -44,16 +77,17 @@ def _join(place: str, key: Any) -> str:
 
 
 def _is_section(value: Any, place: str) -> bool:
-    return isinstance(value, Mapping) and place not in _NAMED_BY_DATA
+    return isinstance(value, Mapping) and place not in _FREE_KEYS
 
 
 def load(name: str) -> dict[str, Any]:
     """Every parameter of a profile; raises :class:`SigmaError` for an unknown name."""
     if name not in names():
         raise SigmaError(f"profile {name!r} does not exist; legal: {', '.join(names())}")
-    raw = read_yaml(_folder() / f"{name}.yaml")
-    parent = raw.pop("extends", None)
-    return raw if parent is None else _merged(load(parent), raw, name)
+    if name == DEFAULT:
+        return default_values(_package())
+    differing = read_yaml(_package() / "profiles" / f"{name}.yaml")
+    return _merged(load(differing.pop("extends")), differing, name)
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -102,9 +136,13 @@ def _latest(repository: str, kind: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return HfApi().repo_info(repository, repo_type="dataset" if kind == "dataset" else "model").sha
+        commit = HfApi().repo_info(repository, repo_type="dataset" if kind == "dataset" else "model").sha
     except (HfHubHTTPError, HTTPError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
+    else:
+        if commit is not None:
+            return commit
+        reason = "the Hub names none"
     raise SigmaError(
         f"{repository}: its commit cannot be read from the Hub ({reason}); name it: --{kind}-revision <40 hex digits>"
     )
@@ -157,14 +195,14 @@ def use(name: str, file: Path, revisions: Mapping[str, str | None]) -> str:
     yaml = _yaml()
     document = yaml.load(file.read_text(encoding="utf-8"))
     new, old = dict(leaves(values)), dict(leaves(document))
-    strangers = set(new) ^ set(old)
-    if strangers:
+    unshared = set(new) ^ set(old)
+    if unshared:
         raise SigmaError(
-            f"{file}: {min(strangers)} stands in this file or in the profile, not in both; take the shipped params.yaml"
+            f"{file}: {min(unshared)} stands in this file or in the profile, not in both; take the shipped params.yaml"
         )
     changed = sum(old[key] != value for key, value in new.items())
     _write_into(document, values)
     with atomic_file(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
         yaml.dump(document, stream)
-    told = "".join(f"; {kind} pinned to {commit[:12]}" for kind, commit in pinned.items())
-    return f"profile: {name} written into {file}, {changed} values changed{told}"
+    pins = "".join(f"; {kind} pinned to {commit[:12]}" for kind, commit in pinned.items())
+    return f"profile: {name} written into {file}, {changed} values changed{pins}"

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from sigma.commands import audit
-from sigma.data.audit.findings import check_names
 from sigma.shared.errors import SigmaError
 from sigma.tools import profile
 from tests.commands.data_stages import parameters
@@ -168,16 +167,16 @@ def test_a_missing_dataset_is_one_line(project):
         audit.run(parameters())
 
 
-def test_every_check_has_its_limit_in_the_parameters():
-    assert list(audit.CheckLimits.model_fields) == check_names()
+def test_an_unknown_check_is_refused_before_any_work(project):
+    with pytest.raises(SigmaError, match=r"^params\.yaml: audit\.limits\.jumps: no such check; legal: .*, jump, "):
+        audit.run(parameters(audit__limits={"jumps": {"warn": 0.1}}))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"audit__limits__jump": {"warn": 0.5, "fail": 0.4}}, r"audit\.limits\.jump\.fail: must not be below warn"),
         ({"audit__limits__jump": {"warn": -1.0, "fail": 0.4}}, r"audit\.limits\.jump\.warn: .*legal: number ≥ 0"),
-        ({"audit__limits__jumps": {"warn": 0.1, "fail": 0.4}}, r"audit\.limits\.jumps: unknown key"),
+        ({"audit__limits__jump": {"warm": 1.0}}, r"audit\.limits\.jump\.warm: unknown key"),
         ({"audit__on_failure": "ignore"}, r"audit\.on_failure: .*legal: one of stop, exclude, keep"),
         ({"audit__exclude": ["two"]}, r"audit\.exclude\.0: .*integer"),
         ({"audit__joint_range": {"lower": 1.0, "upper": 1.0}}, r"audit\.joint_range\.upper: must be above lower"),

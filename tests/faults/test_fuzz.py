@@ -19,18 +19,17 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from sigma.compute.workers import Workers
-from sigma.data.audit.findings import Limit, audit_dataset, choose_episodes, count_findings
+from sigma.data.audit.findings import audit_dataset, choose_episodes, count_findings
+from sigma.data.audit.limits import choose_limits
 from sigma.data.audit.measures import Settings
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset, open_dataset
-from sigma.parameters.schema import read_yaml
 from sigma.shared.errors import SigmaError
 from tests.datasets import CAMERAS, write_dataset
-from tests.imports import ROOT
 
 SECONDS, LONG = 3.0, 60.0
 INFO, TASKS, EPISODES = "meta/info.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet"
 
-LIMITS = {name: Limit(**limit) for name, limit in read_yaml(ROOT / "params.yaml")["audit"]["limits"].items()}
+LIMITS = choose_limits({})
 
 WORDS = st.sampled_from(
     ["", "..", "../x", "/etc/passwd", "v3.0", "video", "image", "{", "{video_key:9d}", "\0", "\ud800", "é" * 300]

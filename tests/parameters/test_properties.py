@@ -30,6 +30,9 @@ def nodes() -> dict[tuple[str, ...], dict[str, Any]]:
         if "properties" in node:
             for name, child in node["properties"].items():
                 visit(child, schema, (*path, name))
+        elif "$ref" in node.get("additionalProperties", {}):
+            entry = schema["$defs"][node["additionalProperties"]["$ref"].rsplit("/", 1)[1]]
+            found[path] = node | {"additionalProperties": entry}
         else:
             found[path] = node
 
@@ -64,6 +67,9 @@ def legal(node: dict[str, Any]) -> st.SearchStrategy:
     if "pattern" in node:
         return st.from_regex(node["pattern"].replace("$", r"\Z"), fullmatch=False)
     kind = node["type"]
+    if "properties" in node:
+        entries = {name: legal(child) for name, child in node["properties"].items()}
+        return st.fixed_dictionaries({}, optional=entries)
     if kind == "object":
         return st.dictionaries(WORDS, legal(node["additionalProperties"]), max_size=3)
     if kind == "array":

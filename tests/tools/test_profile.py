@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 
 import pytest
 from ruamel.yaml import YAML
@@ -13,7 +14,13 @@ from sigma.tools import profile
 from tests.imports import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OTHERS = [name for name in profile.names() if name != profile.COMPLETE]
+OTHERS = [name for name in profile.names() if name != profile.DEFAULT]
+
+
+@pytest.fixture(autouse=True)
+def checkout_without_git(monkeypatch):
+    """The default profile is ``params.yaml`` as it lies in the checkout, committed or not."""
+    monkeypatch.setattr(profile, "_committed", lambda _: None)
 
 
 @pytest.fixture
@@ -40,6 +47,24 @@ def test_every_profile_is_valid_and_names_every_parameter(name):
 def test_the_shipped_parameter_file_is_the_default_profile():
     assert profile.names()[0] == "embedded"
     assert profile.differences("embedded", ROOT / "params.yaml") == []
+
+
+def test_the_default_is_the_packages_copy_else_the_committed_file_else_the_file(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    package = tmp_path / "sigma"
+    (package / "profiles").mkdir(parents=True)
+    file = tmp_path / "params.yaml"
+    file.write_text("seed: 0\n")
+    assert profile.default_values(package) == {"seed": 0}
+
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    for command in (("init", "-q"), ("add", "params.yaml"), (*identity, "commit", "-q", "-m", "file")):
+        subprocess.run(("git", *command), cwd=tmp_path, check=True)
+    file.write_text("seed: 1\n")
+    assert profile.default_values(package) == {"seed": 0}
+
+    (package / "profiles" / "embedded.yaml").write_text("seed: 2\n")
+    assert profile.default_values(package) == {"seed": 2}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -105,11 +130,11 @@ def test_bad_requests_are_refused_and_change_nothing(file, name, revisions, mess
 @pytest.mark.usefixtures("no_hub")
 def test_a_file_of_other_parameters_is_refused_by_name(file):
     text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace("  rank: 16\n", ""), encoding="utf-8")
+    file.write_text(re.sub(r"\n  rank: 16 .*", "", text), encoding="utf-8")
     with pytest.raises(SigmaError, match=r"lora\.rank stands in this file or in the profile, not in both"):
         profile.use("pi05_so101", file, {"base": COMMIT})
 
 
 def test_differences_name_both_values(file):
-    file.write_text(file.read_text(encoding="utf-8").replace("  rank: 16\n", "  rank: 8\n"), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace("  rank: 16 ", "  rank: 8 "), encoding="utf-8")
     assert profile.differences("embedded", file) == [("lora.rank", 8, 16)]

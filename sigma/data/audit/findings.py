@@ -1,8 +1,7 @@
 """Looking for faults in a dataset: every check over its tables and its videos.
 
-A check measures; limits decide. Each check is one small function of the modules ``*_checks`` that yields what it
-measured in an episode (or in the whole dataset). A value above the check's ``fail`` limit is a failure, one above
-``warn`` a warning, anything else no finding. Tables are read and judged first, then each video is decoded once.
+A check measures, limits decide: a value above the check's ``fail`` limit is a failure, one above ``warn`` a warning,
+any other is no finding. Tables are read and judged first, then each video is decoded once.
 """
 
 import math
@@ -14,36 +13,18 @@ import numpy as np
 import pyarrow as pa
 
 from sigma.compute.workers import Workers
-from sigma.data.audit.checks import episode_tables as table_checks
-from sigma.data.audit.checks.cameras import CAMERA_CHECKS
-from sigma.data.audit.checks.films import ACROSS_CHECKS
-from sigma.data.audit.checks.joints import JOINT_CHECKS
+from sigma.data.audit.checks.cameras import CAMERAS
+from sigma.data.audit.checks.episode_tables import ROWS
+from sigma.data.audit.checks.films import FILMS
+from sigma.data.audit.checks.joints import JOINTS
+from sigma.data.audit.checks.metadata import DATASET, STRUCTURE
+from sigma.data.audit.limits import CHECKS, PLACE, Limits
 from sigma.data.audit.measures import WHOLE_DATASET, AuditedEpisode, FilmedEpisode, Measure, Settings, Summary
 from sigma.data.audit.rows import Tables, read_tables
 from sigma.data.audit.thumbnails import trace_camera
 from sigma.data.audit.whole_dataset import summarise
 from sigma.data.dataset.dataset import STATE, Dataset, Episode
 from sigma.shared.errors import SigmaError
-
-ROW_CHECKS = (*table_checks.ROW_CHECKS, *JOINT_CHECKS)
-TABLE_CHECKS = (*table_checks.DATASET_CHECKS, *table_checks.STRUCTURE_CHECKS, *ROW_CHECKS)
-VIDEO_CHECKS = (*CAMERA_CHECKS, *ACROSS_CHECKS)
-CHECKS = {check.__name__: check for check in (*TABLE_CHECKS, *VIDEO_CHECKS)}
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Above ``fail`` a measure is a failure, above ``warn`` a warning; none switches that level off."""
-
-    warn: float | None
-    fail: float | None
-
-    def judge(self, value: float) -> tuple[str, float] | None:
-        """Severity and the threshold that was passed, or none. A value that is no number passes every threshold."""
-        for severity, threshold in (("fail", self.fail), ("warn", self.warn)):
-            if threshold is not None and not value <= threshold:
-                return severity, threshold
-        return None
 
 
 @dataclass(frozen=True)
@@ -62,7 +43,7 @@ class Finding:
 
     @property
     def margin(self) -> float:
-        """How many times over the threshold the value is; infinite where nothing at all was allowed."""
+        """The value as a multiple of the threshold; infinite where the threshold is 0."""
         return self.value / self.threshold if self.threshold and math.isfinite(self.value) else math.inf
 
     @staticmethod
@@ -73,26 +54,18 @@ class Finding:
         return pa.schema(list(zip(Finding.__dataclass_fields__, types, strict=True)))
 
 
-def check_names() -> list[str]:
-    """Every check, in the order in which findings are listed."""
-    return list(CHECKS)
-
-
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Failures before warnings, then by margin; of equal ones the check that is listed first, then by value."""
-    place = {name: index for index, name in enumerate(CHECKS)}
 
-    def rank(one: Finding) -> tuple:
-        value = one.value if math.isfinite(one.value) else math.inf
-        return one.severity != "fail", -one.margin, place[one.check], -value, one.episode
+    def rank(finding: Finding) -> tuple:
+        value = finding.value if math.isfinite(finding.value) else math.inf
+        return finding.severity != "fail", -finding.margin, PLACE[finding.check], -value, finding.episode
 
     return sorted(findings, key=rank)
 
 
-Limits = Mapping[str, Limit]
-
-
-def _judged(name: str, episode: int, limits: Limits, measures: Iterable[Measure]) -> Iterator[Finding]:
+def _judge(name: str, episode: int, limits: Limits, measures: Iterable[Measure]) -> Iterator[Finding]:
+    """A finding for each measure that is above a limit of the check ``name``."""
     for measure in measures:
         verdict = limits[name].judge(measure.value)
         if verdict is not None:
@@ -106,16 +79,16 @@ def audit_tables(
     dataset: Dataset, tables: Tables, summary: Summary, limits: Limits, settings: Settings
 ) -> list[Finding]:
     """What is wrong with metadata and tables; rows that cannot be read are not judged beyond that."""
-    findings = []
-    for check in table_checks.DATASET_CHECKS:
-        findings += _judged(check.__name__, WHOLE_DATASET, limits, check(summary))
+    findings: list[Finding] = []
+    for dataset_check in DATASET:
+        findings += _judge(dataset_check.name, WHOLE_DATASET, limits, dataset_check.function(summary))
     with np.errstate(all="ignore"):
         for episode in dataset.episodes:
             rows, declared = tables.rows[episode.index], tables.declared[episode.index]
             audited = AuditedEpisode(episode, rows, declared, dataset, summary, settings)
-            checks = (*table_checks.STRUCTURE_CHECKS, *(ROW_CHECKS if rows.readable else ()))
-            for check in checks:
-                findings += _judged(check.__name__, episode.index, limits, check(audited))
+            for group in (STRUCTURE, ROWS, JOINTS) if rows.readable else (STRUCTURE,):
+                for check in group:
+                    findings += _judge(check.name, episode.index, limits, check.function(audited))
     return findings
 
 
@@ -128,10 +101,10 @@ def audit_cameras(
     """
     traces = {camera: trace_camera(dataset, episode, camera) for camera in dataset.cameras}
     filmed = FilmedEpisode(episode, dataset.fps, traces, position)
-    findings = []
+    findings: list[Finding] = []
     with np.errstate(all="ignore"):
-        for check in CAMERA_CHECKS:
-            findings += _judged(check.__name__, episode.index, limits, check(filmed))
+        for check in CAMERAS:
+            findings += _judge(check.name, episode.index, limits, check.function(filmed))
     return findings, {camera: trace.signature(dataset.fps) for camera, trace in traces.items() if len(trace.steps)}
 
 
@@ -147,16 +120,18 @@ def audit_dataset(
     findings = audit_tables(dataset, tables, summary, limits, settings)
     if decode:
         slim, signatures = dataset.for_workers(), {}
-        jobs = [(slim, one, tables.rows[one.index].state / summary.span[STATE], limits) for one in dataset.episodes]
-        made = workers.run(audit_cameras, jobs, "audit")
-        for episode, (found, signature) in zip(dataset.episodes, made, strict=True):
-            findings += found
+        jobs = [
+            (slim, episode, tables.rows[episode.index].state / summary.span[STATE], limits)
+            for episode in dataset.episodes
+        ]
+        results = workers.run(audit_cameras, jobs, "audit")
+        for episode, (of_cameras, signature) in zip(dataset.episodes, results, strict=True):
+            findings += of_cameras
             signatures[episode.index] = signature
-        for check in ACROSS_CHECKS:
-            for episode, measure in check(signatures):
-                findings += _judged(check.__name__, episode, limits, [measure])
-    place = {name: index for index, name in enumerate(CHECKS)}
-    return sorted(findings, key=lambda one: (one.episode, place[one.check]))
+        for check in FILMS:
+            for index, measure in check.function(signatures):
+                findings += _judge(check.name, index, limits, [measure])
+    return sorted(findings, key=lambda finding: (finding.episode, PLACE[finding.check]))
 
 
 def check_listed(dataset: Dataset, listed: Iterable[int]) -> None:
@@ -183,7 +158,7 @@ def choose_episodes(
 def count_findings(findings: Iterable[Finding], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Failures and warnings in the dataset and in the episodes in use, and findings by check where there are any."""
     relevant = [finding for finding in findings if finding.episode in (WHOLE_DATASET, *chosen["used"])]
-    by_check = {name: sum(finding.check == name for finding in relevant) for name in check_names()}
+    by_check = {name: sum(finding.check == name for finding in relevant) for name in CHECKS}
     return {
         "excluded": len(chosen["excluded"]),
         "used": len(chosen["used"]),

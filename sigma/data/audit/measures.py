@@ -1,4 +1,4 @@
-"""What a check of the audit is: what it may look at, and what it yields."""
+"""What a check of the audit reads, and what it yields."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ TRAVEL = 0.05
 
 @dataclass(frozen=True)
 class Measure:
-    """What a check saw: a value in the check's unit, the frames it concerns (−1: all), joint or camera, and words."""
+    """What a check measured: a value in its unit, the frames it concerns (−1: all), the joint or camera, and words."""
 
     value: float
     first_frame: int = -1
@@ -28,7 +28,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Settings:
-    """Of params.yaml: the fewest frames of an episode, and the least and greatest value of a joint in its units."""
+    """From params.yaml: the fewest frames of an episode, and the least and greatest value of a joint in its units."""
 
     min_frames: int
     lower: float
@@ -37,30 +37,26 @@ class Settings:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one pass over all tables tells: statistics by feature with a joint's range (never 0), rows that belong
-    nowhere, declared frames too many or too few, and what is compared between episodes: the lead of action over state
-    in frames (absent where nothing moves) and its median, the share of frames that an earlier episode has too with that
-    episode, and by episode and camera the frames by which its part of the video begins before an earlier part has
-    ended.
-    """
+    """What one pass over all tables gives: statistics of each feature, and comparisons between episodes."""
 
+    # By feature, over all frames, each [D]. ``span`` is a joint's range and never 0.
     low: dict[str, np.ndarray]
     high: dict[str, np.ndarray]
     mean: dict[str, np.ndarray]
     std: dict[str, np.ndarray]
     span: dict[str, np.ndarray]
-    stored: dict[str, Statistics]
-    strays: int
-    frame_excess: int
-    leads: dict[int, int]
-    usual_lead: float
-    repeats: dict[int, tuple[float, int]]
-    overlaps: dict[tuple[int, str], float]
+    stored: dict[str, Statistics]  # meta/stats.json
+    strays: int  # rows that belong to no episode
+    frame_excess: int  # frames that meta/info.json declares beyond the episodes' lengths
+    leads: dict[int, int]  # by episode, frames by which the action leads the state; absent where nothing moves
+    usual_lead: float  # their median
+    repeats: dict[int, tuple[float, int]]  # by episode, the share of its frames that an earlier one has, and which one
+    overlaps: dict[tuple[int, str], float]  # by episode and camera, frames shared with an earlier episode's video
 
 
 @dataclass(frozen=True)
 class AuditedEpisode:
-    """What a check of one episode may look at."""
+    """What a check of one episode reads."""
 
     episode: Episode
     rows: StoredRows
@@ -72,8 +68,8 @@ class AuditedEpisode:
 
 @dataclass(frozen=True)
 class FilmedEpisode:
-    """What a check of one episode's cameras may look at: the decoded frames, and how far a joint is along its range,
-    float [n, D] (no rows where the table is not readable).
+    """What a check of one episode's cameras reads: thumbnails of the decoded frames, and how far each joint is along
+    its range, float [n, D] (no rows where the table is not readable).
     """
 
     episode: Episode

@@ -1,12 +1,14 @@
 """What the report draws of the worst findings: joint traces and camera frames, so that it needs no dataset."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from sigma.data.audit.findings import VIDEO_CHECKS, Finding, worst_first
+from sigma.data.audit.findings import Finding, worst_first
+from sigma.data.audit.limits import VIDEO_CHECKS
 from sigma.data.audit.measures import WHOLE_DATASET
 from sigma.data.audit.rows import StoredRows, read_tables
 from sigma.data.dataset.dataset import Dataset
@@ -25,22 +27,22 @@ FRAMES = pa.schema(
 
 
 def choose_findings(findings: Sequence[Finding], count: int) -> list[int]:
-    """Places in ``findings`` of those that are shown: of each check the worst one first, then the second worst, …"""
-    place = {id(one): number for number, one in enumerate(findings)}
-    taken: dict[str, int] = {}
-    ranked = []
-    for one in worst_first(findings):
-        taken[one.check] = taken.get(one.check, 0) + 1
-        ranked.append((one.severity != "fail", taken[one.check], len(ranked), place[id(one)]))
+    """Indices of the findings to show: the worst of each check first, then the second worst of each, and so on."""
+    place = {id(finding): number for number, finding in enumerate(findings)}
+    taken: Counter[str] = Counter()
+    ranked: list[tuple[bool, int, int, int]] = []
+    for finding in worst_first(findings):
+        taken[finding.check] += 1
+        ranked.append((finding.severity != "fail", taken[finding.check], len(ranked), place[id(finding)]))
     return [number for *_, number in sorted(ranked)[:count]]
 
 
 def _is_filmed(finding: Finding, dataset: Dataset) -> bool:
-    return finding.subject in dataset.cameras or finding.check in {check.__name__ for check in VIDEO_CHECKS}
+    return finding.subject in dataset.cameras or finding.check in VIDEO_CHECKS
 
 
 def _trace(finding: Finding, rows: StoredRows, joints: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
-    """The joint that the finding names, else the one that moves most, with its state and action."""
+    """The joint that the finding names, else the one that moves most; its state and its action, each [n]."""
     if finding.subject in joints:
         joint = joints.index(finding.subject)
     else:
@@ -65,7 +67,7 @@ def traces_table(dataset: Dataset, findings: Sequence[Finding], shown: Sequence[
 
 
 def _steps(finding: Finding, length: int) -> list[int]:
-    """The frame before the fault, its first, middle and last; the episode's own where it is the whole of it."""
+    """The frame before the fault, and its first, middle and last frame; a fault without frames is the whole episode."""
     first, last = finding.first_frame, finding.last_frame
     if first < 0:
         first, last = 0, length - 1
@@ -82,14 +84,14 @@ def _jpeg(image: np.ndarray) -> bytes:
 
 
 def _frames(dataset: Dataset, finding: Finding) -> Iterator[tuple[str, int, bytes]]:
-    """Camera, step and JPEG of what can be decoded: of the camera that the finding names, else of all."""
+    """Camera, step and JPEG of frames of the camera that the finding names, else of all cameras."""
     episode = dataset.episodes[finding.episode]
     for camera in (finding.subject,) if finding.subject in dataset.cameras else dataset.cameras:
         try:
             for step, image in decode(dataset, episode, camera, _steps(finding, episode.length)):
                 yield camera, step, _jpeg(image)
         except SigmaError:
-            # The finding itself says so; the page shows the frames before it.
+            # The finding itself says that decoding broke off; the page shows the frames before that.
             continue
 
 

@@ -1,7 +1,7 @@
-"""What the audit reads of the tables: every value as it is stored, with what is missing marked instead of refused.
+"""The tables as the audit reads them: every value as it is stored; what is missing is marked instead of refused.
 
-:mod:`sigma.data.dataset.dataset` refuses a table that is not as declared, which is right for the stages that compute with it.
-The audit has to say where the fault is, so that the episode can be left out. Each data file is read once.
+:mod:`sigma.data.dataset.dataset` refuses a table that is not as declared, which is right for the stages that compute
+with it. The audit has to say where the fault is, so that the episode can be left out. Each data file is read once.
 """
 
 import math
@@ -52,14 +52,11 @@ class StoredRows:
 
 @dataclass(frozen=True)
 class Declared:
-    """What ``meta/episodes`` says of an episode beside its length: the global index of its first row and that after its
-    last one (none where nothing is said), the index at which the episode before ended, and by camera the seconds of the
-    video file that are its own.
-    """
+    """What ``meta/episodes`` says of an episode besides its length."""
 
-    indices: tuple[int, int] | None
-    before: int
-    spans: dict[str, tuple[float, float]]
+    indices: tuple[int, int] | None  # the global index of its first row, and the one after its last; None if not given
+    before: int  # the index after the last row of the episode before
+    spans: dict[str, tuple[float, float]]  # by camera, begin and end of its part of the video file in seconds
 
 
 @dataclass(frozen=True)
@@ -100,13 +97,13 @@ def _matrix(column: pyarrow.ChunkedArray, width: int) -> tuple[np.ndarray, int]:
         flat = array.flatten().cast(pyarrow.float64(), safe=False).fill_null(np.nan)
         return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width), 0
     values = np.full((len(array), width), np.nan, dtype=np.float32)
-    other = 0
+    misfits = 0
     for row, vector in enumerate(array.to_pylist()):
         if vector is not None and len(vector) == width:
             values[row] = [np.nan if value is None else value for value in vector]
         elif vector is not None:
-            other += 1
-    return values, other
+            misfits += 1
+    return values, misfits
 
 
 def _stored_type(kind: pyarrow.DataType) -> str:
@@ -117,29 +114,28 @@ def _stored_type(kind: pyarrow.DataType) -> str:
 
 def _episode(table: pyarrow.Table, width: int, declared_types: dict[str, str]) -> StoredRows:
     faults: dict[str, tuple[int, str]] = {}
-    found: dict[str, np.ndarray] = {}
+    columns: dict[str, np.ndarray] = {}
     for name in COLUMNS:
-        empty = np.zeros((0, width), np.float32) if name in VECTORS else np.zeros(0)
-        found[name] = empty
+        columns[name] = np.zeros((0, width), np.float32) if name in VECTORS else np.zeros(0)
         if name not in table.column_names:
             faults[name] = (UNREADABLE, "is missing")
             continue
         column, stored = table[name], _stored_type(table.schema.field(name).type)
         if name in VECTORS:
-            values, other = _matrix(column, width)
-            if other:
-                faults[name] = (UNREADABLE, f"has no {width} numbers in {other} rows")
+            vectors, misfits = _matrix(column, width)
+            if misfits:
+                faults[name] = (UNREADABLE, f"has no {width} numbers in {misfits} rows")
                 continue
+            columns[name] = vectors
         else:
             values = _values(column)
             if values is None:
                 faults[name] = (UNREADABLE, f"is {stored}, not numbers")
                 continue
-            values = _whole(values) if name in COUNTERS else values
-        found[name] = values
+            columns[name] = _whole(values) if name in COUNTERS else values
         if stored != declared_types.get(name, stored):
             faults[name] = (OTHER_TYPE, f"is stored as {stored}, declared as {declared_types[name]}")
-    state, action, timestamp, frame_index, index, task = (found[name] for name in COLUMNS)
+    state, action, timestamp, frame_index, index, task = (columns[name] for name in COLUMNS)
     return StoredRows(table.num_rows, state, action, timestamp, frame_index, index, task, faults)
 
 
@@ -153,8 +149,8 @@ def _file(path: Path) -> pyarrow.Table:
         raise SigmaError(f"{path}: not readable as a LeRobot table ({' '.join(str(error).split())})") from None
 
 
-def _told(root: Path, record: Mapping[str, Any], key: str) -> Any:
-    """A number of an episode's entry; None where its table has no such column."""
+def _declared_number(root: Path, record: Mapping[str, Any], key: str) -> Any:
+    """A number in an episode's entry; None where its table has no such column."""
     value = record.get(key, 0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise SigmaError(
@@ -165,21 +161,22 @@ def _told(root: Path, record: Mapping[str, Any], key: str) -> Any:
 
 def _declared(dataset: Dataset) -> dict[int, Declared]:
     """What the tables of ``meta/episodes`` say of each episode."""
-    declared, before = {}, 0
-    records = []
+    declared: dict[int, Declared] = {}
+    records: list[dict[str, Any]] = []
+    before = 0
     for path in sorted((dataset.root / "meta" / "episodes").glob("*/*.parquet")):
         table = read_table(path)
         kept = [name for name in column_names(table, path) if not name.startswith("stats/")]
         try:
             records += table.select(kept).to_pylist()
-        except (KeyError, ValueError) as error:  # texts that are none, too
+        except (KeyError, ValueError) as error:  # ValueError covers bytes that are not text
             raise SigmaError(f"{path}: not readable as a table of episodes ({error})") from None
-    for record in sorted(records, key=lambda one: one["episode_index"]):
-        told = partial(_told, dataset.root, record)
-        ends = told("dataset_from_index"), told("dataset_to_index")
+    for record in sorted(records, key=lambda record: record["episode_index"]):
+        number = partial(_declared_number, dataset.root, record)
+        ends = number("dataset_from_index"), number("dataset_to_index")
         spans = {}
         for camera in dataset.cameras:
-            span = tuple(told(f"videos/{camera}/{end}_timestamp") for end in ("from", "to"))
+            span = tuple(number(f"videos/{camera}/{end}_timestamp") for end in ("from", "to"))
             if None not in span:
                 spans[camera] = span
         indices = None if None in ends else ends
@@ -195,8 +192,11 @@ def read_tables(dataset: Dataset) -> Tables:
     for a million frames of six joints).
     """
     info: dict[str, Any] = read_json(dataset.root / "meta" / "info.json")
-    types = {name: feature.get("dtype") for name, feature in info["features"].items() if isinstance(feature, dict)}
-    types = {name: kind for name, kind in types.items() if isinstance(kind, str)}
+    types = {
+        name: feature["dtype"]
+        for name, feature in info["features"].items()
+        if isinstance(feature, dict) and isinstance(feature.get("dtype"), str)
+    }
     width, rows, strays = len(dataset.joint_names), {}, 0
     for name in dict.fromkeys(episode.table for episode in dataset.episodes):
         table = _file(dataset.root / name)

@@ -11,9 +11,9 @@ from sigma.data.dataset.video import decode
 from sigma.shared.errors import SigmaError
 
 GRID = 16
-# Of a large image every so many pixels are enough for a block's mean: at least this many a side are read.
+# A large image is subsampled before its blocks are averaged; at least this many pixels a side are read.
 SAMPLED = 96
-# Of an episode's film one thumbnail a second is kept for the comparison with other films, and at most so many.
+# The signature of a film, which is compared with other films, has a thumbnail a second and at most this many.
 MOMENTS = 32
 
 

@@ -11,7 +11,7 @@ from sigma.data.audit.rows import StoredRows, Tables
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset
 
 # Frames are the same where every joint's state and action lie in the same cell of this share of the joint's range.
-# Cells are laid twice, half a cell apart, so that a value beside a border has its like in one of them.
+# There are two grids of cells, half a cell apart, so that two values on either side of a border share a cell in one.
 CELL = 0.01
 # Share of a joint's values at either end that its range leaves out, as in π0.5's normalisation.
 OUTERMOST = 0.01
@@ -19,7 +19,9 @@ OUTERMOST = 0.01
 
 def _joined(rows: Mapping[int, StoredRows], width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """State and action [N, D] of all frames whose values are finite, float64, and the episode of each, int64 [N]."""
-    parts = [(one.state, one.action, np.full(one.count, index)) for index, one in rows.items() if one.readable]
+    parts = [
+        (stored.state, stored.action, np.full(stored.count, index)) for index, stored in rows.items() if stored.readable
+    ]
     if not parts:
         return np.zeros((0, width)), np.zeros((0, width)), np.zeros(0, np.int64)
     state, action, episode = (np.concatenate(values) for values in zip(*parts, strict=True))
@@ -46,12 +48,13 @@ def find_repeats(
     grids = []
     for offset in (0.0, 0.5):
         cells, cell = np.unique(_cell_of(scaled + offset), return_inverse=True)
-        held = csr_array((np.ones(len(cell)), (place, cell)), shape=(len(numbers), len(cells)))
-        held.sum_duplicates()
-        grids.append((held, (held > 0).astype(np.float64).T.tocsr()))
+        # Frames of each episode in each cell, and which episodes have a cell: their product counts shared frames.
+        frames_in = csr_array((np.ones(len(cell)), (place, cell)), shape=(len(numbers), len(cells)))
+        frames_in.sum_duplicates()
+        grids.append((frames_in, (frames_in > 0).astype(np.float64).T.tocsr()))
     repeats = {}
     for row, index in enumerate(numbers[1:].tolist(), start=1):
-        shared = np.max([(held[[row]] @ other).toarray()[0, :row] for held, other in grids], axis=0)
+        shared = np.max([(frames_in[[row]] @ cells_of).toarray()[0, :row] for frames_in, cells_of in grids], axis=0)
         earlier = int(shared.argmax())
         if shared[earlier]:
             repeats[index] = (float(shared[earlier] / frames[row]), int(numbers[earlier]))
@@ -74,8 +77,8 @@ def find_overlaps(dataset: Dataset, tables: Tables) -> dict[tuple[int, str], flo
 
 
 def _span(values: np.ndarray) -> np.ndarray:
-    """Range of each column but for its outermost hundredths, so that one glitch does not make every other fault small;
-    the whole range where that is zero, and 1 where it is zero too.
+    """Range of each column [N, D] between its 1 % and 99 % quantiles, so that one glitch does not make every other
+    fault small; the whole range where that is zero, and 1 where the whole range is zero too.
     """
     inner = np.ptp(np.quantile(values, [OUTERMOST, 1 - OUTERMOST], axis=0), axis=0)
     whole = np.ptp(values, axis=0)
@@ -91,12 +94,12 @@ def summarise(dataset: Dataset, tables: Tables) -> Summary:
     span = {name: _span(values) for name, values in any_frames.items()}
     reach = max(dataset.fps, 8)
     with np.errstate(invalid="ignore"):
-        found = {
-            index: lead_of_action(one.state, one.action, span[STATE], reach)
-            for index, one in rows.items()
-            if one.readable
+        all_leads = {
+            index: lead_of_action(stored.state, stored.action, span[STATE], reach)
+            for index, stored in rows.items()
+            if stored.readable
         }
-    leads = {index: lead for index, lead in found.items() if lead is not None}
+    leads = {index: lead for index, lead in all_leads.items() if lead is not None}
     return Summary(
         low={name: values.min(axis=0) for name, values in any_frames.items()},
         high={name: values.max(axis=0) for name, values in any_frames.items()},

@@ -26,7 +26,7 @@ from sigma.shared.instructions import clean_instruction
 CODEBASE_VERSION = "v3.0"
 _COLUMNS = [STATE, ACTION, "timestamp", "frame_index", "task_index"]
 MOST_FPS = 1000
-LONGEST_EPISODE = 10_000_000  # frames: days at any rate; more is no length but a fault
+LONGEST_EPISODE = 10_000_000  # frames, which are days at any rate; a larger number is a fault of the file
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Dataset:
         return sum(episode.length for episode in self.episodes)
 
     def for_workers(self) -> "Dataset":
-        """The part that other processes need: no episodes, and a root that holds in any current directory."""
+        """The part that other processes need: without episodes, and with an absolute root."""
         return replace(self, root=self.root.resolve(), episodes=())
 
     def files(self) -> list[str]:
@@ -149,13 +149,13 @@ def _tasks(root: Path) -> tuple[str, ...]:
     table = read_table(path)
     # The text is the table's pandas index, whose name LeRobot's writers do not agree on.
     names = column_names(table, path)
-    held = [name for name in ("task", "__index_level_0__") if name in names]
-    if not held or "task_index" not in names:
+    text_columns = [name for name in ("task", "__index_level_0__") if name in names]
+    if not text_columns or "task_index" not in names:
         raise SigmaError(f"{path}: expected the columns task and task_index, found {', '.join(names)}")
     numbers = vector(table, "task_index", np.int64, path).tolist()
     if sorted(numbers) != list(range(table.num_rows)):
         raise SigmaError(f"{path}: expected one row a task with task_index 0 to {table.num_rows - 1}")
-    text_of = dict(zip(numbers, texts(table, held[0], path), strict=True))
+    text_of = dict(zip(numbers, texts(table, text_columns[0], path), strict=True))
     for index, text in sorted(text_of.items()):
         try:
             if text.strip():  # a task without words is the audit's to report
@@ -169,7 +169,7 @@ def _episode_records(root: Path) -> list[dict[str, Any]]:
     files = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
         raise SigmaError(f"{root}/meta/episodes: no table of episodes found; the dataset is incomplete")
-    records = []
+    records: list[dict[str, Any]] = []
     for file in files:
         table = read_table(file)
         numbers = vector(table, "episode_index", np.int64, file).tolist()
@@ -222,9 +222,7 @@ def open_dataset(root: Path) -> Dataset:
         raise SigmaError(
             f"{info_path}: total_episodes is {info['total_episodes']}, but meta/episodes lists {len(episodes)}"
         )
-    return Dataset(
-        root, int(fps), info.get("robot_type"), joint_names, cameras, _tasks(root), tuple(episodes)
-    )  # fmt: skip
+    return Dataset(root, int(fps), info.get("robot_type"), joint_names, cameras, _tasks(root), tuple(episodes))
 
 
 def _episode(root: Path, info: dict[str, Any], record: dict[str, Any], cameras: dict[str, Camera]) -> Episode:

@@ -22,11 +22,11 @@ class Camera:
 
 def read_joint_names(features: dict[str, Any], info: Path) -> tuple[str, ...]:
     """Names of the joints, which state and action share; ``info`` is what an error calls the file."""
-    found: dict[str, tuple[str, ...]] = {}
+    joints: dict[str, tuple[str, ...]] = {}
     for key in (STATE, ACTION):
         feature = features.get(key)
         shape = _shape(feature)
-        if len(shape) != 1:
+        if not isinstance(feature, dict) or len(shape) != 1:
             raise SigmaError(f"{info}: features.{key}: a vector is needed, found shape {shape or None}")
         names = feature.get("names")
         if isinstance(names, dict):
@@ -35,20 +35,21 @@ def read_joint_names(features: dict[str, Any], info: Path) -> tuple[str, ...]:
             raise SigmaError(f"{info}: features.{key}.names: expected a list of names, found {names!r}")
         if not names or len(names) != shape[0]:
             names = [f"joint_{index}" for index in range(shape[0])]
-        found[key] = tuple(map(str, names))
-    if len(found[STATE]) != len(found[ACTION]):
+        joints[key] = tuple(map(str, names))
+    if len(joints[STATE]) != len(joints[ACTION]):
         raise SigmaError(
-            f"{info}: {STATE} has {len(found[STATE])} values and {ACTION} {len(found[ACTION])}; "
+            f"{info}: {STATE} has {len(joints[STATE])} values and {ACTION} {len(joints[ACTION])}; "
             "only datasets whose action sets the joints that the state measures are read"
         )
-    return found[ACTION]
+    return joints[ACTION]
 
 
 def _shape(feature: Any) -> list[int]:
-    """The shape of a feature; empty where it is none of whole numbers from 1."""
+    """The shape of a feature; empty where it is no list of positive whole numbers."""
     shape = feature.get("shape") if isinstance(feature, dict) else None
-    legal = isinstance(shape, list) and all(type(size) is int and 0 < size < 2**31 for size in shape)
-    return shape if legal else []
+    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 2**31 for size in shape):
+        return []
+    return shape
 
 
 def read_cameras(features: dict[str, Any], info: Path) -> dict[str, Camera]:
@@ -63,8 +64,9 @@ def read_cameras(features: dict[str, Any], info: Path) -> dict[str, Camera]:
             continue
         shape = _shape(feature)
         if len(shape) != 3 or 3 not in (shape[0], shape[-1]):
-            found = feature.get("shape")
-            raise SigmaError(f"{info}: features.{key}: expected height, width and 3 channels, found {found!r}")
+            raise SigmaError(
+                f"{info}: features.{key}: expected height, width and 3 channels, found {feature.get('shape')!r}"
+            )
         height, width = shape[:2] if shape[-1] == 3 else shape[1:]
         cameras[key] = Camera(height, width, kind)
     if not cameras:
@@ -81,16 +83,18 @@ def named_file(root: Path, template: Any, where: str, **fields: Any) -> str:
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
         raise SigmaError(f"{root}/meta/info.json: {where}: {name!r} leaves the dataset's folder")
     try:
-        found = (root / name).is_file()
+        exists = (root / name).is_file()
     except OSError:  # a name that no file can have
-        found = False
-    if not found:
+        exists = False
+    if not exists:
         raise SigmaError(f"{root}/{name}: not found, but the metadata names it; the dataset is incomplete")
     return name
 
 
 def _is_template(template: str, fields: dict[str, Any]) -> bool:
-    """Whether it asks for these fields and for their digits alone: a format can do more than name a file."""
+    """Whether a template uses these fields alone, plain or with a number of digits. A format of another kind could read
+    attributes of what it is given, or fill the memory.
+    """
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError:

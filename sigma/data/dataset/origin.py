@@ -49,10 +49,10 @@ def locate_dataset(source: str, revision: str | None) -> Path:
 
 
 def find_dataset(source: str, revision: str | None, target: Path) -> Dataset:
-    """The checked dataset of ``source``, which may not be ``target``, where it is to be copied.
+    """The checked dataset of ``source``, which must not be ``target``, the folder that it will be copied to.
 
-    Raises :class:`SigmaError` for a file of it that is a link to somewhere else, too: its content would travel with
-    everything that is shared.
+    Raises :class:`SigmaError` also for a file that is a link out of the dataset's folder: whatever it points to would
+    be published with the dataset.
     """
     dataset = open_dataset(locate_dataset(source, revision))
     root = dataset.root.resolve()
@@ -69,7 +69,7 @@ def find_dataset(source: str, revision: str | None, target: Path) -> Dataset:
 
 
 def copy_dataset(dataset: Dataset, folder: Path) -> None:
-    """Copy a dataset's metadata and every file that it names, no other, into an empty folder."""
+    """Copy a dataset's metadata and the files that it names, and no other file, into an empty folder."""
     for name in dataset.files():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(dataset.root / name, folder / name)

@@ -32,7 +32,7 @@ def refuse_constant_joints(
 ) -> None:
     """Raise :class:`SigmaError` for the first joint whose 1 % and 99 % quantiles coincide: it cannot be normalised.
 
-    So is a name in ``excluded`` that is no joint, and a list of every joint, which leaves nothing to score.
+    A name in ``excluded`` that is no joint is refused too, and so is a list of every joint: it leaves nothing to score.
     """
     unknown = sorted(set(excluded) - set(joint_names))
     if unknown:

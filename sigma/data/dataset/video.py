@@ -13,15 +13,15 @@ from sigma.shared.errors import SigmaError
 
 # Largest distance of a frame's time from its step's, in frame periods. Containers round to their own time base.
 TOLERANCE = 0.1
-# Seconds of film that are decoded on rather than skipped by a seek, for which the file is opened anew.
+# Up to this many seconds of film are decoded and dropped; to skip more, the file is opened anew and sought.
 NEAR = 1.0
 # Containers of frames alone: a playlist, which FFmpeg would recognise too, names further files.
 CONTAINERS = {"format_whitelist": "mov,mp4,matroska,webm,avi"}
 
 
 class Films:
-    """Video files that stay open, one a camera, so that episodes which follow each other in a file are decoded in one
-    go: what was open is read on where it stopped. A context manager; not to be shared by iterations that alternate.
+    """Video files that stay open, one for each camera: episodes that follow each other in a file are decoded in one
+    pass, each from where the one before stopped. A context manager; two iterations must not use it in turns.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ class Films:
             self.close(camera)
 
     def close(self, camera: str) -> None:
-        """Close what is open of this camera."""
+        """Close this camera's file, if one is open."""
         if film := self._open.pop(camera, None):
             film.container.close()
 
     def at(self, camera: str, path: Path, start: float, period: float) -> "_Film":
-        """The camera's film, from which the frame at ``start`` seconds is still to come; frames last ``period``."""
+        """The camera's film, positioned before the frame at ``start`` seconds; a frame lasts ``period`` seconds."""
         film = self._open.get(camera)
         if film is None or film.path != path or not film.reaches(start, period):
             self.close(camera)
@@ -58,31 +58,34 @@ class _Film:
         if not self.container.streams.video:
             raise SigmaError(f"{path}: no video stream")
         stream = self.container.streams.video[0]
+        time_base = stream.time_base
+        if time_base is None:
+            raise SigmaError(f"{path}: the video stream has no time base")
         # One tick early: a seek to the exact time may land behind the frame that starts there.
-        self.container.seek(round(start / stream.time_base) - 1, stream=stream)
-        self.time_base = stream.time_base
-        self.behind = -math.inf  # time of the last frame that was used
+        self.container.seek(round(start / time_base) - 1, stream=stream)
+        self.time_base = time_base
+        self.last_time = -math.inf  # of the last frame that was used
         self._frames = self.container.decode(stream)
         self._returned: Any = None
 
     def reaches(self, start: float, period: float) -> bool:
-        """Whether the frame at ``start`` lies ahead, and so near that no seek is worth its while."""
-        return period / 2 < start - self.behind <= NEAR
+        """Whether the frame at ``start`` lies ahead, and so near that decoding on is cheaper than a seek."""
+        return period / 2 < start - self.last_time <= NEAR
 
     def frames(self) -> Iterator[tuple[float, Any]]:
         """(time, frame) in order; frames without a time are skipped."""
         if self._returned is not None:
             time, frame = self._returned
-            self._returned, self.behind = None, time
+            self._returned, self.last_time = None, time
             yield time, frame
         for frame in self._frames:
             if frame.pts is not None:
-                self.behind = float(frame.pts * self.time_base)
-                yield self.behind, frame
+                self.last_time = float(frame.pts * self.time_base)
+                yield self.last_time, frame
 
     def give_back(self, time: float, frame: Any, before: float) -> None:
-        """Have :meth:`frames` begin with this one; ``before`` is the time of the one before it."""
-        self._returned, self.behind = (time, frame), before
+        """Let :meth:`frames` begin with this frame again; ``before`` is the time of the frame before it."""
+        self._returned, self.last_time = (time, frame), before
 
 
 def decode(
@@ -100,8 +103,8 @@ def decode(
     elif films is not None:
         yield from _decode_video(dataset, episode, camera, wanted, films)
     else:
-        with Films() as own:
-            yield from _decode_video(dataset, episode, camera, wanted, own)
+        with Films() as opened:
+            yield from _decode_video(dataset, episode, camera, wanted, opened)
 
 
 def _decode_video(
@@ -112,7 +115,7 @@ def _decode_video(
     last = episode.length - 1 if wanted is None else max(wanted, default=-1)
     try:
         film = films.at(camera, path, segment.start, 1 / dataset.fps)
-        before = film.behind
+        before = film.last_time
         for time, frame in film.frames():
             ticks = (time - segment.start) * dataset.fps
             step = round(ticks)

@@ -22,9 +22,10 @@ class Filter:
 
 
 def read_usable(dataset: Dataset, episodes: Iterable[int]) -> Iterator[tuple[int, Rows]]:
-    """Each episode and its rows, which can be cut into windows; an error where they cannot, whatever the audit says.
+    """Each episode's index and rows, checked: neighbouring rows are neighbouring steps, and every value is finite.
 
-    Windows take neighbouring rows for neighbouring moments, and one non-finite value spoils statistics and losses.
+    Raises :class:`SigmaError` where they are not, whatever the audit's limits let pass: one non-finite value spoils
+    statistics and losses.
     """
     chosen = [dataset.episodes[index] for index in episodes]
     for episode, rows in zip(chosen, dataset.read_each(chosen), strict=True):
@@ -40,8 +41,8 @@ def _check(dataset: Dataset, episode: Episode, rows: Rows) -> None:
         "non-finite state or action": not (np.isfinite(rows.state).all() and np.isfinite(rows.action).all()),
         "a task that meta/tasks.parquet does not list": not np.isin(rows.task, np.arange(len(dataset.tasks))).all(),
     }
-    for fault, found in faults.items():
-        if found:
+    for fault, present in faults.items():
+        if present:
             place = f"{dataset.root}/{episode.table}: episode {episode.index}"
             raise SigmaError(f"{place}: {fault}; list it in params.yaml: audit.exclude")
 
@@ -57,8 +58,8 @@ def train_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, Sta
     Exact quantiles need every value at once: the one place where memory grows with the dataset, by 8 bytes a joint
     and frame (48 MB for a million frames of six joints).
     """
-    rows = [one for _, one in read_usable(dataset, episodes)]
-    values = {STATE: [item.state for item in rows], ACTION: [item.action for item in rows]}
+    tables = [rows for _, rows in read_usable(dataset, episodes)]
+    values = {STATE: [rows.state for rows in tables], ACTION: [rows.action for rows in tables]}
     return {feature: feature_statistics(np.concatenate(parts)) for feature, parts in values.items()}
 
 

@@ -59,7 +59,7 @@ def write_episodes(
     folder: Path,
     index: int,
     dataset: Dataset,
-    view: StoredCameras,
+    stored_cameras: StoredCameras,
     protocol: Protocol,
     stored: Sequence[tuple[Episode, np.ndarray]],
 ) -> dict[str, Any]:
@@ -69,14 +69,14 @@ def write_episodes(
     processes and the bytes cannot depend on how many there are. Returns the shard's record for ``meta.json``.
     """
     total = sum(len(observed_steps(steps, protocol)) for _, steps in stored)
-    size = view.resolution
-    images = torch.empty((total, len(view.cameras), 3, size, size), dtype=torch.uint8)
+    size = stored_cameras.resolution
+    images = torch.empty((total, len(stored_cameras.cameras), 3, size, size), dtype=torch.uint8)
     parts: dict[str, list[np.ndarray]] = {}
     first = 0
     with Films() as films:
         for (episode, steps), rows in zip(stored, dataset.read_each(episode for episode, _ in stored), strict=True):
             observed = observed_steps(steps, protocol)
-            _decode_into(images[first : first + len(observed)], dataset, episode, view, observed, films)
+            _decode_into(images[first : first + len(observed)], dataset, episode, stored_cameras, observed, films)
             for name, values in _rows_of(episode, rows, steps, observed, first, protocol).items():
                 parts.setdefault(name, []).append(values)
             first += len(observed)
@@ -106,15 +106,20 @@ def _rows_of(
 
 
 def _decode_into(
-    images: torch.Tensor, dataset: Dataset, episode: Episode, view: StoredCameras, steps: np.ndarray, films: Films
+    images: torch.Tensor,
+    dataset: Dataset,
+    episode: Episode,
+    stored_cameras: StoredCameras,
+    steps: np.ndarray,
+    films: Films,
 ) -> None:
     """Fill ``images`` [n, V, 3, S, S] with the frames of ``steps`` [n]; each camera is decoded once."""
     row_of = {int(step): row for row, step in enumerate(steps)}
-    for position, camera in enumerate(view.cameras):
+    for position, camera in enumerate(stored_cameras.cameras):
         missing = set(row_of)
         for step, image in decode(dataset, episode, camera, row_of, films):
             frame = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-            images[row_of[step], position] = to_resolution(frame, view.resolution)
+            images[row_of[step], position] = to_resolution(frame, stored_cameras.resolution)
             missing.discard(step)
         if missing:
             raise SigmaError(
@@ -126,7 +131,7 @@ def _decode_into(
 def write_shards(
     target: Path,
     dataset: Dataset,
-    view: StoredCameras,
+    stored_cameras: StoredCameras,
     protocol: Protocol,
     windows: Mapping[str, np.ndarray],
     meta: Mapping[str, Any],
@@ -135,15 +140,15 @@ def write_shards(
 ) -> list[dict[str, Any]]:
     """Write the whole folder of shards, or nothing: the stored windows, their table and ``meta.json``.
 
-    ``windows`` are the columns of :func:`sigma.data.windows.candidates.candidate_windows`. Each of ``workers`` has one shard
-    of about ``budget`` bytes in memory at a time. Returns the shards' records.
+    ``windows`` are the columns of :func:`sigma.data.windows.candidates.candidate_windows`. Each of ``workers`` has one
+    shard of about ``budget`` bytes in memory at a time. Returns the shards' records.
     """
     stored = stored_windows(windows)
     steps_of = {
         int(episode): windows["step"][stored & (windows["episode"] == episode)]
         for episode in np.unique(windows["episode"][stored])
     }
-    frame_bytes = view.frame_bytes + protocol.trace * len(dataset.joint_names) * 4
+    frame_bytes = stored_cameras.frame_bytes + protocol.trace * len(dataset.joint_names) * 4
     sizes = {
         episode: len(observed_steps(steps, protocol)) * frame_bytes + steps.size * protocol.chunk_size * 4
         for episode, steps in steps_of.items()
@@ -152,7 +157,14 @@ def write_shards(
     slim = dataset.for_workers()
     with atomic_directory(target.resolve()) as folder:
         jobs = [
-            (folder, index, slim, view, protocol, [(dataset.episodes[item], steps_of[item]) for item in group])
+            (
+                folder,
+                index,
+                slim,
+                stored_cameras,
+                protocol,
+                [(dataset.episodes[item], steps_of[item]) for item in group],
+            )
             for index, group in enumerate(groups)
         ]
         records = list(workers.run(write_episodes, jobs, "window"))

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sigma.data.audit.findings import Limit
-from sigma.parameters.schema import read_yaml
 from tests.imports import ROOT
 
 EMBEDDED = ROOT / "sigma/embedded/dataset"
@@ -46,11 +44,6 @@ def copy_embedded(folder: Path, films: bool = False) -> Path:
     else:
         (folder / "videos").symlink_to(EMBEDDED / "videos")
     return folder
-
-
-def shipped_limits() -> dict[str, Limit]:
-    """The limits of params.yaml."""
-    return {name: Limit(**limit) for name, limit in read_yaml(ROOT / "params.yaml")["audit"]["limits"].items()}
 
 
 def table_file(folder: Path) -> Path:

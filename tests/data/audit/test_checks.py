@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma.data.audit.checks.cameras import likeness
-from sigma.data.audit.checks.episode_tables import runs
-from sigma.data.audit.checks.joints import lead_of_action
+from sigma.data.audit.checks.joints import lead_of_action, runs
 from sigma.data.audit.thumbnails import GRID, CameraTrace, thumbnail
 from sigma.data.audit.whole_dataset import find_repeats
 

@@ -5,14 +5,15 @@ import pandas as pd
 import pytest
 
 from sigma.compute.workers import Workers
-from sigma.data.audit.findings import Limit, audit_dataset, check_listed, choose_episodes, count_findings, worst_first
+from sigma.data.audit.check import Limit
+from sigma.data.audit.findings import audit_dataset, check_listed, choose_episodes, count_findings, worst_first
+from sigma.data.audit.limits import CHECKS, choose_limits
 from sigma.data.audit.measures import Settings
 from sigma.data.dataset.dataset import open_dataset
 from sigma.shared.errors import SigmaError
-from tests.data.audit.embedded_copy import shipped_limits
 from tests.datasets import CAMERAS, write_dataset
 
-LIMITS, SETTINGS = shipped_limits(), Settings(16, -100, 100)
+LIMITS, SETTINGS = choose_limits({}), Settings(16, -100, 100)
 LENGTH = 30
 
 
@@ -167,6 +168,28 @@ def test_a_limit_of_none_switches_a_level_off():
     assert Limit(None, 1.0).judge(0.9) is None
     assert Limit(0.5, None).judge(99.0) == ("warn", 0.5)
     assert Limit(None, None).judge(99.0) is None
+
+
+def test_an_override_replaces_a_level_and_leaves_the_other_to_the_check():
+    limits = choose_limits({"jump": {"warn": 0.3}, "dead_joint": {"warn": None, "fail": None}, "row_count": {}})
+    assert limits["jump"] == Limit(0.3, CHECKS["jump"].limit.fail)
+    assert limits["dead_joint"] == Limit(None, None)
+    assert list(limits) == list(CHECKS)
+    others = set(CHECKS) - {"jump", "dead_joint"}
+    assert all(limits[name] == CHECKS[name].limit for name in others)
+
+
+def test_an_override_of_no_check_or_with_crossed_levels_is_refused():
+    with pytest.raises(SigmaError) as error:
+        choose_limits({"jumps": {"warn": 0.1}})
+    names = ", ".join(CHECKS)
+    assert str(error.value) == f"params.yaml: audit.limits.jumps: no such check; legal: {names}"
+    for override, words in (
+        ({"warn": 0.95}, r"fail \(0\.9\) .*warn \(0\.95\)"),
+        ({"warn": 0.5, "fail": 0.4}, r"fail \(0\.4\)"),
+    ):
+        with pytest.raises(SigmaError, match=rf"^params\.yaml: audit\.limits\.jump: {words}"):
+            choose_limits({"jump": override})
 
 
 def test_the_worst_finding_comes_first(findings):

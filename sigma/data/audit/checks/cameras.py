@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sigma.data.audit.measures import TRAVEL, FilmedEpisode, Measure
+from sigma.data.audit.check import CheckGroup
+from sigma.data.audit.measures import TRAVEL, CameraCheck, FilmedEpisode, Measure
 from sigma.data.audit.thumbnails import CameraTrace
 
 # Grey levels of 255. Codec noise moves a block's mean by up to about 2; a covered lens or a lost signal has neither
@@ -13,6 +14,8 @@ STILL, DARK, BRIGHT, FLAT = 3.0, 8.0, 247.0, 2.0
 # Two pictures whose most different blocks are this many grey levels apart have nothing to do with each other; a copy
 # that was encoded again stays within STILL.
 UNLIKE = 10.0
+
+CAMERAS = CheckGroup[CameraCheck]()
 
 
 def likeness(first: np.ndarray, second: np.ndarray) -> float:
@@ -26,6 +29,7 @@ def likeness(first: np.ndarray, second: np.ndarray) -> float:
     return float(max(1 - apart / UNLIKE, 0.0))
 
 
+@CAMERAS.check(warn=None, fail=0.0, unit="frames", reason="a count: the window stage would stop there")
 def undecodable_video(filmed: FilmedEpisode) -> Iterator[Measure]:
     """Frames that could not be decoded because the file broke off or cannot be read. The window stage would stop there,
     hours later, so the episode is named now.
@@ -37,6 +41,7 @@ def undecodable_video(filmed: FilmedEpisode) -> Iterator[Measure]:
             yield Measure(lost, first, filmed.episode.length - 1, camera, trace.error)
 
 
+@CAMERAS.check(warn=None, fail=0.0, unit="0 or 1", reason="yes or no")
 def missing_camera(filmed: FilmedEpisode) -> Iterator[Measure]:
     """1 for a camera that has not a single frame of the episode although its file can be read. It was not plugged in,
     or the episode's place in the file is wrong; the policy would have to act with one eye shut.
@@ -46,6 +51,7 @@ def missing_camera(filmed: FilmedEpisode) -> Iterator[Measure]:
             yield Measure(1.0, 0, filmed.episode.length - 1, camera, "no frame at all")
 
 
+@CAMERAS.check(warn=None, fail=0.0, unit="frames", reason="a count: the window stage would stop there")
 def video_length(filmed: FilmedEpisode) -> Iterator[Measure]:
     """Steps for which a camera holds no frame, or more than one. From there on image and state would not belong
     together, or the window stage would stop for want of an image.
@@ -61,6 +67,7 @@ def video_length(filmed: FilmedEpisode) -> Iterator[Measure]:
             yield Measure(len(missing) + extra, first, last, camera, f"{len(missing)} missing, {extra} too many")
 
 
+@CAMERAS.check(warn=None, fail=0.0, unit="frames", reason="a count: sizes are declared")
 def image_size(filmed: FilmedEpisode) -> Iterator[Measure]:
     """Frames whose size is not the declared one. The camera's mode changed, and with it what part of the scene it shows
     and where in the image things are.
@@ -76,6 +83,12 @@ def blank_frames(trace: CameraTrace) -> np.ndarray:
     return (mean < DARK) | (mean > BRIGHT) | (contrast < FLAT)
 
 
+@CAMERAS.check(
+    warn=0.0,
+    fail=0.5,
+    unit="share of frames",
+    reason="any blank frame is worth a look; an episode with half of its frames blank teaches acting blindly",
+)
 def blank_camera(filmed: FilmedEpisode) -> Iterator[Measure]:
     """Share of a camera's frames that are black, white or of one colour. It was covered, dazzled or unplugged; nothing
     can be learnt from such frames but to act blindly.
@@ -98,6 +111,12 @@ def _still_runs(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
             first = index
 
 
+@CAMERAS.check(
+    warn=0.5,
+    fail=2.0,
+    unit="seconds",
+    reason="five frames at 10 Hz are a hiccup; 2 s are longer than a window's horizon of 1.6 s",
+)
 def frozen_camera(filmed: FilmedEpisode) -> Iterator[Measure]:
     """Seconds over which a camera's picture stands still while a joint travels 5 % of its range. The stream had
     stalled, and the policy acts on a picture of the past. Blank frames have their own check.
@@ -115,6 +134,12 @@ def frozen_camera(filmed: FilmedEpisode) -> Iterator[Measure]:
                 yield Measure((end - begin) / filmed.fps, begin, end, camera, detail)
 
 
+@CAMERAS.check(
+    warn=None,
+    fail=0.5,
+    unit="likeness, 0 to 1",
+    reason="half way between equal pictures and pictures 10 grey levels apart in their most different block",
+)
 def twin_cameras(filmed: FilmedEpisode) -> Iterator[Measure]:
     """Likeness of two cameras' pictures, 1 where they are the same. Two keys of the recorder were given one device, and
     the other view was never recorded.
@@ -126,14 +151,3 @@ def twin_cameras(filmed: FilmedEpisode) -> Iterator[Measure]:
             if not blank_frames(trace).all():
                 yield Measure(likeness(now, before), detail=f"{camera} shows what {other} shows")
         seen[camera] = now
-
-
-CAMERA_CHECKS = (
-    undecodable_video,
-    missing_camera,
-    video_length,
-    image_size,
-    blank_camera,
-    frozen_camera,
-    twin_cameras,
-)

@@ -1,101 +1,23 @@
-"""Checks of the tables: rows, counters, time and tasks. Each says its unit and why it matters."""
+"""Checks of an episode's rows: counters, time and tasks."""
 
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from sigma.data.audit.measures import AuditedEpisode, Measure, Summary
-from sigma.data.dataset.dataset import ACTION, STATE
+from sigma.data.audit.check import CheckGroup
+from sigma.data.audit.measures import AuditedEpisode, EpisodeCheck, Measure
 
-
-def runs(flags: np.ndarray) -> Iterator[tuple[int, int]]:
-    """First and last index of each run of true flags."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(flags, dtype=np.int8), [0]])))
-    for first, after in edges.reshape(-1, 2):
-        yield int(first), int(after) - 1
+ROWS = CheckGroup[EpisodeCheck]()
 
 
-def _frames(flags: np.ndarray) -> tuple[int, int]:
+def _frames(flags: ArrayLike) -> tuple[int, int]:
     """The first and the last flagged frame."""
     marked = np.flatnonzero(flags)
     return int(marked[0]), int(marked[-1])
 
 
-def stale_statistics(summary: Summary) -> Iterator[Measure]:
-    """Difference of stored and actual mean, deviation, minimum or maximum, as a share of the joint's range.
-
-    ``meta/stats.json`` that belongs to other data (edited, merged, converted) normalises a policy wrongly in every tool
-    that trusts it. Sigma computes its own statistics, so this warns. Quantiles are not compared: LeRobot's are
-    estimates.
-    """
-    for feature in (STATE, ACTION):
-        actual = {"min": summary.low, "max": summary.high, "mean": summary.mean, "std": summary.std}
-        for name, values in actual.items():
-            try:
-                stored = np.asarray(summary.stored[feature][name], dtype=np.float64).ravel()
-            except (KeyError, IndexError):
-                continue
-            except (TypeError, ValueError):
-                yield Measure(1.0, detail=f"{feature}.{name} is no list of numbers")
-                continue
-            if stored.shape != values[feature].shape:
-                detail = f"{feature}.{name}: {stored.size} values for {values[feature].size} joints"
-                yield Measure(1.0, detail=detail)
-                continue
-            off = np.abs(stored - values[feature]) / summary.span[feature]
-            yield Measure(float(off.max()), detail=f"{feature}.{name} of joint {int(off.argmax())}")
-
-
-def frame_total(summary: Summary) -> Iterator[Measure]:
-    """Rows of the tables that no listed episode owns, or frames by which meta/info.json's total misses its episodes.
-
-    Such rows are recorded work that no reader sees: an episode was dropped from the metadata alone, or lies in another
-    file than the metadata says. A wrong total makes LeRobot's readers end too soon or run past the end.
-    """
-    yield Measure(summary.strays, detail=f"{summary.strays} rows belong to no episode in the file that they lie in")
-    detail = f"total_frames is {summary.frame_excess:+d} beside the episodes' lengths"
-    yield Measure(abs(summary.frame_excess), detail=detail)
-
-
-def wrong_type(audited: AuditedEpisode) -> Iterator[Measure]:
-    """1 for a column of another type than meta/info.json declares, 2 for one that is missing or of another shape.
-
-    Another type loses digits unseen (a state stored as whole numbers moves in steps); a vector of another length is
-    another robot's. What cannot be read is not judged further: the other checks leave the episode's rows alone.
-    """
-    for column, (level, detail) in audited.rows.faults.items():
-        yield Measure(level, detail=f"column {column!r} {detail}")
-
-
-def row_count(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Rows more or fewer than the metadata declares. Table and metadata that disagree cannot be cut into windows, and
-    one of them no longer belongs to the video.
-    """
-    rows, declared = audited.rows.count, audited.episode.length
-    yield Measure(abs(rows - declared), detail=f"{rows} rows, {declared} declared")
-
-
-def video_span(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Frames by which the part of a video that the metadata gives the episode misses its length, or begins before an
-    earlier episode's part has ended. The last frames, or the first, would be another episode's.
-    """
-    for camera, (begin, end) in audited.declared.spans.items():
-        frames = (end - begin) * audited.dataset.fps
-        detail = f"{frames:.6g} frames of video for {audited.episode.length} declared"
-        yield Measure(abs(frames - audited.episode.length), subject=camera, detail=detail)
-        overlap = audited.summary.overlaps.get((audited.episode.index, camera), 0.0)
-        yield Measure(overlap, subject=camera, detail="begins before an earlier episode's part has ended")
-
-
-def short_episode(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Frames missing to ``audit.min_frames``. An episode shorter than a window's horizon gives no held-out window at
-    all, and its training windows are mostly padding: often a recording that was aborted.
-    """
-    yield Measure(
-        max(audited.settings.min_frames - audited.episode.length, 0), detail=f"{audited.episode.length} frames"
-    )
-
-
+@ROWS.check(warn=None, fail=0.0, unit="rows", reason="a count: any row out of place is a fault")
 def row_order(audited: AuditedEpisode) -> Iterator[Measure]:
     """Rows whose frame_index is not their position: a gap, a repetition or a shuffle. A window takes neighbouring rows
     for neighbouring moments, and the video's frame of a step by the step's number.
@@ -105,6 +27,7 @@ def row_order(audited: AuditedEpisode) -> Iterator[Measure]:
         yield Measure(int(wrong.sum()), *_frames(wrong), detail="frame_index does not count 0, 1, 2, …")
 
 
+@ROWS.check(warn=None, fail=0.0, unit="rows", reason="a count: any number that is left out is a fault")
 def index_gap(audited: AuditedEpisode) -> Iterator[Measure]:
     """Rows whose global index does not go on from the row before, or numbers between an episode and the one before it.
 
@@ -124,6 +47,7 @@ def index_gap(audited: AuditedEpisode) -> Iterator[Measure]:
             yield Measure(int(wrong.sum()), *_frames(wrong), detail=detail)
 
 
+@ROWS.check(warn=None, fail=0.0, unit="values", reason="a count: one value spoils statistics and losses")
 def non_finite(audited: AuditedEpisode) -> Iterator[Measure]:
     """Values of state, action or time that are missing, NaN or infinite. One of them turns a whole batch's loss, and
     every statistic, into NaN.
@@ -134,6 +58,7 @@ def non_finite(audited: AuditedEpisode) -> Iterator[Measure]:
         yield Measure(int(bad.sum()), *_frames(bad.any(axis=1)), detail="missing, NaN or infinite")
 
 
+@ROWS.check(warn=None, fail=0.0, unit="time steps", reason="a count: time never stands still")
 def timestamp_order(audited: AuditedEpisode) -> Iterator[Measure]:
     """Time steps that do not go forward. Rows were shuffled, or the clock was set back; LeRobot finds a row's image by
     its time, so that images repeat or come from before.
@@ -151,6 +76,12 @@ def _usual_step(timestamp: np.ndarray) -> float:
     return float(np.median(steps)) if len(steps) else np.nan
 
 
+@ROWS.check(
+    warn=0.05,
+    fail=0.5,
+    unit="time steps",
+    reason="a twentieth of a step is jitter of a good clock; half a step is the next frame",
+)
 def timestamp_gap(audited: AuditedEpisode) -> Iterator[Measure]:
     """Worst deviation of a time step from the episode's usual one, or of the first row from time 0, in steps.
 
@@ -166,6 +97,12 @@ def timestamp_gap(audited: AuditedEpisode) -> Iterator[Measure]:
         yield Measure(float(deviation[worst]), worst, worst + 1, detail="a time step unlike the others")
 
 
+@ROWS.check(
+    warn=0.01,
+    fail=0.2,
+    unit="share of fps",
+    reason="1 % is three frames in ten seconds at 30 Hz; at 20 % a horizon of 16 steps ends three steps off",
+)
 def clock_rate(audited: AuditedEpisode) -> Iterator[Measure]:
     """Relative difference of the rows' own rate from the declared fps. Actions would be played faster or slower than
     they were recorded, and image and state drift apart over the episode.
@@ -178,6 +115,7 @@ def clock_rate(audited: AuditedEpisode) -> Iterator[Measure]:
         )
 
 
+@ROWS.check(warn=None, fail=0.0, unit="share of frames", reason="a share: no frame may be without an instruction")
 def missing_task(audited: AuditedEpisode) -> Iterator[Measure]:
     """Share of frames whose instruction is empty. The policy is conditioned on text; an empty one teaches it to ignore
     what it is told.
@@ -188,6 +126,7 @@ def missing_task(audited: AuditedEpisode) -> Iterator[Measure]:
         yield Measure(float(missing.mean()), *_frames(missing), detail="no task text")
 
 
+@ROWS.check(warn=None, fail=0.0, unit="share of frames", reason="a share: no frame may have an unlisted task")
 def unknown_task(audited: AuditedEpisode) -> Iterator[Measure]:
     """Share of frames whose task_index ``meta/tasks.parquet`` does not list. Nobody can say what was asked of the
     robot: the list was cut, or the episode comes from another dataset.
@@ -199,6 +138,12 @@ def unknown_task(audited: AuditedEpisode) -> Iterator[Measure]:
         yield Measure(float(unknown.mean()), first, last, detail=f"task_index {task[first]} is not listed")
 
 
+@ROWS.check(
+    warn=0.3,
+    fail=0.8,
+    unit="share of frames",
+    reason="a rest pose at both ends takes up to a third of a short episode; four fifths are a copy",
+)
 def duplicate_episode(audited: AuditedEpisode) -> Iterator[Measure]:
     """Share of frames whose state and action an earlier episode has too, to within a cell of 1 % of each joint's range.
 
@@ -207,18 +152,3 @@ def duplicate_episode(audited: AuditedEpisode) -> Iterator[Measure]:
     """
     share, earlier = audited.summary.repeats.get(audited.episode.index, (0.0, -1))
     yield Measure(share, detail=f"in episode {earlier} too")
-
-
-DATASET_CHECKS = (stale_statistics, frame_total)
-STRUCTURE_CHECKS = (wrong_type, row_count, video_span, short_episode)
-ROW_CHECKS = (
-    row_order,
-    index_gap,
-    non_finite,
-    timestamp_order,
-    timestamp_gap,
-    clock_rate,
-    missing_task,
-    unknown_task,
-    duplicate_episode,
-)

@@ -8,13 +8,22 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from sigma.data.audit.check import CheckGroup
 from sigma.data.audit.checks.cameras import FLAT, STILL, likeness
-from sigma.data.audit.measures import Measure, Signatures
+from sigma.data.audit.measures import AcrossCheck, Measure, Signatures
 
 # Fewer episodes have no usual view.
 COMPARED = 3
 
+FILMS = CheckGroup[AcrossCheck]()
 
+
+@FILMS.check(
+    warn=0.4,
+    fail=0.6,
+    unit="share of the way",
+    reason="pictures stay within a fifth of the way; beyond the middle it is the other camera's",
+)
 def swapped_cameras(signatures: Signatures) -> Iterator[tuple[int, Measure]]:
     """How far a camera's picture has gone from its usual view to another camera's: 0 not at all, 1 all the way.
 
@@ -39,6 +48,12 @@ def swapped_cameras(signatures: Signatures) -> Iterator[tuple[int, Measure]]:
                 yield episode, Measure(float(max(gone, 0.0)), subject=camera, detail=f"looks like {other}")
 
 
+@FILMS.check(
+    warn=0.0,
+    fail=0.5,
+    unit="likeness, 0 to 1",
+    reason="two recordings are 5 times farther apart than the scale reaches; a copy keeps over four fifths",
+)
 def duplicate_video(signatures: Signatures) -> Iterator[tuple[int, Measure]]:
     """Likeness of an episode's picture to an earlier episode's of the same camera, 1 where they are the same.
 
@@ -54,14 +69,11 @@ def duplicate_video(signatures: Signatures) -> Iterator[tuple[int, Measure]]:
         ]
         moments = np.array([len(frames) for _, frames in held])
         longest = moments.max(initial=0)
-        films = [np.pad(frames, ((0, longest - len(frames)), (0, 0), (0, 0))) for _, frames in held]
-        films = np.stack(films) if films else np.zeros(0)
+        padded = [np.pad(frames, ((0, longest - len(frames)), (0, 0), (0, 0))) for _, frames in held]
+        films = np.stack(padded) if padded else np.zeros(0)
         for row in range(1, len(held)):
             apart = np.abs(films[:row].astype(np.int16) - films[row]).max(axis=(2, 3))
             both = np.arange(longest) < np.minimum(moments[:row], moments[row])[:, None]
             nearest = int((np.where(both, apart, 0).sum(axis=1) / both.sum(axis=1)).argmin())
             value = likeness(held[row][1], held[nearest][1])
             yield held[row][0], Measure(value, subject=camera, detail=f"as in episode {held[nearest][0]}")
-
-
-ACROSS_CHECKS = (swapped_cameras, duplicate_video)

@@ -4,12 +4,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sigma.data.audit.checks.episode_tables import runs
-from sigma.data.audit.measures import TRAVEL, AuditedEpisode, Measure
+from sigma.data.audit.check import CheckGroup
+from sigma.data.audit.measures import TRAVEL, AuditedEpisode, EpisodeCheck, Measure
 from sigma.data.dataset.dataset import ACTION, STATE
 
 # The gripper holds what it grips, and a joint waits: a fault is what lasts three quarters of the frames.
 LASTING = 0.25
+
+JOINTS = CheckGroup[EpisodeCheck]()
+
+
+def runs(flags: np.ndarray) -> Iterator[tuple[int, int]]:
+    """First and last index of each run of true flags."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(flags, dtype=np.int8), [0]])))
+    for first, after in edges.reshape(-1, 2):
+        yield int(first), int(after) - 1
 
 
 def _stalls(audited: AuditedEpisode, still: np.ndarray, moving: np.ndarray, feature: str) -> Iterator[Measure]:
@@ -24,6 +33,12 @@ def _stalls(audited: AuditedEpisode, still: np.ndarray, moving: np.ndarray, feat
             yield Measure(seconds, first, last + 1, names[joint], detail)
 
 
+@JOINTS.check(
+    warn=0.5,
+    fail=2.0,
+    unit="seconds",
+    reason="half a second is the first third of a window at 10 Hz; 2 s are longer than its horizon of 1.6 s",
+)
 def frozen_state(audited: AuditedEpisode) -> Iterator[Measure]:
     """Seconds over which the whole state is bit-identical while the action moves a joint by 5 % of its range.
 
@@ -33,6 +48,12 @@ def frozen_state(audited: AuditedEpisode) -> Iterator[Measure]:
     yield from _stalls(audited, audited.rows.state, audited.rows.action, ACTION)
 
 
+@JOINTS.check(
+    warn=1.0,
+    fail=3.0,
+    unit="seconds",
+    reason="an arm settles within a second of its last command; after 3 s something else moved it",
+)
 def frozen_action(audited: AuditedEpisode) -> Iterator[Measure]:
     """Seconds over which the whole action is bit-identical while the state travels 5 % of a joint's range.
 
@@ -42,6 +63,12 @@ def frozen_action(audited: AuditedEpisode) -> Iterator[Measure]:
     yield from _stalls(audited, audited.rows.action, audited.rows.state, STATE)
 
 
+@JOINTS.check(
+    warn=0.02,
+    fail=0.5,
+    unit="share of the joint's range",
+    reason="2 % is the play of a joint that holds; a joint commanded over half its range must have moved",
+)
 def dead_joint(audited: AuditedEpisode) -> Iterator[Measure]:
     """Commanded travel, as a share of the joint's action range, of a joint whose state never changes in the episode.
 
@@ -55,6 +82,12 @@ def dead_joint(audited: AuditedEpisode) -> Iterator[Measure]:
         yield Measure(float(travel[joint]), 0, len(state) - 1, audited.dataset.joint_names[joint], "never moves")
 
 
+@JOINTS.check(
+    warn=0.3,
+    fail=None,
+    unit="share of frames",
+    reason="warns only: a closed gripper sits at its stop; a third of an episode is worth a look",
+)
 def saturated_joint(audited: AuditedEpisode) -> Iterator[Measure]:
     """Share of frames in which a joint sits bit-exactly at the dataset's lowest or highest value.
 
@@ -80,6 +113,12 @@ def _largest_step(audited: AuditedEpisode, values: np.ndarray, feature: str) -> 
         yield Measure(float(moved[step, joint]), int(step), int(step) + 1, name, f"{feature} in one step")
 
 
+@JOINTS.check(
+    warn=0.5,
+    fail=0.9,
+    unit="share of the joint's range",
+    reason="half a joint's range in one step is the fastest that a gripper opens at 10 Hz; nine tenths is no motion",
+)
 def jump(audited: AuditedEpisode) -> Iterator[Measure]:
     """Largest change of a joint's state in one step, as a share of its range over the dataset.
 
@@ -88,6 +127,12 @@ def jump(audited: AuditedEpisode) -> Iterator[Measure]:
     yield from _largest_step(audited, audited.rows.state, STATE)
 
 
+@JOINTS.check(
+    warn=0.5,
+    fail=0.9,
+    unit="share of the joint's range",
+    reason="as for jump: an arm must be able to follow what is commanded in one step",
+)
 def action_jump(audited: AuditedEpisode) -> Iterator[Measure]:
     """Largest change of a joint's action in one step, as a share of its range over the dataset.
 
@@ -97,6 +142,12 @@ def action_jump(audited: AuditedEpisode) -> Iterator[Measure]:
     yield from _largest_step(audited, audited.rows.action, ACTION)
 
 
+@JOINTS.check(
+    warn=0.1,
+    fail=0.3,
+    unit="share of the joint's range",
+    reason="arms follow within 7 %; a tenth is an offset worth calibrating, three tenths another pose",
+)
 def diverging_action(audited: AuditedEpisode) -> Iterator[Measure]:
     """Distance of a joint's action from its state that three quarters of the frames exceed, as a share of its range.
 
@@ -133,6 +184,12 @@ def lead_of_action(state: np.ndarray, action: np.ndarray, span: np.ndarray, reac
     return best - reach if scores[best] >= 0.5 else None
 
 
+@JOINTS.check(
+    warn=1.0,
+    fail=3.0,
+    unit="frames",
+    reason="a frame more or less is jitter; from a shift of four frames on a chunk of 8 begins in its own middle",
+)
 def time_shift(audited: AuditedEpisode) -> Iterator[Measure]:
     """Frames by which the lead of the action over the state differs from the dataset's median, or by which the state
     comes first, by cross-correlation of their changes.
@@ -155,6 +212,12 @@ def _extremes(audited: AuditedEpisode) -> Iterator[tuple[str, np.ndarray, np.nda
             yield feature, finite.min(axis=0), finite.max(axis=0)
 
 
+@JOINTS.check(
+    warn=0.01,
+    fail=0.2,
+    unit="share of audit.joint_range",
+    reason="a controller overshoots a stop by a hundredth; a wrist's roll in degrees goes to 160",
+)
 def outside_range(audited: AuditedEpisode) -> Iterator[Measure]:
     """Farthest that a joint's state or action lies outside ``audit.joint_range``, as a share of that range.
 
@@ -169,6 +232,12 @@ def outside_range(audited: AuditedEpisode) -> Iterator[Measure]:
         yield Measure(float(beyond[joint]), subject=audited.dataset.joint_names[joint], detail=detail)
 
 
+@JOINTS.check(
+    warn=5.0,
+    fail=10.0,
+    unit="factor",
+    reason="an arm at work leaves the inner fifth of its range; radians stay within the inner thirtieth",
+)
 def small_values(audited: AuditedEpisode) -> Iterator[Measure]:
     """Factor by which the largest value of any joint falls short of the larger end of ``audit.joint_range``.
 
@@ -181,6 +250,12 @@ def small_values(audited: AuditedEpisode) -> Iterator[Measure]:
         yield Measure(bound / max(largest, 1e-9), detail=f"{feature} stays within {largest:.4g} of 0")
 
 
+@JOINTS.check(
+    warn=1.5,
+    fail=3.0,
+    unit="factor",
+    reason="a gripped object and lag change a spread by up to a half; radians by a factor of more than 30",
+)
 def unit_mismatch(audited: AuditedEpisode) -> Iterator[Measure]:
     """Factor between the spread of action and state, the median over the joints that move; 1 where they agree.
 
@@ -197,18 +272,3 @@ def unit_mismatch(audited: AuditedEpisode) -> Iterator[Measure]:
     if moved.any():
         factor = np.exp(abs(float(np.median(np.log(action[moved] / state[moved])))))
         yield Measure(float(factor), detail=f"over {int(moved.sum())} joints that move")
-
-
-JOINT_CHECKS = (
-    frozen_state,
-    frozen_action,
-    dead_joint,
-    saturated_joint,
-    jump,
-    action_jump,
-    diverging_action,
-    time_shift,
-    outside_range,
-    small_values,
-    unit_mismatch,
-)
