@@ -6,7 +6,11 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from sigma.report.verdict import number
+
+def number(value: float) -> str:
+    """Three significant digits, trailing zeros kept, with a true minus sign."""
+    text = "0" if value == 0 else f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}"
+    return text.removesuffix(".").replace("-", "−")
 
 
 def data_uri(kind: str, content: bytes) -> str:
@@ -36,13 +40,13 @@ def p_value(value: float) -> str:
 
 
 def render(template: str, *, package: str = "sigma.report", **values: Any) -> str:
-    """The page of a package's ``templates/`` with ``values``; ``sigma.report`` has what all pages include.
+    """Fill a template of the package's ``templates/``; every package's pages may include those of ``sigma.report``.
 
-    Text that comes from data is escaped; an unknown name is an error.
+    In a page (``.html``) text that comes from data is escaped. An unknown name is an error.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(name, "templates") for name in dict.fromkeys((package, "sigma.report"))]),
-        autoescape=True,
+        autoescape=template.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -90,7 +90,7 @@ def run(*, params: Path, arms: Path, output: Path, tables: Path) -> str:
     listed, summary, report = file.ablation, file.summary, read_parameters().report
 
     from sigma.evaluation.predictions import BASELINE_COLUMNS
-    from sigma.report.verdict import number
+    from sigma.report.html import number
     from sigma.shared.errors import SigmaError
     from sigma.shared.files import atomic_directory, read_json, write_json
     from sigma.shared.tables import read_columns

@@ -135,7 +135,7 @@ def test_the_verdict_comes_first_and_nothing_is_loaded_from_elsewhere(project):
 
 
 def test_numbers_of_the_page_are_those_of_the_metrics_file(project):
-    from sigma.report.verdict import number
+    from sigma.report.html import number
 
     run(project)
     text = (project / OUTPUT).read_text()
