@@ -156,7 +156,7 @@ def profile_use(
 @tools.command(rich_help_panel="Tools")
 def figures() -> None:
     """Fill the figures in README.md and stages/*/README.md from the metrics files."""
-    from sigma.tools import readme_figures as module
+    from sigma.tools import figures as module
 
     typer.echo(module.run(root=Path()))
 
