@@ -6,7 +6,7 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; line styles dif
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 
 from sigma.evaluation.references import TITLES
 
-STYLE = {
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+STYLE: dict[str, dict[str, Any]] = {
     "base": {"color": "#D55E00", "linestyle": "--"},
     "sigma": {"color": "#0072B2", "linestyle": "-"},
     "sigma_scale_1": {"color": "#56B4E9", "linestyle": "-."},
@@ -30,7 +33,7 @@ BRANCH_STYLE = {
     "chunk": {"color": "#009E73", "linewidth": 3.0},
     "trajectory": {"color": "#0072B2", "linewidth": 1.2},
 }
-SETTINGS = {
+SETTINGS: "dict[RcKeyType, Any]" = {
     "svg.hashsalt": "sigma",
     "svg.fonttype": "path",
     "font.size": 10,

@@ -84,7 +84,7 @@ def _write_tables(folder: Path, result: dict[str, Any], arms: list["ArmSeed"]) -
 def run(*, params: Path, arms: Path, output: Path, tables: Path) -> str:
     """Score every listed arm and reference; writes the metrics file ``output`` and the folder ``tables``.
 
-    Raises :class:`sigma.shared.errors.SigmaError` before any scoring where an arm is missing, not listed, or of other windows.
+    Raises :class:`SigmaError` before any scoring where an arm is missing, not listed, or of other windows.
     """
     file = read_sections(SummaryFile, params, others=True)
     listed, summary, report = file.ablation, file.summary, read_parameters().report

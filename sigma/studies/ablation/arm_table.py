@@ -98,9 +98,10 @@ def add_arm(rows: dict[str, Row], arm: ArmSeed, windows: Windows) -> None:
         row.seeds[arm.seed] = windows.errors(actions)
 
 
-def holm(p: Mapping[Hashable, float]) -> dict[Hashable, float]:
+def holm[Key: Hashable](p: Mapping[Key, float]) -> dict[Key, float]:
     """Holm's (1979) step-down adjustment: p times the number of hypotheses still standing, never falling, at most 1."""
-    adjusted, highest = {}, 0.0
+    adjusted: dict[Key, float] = {}
+    highest = 0.0
     for index, key in enumerate(sorted(p, key=lambda name: p[name])):
         highest = max(highest, min(1.0, (len(p) - index) * p[key]))
         adjusted[key] = highest
@@ -118,9 +119,9 @@ def _estimate(row: Row, metric: str, windows: Windows, chosen: np.ndarray) -> di
 
 def compare(subject: Row, other: Row, metric: str, windows: Windows, chosen: np.ndarray) -> Difference:
     """``subject`` minus ``other`` over the windows ``chosen``."""
-    pair = (row.errors(metric)[chosen] for row in (other, subject))
+    first, second = (row.errors(metric)[chosen] for row in (other, subject))
     episodes = windows.columns["episode"][chosen]
-    return paired_difference(*pair, episodes, resamples=windows.resamples, seed=windows.seed)
+    return paired_difference(first, second, episodes, resamples=windows.resamples, seed=windows.seed)
 
 
 def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split: str) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split
         "critical_episodes": len(np.unique(episodes[chosen[CRITICAL]])),
         "rows": {},
     }
-    family: dict[Hashable, float] = {}
+    family: dict[tuple[str, str], float] = {}
     for name, row in rows.items():
         entry: dict[str, Any] = {"confirmatory": is_confirmatory(name)}
         for metric in METRICS:

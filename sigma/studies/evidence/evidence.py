@@ -55,7 +55,7 @@ def _refuse_other_windows(ablation: dict[str, Any], check_b: dict[str, Any]) -> 
 def run(*, params: Path, output: Path) -> str:
     """Write the page; returns one line that counts its outcomes.
 
-    Raises :class:`sigma.shared.errors.SigmaError` where ``metrics/ablation.json`` or a check is missing, or where they are not
+    Raises :class:`SigmaError` where ``metrics/ablation.json`` or a check is missing, or where they are not
     of the same windows. The closed loop, the diagnostics and pictures may be missing: the page says so.
     """
     section = read_sections(EvidenceFile, params, others=True).evidence

@@ -1,7 +1,7 @@
 """The evidence page's table of outcomes: Sigma against every confirmatory row, offline and in closed loop.
 
-Offline, Sigma is *better* or *worse* where the 95 % interval of the paired difference of errors excludes 0. In closed loop
-it is where McNemar's exact p of the difference in success is below 0.05. Everything else is *not shown*.
+Offline, Sigma is *better* or *worse* where the 95 % interval of the paired difference of errors excludes 0; in closed
+loop, where McNemar's exact p of the difference in success is below 0.05. Everything else is *not shown*.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ MEASURES = {"mse_plan": "mse_plan, %", CRITICAL: "mse_plan on critical windows, 
 class Outcome:
     """Sigma against one opponent under one measure.
 
-    Offline the difference and its interval are Sigma's error minus the opponent's in percent of the opponent's; in closed
-    loop they are Sigma's success minus the opponent's in percentage points. None stands for what was not measured.
+    Offline the difference and its interval are Sigma's error minus the opponent's in percent of the opponent's; in
+    closed loop they are Sigma's success minus the opponent's in percentage points. None: not measured.
     """
 
     opponent: str

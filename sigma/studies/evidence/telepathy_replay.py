@@ -6,7 +6,6 @@ Legend: W windows, w inner width, K factors, E factor dim, P pooled vectors, d b
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +36,10 @@ def _addresses(episodes: np.ndarray, steps: np.ndarray) -> list[tuple[int, int]]
     return [(int(episode), int(step)) for episode, step in zip(episodes, steps, strict=True)]
 
 
+def _arrays(output: Mapping[str, torch.Tensor | None]) -> dict[str, np.ndarray]:
+    return {name: value.float().cpu().numpy() for name, value in output.items() if value is not None}
+
+
 def inner_states(
     vla: SigmaTelepathyVLA, material: WindowBatches, factors: np.ndarray, batch: int
 ) -> dict[str, np.ndarray]:
@@ -48,9 +51,9 @@ def inner_states(
     parts: dict[str, list[np.ndarray]] = {"telepathy_factors": [], "memory": [], "intent": []}
     for rows in batches(len(material.split), batch, "diagnose: inner states"):
         addresses = _addresses(shards.window_episode[rows], shards.window_step[rows])
-        output = vla.decide(material.observation(rows), addresses)
+        output = _arrays(vla.decide(material.observation(rows), addresses))
         for name, values in parts.items():
-            values.append(output[name].float().flatten(1).cpu().numpy())
+            values.append(output[name].reshape(len(rows), -1))
     tau, memory, intent = (np.concatenate(values) for values in parts.values())
     if tau.shape != (len(factors), factors[0].size) or not np.allclose(
         tau, factors.reshape(tau.shape), rtol=SAME_MODEL, atol=SAME_MODEL
@@ -98,8 +101,7 @@ def trace(
     texts = [shards.tasks[task] for task in shards.frame_task[now]]
     states, motion = shards.frame_state[now], shards.frame_trace[now]
     observation = material.builder.observation(vision, states, texts, history, present, motion)
-    output = vla.decide(observation, _addresses(shards.frame_episode[now], shards.frame_step[now]))
-    arrays: Mapping[str, Any] = {name: value.float().cpu().numpy() for name, value in output.items()}
+    arrays = _arrays(vla.decide(observation, _addresses(shards.frame_episode[now], shards.frame_step[now])))
     residuals = {branch: arrays[f"telepathy_residual_{branch}"] for branch in BRANCHES}
     residuals["vector"] = residuals["vector"][:, None]
     reference = read_reference(calibration)
