@@ -185,7 +185,7 @@ def test_a_fine_tuned_policy_is_decoded_in_three_ways_under_the_bases_noise(arme
 @torch.no_grad()
 def test_variants_without_own_factors_leave_the_trained_arm_and_its_scales_alone(armed):
     folder = folder_of(armed, "sigma") / "model"
-    settings = armed.configure()["adapter"].model_dump()
+    settings = armed.configure().adapter.model_dump()
 
     def variants(swaps):
         return replay_residual_arm(armed.material(), folder, "sigma", settings, seed=1, swaps=swaps, batch=64).variants

@@ -81,7 +81,7 @@ def test_on_windows_that_the_arm_was_tested_on_it_executes_what_it_did_there(arm
     shards_meta = read_json(armed.root / "data/shards/meta.json")
     shards = confirmation.fresh_shards(armed.root / "recorded", tmp_path / "shards", shards_meta, Workers(1))
     features, reference = read_json(armed.root / "data/features/meta.json"), read_json(armed.root / "data/base.json")
-    material = confirmation.fresh_material(shards, reference, features, settings["base"], batch=64, device="cpu")
+    material = confirmation.fresh_material(shards, reference, features, settings.base, batch=64, device="cpu")
     place = {
         key: row
         for row, key in enumerate(zip(shards.window_episode.tolist(), shards.window_step.tolist(), strict=True))
@@ -92,7 +92,7 @@ def test_on_windows_that_the_arm_was_tested_on_it_executes_what_it_did_there(arm
             confirmation.fresh_base(material),
             folder / f"{name}-1/model",
             folder / f"{name}-1/adapter_calibration.json",
-            settings["adapter"].model_dump(),
+            settings.adapter.model_dump(),
             name=name,
             batch=64,
         )

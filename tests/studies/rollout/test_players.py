@@ -32,7 +32,7 @@ def views(count: int = 2) -> list[dict]:
 
 
 def load(world: World, name: str, folder=None, **changes):
-    settings = world.configure()["adapter"].model_dump()
+    settings = world.configure().adapter.model_dump()
     with inside(world.root):
         arm = find_arm(name, folder)
         reference, features = read_base()
@@ -55,7 +55,7 @@ def test_sigma_acts_under_the_parameters_adapter_and_at_full_scale(trained):
     def built(**bounds):
         return SigmaController(
             trained.vla(),
-            adapter=SigmaTelepathyAdapter(**trained.configure()["adapter"].model_dump() | bounds),
+            adapter=SigmaTelepathyAdapter(**trained.configure().adapter.model_dump() | bounds),
             calibration=trained.root / "models/adapter_calibration.json",
             n_action_steps=N,
         )
@@ -68,7 +68,7 @@ def test_sigma_acts_under_the_parameters_adapter_and_at_full_scale(trained):
 
 def test_without_residual_heads_the_adapted_policy_or_the_base_acts_alone(trained, trained_adapted):
     # These pictures are so unusual that the adapter would shut; a lowest scale keeps it open.
-    settings = trained_adapted.configure()["adapter"].model_dump() | {"min_scale": 0.5}
+    settings = trained_adapted.configure().adapter.model_dump() | {"min_scale": 0.5}
     built = SigmaController(
         trained_adapted.vla(),
         adapter=SigmaTelepathyAdapter(**settings),
