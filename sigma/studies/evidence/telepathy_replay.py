@@ -6,6 +6,7 @@ Legend: W windows, w inner width, K factors, E factor dim, P pooled vectors, d b
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +37,6 @@ def _addresses(episodes: np.ndarray, steps: np.ndarray) -> list[tuple[int, int]]
     return [(int(episode), int(step)) for episode, step in zip(episodes, steps, strict=True)]
 
 
-def _arrays(output: Mapping[str, torch.Tensor | None]) -> dict[str, np.ndarray]:
-    return {name: value.float().cpu().numpy() for name, value in output.items() if value is not None}
-
-
 def inner_states(
     vla: SigmaTelepathyVLA, material: WindowBatches, factors: np.ndarray, batch: int
 ) -> dict[str, np.ndarray]:
@@ -51,9 +48,11 @@ def inner_states(
     parts: dict[str, list[np.ndarray]] = {"telepathy_factors": [], "memory": [], "intent": []}
     for rows in batches(len(material.split), batch, "diagnose: inner states"):
         addresses = _addresses(shards.window_episode[rows], shards.window_step[rows])
-        output = _arrays(vla.decide(material.observation(rows), addresses))
+        output = vla.decide(material.observation(rows), addresses)
+        # Outputs of telepathy are None for a residual MLP only, which this command does not read.
+        tensors = {name: value for name, value in output.items() if value is not None}
         for name, values in parts.items():
-            values.append(output[name].reshape(len(rows), -1))
+            values.append(tensors[name].float().flatten(1).cpu().numpy())
     tau, memory, intent = (np.concatenate(values) for values in parts.values())
     if tau.shape != (len(factors), factors[0].size) or not np.allclose(
         tau, factors.reshape(tau.shape), rtol=SAME_MODEL, atol=SAME_MODEL
@@ -101,7 +100,8 @@ def trace(
     texts = [shards.tasks[task] for task in shards.frame_task[now]]
     states, motion = shards.frame_state[now], shards.frame_trace[now]
     observation = material.builder.observation(vision, states, texts, history, present, motion)
-    arrays = _arrays(vla.decide(observation, _addresses(shards.frame_episode[now], shards.frame_step[now])))
+    output = vla.decide(observation, _addresses(shards.frame_episode[now], shards.frame_step[now]))
+    arrays: Mapping[str, Any] = {name: value.float().cpu().numpy() for name, value in output.items()}
     residuals = {branch: arrays[f"telepathy_residual_{branch}"] for branch in BRANCHES}
     residuals["vector"] = residuals["vector"][:, None]
     reference = read_reference(calibration)
