@@ -1,4 +1,4 @@
-"""``sigma report``: blend, score, check and draw what the model stages predicted. Needs no model, and seconds."""
+"""``sigma report``: blend, score, check and draw what the model stages predicted. Needs no model and takes seconds."""
 
 from pathlib import Path
 

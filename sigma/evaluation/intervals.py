@@ -32,7 +32,7 @@ class Difference:
 
     @property
     def enough(self) -> bool:
-        """Whether there are enough episodes for the interval to cover what it claims to cover."""
+        """Whether there are enough episodes for the interval to have the coverage that it claims."""
         return self.episodes >= ENOUGH_EPISODES
 
     @property
@@ -41,7 +41,7 @@ class Difference:
         return self.episodes >= 2 and self.high < 0.0
 
     def to_json(self, first: str, second: str) -> dict[str, Any]:
-        """Under the names of the two arms."""
+        """JSON-ready form, with ``first`` and ``second`` as the names of the two arms."""
         interval = {"delta": self.delta, "delta_lo": self.low, "delta_hi": self.high, "p": self.p}
         return {first: self.first, second: self.second, **interval}
 
@@ -53,7 +53,7 @@ def episode_sums(values: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _interval(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> tuple[float, float] | None:
-    """The interval of Σ sums / Σ counts over episodes; None where every episode has the same ratio, or there is one."""
+    """The interval of Σ sums / Σ counts over episodes; None for a single episode, or where all have the same ratio."""
     from scipy.stats import bootstrap
 
     by_episode = sums / counts

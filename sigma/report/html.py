@@ -1,4 +1,4 @@
-"""Self-contained pages: the template environment, pictures as addresses, and nested records as rows."""
+"""Self-contained pages: filling templates, embedding pictures as data URIs, and formatting values."""
 
 import base64
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ def number(value: float) -> str:
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """``content`` as the address of an image of this media type."""
+    """``content`` as a data URI of the media type ``kind``."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def picture(svg: str) -> str:
-    """An SVG as the address of an image: nothing inside it can run or be styled by the page."""
+    """An SVG as a data URI for an ``img`` element, in which nothing can run and the page's style does not apply."""
     return data_uri("image/svg+xml", svg.encode())
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as (dotted name, text) rows."""
+    """Flatten nested values into (dotted name, text) rows."""
     rows: list[tuple[str, str]] = []
     for name, value in record.items():
         if isinstance(value, Mapping):
@@ -35,7 +35,7 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def p_value(value: float) -> str:
-    """p with three digits after the point."""
+    """p with three decimals."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

@@ -146,10 +146,10 @@ def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split
                 continue
             entry[metric] = _estimate(row, metric, windows, chosen[metric])
             if name != subject:
-                found = compare(rows[subject], row, metric, windows, chosen[metric])
-                entry[metric] |= {"delta": found.delta, "delta_lo": found.low, "delta_hi": found.high, "p": found.p}
+                pair = compare(rows[subject], row, metric, windows, chosen[metric])
+                entry[metric] |= {"delta": pair.delta, "delta_lo": pair.low, "delta_hi": pair.high, "p": pair.p}
                 if entry["confirmatory"] and metric in CLAIMS:
-                    family[name, metric] = found.p
+                    family[name, metric] = pair.p
         result["rows"][name] = entry
     for (name, metric), p in holm(family).items():
         result["rows"][name][metric]["p_holm"] = p
@@ -161,9 +161,9 @@ def constant_cost(rows: Mapping[str, Row], windows: Windows, split: str) -> dict
     if not {"tau_constant", "sigma"} <= set(rows):
         return None
     chosen = windows.rows(split, "mse_plan")
-    own, constant = (rows[name].errors("mse_plan")[chosen] for name in ("sigma", "tau_constant"))
+    sigma, constant = (rows[name].errors("mse_plan")[chosen] for name in ("sigma", "tau_constant"))
     options = {"resamples": windows.resamples, "seed": windows.seed}
-    ratio = ratio_of_means(own, constant, windows.columns["episode"][chosen], **options)
+    ratio = ratio_of_means(sigma, constant, windows.columns["episode"][chosen], **options)
     return dict(zip(("percent", "lo", "hi"), (100.0 * (value - 1.0) for value in ratio), strict=True))
 
 

@@ -75,14 +75,14 @@ def losses(
 ) -> dict[str, tuple[float, Paired | None, bool]]:
     """By task of the base's own: Sigma's success minus the frozen base's in points, the paired test where there is one,
     and whether the task counts as kept, which means at most ``margin`` points lost."""
-    found = {}
+    changes = {}
     for name, task in tasks.items():
         base = next((arm for arm in BASES if arm in task.arms), None)
         if name != target and base is not None and subject in task.arms:
             change = 100.0 * (task.arms[subject].success - task.arms[base].success)
             # Shares of a count are not exact in floating point: a loss of just the margin counts as kept.
-            found[name] = (change, task.paired.get(base), change >= -margin - 1e-9)
-    return found
+            changes[name] = (change, task.paired.get(base), change >= -margin - 1e-9)
+    return changes
 
 
 def signed(value: float) -> str:

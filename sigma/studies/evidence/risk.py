@@ -30,7 +30,7 @@ def spearman(
     estimate = correlation(np.arange(len(risk)))
     if len(groups) < 2:
         return {"spearman": estimate, "lo": estimate, "hi": estimate}
-    found = bootstrap(
+    result = bootstrap(
         (np.arange(len(groups)),),
         lambda picks: correlation(np.concatenate([groups[pick] for pick in picks])),
         vectorized=False,
@@ -39,7 +39,7 @@ def spearman(
         method="percentile",
         rng=generator(seed, "spearman"),
     )
-    low, high = found.confidence_interval
+    low, high = result.confidence_interval
     return {"spearman": estimate, "lo": float(low), "hi": float(high)}
 
 

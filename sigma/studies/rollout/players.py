@@ -79,16 +79,16 @@ def find_arm(name: str, folder: Path | None) -> Arm:
 
     Raises :class:`SigmaError` where there is no such arm, or where something of it is missing.
     """
-    own = _names(SIGMA, "residual")
+    shipped = _names(SIGMA, "residual")
     if folder is None:
         if name in UNTRAINED:
             return UNTRAINED[name]
-        if name not in own:
-            legal = ", ".join((EXPERT, BASE, *own))
+        if name not in shipped:
+            legal = ", ".join((EXPERT, BASE, *shipped))
             raise SigmaError(
                 f"arm {name!r} does not exist; legal: {legal}, or a trained arm with the folder it lies in"
             )
-        arm: ResidualArm | TunedArm = ResidualArm(name, MODEL, CALIBRATION, own[name])
+        arm: ResidualArm | TunedArm = ResidualArm(name, MODEL, CALIBRATION, shipped[name])
     else:
         record = read_json(folder / "arm.json")
         if not isinstance(record, dict) or record.get("kind") not in VARIANTS or not isinstance(record.get("arm"), str):

@@ -18,10 +18,10 @@ def _speed(path: Path, arm: str, groups: Mapping[tuple[str, str], Any]) -> dict[
     from sigma.shared.files import read_json
 
     again = "play the arm again with `sigma rollout`"
-    found = read_json(path)
+    clock = read_json(path)
     try:
-        rates = {(row["task"], row["setting"]): row["decisions_per_second"] for row in found["played"]}
-        matching = found["arm"] == arm and rates.keys() == groups.keys()
+        rates = {(row["task"], row["setting"]): row["decisions_per_second"] for row in clock["played"]}
+        matching = clock["arm"] == arm and rates.keys() == groups.keys()
     except (KeyError, TypeError, AttributeError):
         raise SigmaError(f"{path}: not what `sigma rollout` writes beside its table; {again}") from None
     if not matching:
@@ -95,19 +95,19 @@ def run(*, tables: list[Path], params: Path, output: Path) -> str:
         paired = {}
         for arm in arms if SIGMA in arms else ():
             if arm != SIGMA:
-                found = compare(arms[SIGMA][key]["success"], arms[arm][key]["success"])
-                found["only_sigma"], found["only_other"] = found.pop("only_first"), found.pop("only_second")
-                paired[arm] = found
+                pair = compare(arms[SIGMA][key]["success"], arms[arm][key]["success"])
+                pair["only_sigma"], pair["only_other"] = pair.pop("only_first"), pair.pop("only_second")
+                paired[arm] = pair
         result[name] = {"arms": scores, "paired": paired}
-    own = [task for task in section.base_tasks if (task, PLAIN_NAME) in arms.get(BASE, {})]
-    if own:
+    base_tasks = [task for task in section.base_tasks if (task, PLAIN_NAME) in arms.get(BASE, {})]
+    if base_tasks:
         kept = {}
         for arm, groups in arms.items():
             against = {
                 task: compare(groups[task, PLAIN_NAME]["success"], arms[BASE][task, PLAIN_NAME]["success"])
-                for task in own
+                for task in base_tasks
             }
-            kept[arm] = retention({task: result[task]["arms"][arm] for task in own}, against)
+            kept[arm] = retention({task: result[task]["arms"][arm] for task in base_tasks}, against)
         result[RETENTION] = {"arms": kept, "paired": {}}
     write_json(output, result)
     headline = result.get(section.target, next(iter(result.values())))["arms"]
