@@ -129,8 +129,8 @@ def read_rate(path: Path, arm: Arm) -> float:
 def choose_rates(ablation: AblationParameters, folder: Path) -> dict[str, float]:
     """For each arm with trials, the multiplier with the smallest validation error; ties go to the smaller one.
 
-    ``folder`` holds one JSON file for each trial. Raises :class:`SigmaError` where one is missing, is there twice or is not
-    readable as a trial.
+    ``folder`` holds one JSON file for each trial. Raises :class:`SigmaError` where a trial is missing, occurs twice or
+    cannot be read.
     """
     errors: dict[tuple[str, float], float] = {}
     for file in sorted(folder.glob("*.json")):
