@@ -127,7 +127,7 @@ def profile_use(
     typer.echo(use(name, params, {"base": base_revision, "dataset": dataset_revision}))
 
 
-@command(tools, _PANEL, "sigma.tools.readme_figures")
+@command(tools, _PANEL, "sigma.tools.figures")
 def figures() -> dict[str, Any]:
     """Fill the figures in README.md and stages/*/README.md from the metrics files."""
     return {"root": Path()}

@@ -1,4 +1,4 @@
-"""``sigma report``: blend, score, check and draw what the model stages predicted. Needs no model, and seconds."""
+"""``sigma report``: blend, score, check and draw what the model stages predicted. Needs no model and takes seconds."""
 
 from pathlib import Path
 
@@ -33,8 +33,8 @@ def run(parameters: Parameters) -> str:
     from sigma.shared.files import Outputs
 
     adapter, report = parameters.adapter, parameters.report
-    tables = (PREDICTIONS / f"{name}.parquet" for name in ("baseline", "sigma", "frames"))
-    predictions = read_predictions(*tables, SHARDS, FEATURES)
+    baseline, sigma, frames = (PREDICTIONS / f"{name}.parquet" for name in ("baseline", "sigma", "frames"))
+    predictions = read_predictions(baseline, sigma, frames, SHARDS, FEATURES)
     if report.gripper not in predictions.joints:
         raise SigmaError(
             f"params.yaml: report.gripper: found {report.gripper!r}; legal: one of {', '.join(predictions.joints)}"

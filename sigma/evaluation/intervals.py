@@ -5,7 +5,6 @@ their windows, and its statistic is the mean over the windows drawn. The point e
 difference of the two window means that the metrics report.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +32,7 @@ class Difference:
 
     @property
     def enough(self) -> bool:
-        """Whether there are episodes enough for the interval to cover what it says; else "n too small"."""
+        """Whether there are enough episodes for the interval to have the coverage that it claims."""
         return self.episodes >= ENOUGH_EPISODES
 
     @property
@@ -42,15 +41,9 @@ class Difference:
         return self.episodes >= 2 and self.high < 0.0
 
     def to_json(self, first: str, second: str) -> dict[str, Any]:
-        """Under the names of the two arms."""
+        """JSON-ready form, with ``first`` and ``second`` as the names of the two arms."""
         interval = {"delta": self.delta, "delta_lo": self.low, "delta_hi": self.high, "p": self.p}
         return {first: self.first, second: self.second, **interval}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], first: str, second: str, episodes: int) -> "Difference":
-        """What :meth:`to_json` wrote."""
-        names = {"delta": "delta", "low": "delta_lo", "high": "delta_hi", "p": "p"}
-        return cls(value[first], value[second], **{k: value[n] for k, n in names.items()}, episodes=episodes)
 
 
 def episode_sums(values: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +53,7 @@ def episode_sums(values: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _interval(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> tuple[float, float] | None:
-    """The interval of Σ sums / Σ counts over episodes; None where every episode has the same ratio, or there is one."""
+    """The interval of Σ sums / Σ counts over episodes; None for a single episode, or where all have the same ratio."""
     from scipy.stats import bootstrap
 
     by_episode = sums / counts
@@ -85,7 +78,8 @@ def _interval(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -
     if np.isfinite([low, high]).all():
         return float(low), float(high)
     # BCa has no bias correction where the estimate lies at an end of the resamples; their quantiles always exist.
-    return tuple(float(x) for x in np.quantile(result.bootstrap_distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    low, high = np.quantile(result.bootstrap_distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _sign_flip(sums: np.ndarray, resamples: int, seed: int) -> float:

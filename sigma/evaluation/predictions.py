@@ -1,4 +1,4 @@
-"""What the model stages predicted, read back for scoring: arrays and JSON, no model and no torch.
+"""Read what the model stages predicted, for scoring: arrays and JSON, without a model or torch.
 
 Legend: W windows, T horizon, C chunk, D joints, S samples, K factors, E factor dim. Actions are in normalised units.
 """
@@ -65,9 +65,8 @@ class Predictions:
         return {branch: self.sigma[f"residual_{branch}"] for branch in BRANCHES}
 
 
-def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], names: tuple[Path, Path]) -> None:
-    """Refuse tables that are not of one run."""
-    first, second = names
+def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], first: Path, second: Path) -> None:
+    """Refuse tables that are not of one run; ``first`` and ``second`` are their files, for messages."""
     for name in IDENTITY:
         if not np.array_equal(base[name], sigma[name]):
             raise SigmaError(f"{second}: column {name!r} differs from {first}; run the stage again (dvc repro)")
@@ -118,7 +117,7 @@ def read_predictions(baseline: Path, sigma: Path, frames: Path, shards: Path, fe
     """
     base, _ = read_columns(baseline, BASELINE_COLUMNS)
     corrected, _ = read_columns(sigma, SIGMA_COLUMNS)
-    _check(base, corrected, (baseline, sigma))
+    _check(base, corrected, baseline, sigma)
     shards_meta, features_meta = read_record(shards, PREDICTED), read_record(features, REPLAY)
     joints = list(shards_meta["joint_names"])
     if len(joints) != base["action"].shape[2]:

@@ -1,4 +1,4 @@
-"""Rows that Sigma has to beat to mean anything, from the same recorded windows.
+"""References that Sigma is compared with, from the same recorded windows.
 
 A head that minimises squared error beats any stochastic sampler by predicting its mean (a perfect sampler has twice the
 error of the conditional mean), so the base's mean of samples stands beside its single sample.
@@ -30,7 +30,7 @@ def hold_state(hold: np.ndarray, horizon: int) -> np.ndarray:
 
 
 def mean_trajectory(target: np.ndarray, valid: np.ndarray, step: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """What the train episodes do on average at this time of an episode, ``[W, T, D]``.
+    """The mean action of the train episodes at the same time of an episode, ``[W, T, D]``.
 
     For each window: the mean recorded actions of the train windows whose decision step is nearest to its own (of both,
     where two are equally near). This is stronger than one mean over all train windows, because it follows the

@@ -49,13 +49,13 @@ def difference_of_pairs(both: int, first: int, second: int, neither: int) -> Int
     p1, low1, high1 = wilson(both + first, episodes)
     p2, low2, high2 = wilson(both + second, episodes)
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)
-    cross = both * neither - first * second
+    cross = float(both * neither - first * second)
     if cross > 0:  # his continuity correction of a positive correlation
-        cross = max(cross - episodes / 2, 0)
+        cross = max(cross - episodes / 2, 0.0)
     phi = cross / np.sqrt(margins) if margins else 0.0
 
-    def distance(one: float, other: float) -> float:
-        return float(np.sqrt(max(one**2 - 2 * phi * one * other + other**2, 0.0)))
+    def distance(a: float, b: float) -> float:
+        return float(np.sqrt(max(a**2 - 2 * phi * a * b + b**2, 0.0)))
 
     return estimate, estimate - distance(p1 - low1, high2 - p2), estimate + distance(high1 - p1, p2 - low2)
 
@@ -80,7 +80,7 @@ def compare(first: np.ndarray, second: np.ndarray) -> dict[str, float | int]:
 
 
 def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
-    """The mean of independent estimates, one a task, with its interval."""
+    """The mean of the tasks' independent estimates, with its interval."""
     estimates, lows, highs = np.array(intervals, np.float64).T
     count, mean = len(intervals), float(estimates.mean())
     return (
@@ -96,17 +96,17 @@ def retention(scores: Mapping[str, Mapping[str, Any]], against: Mapping[str, Map
     ``scores`` maps a task to the arm's :func:`score`, ``against`` to :func:`compare` of the arm with the base.
     """
     success, low, high = mean_of_tasks(
-        [(one["success"], one["success_lo"], one["success_hi"]) for one in scores.values()]
+        [(task["success"], task["success_lo"], task["success_hi"]) for task in scores.values()]
     )
     change, change_low, change_high = mean_of_tasks(
-        [(one["difference"], one["low"], one["high"]) for one in against.values()]
+        [(task["difference"], task["low"], task["high"]) for task in against.values()]
     )
     return {
-        "episodes": sum(one["episodes"] for one in scores.values()),
+        "episodes": sum(task["episodes"] for task in scores.values()),
         "success": success,
         "success_lo": low,
         "success_hi": high,
-        "progress": float(np.mean([one["progress"] for one in scores.values()])),
+        "progress": float(np.mean([task["progress"] for task in scores.values()])),
         "difference": change,
         "difference_lo": change_low,
         "difference_hi": change_high,

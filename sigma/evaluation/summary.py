@@ -1,4 +1,4 @@
-"""One evaluation: every arm on the same windows, and what is said of it in JSON.
+"""One evaluation: every arm scored on the same windows, and the JSON that the report shows.
 
 Legend: W windows, T horizon, D joints.
 """
@@ -46,8 +46,8 @@ class Evaluation:
     def difference(self, arm: str, metric: str, rows: np.ndarray) -> Difference:
         """Sigma minus ``arm`` over the windows ``rows``."""
         episodes = self.predictions.base["episode"][rows]
-        pair = (self.errors[name][metric][rows] for name in (arm, "sigma"))
-        return paired_difference(*pair, episodes, resamples=self.resamples, seed=self.seed)
+        other, sigma = (self.errors[name][metric][rows] for name in (arm, "sigma"))
+        return paired_difference(other, sigma, episodes, resamples=self.resamples, seed=self.seed)
 
 
 def execute(predictions: Predictions, adapter: SigmaTelepathyAdapter) -> Execution:
@@ -159,14 +159,14 @@ def by_joint(evaluation: Evaluation) -> dict[str, dict[str, list[float]]]:
     return result
 
 
-def risk_bins(evaluation: Evaluation) -> list[dict[str, float]]:
+def risk_bins(evaluation: Evaluation) -> list[dict[str, float | None]]:
     """Reliability of the risk: test windows in equal groups of rising trajectory risk, with the errors of each group.
 
     A useful risk is one whose high groups are those where the whole correction (scale 1) helps least or harms.
     """
     rows = evaluation.test
     order = rows[np.argsort(evaluation.execution.risks["trajectory"][rows], kind="stable")]
-    bins = []
+    bins: list[dict[str, float | None]] = []
     for part in np.array_split(order, min(RISK_BINS, len(order))):
         errors = {
             arm: float(evaluation.errors[arm]["mse_trj"][part].mean()) for arm in ("base", "sigma", "sigma_scale_1")

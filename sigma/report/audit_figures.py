@@ -1,4 +1,4 @@
-"""The picture of a finding of the audit: a joint's state and action, with the frames that it concerns shaded."""
+"""The picture of an audit finding: one joint's state and action over the episode, the frames in question shaded."""
 
 import numpy as np
 from matplotlib import rc_context
@@ -9,8 +9,9 @@ SHADE = "#F6C9A8"
 
 
 def joint_trace(state: np.ndarray, action: np.ndarray, joint: str, fps: float, frames: tuple[int, int]) -> str:
-    """State and action [n] of one joint over an episode in joint units, as SVG text; ``frames`` are the first and the
-    last that are shaded, none where they are negative.
+    """Draw ``state`` and ``action`` [n] of one joint in joint units; returns SVG text.
+
+    ``frames`` are the first and the last shaded frame; nothing is shaded where they are negative.
     """
     with rc_context(SETTINGS):
         figure, axes = new_figure(5.4, 2.2)

@@ -1,4 +1,4 @@
-"""The report's part on the data: which episodes were left out, what the audit found, and pictures of the worst."""
+"""The report's section on the data: the episodes left out, the audit's findings, and pictures of the worst."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ FRAMES = ("finding", "camera", "step", "jpeg")
 class Audit:
     """What the audit stage wrote: counts, the chosen and the excluded episodes, and its findings in order.
 
-    ``traces`` and ``frames`` hold by finding what is drawn of it: a row of the table of traces; camera, step, JPEG.
+    ``traces`` maps a finding's number to its row of the table of traces, ``frames`` to (camera, step, JPEG).
     """
 
     counts: dict[str, Any]
@@ -44,20 +44,21 @@ class Audit:
         return f"{excluded} of {recorded} recorded episodes {were} left out by the audit." if excluded else ""
 
     def summary(self) -> dict[str, Any]:
-        """What later counts rest on, as JSON."""
+        """The counts and the excluded episodes, as JSON."""
         return {**self.counts, "excluded": self.chosen["excluded"]}
 
 
 def read_audit(counts: Path, episodes: Path, findings: Path, traces: Path, frames: Path) -> Audit:
     """Read the five files of the audit stage; raises :class:`SigmaError` for one that is missing or broken."""
-    told, chosen = read_record(counts, COUNTS), read_record(episodes, EPISODES)
+    counted, chosen = read_record(counts, COUNTS), read_record(episodes, EPISODES)
     for key in (key for key, form in COUNTS.items() if form is int):
-        if told[key] < 0:
-            raise SigmaError(f"{counts}: {key}: found {told[key]}; legal: a count; {AGAIN}")
-    seen: dict[int, list[tuple[str, int, bytes]]] = {}
+        if counted[key] < 0:
+            raise SigmaError(f"{counts}: {key}: found {counted[key]}; legal: a count; {AGAIN}")
+    pictures: dict[int, list[tuple[str, int, bytes]]] = {}
     for row in _rows(frames, FRAMES):
-        seen.setdefault(row["finding"], []).append((row["camera"], row["step"], row["jpeg"]))
-    return Audit(told, chosen, _rows(findings, FINDINGS), {row["finding"]: row for row in _rows(traces, TRACES)}, seen)
+        pictures.setdefault(row["finding"], []).append((row["camera"], row["step"], row["jpeg"]))
+    drawn = {row["finding"]: row for row in _rows(traces, TRACES)}
+    return Audit(counted, chosen, _rows(findings, FINDINGS), drawn, pictures)
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -69,17 +70,18 @@ def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def by_check(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row a check that found something: failures, warnings, episodes, and its worst finding."""
+    """One row for each check that found something: failures, warnings, episodes, and its worst finding."""
     rows = []
     for name in dict.fromkeys(finding["check"] for finding in findings):
-        own = [finding for finding in findings if finding["check"] == name]
-        worst = max(own, key=lambda one: (one["severity"] == "fail", not one["value"] <= np.inf, one["value"]))
+        found = [finding for finding in findings if finding["check"] == name]
+        # A value that is NaN counts as the worst of its severity.
+        worst = max(found, key=lambda row: (row["severity"] == "fail", not row["value"] <= np.inf, row["value"]))
         rows.append(
             {
                 "check": name,
-                "failures": sum(finding["severity"] == "fail" for finding in own),
-                "warnings": sum(finding["severity"] == "warn" for finding in own),
-                "episodes": len({finding["episode"] for finding in own if finding["episode"] >= 0}),
+                "failures": sum(finding["severity"] == "fail" for finding in found),
+                "warnings": sum(finding["severity"] == "warn" for finding in found),
+                "episodes": len({finding["episode"] for finding in found if finding["episode"] >= 0}),
                 "worst": worst,
             }
         )
@@ -87,7 +89,7 @@ def by_check(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _shown(audit: Audit) -> list[dict[str, Any]]:
-    """The findings of which there is a picture, failures first."""
+    """The findings that have a picture, failures first."""
     shown = []
     for number, finding in enumerate(audit.findings):
         trace, frames = audit.traces.get(number), audit.frames.get(number, [])
@@ -95,18 +97,18 @@ def _shown(audit: Audit) -> list[dict[str, Any]]:
             continue
         drawn = None
         if trace is not None:
-            values = (np.array(trace[name], dtype=np.float64) for name in ("state", "action"))
+            state, action = (np.array(trace[name], dtype=np.float64) for name in ("state", "action"))
             span = finding["first_frame"], finding["last_frame"]
-            drawn = picture(joint_trace(*values, trace["joint"], trace["fps"], span))
+            drawn = picture(joint_trace(state, action, trace["joint"], trace["fps"], span))
         films: dict[str, list[tuple[int, str]]] = {}
         for camera, step, jpeg in frames:
             films.setdefault(camera, []).append((step, data_uri("image/jpeg", jpeg)))
         shown.append({**finding, "trace": drawn, "films": films})
-    return sorted(shown, key=lambda one: one["severity"] != "fail")
+    return sorted(shown, key=lambda row: row["severity"] != "fail")
 
 
 def audit_section(audit: Audit) -> dict[str, Any]:
-    """What the page shows of the data, with pictures as addresses."""
+    """What the page shows about the data, with pictures as data URIs."""
     return {
         "counts": audit.counts,
         "excluded": audit.chosen["excluded"],

@@ -1,12 +1,12 @@
 """The report's pictures: each function takes plain arrays and returns one SVG as text.
 
-SVG with outlined text looks the same everywhere, needs no font and, with a fixed salt, has the same bytes every time.
-Colours are Okabe and Ito's, told apart by colour-blind readers; line styles differ too.
+SVG with outlined text looks the same everywhere and needs no font; a fixed salt gives it the same bytes every time.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; line styles differ too.
 """
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 
 from sigma.evaluation.references import TITLES
 
-STYLE = {
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+STYLE: dict[str, dict[str, Any]] = {
     "base": {"color": "#D55E00", "linestyle": "--"},
     "sigma": {"color": "#0072B2", "linestyle": "-"},
     "sigma_scale_1": {"color": "#56B4E9", "linestyle": "-."},
@@ -24,13 +27,13 @@ STYLE = {
     "mean_trajectory": {"color": "#009E73", "linestyle": ":"},
 }
 RECORDED = "#111111"
-# Drawn one over the other: the widest first.
+# The branches are drawn one over the other, the widest line first, so that equal curves all stay visible.
 BRANCH_STYLE = {
     "vector": {"color": "#E69F00", "linewidth": 5.0},
     "chunk": {"color": "#009E73", "linewidth": 3.0},
     "trajectory": {"color": "#0072B2", "linewidth": 1.2},
 }
-SETTINGS = {
+SETTINGS: "dict[RcKeyType, Any]" = {
     "svg.hashsalt": "sigma",
     "svg.fonttype": "path",
     "font.size": 10,
@@ -46,7 +49,7 @@ ERROR = "mean squared error (normalised units)"
 
 
 def plain(text: str, longest: int = 48) -> str:
-    """A name as a label: no mathematics is read out of it, and it does not outgrow the figure."""
+    """A name from data as a label: Matplotlib reads no mathematics in it, and a long one is cut."""
     text = " ".join(text.split())
     return (text if len(text) <= longest else text[: longest - 1] + "…").replace("$", r"\$")
 
@@ -61,13 +64,13 @@ def to_svg(figure: Figure) -> str:
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of this size in inches, and its axes ``[rows, columns]``."""
+    """Make a figure of this size in inches; returns it and its axes ``[rows, columns]``."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def _log_where_wide(ax: Axes, values: Sequence[float]) -> None:
-    """Logarithmic where the values span more than a factor of ten, else from zero."""
+    """Make the y axis logarithmic where the values span more than a factor of ten; else begin it at zero."""
     if min(values) > 0 and max(values) > 10 * min(values):
         ax.set_yscale("log")
     else:
@@ -81,7 +84,10 @@ def trajectories(
     joints: Sequence[str],
     decisions: np.ndarray,
 ) -> str:
-    """Recorded and predicted joint positions ``[n, D]`` in joint units over an episode; thin lines mark decisions."""
+    """Draw recorded and predicted joint positions ``[n, D]`` in joint units over an episode.
+
+    Thin lines mark decisions.
+    """
     with rc_context(SETTINGS):
         rows = -(-len(joints) // 2)
         figure, axes = new_figure(10, 1.9 * rows + 0.5, rows, 2, sharex=True)
@@ -105,7 +111,7 @@ def trajectories(
 
 
 def error_by_step(errors: Mapping[str, Sequence[float]], fps: float) -> str:
-    """Error of the executed plan at each step of the horizon, for the arms that :data:`STYLE` knows."""
+    """Draw the error of the executed plan at each step of the horizon, for the arms in :data:`STYLE`."""
     with rc_context(SETTINGS):
         figure, axes = new_figure(7, 3.6)
         ax: Axes = axes[0, 0]
@@ -127,7 +133,7 @@ def error_by_step(errors: Mapping[str, Sequence[float]], fps: float) -> str:
 
 
 def grouped_bars(labels: Sequence[str], values: Mapping[str, Sequence[float]], axis_label: str) -> str:
-    """Horizontal bars, one group a label and one bar an arm, each with its number."""
+    """Draw horizontal bars: one group for each label, in it one bar with its number for each arm."""
     with rc_context(SETTINGS):
         figure, axes = new_figure(5.2, 0.9 + 0.55 * len(labels))
         ax, size = axes[0, 0], 0.8 / len(values)
@@ -145,7 +151,7 @@ def grouped_bars(labels: Sequence[str], values: Mapping[str, Sequence[float]], a
 
 
 def error_ratios(ratios: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
-    """Sigma's error over each row's, a panel a metric: (estimate, low, high), left of 1 where Sigma's is lower."""
+    """Draw Sigma's error divided by each row's, as (estimate, low, high), in one panel for each metric."""
     with rc_context(SETTINGS):
         metrics = list(next(iter(ratios.values())))
         figure, axes = new_figure(10, 1.0 + 0.36 * len(ratios), 1, len(metrics), sharey=True, sharex=True)
@@ -167,7 +173,7 @@ def error_ratios(ratios: Mapping[str, Mapping[str, tuple[float, float, float]]])
 
 
 def telepathy(seconds: np.ndarray, tau: Mapping[str, np.ndarray], scales: Mapping[str, np.ndarray]) -> str:
-    """Norm of the telepathy factors of both passes, and the adapter's scale of each branch, over an episode."""
+    """Draw the norm of the telepathy factors in both passes and the adapter's scale of each branch over an episode."""
     with rc_context(SETTINGS):
         figure, axes = new_figure(10, 3.0, 1, 2, sharex=True)
         left, right = axes[0]
@@ -185,7 +191,7 @@ def telepathy(seconds: np.ndarray, tau: Mapping[str, np.ndarray], scales: Mappin
 
 
 def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
-    """Trajectory error of the base, of the whole correction and of what is executed, in groups of rising risk."""
+    """Draw the trajectory error of the base, the whole correction and the executed plan, in groups of rising risk."""
     with rc_context(SETTINGS):
         figure, axes = new_figure(7, 3.4)
         ax = axes[0, 0]

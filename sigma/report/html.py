@@ -1,4 +1,4 @@
-"""Self-contained pages: the template environment, pictures as addresses, and nested records as rows."""
+"""Self-contained pages: filling templates, embedding pictures as data URIs, and formatting values."""
 
 import base64
 from collections.abc import Mapping
@@ -6,21 +6,25 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from sigma.report.verdict import number
+
+def number(value: float) -> str:
+    """Three significant digits, trailing zeros kept, with a true minus sign."""
+    text = "0" if value == 0 else f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}"
+    return text.removesuffix(".").replace("-", "−")
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """``content`` as the address of an image of this media type."""
+    """``content`` as a data URI of the media type ``kind``."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def picture(svg: str) -> str:
-    """An SVG as the address of an image: nothing inside it can run or be styled by the page."""
+    """An SVG as a data URI for an ``img`` element, in which nothing can run and the page's style does not apply."""
     return data_uri("image/svg+xml", svg.encode())
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as (dotted name, text) rows."""
+    """Flatten nested values into (dotted name, text) rows."""
     rows: list[tuple[str, str]] = []
     for name, value in record.items():
         if isinstance(value, Mapping):
@@ -31,18 +35,18 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def p_value(value: float) -> str:
-    """p with three digits after the point."""
+    """p with three decimals."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def render(template: str, *, package: str = "sigma.report", **values: Any) -> str:
-    """The page of a package's ``templates/`` with ``values``; ``sigma.report`` has what all pages include.
+    """Fill a template of the package's ``templates/``; every package's pages may include those of ``sigma.report``.
 
-    Text that comes from data is escaped; an unknown name is an error.
+    In a page (``.html``) text that comes from data is escaped. An unknown name is an error.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(name, "templates") for name in dict.fromkeys((package, "sigma.report"))]),
-        autoescape=True,
+        autoescape=template.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""``reports/index.html``: one file that needs nothing else, for the person who decides whether Sigma helps."""
+"""``reports/index.html``: one self-contained file, for the person who decides whether Sigma helps."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,12 +33,13 @@ def typical_episode(evaluation: Evaluation) -> int:
 
 
 def _episode_figures(evaluation: Evaluation, episode: int) -> dict[str, str]:
-    """Joint trajectories of the strided windows of one episode end to end, and what telepathy did there."""
+    """Joint trajectories over one episode, from its strided windows end to end, and what telepathy did there."""
     predictions, execution = evaluation.predictions, evaluation.execution
     base, fps = predictions.base, predictions.shards["fps"]
-    own = np.flatnonzero((base["episode"] == episode) & (base["split"] == "test"))
-    own = own[np.argsort(base["step"][own])]
-    rows = own[base["strided"][own]] if base["strided"][own].any() else own
+    windows = np.flatnonzero((base["episode"] == episode) & (base["split"] == "test"))
+    windows = windows[np.argsort(base["step"][windows])]
+    strided = windows[base["strided"][windows]]
+    rows = strided if len(strided) else windows
     shape = (-1, len(predictions.joints))
     seconds = ((base["step"][rows][:, None] + np.arange(predictions.horizon)) / fps).ravel()
 
@@ -46,9 +47,9 @@ def _episode_figures(evaluation: Evaluation, episode: int) -> dict[str, str]:
         return predictions.quantiles.unnormalise(plan[rows].astype(np.float64)).reshape(shape)
 
     plans = {name: raw(evaluation.arms[name]["mse_plan"]) for name in ("base", "sigma")}
-    moments = base["step"][own] / fps
-    tau = {name: evaluation.errors[name]["tau_l2"][own] for name in ("base", "sigma")}
-    scales = {branch: values[own] for branch, values in execution.scales.items()}
+    moments = base["step"][windows] / fps
+    tau = {name: evaluation.errors[name]["tau_l2"][windows] for name in ("base", "sigma")}
+    scales = {branch: values[windows] for branch, values in execution.scales.items()}
     decisions = base["step"][rows] / fps
     return {
         "trajectories": picture(
@@ -59,7 +60,7 @@ def _episode_figures(evaluation: Evaluation, episode: int) -> dict[str, str]:
 
 
 def _ratios(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Sigma's error over each row's; a row that is right everywhere in some episode is left out."""
+    """Sigma's error divided by each row's; a row without any error in some episode is left out."""
     rows, errors = evaluation.test, evaluation.errors
     episodes = evaluation.predictions.base["episode"][rows]
     options = {"resamples": evaluation.resamples, "seed": evaluation.seed}
@@ -74,7 +75,7 @@ def _ratios(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float, f
 
 
 def draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> dict[str, str]:
-    """Every picture of the page, by name, as the address of an image."""
+    """Draw every picture of the page: name -> data URI."""
     joints, tasks = summary["by_joint"], summary["tasks"]
     pair = ("base", "sigma")
     drawn = {
@@ -117,7 +118,7 @@ def build_page(
     data: Mapping[str, Any],
     thresholds: Mapping[str, Any],
 ) -> str:
-    """The whole page; names that come from data (tasks, joints, cameras, sources) are escaped.
+    """Build the whole page; names that come from data (tasks, joints, cameras, sources) are escaped.
 
     ``data`` is what :func:`sigma.report.audit_section.audit_section` returns; ``thresholds`` are the adapter's and the
     report's parameters, shown beside the numbers they shape.

@@ -1,94 +1,32 @@
 """The model card of a published Sigma: what it is, what it stands on, what was measured, and what it must not do."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sigma.tools.readme import closed_loop, control, errors, sentence
+from sigma.evaluation.references import TITLES
+from sigma.evaluation.scores import METRICS
+from sigma.report.html import render
+from sigma.shared.files import read_json
+from sigma.tools.figures import signed, success
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
 
 PAGES = {"base": "https://huggingface.co/", "dataset": "https://huggingface.co/datasets/"}
-_TAGS = ("robotics", "lerobot", "pi05", "lora", "sigma", "vision-language-action")
-
-_TEXT = """
-# {name}
-
-[Sigma](https://arxiv.org/abs/2512.00783) on a frozen π0.5: LoRA on its attention, and telepathy heads
-(semantic memory, intent, telepathy factors) that correct the base's actions at three scales. A risk-aware adapter
-decides how much of the correction is executed; at scale 0 the robot gets the base's own action, to the bit. **It is no
-policy of its own: it needs the base below, with exactly the weights named there.**
-
-{verdict}
-
-| | |
-| --- | --- |
-| base | {base} |
-| base's weights, as loaded | `{weights_digest}` ({dtype}) |
-| dataset | {dataset} |
-| robot | {joints} joints ({joint_names}) at {fps} Hz; cameras {cameras} |
-| decision | {horizon} steps, read from {history} decisions {history_stride} steps apart |
-| base action | `{base_action}`, branch `{branch}` |
-| LoRA | rank {rank}, alpha {alpha}, {lora_parameters} parameters |
-| heads | {heads_parameters} parameters, digest `{heads_digest}` |
-| made with | {packages} |
-
-## Files
-
-A LeRobot policy folder: `config.json` names the base, the adapter's settings behind the figures below and the clamp;
-`policy_preprocessor.json` and `policy_postprocessor.json` are LeRobot's; `base.json` has a digest of every tensor of
-the base. In `model/` lie LoRA in PEFT's form, the heads (`sigma_telepathy_heads.safetensors`), what is needed to put
-them on the base (`config.json`) and the base's tokenizer; `adapter_calibration.json` and `.safetensors` say what
-ordinary corrections look like; `statistics.json` the quantiles that states and actions are normalised by, in the
-robot's units.
-
-## Use
-
-With the package installed, LeRobot's own commands take it: `--policy.path={repository}`. From Python:
-
-```python
-import torch
-from huggingface_hub import snapshot_download
-from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
-from sigma.shared.files import read_json
-from sigma.policy.adapter.adapter import read_calibration
-from sigma.policy.pi05.base import load_base
-
-folder = snapshot_download("{repository}", revision="<commit>")
-base = load_base(read_json(f"{{folder}}/base.json"){elsewhere}, dtype="{dtype}", download=True)
-sigma = SigmaTelepathyVLA.from_base(base_policy=base, lora_dir=f"{{folder}}/model", dtype=torch.{dtype})
-adapter = SigmaTelepathyAdapter(
-    **read_json(f"{{folder}}/config.json")["adapter"],
-    calibration=read_calibration(f"{{folder}}/adapter_calibration.json"),
-)
-```
-
-A base with other weights is refused by its digest.
-
-## What was measured
-
-{errors}
-
-{control}
-
-Offline replay of held-out episodes: windows paired, intervals by a bootstrap over whole episodes.
-{closed_loop}
-## Limits
-
-Research only. Do not run it on a physical robot without a safety layer of your own: joint and rate limits
-(`sigma.policy.adapter.limits.limit_action`), a workspace guard, and a person at the emergency stop. Not for safety-critical or
-human-facing use. Offline replay is not success. What holds on this dataset need not hold on your robot, your cameras or
-your instructions: an instruction far from those of the calibration shuts the correction off, a moved camera need not.
-
-## Licence
-
-`{license}` for what was trained here: LoRA, heads, calibration and configuration. The base, whose tokenizer is copied
-in `model/tokenizer`, and the dataset have terms of their own, which apply to whoever uses them or passes them on. Cite
-π0.5 / openpi (Physical Intelligence) and Sigma (Libo Wang, arXiv 2512.00783).
-"""
+TAGS = ("robotics", "lerobot", "pi05", "lora", "sigma", "vision-language-action")
+ARMS = {
+    "expert": "expert",
+    "base": "frozen π0.5",
+    "sigma": "Sigma",
+    "sigma_full_scale": "Sigma at scale 1",
+    "sigma_without_residual": "Sigma without residual heads",
+}
+RETENTION = "retention"
 
 
-def _code(text: str) -> str:
-    """A name from data as Markdown shows it, whatever stands in it: as code, in which nothing is markup."""
+def code(text: str) -> str:
+    """A name from data as Markdown code, in which nothing is markup."""
     plain = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
     return f"`{plain}`"
 
@@ -98,28 +36,72 @@ def origin(kind: str, record: Mapping[str, Any]) -> str:
     source, revision, digest = record["source"], record["revision"], record["digest"]
     if revision:
         return f"[{source}]({PAGES[kind]}{source}) at commit `{revision}`, digest `{digest}`"
-    where = (
-        "shipped with the package" if source == "embedded" else f"a local folder named {_code(source)}, not on the Hub"
-    )
-    return f"{where}, digest `{digest}`"
+    local = f"a local folder named {code(source)}, not on the Hub"
+    return f"{'shipped with the package' if source == 'embedded' else local}, digest `{digest}`"
 
 
-def _front_matter(config: Mapping[str, Any], license: str) -> str:
-    from ruamel.yaml import YAML
+def error(value: float) -> str:
+    """Four decimals with a true minus sign."""
+    return f"{value:.4f}".replace("-", "−")
 
-    values: dict[str, Any] = {
-        "library_name": "lerobot",
-        "license": license,
-        "pipeline_tag": "robotics",
-        "tags": list(_TAGS),
+
+def _points(entry: Mapping[str, float], low: str, high: str) -> str:
+    middle, low, high = (signed(100 * entry[key]) for key in ("difference", low, high))
+    return f"{middle} ({low} to {high})"
+
+
+def _closed_loop(file: Path) -> dict[str, Any]:
+    """Success by task and arm from ``metrics/rollout_sigma.json``, the target and its harder settings first."""
+    results = read_json(file)
+    kept = results.pop(RETENTION)["arms"]
+    target = min(name.split("/")[0] for name in results if "/" in name)
+    names = sorted(results, key=lambda name: (not name.startswith(target), name))
+    tasks = {code(name): results[name]["arms"] for name in names} | {"mean of the base's own tasks": kept}
+    gain = results[target]["paired"]["base"]
+    return {
+        "target": target,
+        "arms": list(ARMS.values()),
+        "rows": [
+            (name, str(arms["base"]["episodes"]), *(success(arms[arm]) for arm in ARMS)) for name, arms in tasks.items()
+        ],
+        "gain": _points(gain, "low", "high"),
+        "p": gain["p"],
+        "kept": _points(kept["sigma"], "difference_lo", "difference_hi"),
+        "success": results[target]["arms"]["sigma"]["success"],
+        "rates": {arm: results[target]["arms"][arm]["decisions_per_second"] for arm in ("base", "sigma")},
     }
-    if config["base"]["revision"]:
-        values |= {"base_model": config["base"]["source"], "base_model_relation": "adapter"}
-    if config["dataset"]["revision"]:
-        values["datasets"] = [config["dataset"]["source"]]
-    buffer = io.StringIO()
-    YAML().dump(values, buffer)
-    return f"---\n{buffer.getvalue()}---\n"
+
+
+def _metadata(name: str, config: Mapping[str, Any], license: str, measured: Mapping[str, float]) -> "ModelCardData":
+    """The card's front matter; the base and the dataset are named where they are on the Hub."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base, dataset = config["base"], config["dataset"]
+    links: dict[str, Any] = {}
+    if base["revision"]:
+        links |= {"base_model": base["source"], "base_model_relation": "adapter"}
+    if dataset["revision"]:
+        links["datasets"] = [dataset["source"]]
+    return ModelCardData(
+        library_name="lerobot",
+        license=license,
+        pipeline_tag="robotics",
+        tags=list(TAGS),
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="robotics",
+                dataset_type=dataset["source"],
+                dataset_name=dataset["source"],
+                dataset_revision=dataset["revision"],
+                dataset_split="test",
+                metric_type=metric,
+                metric_value=value,
+            )
+            for metric, value in measured.items()
+        ],
+        **links,
+    )
 
 
 def model_card(
@@ -137,42 +119,48 @@ def model_card(
     """The card's Markdown with its front matter.
 
     Args:
+        repository: where it is published, owner/name.
         root: the folder that holds ``metrics/``; every figure is read from there.
         config: the model's ``config.json``, its sources free of local paths.
         lora: ``adapter_config.json``.
         counts: parameters of ``lora`` and ``heads``.
+        heads_digest: the digest of the trained heads' tensors.
+        packages: versions of the packages that trained it.
         license: an identifier of the Hub, such as ``apache-2.0``.
         with_closed_loop: whether ``metrics/rollout_sigma.json`` belongs to this model.
     """
-    base, sizes = config["base"], config["sizes"]
-    known = base["revision"] or base["source"] == "embedded"
-    loop = f"\nClosed loop in the simulator:\n\n{closed_loop(root)}\n" if with_closed_loop else ""
-    return _front_matter(config, license) + _TEXT.format(
-        name=repository.split("/")[-1],
+    from huggingface_hub import ModelCard
+
+    name, base = repository.split("/")[-1], config["base"]
+    check_a, check_b = (read_json(root / f"metrics/check_{check}.json") for check in "ab")
+    closed_loop = _closed_loop(root / "metrics/rollout_sigma.json") if with_closed_loop else None
+    references = ((TITLES[row], values, "reference") for row, values in sorted(check_b["references"].items()))
+    body = render(
+        "card.md",
+        package="sigma.tools",
+        name=name,
         repository=repository,
-        verdict=sentence(root),
+        verdict=read_json(root / "metrics/sigma_eval_report.json")["verdict"],
         base=origin("base", base),
-        elsewhere="" if known else f' | {{"source": "<folder of {base["source"]}>"}}',
-        weights_digest=config["weights_digest"],
-        dtype=config["weights_dtype"],
         dataset=origin("dataset", config["dataset"]),
-        joints=len(config["joint_names"]),
-        joint_names=", ".join(map(_code, config["joint_names"])),
-        fps=config["fps"],
-        cameras=", ".join(map(_code, config["cameras"])),
-        horizon=sizes["horizon"],
-        history=sizes["history"],
-        history_stride=config["history_stride"],
-        base_action=config["base_action"],
-        branch=config["branch"],
-        rank=lora["r"],
-        alpha=lora["lora_alpha"],
-        lora_parameters=f"{counts['lora']:,}",
-        heads_parameters=f"{counts['heads']:,}",
+        base_folder=None if base["revision"] or base["source"] == "embedded" else base["source"],
+        config=config,
+        lora=lora,
+        counts=counts,
         heads_digest=heads_digest,
-        packages=", ".join(f"{name} {version}" for name, version in sorted(packages.items())),
-        errors=errors(root),
-        control=control(root),
-        closed_loop=loop,
+        packages=packages,
         license=license,
+        metrics=METRICS,
+        rows=[("frozen π0.5", check_b["test"], "baseline"), *references],
+        check_a=check_a,
+        check_b=check_b,
+        closed_loop=closed_loop,
+        joint_names=", ".join(map(code, config["joint_names"])),
+        cameras=", ".join(map(code, config["cameras"])),
+        error=error,
     )
+    measured = {metric: check_b["test"][metric]["sigma"] for metric in METRICS}
+    if closed_loop:
+        measured[f"success on {closed_loop['target']}"] = closed_loop["success"]
+    metadata = _metadata(name, config, license, measured)
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))

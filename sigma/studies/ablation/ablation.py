@@ -51,12 +51,12 @@ def _result(rows: dict[str, "Row"], arms: list["ArmSeed"], subject: str, windows
     result["tau_constant_cost"] = {split: cost for split, cost in costs.items() if cost is not None}
     result["arms"] = {}
     for name in dict.fromkeys(arm.arm for arm in arms):
-        own = [arm for arm in arms if arm.arm == name]
-        falls = {str(arm.seed): fall_over_last_part(arm.curves) for arm in own}
+        trainings = [arm for arm in arms if arm.arm == name]
+        falls = {str(arm.seed): fall_over_last_part(arm.curves) for arm in trainings}
         result["arms"][name] = {
-            "trained_parameters": own[0].record["trained_parameters"],
-            "steps": own[0].record["steps"],
-            "selected_step": {str(arm.seed): arm.record["selected_step"] for arm in own},
+            "trained_parameters": trainings[0].record["trained_parameters"],
+            "steps": trainings[0].record["steps"],
+            "selected_step": {str(arm.seed): arm.record["selected_step"] for arm in trainings},
             "fall_over_last_fifth": {"mean": float(np.mean(list(falls.values()))), "seeds": falls},
         }
     return result
@@ -84,13 +84,13 @@ def _write_tables(folder: Path, result: dict[str, Any], arms: list["ArmSeed"]) -
 def run(*, params: Path, arms: Path, output: Path, tables: Path) -> str:
     """Score every listed arm and reference; writes the metrics file ``output`` and the folder ``tables``.
 
-    Raises :class:`sigma.shared.errors.SigmaError` before any scoring where an arm is missing, not listed, or of other windows.
+    Raises :class:`SigmaError` before any scoring where an arm is missing, not listed, or of other windows.
     """
     file = read_sections(SummaryFile, params, others=True)
     listed, summary, report = file.ablation, file.summary, read_parameters().report
 
     from sigma.evaluation.predictions import BASELINE_COLUMNS
-    from sigma.report.verdict import number
+    from sigma.report.html import number
     from sigma.shared.errors import SigmaError
     from sigma.shared.files import atomic_directory, read_json, write_json
     from sigma.shared.tables import read_columns

@@ -98,9 +98,10 @@ def add_arm(rows: dict[str, Row], arm: ArmSeed, windows: Windows) -> None:
         row.seeds[arm.seed] = windows.errors(actions)
 
 
-def holm(p: Mapping[Hashable, float]) -> dict[Hashable, float]:
+def holm[Key: Hashable](p: Mapping[Key, float]) -> dict[Key, float]:
     """Holm's (1979) step-down adjustment: p times the number of hypotheses still standing, never falling, at most 1."""
-    adjusted, highest = {}, 0.0
+    adjusted: dict[Key, float] = {}
+    highest = 0.0
     for index, key in enumerate(sorted(p, key=lambda name: p[name])):
         highest = max(highest, min(1.0, (len(p) - index) * p[key]))
         adjusted[key] = highest
@@ -118,9 +119,9 @@ def _estimate(row: Row, metric: str, windows: Windows, chosen: np.ndarray) -> di
 
 def compare(subject: Row, other: Row, metric: str, windows: Windows, chosen: np.ndarray) -> Difference:
     """``subject`` minus ``other`` over the windows ``chosen``."""
-    pair = (row.errors(metric)[chosen] for row in (other, subject))
+    first, second = (row.errors(metric)[chosen] for row in (other, subject))
     episodes = windows.columns["episode"][chosen]
-    return paired_difference(*pair, episodes, resamples=windows.resamples, seed=windows.seed)
+    return paired_difference(first, second, episodes, resamples=windows.resamples, seed=windows.seed)
 
 
 def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split: str) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split
         "critical_episodes": len(np.unique(episodes[chosen[CRITICAL]])),
         "rows": {},
     }
-    family: dict[Hashable, float] = {}
+    family: dict[tuple[str, str], float] = {}
     for name, row in rows.items():
         entry: dict[str, Any] = {"confirmatory": is_confirmatory(name)}
         for metric in METRICS:
@@ -145,10 +146,10 @@ def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split
                 continue
             entry[metric] = _estimate(row, metric, windows, chosen[metric])
             if name != subject:
-                found = compare(rows[subject], row, metric, windows, chosen[metric])
-                entry[metric] |= {"delta": found.delta, "delta_lo": found.low, "delta_hi": found.high, "p": found.p}
+                pair = compare(rows[subject], row, metric, windows, chosen[metric])
+                entry[metric] |= {"delta": pair.delta, "delta_lo": pair.low, "delta_hi": pair.high, "p": pair.p}
                 if entry["confirmatory"] and metric in CLAIMS:
-                    family[name, metric] = found.p
+                    family[name, metric] = pair.p
         result["rows"][name] = entry
     for (name, metric), p in holm(family).items():
         result["rows"][name][metric]["p_holm"] = p
@@ -160,9 +161,9 @@ def constant_cost(rows: Mapping[str, Row], windows: Windows, split: str) -> dict
     if not {"tau_constant", "sigma"} <= set(rows):
         return None
     chosen = windows.rows(split, "mse_plan")
-    own, constant = (rows[name].errors("mse_plan")[chosen] for name in ("sigma", "tau_constant"))
+    sigma, constant = (rows[name].errors("mse_plan")[chosen] for name in ("sigma", "tau_constant"))
     options = {"resamples": windows.resamples, "seed": windows.seed}
-    ratio = ratio_of_means(own, constant, windows.columns["episode"][chosen], **options)
+    ratio = ratio_of_means(sigma, constant, windows.columns["episode"][chosen], **options)
     return dict(zip(("percent", "lo", "hi"), (100.0 * (value - 1.0) for value in ratio), strict=True))
 
 

@@ -58,7 +58,7 @@ class AblationParameters(Section):
 
     @property
     def confirmatory(self) -> list[str]:
-        """The arms that the verdict is about: each has learning-rate trials of its own, all the same number."""
+        """The arms that the table of outcomes compares with Sigma, and Sigma: each has as many learning-rate trials."""
         return [name for name, arm in self.arms.items() if arm.rate_of == name]
 
 
@@ -120,32 +120,30 @@ def read_rate(path: Path, arm: Arm) -> float:
     if not path.is_file():
         raise SigmaError(f"{path}: not found; run `dvc repro stages/ablation/dvc.yaml:rates` first")
     rates = read_json(path)
-    found = rates.get(arm.rate_of) if isinstance(rates, dict) else None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < float("inf"):
-        raise SigmaError(
-            f"{path}: {arm.rate_of}: found {found!r}; legal: a positive number, which `sigma rates` writes"
-        )
-    return float(found)
+    rate = rates.get(arm.rate_of) if isinstance(rates, dict) else None
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < float("inf"):
+        raise SigmaError(f"{path}: {arm.rate_of}: found {rate!r}; legal: a positive number, which `sigma rates` writes")
+    return float(rate)
 
 
 def choose_rates(ablation: AblationParameters, folder: Path) -> dict[str, float]:
-    """For each arm with trials the multiplier with the smallest validation error; ties go to the smaller one.
+    """For each arm with trials, the multiplier with the smallest validation error; ties go to the smaller one.
 
-    ``folder`` holds one JSON file a trial. Raises :class:`SigmaError` where one is missing, is there twice or is not
-    readable as a trial.
+    ``folder`` holds one JSON file for each trial. Raises :class:`SigmaError` where a trial is missing, occurs twice or
+    cannot be read.
     """
-    found: dict[tuple[str, float], float] = {}
+    errors: dict[tuple[str, float], float] = {}
     for file in sorted(folder.glob("*.json")):
         trial = read_json(file)
         if not isinstance(trial, dict) or set(trial) != {"arm", "rate", "validation"}:
             raise SigmaError(f"{file}: not a trial; legal: arm, rate and validation, which `sigma trial` writes")
-        if (trial["arm"], trial["rate"]) in found:
+        if (trial["arm"], trial["rate"]) in errors:
             raise SigmaError(f"{file}: a second trial of arm {trial['arm']} at rate {trial['rate']:g}; remove one")
-        found[trial["arm"], trial["rate"]] = float(trial["validation"])
+        errors[trial["arm"], trial["rate"]] = float(trial["validation"])
     chosen = {}
     for name in ablation.confirmatory:
-        missing = [rate for rate in ablation.trials.rates if (name, rate) not in found]
+        missing = [rate for rate in ablation.trials.rates if (name, rate) not in errors]
         if missing:
             raise SigmaError(f"{folder}: no trial of arm {name} at rate {missing[0]:g}; run `sigma trial`")
-        chosen[name] = min((found[name, rate], rate) for rate in ablation.trials.rates)[1]
+        chosen[name] = min((errors[name, rate], rate) for rate in ablation.trials.rates)[1]
     return chosen

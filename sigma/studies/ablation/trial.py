@@ -22,7 +22,7 @@ def run(*, params: Path, arm: str, rate: float, output: Path) -> str:
         taken = ablation.arms[arm].rate_of
         raise SigmaError(f"{params}: ablation.arms.{arm}: has no trials of its own, it takes the rate of {taken}")
     if rate not in ablation.trials.rates:
-        legal = ", ".join(f"{one:g}" for one in ablation.trials.rates)
+        legal = ", ".join(f"{value:g}" for value in ablation.trials.rates)
         raise SigmaError(f"{params}: ablation.trials.rates: no rate {rate:g}; legal: {legal}")
     chosen = ablation.arms[arm]
     parameters = arm_parameters(params, arm, chosen, seed=ablation.trials.seed, rate=rate)

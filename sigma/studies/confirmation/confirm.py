@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from sigma.parameters.schema import Section, read_yaml, validate
+from sigma.parameters import read_parameters, read_sections
+from sigma.parameters.schema import Section
 
 if TYPE_CHECKING:
     from sigma.studies.ablation.arm_table import Row, Windows
@@ -26,16 +27,19 @@ class ConfirmationParameters(Section):
     seeds: list[int] = Field(min_length=1)
 
 
+class ConfirmationFile(Section):
+    confirmation: ConfirmationParameters
+
+
 def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
     """Score every arm and seed on the episodes of ``dataset``; writes ``output`` as ``sigma ablation`` writes a split.
 
-    Raises :class:`sigma.shared.errors.SigmaError` where an arm is missing or of another base, before any long work.
+    Raises :class:`SigmaError` where an arm is missing or of another base, before any long work.
     """
-    section: Any = validate({"confirmation": ConfirmationParameters}, read_yaml(params), params)["confirmation"]
-    from sigma.parameters import read_parameters
+    section = read_sections(ConfirmationFile, params).confirmation
 
     root = read_parameters()
-    report, machine, base_parameters, settings = (root.report, root.machine, root.base, root.adapter)
+    report, machine, base_parameters, settings = root.report, root.machine, root.base, root.adapter
 
     from sigma.shared.errors import SigmaError
     from sigma.shared.files import read_json, write_json

@@ -1,4 +1,4 @@
-"""``sigma diagnose``: what memory, intent and factors know, and whether the adapter's risk is calibrated."""
+"""``sigma diagnose``: what can be read off memory, intent and factors, and whether the adapter's risk is calibrated."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, Field
 
 from sigma.parameters import read_parameters, read_sections
-from sigma.parameters.schema import Section, read_yaml, validate
+from sigma.parameters.schema import Section
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,12 +31,16 @@ class DiagnoseParameters(Section):
 
 
 class Recording(Section):
-    """What names the simulator's episodes in the file ``diagnose.recording``; its other keys are others' business."""
+    """What names the simulator's episodes in the file ``diagnose.recording``; its other keys are not read."""
 
     model_config = ConfigDict(extra="ignore")
 
     target_seed: int
     noise: float
+
+
+class RecordingFile(Section):
+    simulate: Recording
 
 
 class DiagnoseFile(Section):
@@ -48,10 +52,7 @@ def _truths(section: DiagnoseParameters, material: "WindowBatches") -> "dict[int
     if section.recording is None:
         return None
     source = Path(section.recording)
-    data = read_yaml(source)
-    recording = validate({"simulate": Recording}, {key: data[key] for key in ("simulate",) if key in data}, source)
-    made = recording["simulate"]
-    assert isinstance(made, Recording)
+    recording = read_sections(RecordingFile, source, others=True).simulate
     from sigma.shared.errors import SigmaError
 
     try:
@@ -67,8 +68,8 @@ def _truths(section: DiagnoseParameters, material: "WindowBatches") -> "dict[int
         shards.frame_step,
         shards.frame_state,
         name=TARGET,
-        seed=made.target_seed,
-        noise=made.noise,
+        seed=recording.target_seed,
+        noise=recording.noise,
         tolerance=section.state_tolerance,
         source=f"{source}: simulate",
     )
@@ -156,7 +157,7 @@ def _chosen_episodes(evaluation: "Evaluation", count: int) -> list[int]:
 def _phase_marks(truth: "Truth", names: tuple[str, ...], fps: float) -> list[tuple[float, str]]:
     import numpy as np
 
-    begins = np.flatnonzero(np.diff(truth.phase, prepend=truth.phase[0])) if len(truth.phase) else []
+    begins = np.flatnonzero(np.diff(truth.phase, prepend=truth.phase[:1]))
     return [(float(step / fps), names[truth.phase[step]]) for step in begins]
 
 
@@ -196,7 +197,7 @@ def _draw(
 def run(*, params: Path, output: Path, pictures: Path) -> str:
     """Write the metrics file ``output`` and the folder ``pictures``; returns one line.
 
-    Raises :class:`sigma.shared.errors.SigmaError` before any long work where the recording that ``diagnose.recording`` names
+    Raises :class:`SigmaError` before any long work where the recording that ``diagnose.recording`` names
     is not the dataset, and where the model is not the one that made ``sigma.parquet``.
     """
     section, whole = read_sections(DiagnoseFile, params, others=True).diagnose, read_parameters()
@@ -217,14 +218,13 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
     from sigma.studies.evidence.telepathy_replay import history_features, inner_states, trace
     from sigma.training.batches import load_batches
 
-    tables = (PREDICTIONS / f"{name}.parquet" for name in ("baseline", "sigma", "frames"))
-    predictions = read_predictions(*tables, SHARDS / "meta.json", FEATURES / "meta.json")
+    baseline, sigma, frames = (PREDICTIONS / f"{name}.parquet" for name in ("baseline", "sigma", "frames"))
+    predictions = read_predictions(baseline, sigma, frames, SHARDS / "meta.json", FEATURES / "meta.json")
     if report.gripper not in predictions.joints:
         raise SigmaError(
             f"params.yaml: report.gripper: found {report.gripper!r}; legal: one of {', '.join(predictions.joints)}"
         )
     device = open_device(machine)
-    baseline = PREDICTIONS / "baseline.parquet"
     material = load_batches(BASE, SHARDS, FEATURES, baseline, device=device)
     held = {name: set(material.columns["episode"][material.split == name].tolist()) for name in ("train", "validation")}
     fitting = len(held["train"] | held["validation"])
@@ -257,5 +257,5 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
     with atomic_directory(pictures) as folder:
         _draw(folder, probes, bins, followed, truths, predictions.shards["fps"])
     write_json(output, {"probes": probes, "risk": correlations, "simulated": truths is not None})
-    told = ", ".join(f"{name} {probes[name]['tau']['score']:.2f}" for name in probes)
-    return f"diagnose: read off τ: {told}; risk and error rank alike by {correlations['trajectory']['spearman']:.2f}"
+    scores = ", ".join(f"{name} {probes[name]['tau']['score']:.2f}" for name in probes)
+    return f"diagnose: read off τ: {scores}; risk and error rank alike by {correlations['trajectory']['spearman']:.2f}"

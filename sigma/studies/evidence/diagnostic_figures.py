@@ -31,14 +31,14 @@ def probe_scores(probes: Mapping[str, Mapping[str, Any]]) -> str:
     places = np.arange(len(names))
     with rc_context(SETTINGS):
         figure, axes = new_figure(10, 1.1 + 0.32 * len(names), 1, len(probes), sharey=True)
-        for ax, (target, found) in zip(axes[0], probes.items(), strict=True):
-            ax.axvline(found["chance"], color="#444444", linewidth=1, linestyle="--")
+        for ax, (target, scores) in zip(axes[0], probes.items(), strict=True):
+            ax.axvline(scores["chance"], color="#444444", linewidth=1, linestyle="--")
             for place, name in zip(places, names, strict=True):
                 colour = STYLE["sigma" if name in OWN else "base"]["color"]
-                ax.hlines(place, found[name]["lo"], found[name]["hi"], colors=colour, linewidth=2.5)
-                ax.scatter(found[name]["score"], place, color=colour, s=24, zorder=3)
+                ax.hlines(place, scores[name]["lo"], scores[name]["hi"], colors=colour, linewidth=2.5)
+                ax.scatter(scores[name]["score"], place, color=colour, s=24, zorder=3)
             ax.set_title(TARGETS[target].replace(" (", "\n("), loc="left", fontsize=9)
-            lowest = min(found["chance"], *(found[name]["lo"] for name in names))
+            lowest = min(scores["chance"], *(scores[name]["lo"] for name in names))
             ax.set_xlim(max(-1.0, min(0.0, lowest)) - 0.03, 1.03)
         axes[0, 0].set_yticks(places, [REPRESENTATIONS[name] for name in names])
         axes[0, 0].invert_yaxis()

@@ -1,5 +1,6 @@
-"""``sigma evidence``: the page whose first line says which confirmatory arms Sigma beats. Needs no model."""
+"""``sigma evidence``: the page that says against which confirmatory arms Sigma is better. Needs no model."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ def _refuse_other_windows(ablation: dict[str, Any], check_b: dict[str, Any]) -> 
 
 
 def run(*, params: Path, output: Path) -> str:
-    """Write the page; returns its first line.
+    """Write the page; returns one line that counts its outcomes.
 
-    Raises :class:`sigma.shared.errors.SigmaError` where ``metrics/ablation.json`` or a check is missing, or where they are not
+    Raises :class:`SigmaError` where ``metrics/ablation.json`` or a check is missing, or where they are not
     of the same windows. The closed loop, the diagnostics and pictures may be missing: the page says so.
     """
     section = read_sections(EvidenceFile, params, others=True).evidence
@@ -62,6 +63,7 @@ def run(*, params: Path, output: Path) -> str:
     from sigma.report.html import picture
     from sigma.shared.files import atomic_file, read_json
     from sigma.studies.evidence.evidence_page import build_evidence
+    from sigma.studies.evidence.outcomes import outcomes
     from sigma.studies.rollout.rollout_results import read_closed_loop
 
     ablation, check_a, check_b = (read_json(METRICS / f"{name}.json") for name in ("ablation", "check_a", "check_b"))
@@ -69,9 +71,11 @@ def run(*, params: Path, output: Path) -> str:
     closed_loop = read_closed_loop(METRICS / "rollout.json")
     diagnostics = METRICS / "diagnostics.json"
     drawn = {name: file.read_text(encoding="utf-8") for name, file in PICTURES.items() if file.is_file()}
-    page, sentence = build_evidence(
+    table = outcomes(ablation["test"], closed_loop, section.target)
+    page = build_evidence(
         ablation,
         closed_loop,
+        outcomes=table,
         check_a=check_a,
         check_b=check_b,
         diagnostics=read_json(diagnostics) if diagnostics.is_file() else None,
@@ -82,4 +86,5 @@ def run(*, params: Path, output: Path) -> str:
     )
     with atomic_file(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return f"evidence: {sentence}"
+    counts = Counter(row.outcome for row in table)
+    return f"evidence: {len(table)} comparisons, Sigma " + ", ".join(f"{name} in {n}" for name, n in counts.items())

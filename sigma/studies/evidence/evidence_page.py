@@ -9,7 +9,7 @@ from sigma.studies.ablation.arm_figures import GROUPS, compared_rows, group_of, 
 from sigma.studies.ablation.arm_results import OWN, place, title
 from sigma.studies.ablation.arm_table import CLAIMS, CRITICAL, METRICS
 from sigma.studies.evidence.diagnostic_figures import REPRESENTATIONS, TARGETS
-from sigma.studies.evidence.evidence_verdict import BASES, losses, percent, points, verdict
+from sigma.studies.evidence.outcomes import BASES, Outcome, losses, signed
 from sigma.studies.rollout.rollout_results import ClosedLoop
 
 METRIC_TITLES = {**{name: name for name in METRICS}, CRITICAL: "critical"}
@@ -29,6 +29,7 @@ def build_evidence(
     ablation: Mapping[str, Any],
     closed_loop: ClosedLoop | None,
     *,
+    outcomes: Sequence[Outcome],
     check_a: Mapping[str, Any],
     check_b: Mapping[str, Any],
     diagnostics: Mapping[str, Any] | None,
@@ -36,12 +37,13 @@ def build_evidence(
     sheets: Sequence[tuple[str, str]],
     target: str,
     margin: float,
-) -> tuple[str, str]:
-    """The whole page and its first line; names that come from data are escaped.
+) -> str:
+    """The whole page; names that come from data are escaped.
 
     Args:
         ablation: ``metrics/ablation.json``.
         closed_loop: what was rolled out, None where nothing was.
+        outcomes: the table of outcomes on top.
         check_a: ``metrics/check_a.json``.
         check_b: ``metrics/check_b.json``.
         diagnostics: ``metrics/diagnostics.json``, None where it was not made.
@@ -52,15 +54,14 @@ def build_evidence(
     """
     test = ablation["test"]
     subject = subject_of(test)
-    sentence = verdict(ablation, closed_loop, target=target, margin=margin)
     drawn = dict(pictures) | {"forest": picture(evidence_figures.forest(test))}
     tasks = None if closed_loop is None else closed_loop.tasks
     if tasks and target in tasks:
         drawn["success"] = picture(evidence_figures.success(tasks[target]))
-    page = render(
+    return render(
         "evidence.html",
         package="sigma.studies.evidence",
-        sentence=sentence,
+        outcomes=outcomes,
         subject=subject,
         subject_rows={split: ablation[split]["rows"][subject] for split in ("test", "validation")},
         test=test,
@@ -76,16 +77,15 @@ def build_evidence(
         title=title,
         own=OWN,
         verdict_class=_verdict_class,
-        percent=percent,
+        signed=signed,
         check_a=check_a,
         check_b=check_b,
         tasks=tasks,
         settings=closed_loop.settings if closed_loop else {},
         kept=closed_loop.kept if closed_loop else {},
-        points=points,
         target=target,
         margin=margin,
-        losses=losses(tasks, target, subject) if tasks else {},
+        losses=losses(tasks, target, subject, margin) if tasks else {},
         bases=BASES,
         diagnostics=diagnostics,
         targets=TARGETS,
@@ -93,4 +93,3 @@ def build_evidence(
         pictures=drawn,
         sheets=sheets,
     )
-    return page, sentence

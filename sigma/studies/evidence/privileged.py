@@ -57,9 +57,9 @@ def resimulate(world: "_Watched", name: str, seed: int, index: int, noise: float
     for tries in range(attempts):
         address = seed_from("record", name, seed, index, tries)
         world.watch(name, task_named(name).scenario(address, instruction))
-        found = attempt(world, name, address, instruction, noise, (), 1)
-        if found is not None:
-            return Truth(found.states, np.stack(world.cubes), np.array(world.phases))
+        recorded = attempt(world, name, address, instruction, noise, (), 1)
+        if recorded is not None:
+            return Truth(recorded.states, np.stack(world.cubes), np.array(world.phases))
     raise SigmaError(f"{name}: no attempt of episode {index} succeeds; it is no recording of seed {seed}")
 
 
@@ -83,8 +83,8 @@ def privileged_labels(
     world, truths = _Watched(), {}
     for episode in track(np.unique(episodes).tolist(), "simulate again", len(np.unique(episodes))):
         truth = resimulate(world, name, seed, episode, noise)
-        own = episodes == episode
-        _refuse_other(truth, steps[own], states[own], episode, tolerance, source)
+        rows = episodes == episode
+        _refuse_other(truth, steps[rows], states[rows], episode, tolerance, source)
         truths[episode] = truth
     return truths
 

@@ -11,7 +11,9 @@ from sigma.evaluation.intervals import LEVEL
 from sigma.shared.seeding import generator
 
 
-def spearman(risk: np.ndarray, error: np.ndarray, episodes: np.ndarray, *, resamples: int, seed: int) -> dict:
+def spearman(
+    risk: np.ndarray, error: np.ndarray, episodes: np.ndarray, *, resamples: int, seed: int
+) -> dict[str, float]:
     """Rank correlation of ``risk [W]`` and ``error [W]`` with a 95 % percentile interval over whole episodes.
 
     Where either is constant there is no correlation to speak of: it is 0, and so are the bounds.
@@ -28,7 +30,7 @@ def spearman(risk: np.ndarray, error: np.ndarray, episodes: np.ndarray, *, resam
     estimate = correlation(np.arange(len(risk)))
     if len(groups) < 2:
         return {"spearman": estimate, "lo": estimate, "hi": estimate}
-    found = bootstrap(
+    result = bootstrap(
         (np.arange(len(groups)),),
         lambda picks: correlation(np.concatenate([groups[pick] for pick in picks])),
         vectorized=False,
@@ -37,7 +39,7 @@ def spearman(risk: np.ndarray, error: np.ndarray, episodes: np.ndarray, *, resam
         method="percentile",
         rng=generator(seed, "spearman"),
     )
-    low, high = found.confidence_interval
+    low, high = result.confidence_interval
     return {"spearman": estimate, "lo": float(low), "hi": float(high)}
 
 
@@ -48,7 +50,7 @@ def reliability(
     bins = []
     for part in np.array_split(np.argsort(risk, kind="stable"), min(groups, len(risk))):
         finite = risk[part][np.isfinite(risk[part])]
-        mean = float(finite.mean()) if len(finite) else None
+        group = {"windows": len(part), "risk": float(finite.mean()) if len(finite) else None}
         values = {name: float(error[part].mean()) for name, error in errors.items()}
-        bins.append({"windows": len(part), "risk": mean, "scale": float(scale[part].mean())} | values)
+        bins.append({**group, "scale": float(scale[part].mean()), **values})
     return bins

@@ -49,8 +49,10 @@ def inner_states(
     for rows in batches(len(material.split), batch, "diagnose: inner states"):
         addresses = _addresses(shards.window_episode[rows], shards.window_step[rows])
         output = vla.decide(material.observation(rows), addresses)
+        # Outputs of telepathy are None for a residual MLP only, which this command does not read.
+        tensors = {name: value for name, value in output.items() if value is not None}
         for name, values in parts.items():
-            values.append(output[name].float().flatten(1).cpu().numpy())
+            values.append(tensors[name].float().flatten(1).cpu().numpy())
     tau, memory, intent = (np.concatenate(values) for values in parts.values())
     if tau.shape != (len(factors), factors[0].size) or not np.allclose(
         tau, factors.reshape(tau.shape), rtol=SAME_MODEL, atol=SAME_MODEL

@@ -53,7 +53,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
 
     if output.suffix != ".parquet":
         raise SigmaError(f"{output}: legal: a name that ends with .parquet")
-    found = find_arm(arm, model)
+    player = find_arm(arm, model)
     try:
         from sigma.simulation.parallel import EpisodePool, check_renderer
     except ModuleNotFoundError as error:
@@ -69,7 +69,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     from sigma.compute.device import open_device
     from sigma.shared.files import Outputs
     from sigma.shared.progress import progress
-    from sigma.simulation.episode import EpisodeSpec
+    from sigma.simulation.episode import EpisodeSpec, RolloutResult
     from sigma.simulation.rollout import FixedRows, run_expert, run_rollouts
     from sigma.simulation.videos import choose, film, write_films
 
@@ -77,13 +77,13 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     check_renderer()
     machine = whole.machine
     controllers, size = {}, section.video_size
-    if found.kind != EXPERT:
+    if player.name != EXPERT:
         from sigma.policy.control.robot_observation import check_words
 
         reference, features = read_base()
         for taken in dict.fromkeys(setting.n_action_steps or section.n_action_steps for _, _, setting, _ in jobs):
             controllers[taken] = load_arm(
-                found,
+                player,
                 reference=reference,
                 features=features,
                 adapter=whole.adapter.model_dump(),
@@ -101,7 +101,9 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
                     f"as {arm} plans {horizon} steps"
                 )
             check_words(builder.base.prompter, setting.wordings)
-    rows, kept, played = [], [], []
+    rows: list[dict[str, Any]] = []
+    kept: list[RolloutResult] = []
+    played: list[dict[str, Any]] = []
     with (
         EpisodePool(machine.workers) as crew,
         progress(f"rollout {arm}", sum(len(seeds) for *_, seeds in jobs)) as meter,
@@ -120,8 +122,8 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
                 # In calls of `batch` rows, rows that are free included.
                 rate = round(decided / policy.seconds, 2)
             seconds = round(time.perf_counter() - started, 2)
-            played.append({"task": task, "setting": name, "episodes": len(results), "seconds": seconds})
-            played[-1]["decisions_per_second"] = rate
+            clock = {"seconds": seconds, "decisions_per_second": rate}
+            played.append({"task": task, "setting": name, "episodes": len(results), **clock})
             rows += [{"arm": arm, "task": task, "setting": name} | _row(result) for result in results]
             if (task, name) == (section.target, PLAIN_NAME):
                 kept = choose(results, section.videos)
@@ -130,14 +132,18 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
         spec = EpisodeSpec(section.target, size=section.video_size)
         views = crew.replay({result.seed: result.actions for result in kept}, spec)
     write_films(videos, [film(result, views[result.seed]) for result in kept])
-    protocol = {"first_seed": section.first_seed, "n_action_steps": section.n_action_steps, "batch": section.batch}
-    protocol["settings"] = {name: values.model_dump() for name, values in section.settings.items()}
+    protocol = {
+        "first_seed": section.first_seed,
+        "n_action_steps": section.n_action_steps,
+        "batch": section.batch,
+        "settings": {name: setting.model_dump() for name, setting in section.settings.items()},
+    }
     metadata = {"arm": arm, "protocol": json.dumps(protocol, sort_keys=True)}
     with Outputs() as outputs:
         outputs.table(output, pyarrow.Table.from_pylist(rows, schema=_schema().with_metadata(metadata)))
         outputs.json(output.with_suffix(".json"), {"arm": arm, "played": played})
-    won = [row["success"] for row in rows if (row["task"], row["setting"]) == (section.target, PLAIN_NAME)]
-    return f"rollout: {arm}: {section.target} {sum(won)} of {len(won)}, {len(rows)} episodes in all"
+    target = [row["success"] for row in rows if (row["task"], row["setting"]) == (section.target, PLAIN_NAME)]
+    return f"rollout: {arm}: {section.target} {sum(target)} of {len(target)}, {len(rows)} episodes in all"
 
 
 def _schema() -> Any:

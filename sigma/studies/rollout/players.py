@@ -23,24 +23,50 @@ if TYPE_CHECKING:
 
     from sigma.policy.control.controller import BaseController
     from sigma.policy.control.sigma_controller import SigmaController
+    from sigma.policy.pi05.base import Base
+    from sigma.policy.pi05.base_action import Kind
 
 EXPERT, BASE, SIGMA = "expert", "base", "sigma"
 FULL_SCALE, WITHOUT_RESIDUAL = "full_scale", "without_residual"
-DECODINGS = ("sample", "zero_noise", "mean")
-VARIANTS = {"residual": ("", FULL_SCALE, WITHOUT_RESIDUAL), "lora": DECODINGS, "full": DECODINGS}
+DECODINGS: "tuple[Kind, ...]" = ("sample", "zero_noise", "mean")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "residual": ("", FULL_SCALE, WITHOUT_RESIDUAL),
+    "lora": DECODINGS,
+    "full": DECODINGS,
+}
 MODEL, CALIBRATION = Path("models/sigma"), Path("models/adapter_calibration.json")
 REFERENCE, FEATURES = Path("data/base.json"), Path("data/features")
 
 
 @dataclass(frozen=True)
-class Arm:
-    """An arm that was found. ``variant`` is one of :data:`VARIANTS`, maybe empty."""
+class UntrainedArm:
+    """The scripted expert or the frozen base."""
+
+    name: Literal["expert", "base"]
+
+
+@dataclass(frozen=True)
+class ResidualArm:
+    """LoRA and heads on the frozen base with the adapter's calibration; ``variant`` may be empty."""
 
     name: str
-    kind: Literal["expert", "base", "residual", "lora", "full"]
-    model: Path | None = None
-    calibration: Path | None = None
-    variant: str = ""
+    model: Path
+    calibration: Path
+    variant: str
+
+
+@dataclass(frozen=True)
+class TunedArm:
+    """A PEFT adapter on the base, or a whole checkpoint, and how its samples become one action."""
+
+    name: str
+    kind: Literal["lora", "full"]
+    model: Path
+    decoding: "Kind"
+
+
+Arm = UntrainedArm | ResidualArm | TunedArm
+UNTRAINED = {EXPERT: UntrainedArm("expert"), BASE: UntrainedArm("base")}
 
 
 def _names(name: str, kind: str) -> dict[str, str]:
@@ -53,16 +79,16 @@ def find_arm(name: str, folder: Path | None) -> Arm:
 
     Raises :class:`SigmaError` where there is no such arm, or where something of it is missing.
     """
-    own = _names(SIGMA, "residual")
+    shipped = _names(SIGMA, "residual")
     if folder is None:
-        if name in (EXPERT, BASE):
-            return Arm(name, name)
-        if name not in own:
-            legal = ", ".join((EXPERT, BASE, *own))
+        if name in UNTRAINED:
+            return UNTRAINED[name]
+        if name not in shipped:
+            legal = ", ".join((EXPERT, BASE, *shipped))
             raise SigmaError(
                 f"arm {name!r} does not exist; legal: {legal}, or a trained arm with the folder it lies in"
             )
-        arm = Arm(name, "residual", MODEL, CALIBRATION, own[name])
+        arm: ResidualArm | TunedArm = ResidualArm(name, MODEL, CALIBRATION, shipped[name])
     else:
         record = read_json(folder / "arm.json")
         if not isinstance(record, dict) or record.get("kind") not in VARIANTS or not isinstance(record.get("arm"), str):
@@ -70,16 +96,18 @@ def find_arm(name: str, folder: Path | None) -> Arm:
         kind, names = record["kind"], _names(record["arm"], record["kind"])
         if name not in names:
             raise SigmaError(f"{folder}: holds no arm {name!r}; legal: {', '.join(names)}")
-        calibration = folder / CALIBRATION.name if kind == "residual" else None
-        arm = Arm(name, kind, folder / "model", calibration, names[name])
+        if kind == "residual":
+            arm = ResidualArm(name, folder / "model", folder / CALIBRATION.name, names[name])
+        else:
+            arm = TunedArm(name, kind, folder / "model", next(kind for kind in DECODINGS if kind == names[name]))
         digest = digest_folder(FEATURES)
         if record.get("features_digest") != digest:
             raise SigmaError(
                 f"{folder / 'arm.json'}: features_digest: the arm was trained on another base or other windows than "
                 f"those in {FEATURES}; train it again (dvc repro)"
             )
-    for path in (arm.model, arm.calibration):
-        if path is not None and not path.exists():
+    for path in (arm.model, arm.calibration) if isinstance(arm, ResidualArm) else (arm.model,):
+        if not path.exists():
             raise SigmaError(f"{path}: not found; run the stage that writes it (dvc repro)")
     return arm
 
@@ -125,10 +153,10 @@ def load_arm(
     from sigma.policy.pi05.description import describe_base
     from sigma.policy.pi05.inputs import Normalisation
 
-    def load(described: Mapping[str, Any]) -> Any:
+    def load(described: Mapping[str, Any]) -> "Base":
         return load_base(dict(described), device=str(device), dtype=dtype)
 
-    if arm.kind == "residual":
+    if isinstance(arm, ResidualArm):
         config = read_config(arm.model)
         if config["base"]["digest"] != reference["digest"]:
             raise SigmaError(f"{arm.model}: was trained on another base than {REFERENCE}; train it again (dvc repro)")
@@ -136,31 +164,34 @@ def load_arm(
         vla = SigmaTelepathyVLA.from_base(
             base_policy=load(reference), lora_dir=arm.model, device=device, dtype=getattr(torch, dtype)
         )
-        bounds = {"min_scale": 1.0, "max_scale": 1.0} if arm.variant == FULL_SCALE else {}
+        settings = dict(adapter)
+        if arm.variant == FULL_SCALE:
+            settings |= {"min_scale": 1.0, "max_scale": 1.0}
         return SigmaController(
             vla,
-            adapter=SigmaTelepathyAdapter(**adapter | bounds),
+            adapter=SigmaTelepathyAdapter(**settings),
             calibration=arm.calibration,
             n_action_steps=n_action_steps,
             heads=arm.variant != WITHOUT_RESIDUAL,
         )
     described = dict(reference)
-    if arm.kind == "full":
-        described = describe_base(str(arm.model), None)
+    tuned = arm if isinstance(arm, TunedArm) else None
+    if tuned is not None and tuned.kind == "full":
+        described = describe_base(str(tuned.model), None)
         for key in ("cameras", "resolution", "state_dim", "action_dim"):
             if described[key] != reference[key]:
                 raise SigmaError(
-                    f"{arm.model}: {key}: found {described[key]}; legal: {reference[key]}, as in {REFERENCE}"
+                    f"{tuned.model}: {key}: found {described[key]}; legal: {reference[key]}, as in {REFERENCE}"
                 )
     if not 1 <= n_action_steps <= described["chunk_size"]:
         raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: 1 to {described['chunk_size']}")
     base = load(described)
-    if arm.kind == "lora":
-        lora.load(base.policy, arm.model)
+    if tuned is not None and tuned.kind == "lora":
+        lora.load(base.policy, tuned.model)
     return BaseController(
         base,
         n_action_steps=n_action_steps,
-        decoding=arm.variant or features["action"],
+        decoding=features["action"] if tuned is None else tuned.decoding,
         samples=features["samples"],
         seed=features["seed"],
         normalisation=Normalisation.from_json(features["normalisation"]),

@@ -109,16 +109,18 @@ def read_closed_loop(path: Path) -> ClosedLoop | None:
     if not Path(path).is_file():
         return None
     again = "run `dvc repro stages/rollout/dvc.yaml`"
-    found = ClosedLoop({}, {}, {})
+    closed_loop = ClosedLoop({}, {}, {})
     for name, value in read_json(path).items():
         if not isinstance(value, Mapping) or ARMS not in value:
             raise SigmaError(f"{path}: {name}.{ARMS} is missing; {again}")
         try:
             if name == RETENTION:
                 bounds = ("difference", "difference_lo", "difference_hi")
-                found.kept.update({arm: Kept(*(item[key] for key in bounds)) for arm, item in value[ARMS].items()})
+                closed_loop.kept.update(
+                    {arm: Kept(*(item[key] for key in bounds)) for arm, item in value[ARMS].items()}
+                )
             else:
-                (found.settings if SETTING in name else found.tasks)[name] = _task(name, value)
+                (closed_loop.settings if SETTING in name else closed_loop.tasks)[name] = _task(name, value)
         except (KeyError, TypeError, AttributeError) as error:
             raise SigmaError(f"{path}: {name}: key {error} is missing or of another form; {again}") from None
-    return found
+    return closed_loop

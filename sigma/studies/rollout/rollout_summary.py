@@ -12,16 +12,16 @@ SIGMA, BASE, RETENTION, SPEED = "sigma", "base", "retention", "decisions_per_sec
 def _speed(path: Path, arm: str, groups: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], float | None]:
     """(task, setting) -> decisions a second, from the file that stands beside the arm's table.
 
-    Raises :class:`sigma.shared.errors.SigmaError` where it is missing, broken, or of another arm or other episodes.
+    Raises :class:`SigmaError` where it is missing, broken, or of another arm or other episodes.
     """
     from sigma.shared.errors import SigmaError
     from sigma.shared.files import read_json
 
     again = "play the arm again with `sigma rollout`"
-    found = read_json(path)
+    clock = read_json(path)
     try:
-        rates = {(one["task"], one["setting"]): one["decisions_per_second"] for one in found["played"]}
-        matching = found["arm"] == arm and rates.keys() == groups.keys()
+        rates = {(row["task"], row["setting"]): row["decisions_per_second"] for row in clock["played"]}
+        matching = clock["arm"] == arm and rates.keys() == groups.keys()
     except (KeyError, TypeError, AttributeError):
         raise SigmaError(f"{path}: not what `sigma rollout` writes beside its table; {again}") from None
     if not matching:
@@ -32,7 +32,7 @@ def _speed(path: Path, arm: str, groups: Mapping[tuple[str, str], Any]) -> dict[
 def _read(tables: list[Path]) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
     """Arm -> (task, setting) -> columns, by seed, and ``decisions_per_second``.
 
-    Raises :class:`sigma.shared.errors.SigmaError` for two tables of one arm, and for tables of other episodes or parameters.
+    Raises :class:`SigmaError` for two tables of one arm, and for tables of other episodes or parameters.
     """
     from sigma.shared.errors import SigmaError
     from sigma.shared.files import read_table
@@ -95,21 +95,21 @@ def run(*, tables: list[Path], params: Path, output: Path) -> str:
         paired = {}
         for arm in arms if SIGMA in arms else ():
             if arm != SIGMA:
-                found = compare(arms[SIGMA][key]["success"], arms[arm][key]["success"])
-                found["only_sigma"], found["only_other"] = found.pop("only_first"), found.pop("only_second")
-                paired[arm] = found
+                pair = compare(arms[SIGMA][key]["success"], arms[arm][key]["success"])
+                pair["only_sigma"], pair["only_other"] = pair.pop("only_first"), pair.pop("only_second")
+                paired[arm] = pair
         result[name] = {"arms": scores, "paired": paired}
-    own = [task for task in section.base_tasks if (task, PLAIN_NAME) in arms.get(BASE, {})]
-    if own:
+    base_tasks = [task for task in section.base_tasks if (task, PLAIN_NAME) in arms.get(BASE, {})]
+    if base_tasks:
         kept = {}
         for arm, groups in arms.items():
             against = {
                 task: compare(groups[task, PLAIN_NAME]["success"], arms[BASE][task, PLAIN_NAME]["success"])
-                for task in own
+                for task in base_tasks
             }
-            kept[arm] = retention({task: result[task]["arms"][arm] for task in own}, against)
+            kept[arm] = retention({task: result[task]["arms"][arm] for task in base_tasks}, against)
         result[RETENTION] = {"arms": kept, "paired": {}}
     write_json(output, result)
     headline = result.get(section.target, next(iter(result.values())))["arms"]
-    told = ", ".join(f"{arm} {one['success']:.0%}" for arm, one in headline.items())
-    return f"rollout-summary: {section.target}: {told}"
+    successes = ", ".join(f"{arm} {scores['success']:.0%}" for arm, scores in headline.items())
+    return f"rollout-summary: {section.target}: {successes}"

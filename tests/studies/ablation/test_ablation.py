@@ -239,7 +239,7 @@ def test_tables_and_pictures_are_written_and_a_second_run_repeats_their_bytes(pr
 
 def test_no_torch_is_imported(done):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom sigma.commands import ablation\n"
+        "import sys\nfrom pathlib import Path\nfrom sigma.studies.ablation import ablation\n"
         "assert not {'torch', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules)\n"
         "ablation.run(params=Path('stages/ablation/params.yaml'), arms=Path('stages/ablation/out'), "
         "output=Path('again/ablation.json'), tables=Path('again/summary'))\n"

@@ -36,13 +36,13 @@ def flat(data: dict, prefix: str = "") -> dict:
 
 
 def parameters(name: str, *, seed: int = 0, rate: float = 1.0) -> dict:
-    sections = arm_parameters(ROOT / PARAMS, name, SHIPPED.arms[name], seed=seed, rate=rate, root=ROOT / PARAMS_FILE)
-    return flat({section: values.model_dump() for section, values in sections.items()})
+    arm = arm_parameters(ROOT / PARAMS, name, SHIPPED.arms[name], seed=seed, rate=rate, root=ROOT / PARAMS_FILE)
+    return flat(arm.model_dump())
 
 
 @pytest.mark.parametrize("name", SHIPPED.arms)
 def test_a_shipped_arm_differs_from_the_root_parameters_in_its_overrides_and_seed_alone(name):
-    root = flat({section: one.model_dump() for section, one in read_parameters(ROOT / PARAMS_FILE).items()})
+    root = flat(read_parameters(ROOT / PARAMS_FILE).model_dump())
     found = parameters(name, seed=2)
     assert found["train.seed"] == 2
     changed = {key for key, value in root.items() if key != "train.seed" and found[key] != value}

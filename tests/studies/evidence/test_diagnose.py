@@ -136,7 +136,7 @@ def test_another_recording_is_refused_before_the_model_runs(world, monkeypatch):
 
 def test_importing_the_command_loads_no_library_that_computes():
     code = (
-        "import sys\nfrom sigma.commands import diagnose\n"
+        "import sys\nfrom sigma.studies.evidence import diagnose\n"
         "assert not {'torch', 'numpy', 'sklearn', 'mujoco', 'matplotlib'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, check=True)

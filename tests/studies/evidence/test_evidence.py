@@ -1,4 +1,4 @@
-"""``sigma evidence`` on the results of made-up arms: the page stands alone and its first line is the verdict."""
+"""``sigma evidence`` on the results of made-up arms: the page stands alone and begins with the table of outcomes."""
 
 import base64
 import io
@@ -92,13 +92,14 @@ def parsed(root: Path) -> tuple[str, Page]:
 def test_without_closed_loop_and_diagnostics_the_page_says_so(project):
     line = run(project)
     text, _ = parsed(project)
-    assert line.startswith("evidence: Offline (32 windows of 8 test episodes, 2 training seeds) Sigma beats every")
+    assert line == "evidence: 10 comparisons, Sigma better in 10"
+    assert "32 windows of 8 test episodes" in text and "success on" not in text
     assert "The closed loop was not run: <code>metrics/rollout.json</code> is absent" in text
     assert "The diagnostics were not made" in text
     assert "n too small: 8 test episodes" in text
 
 
-def test_the_verdict_comes_first_and_nothing_is_loaded_from_elsewhere(project):
+def test_the_outcomes_come_first_and_nothing_is_loaded_from_elsewhere(project):
     write_json(project / "metrics/rollout.json", ROLLOUT)
     write_json(project / "metrics/diagnostics.json", DIAGNOSTICS)
     sheets = project / "stages/rollout/out/videos/plain_lora_mean"
@@ -107,12 +108,11 @@ def test_the_verdict_comes_first_and_nothing_is_loaded_from_elsewhere(project):
     (sheets / "seed_7.mp4").write_bytes(b"no picture")
     line = run(project)
     text, page = parsed(project)
-    shown = re.sub(r"<[^>]+>", "", text.split("<body>", 1)[1]).strip().splitlines()[0]
-    assert shown.replace("&#39;", "'") == line.removeprefix("evidence: ")
-    assert (
-        "it succeeds in 50\u00a0%: more often than plain LoRA (30\u00a0%, McNemar p = 0.001); not compared with"
-        in shown
-    )
+    assert line == "evidence: 15 comparisons, Sigma better in 11, not measured in 4"
+    headings = re.findall("<h2>(.*?)</h2>", text)
+    assert headings[0] == "Outcomes"
+    cells = ("plain LoRA, mean of samples", "success on pick_place, points", "+20.0", "+10.0 to +30.0", "0.001")
+    assert "".join(f"<td>{cell}</td>" for cell in cells) + '<td class="below">better</td>' in text
     assert "script" not in page.tags and "link" not in page.tags
     assert page.sources and all(source.startswith("data:image/") for source in page.sources)
     assert not re.search(r"url\(|@import|https?://", text)
@@ -135,7 +135,7 @@ def test_the_verdict_comes_first_and_nothing_is_loaded_from_elsewhere(project):
 
 
 def test_numbers_of_the_page_are_those_of_the_metrics_file(project):
-    from sigma.report.verdict import number
+    from sigma.report.html import number
 
     run(project)
     text = (project / OUTPUT).read_text()
@@ -153,7 +153,7 @@ def test_a_second_run_writes_the_same_bytes_and_imports_no_torch(project):
     run(project)
     before = digest_file(project / OUTPUT)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom sigma.commands import evidence\n"
+        "import sys\nfrom pathlib import Path\nfrom sigma.studies.evidence import evidence\n"
         "assert not {'torch', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules)\n"
         f"evidence.run(params=Path('stages/evidence/params.yaml'), output=Path({str(OUTPUT)!r}))\n"
         "assert not {'torch', 'mujoco', 'sklearn'} & set(sys.modules)\n"

@@ -142,7 +142,7 @@ def test_a_clock_that_is_not_of_its_table_is_refused(tables, params):
 
 def test_it_loads_neither_torch_nor_mujoco(tables, params):
     code = (
-        "import sys; from pathlib import Path; from sigma.commands import rollout_summary\n"
+        "import sys; from pathlib import Path; from sigma.studies.rollout import rollout_summary\n"
         f"rollout_summary.run(tables=[Path(name) for name in {[str(table) for table in tables]!r}],"
         f" params=Path({str(params)!r}), output=Path({str(params.parent / 'm.json')!r}))\n"
         "print(*{'torch', 'mujoco', 'lerobot', 'gymnasium'} & set(sys.modules))"
