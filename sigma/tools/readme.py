@@ -168,37 +168,6 @@ def benchmark(root: Path) -> str:
     return f"> {summary_line(figures)}.\n\n{markdown(figures)}"
 
 
-def benchmark_runs(root: Path) -> str:
-    """The median ratio of every figure, with its least and greatest round, in each run that is kept."""
-    files = [root / "metrics/benchmark.json", *sorted((root / "stages/benchmark/runs").glob("*.json"))]
-    runs = [read_json(file) for file in files]
-    names = ["this run", *(file.stem for file in files[1:])]
-    titles = [f"{name}, {run['machine']['processor']}" for name, run in zip(names, runs, strict=True)]
-
-    def cell(record: Mapping[str, Any] | None) -> str:
-        if record is None or "ratio" not in record:
-            return "not measured"
-        return "{median:.3g} ({min:.3g} to {max:.3g})".format(**record["ratio"])
-
-    known = dict.fromkeys(name for run in runs for name in run["figures"])
-    rows = [[f"`{name}`", *(cell(run["figures"].get(name)) for run in runs)] for name in known]
-    return _table(["ratio, ours to the peer's", *titles], rows)
-
-
-def benchmark_missed(root: Path) -> str:
-    """Where the time goes in every figure whose target is missed."""
-    from sigma.studies.benchmark.comparison import profiles
-
-    return profiles(read_json(root / "metrics/benchmark.json")["figures"])
-
-
-def benchmark_scale(root: Path) -> str:
-    """What more episodes cost, from the growth that was measured."""
-    from sigma.studies.benchmark.comparison import scale
-
-    return scale(read_json(root / "metrics/benchmark.json")["figures"])
-
-
 def base(root: Path) -> str:
     """Success of the shipped base on fresh seeds of every task, against random weights."""
     scores = read_json(root / "stages/embedded/metrics.json")
@@ -241,9 +210,6 @@ REGIONS: dict[str, Callable[[Path], str]] = {
     "doubts": doubts,
     "settled": settled,
     "benchmark": benchmark,
-    "benchmark_runs": benchmark_runs,
-    "benchmark_missed": benchmark_missed,
-    "benchmark_scale": benchmark_scale,
     "base": base,
     "pretraining": pretraining,
 }

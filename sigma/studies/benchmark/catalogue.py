@@ -60,10 +60,7 @@ CATALOGUE: dict[str, Figure] = {
         "images/s",
     ),
     "video_to_shards_processes": Figure(
-        "windowing",
-        "video to shards by several processes",
-        "the same by one process",
-        "images/s",
+        "windowing", "video to shards by several processes", "the same by one process", "images/s"
     ),
     "windowing_memory": Figure(
         "windowing",

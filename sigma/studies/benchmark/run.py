@@ -1,10 +1,9 @@
-"""One figure in a fresh process: ``python -m sigma.studies.benchmark.run NAME --params FILE --output FILE``.
+"""One figure in a fresh process: ``python -m sigma.studies.benchmark.run NAME PARAMS OUTPUT``.
 
 A process of its own has the asked-for kernel threads from its first import, no memory or threads of another figure, and
 loader processes that start as in a training.
 """
 
-import argparse
 import sys
 import tempfile
 from importlib import import_module
@@ -28,8 +27,7 @@ def in_fresh_process(name: str, params: Path, settings: BenchmarkParameters) -> 
     """The record of a figure of the project in the current folder; raises :class:`SigmaError` where it failed."""
     with tempfile.TemporaryDirectory(prefix="sigma-benchmark-") as folder:
         output = Path(folder) / "record.json"
-        command = [sys.executable, "-m", "sigma.studies.benchmark.run", name]
-        command += ["--params", str(params), "--output", str(output)]
+        command = (sys.executable, "-m", "sigma.studies.benchmark.run", name, str(params), str(output))
         ended = finish(command, Path(), environment(settings.threads))
         if ended.returncode != 0:
             reason = last_line(ended.stderr or ended.stdout).removeprefix(PREFIX).removeprefix("benchmark: ")
@@ -43,15 +41,9 @@ def load_project(root: Path, params: Path) -> "Project":
     from sigma.studies.benchmark.project import Project
 
     settings, parameters = read_benchmark(params), read_parameters(root / "params.yaml")
-    machine = parameters.machine.model_copy(
-        update={
-            "threads": settings.threads,
-            "workers": settings.workers,
-            "backend": "local",
-            "address": None,
-            "processes": 1,
-        }
-    )
+    local = {"backend": "local", "address": None, "processes": 1}
+    threads = {"threads": settings.threads, "workers": settings.workers}
+    machine = parameters.machine.model_copy(update=local | threads)
     return Project(root, parameters.model_copy(update={"machine": machine}), settings)
 
 
@@ -69,13 +61,9 @@ def record_of(name: str, project: "Project") -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=CATALOGUE)
-    parser.add_argument("--params", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    given = parser.parse_args()
+    name, params, output = sys.argv[1:]
     try:
-        write_json(given.output, record_of(given.name, load_project(Path(), given.params)))
+        write_json(Path(output), record_of(name, load_project(Path(), Path(params))))
     except SigmaError as error:
         print(f"{PREFIX}{' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None

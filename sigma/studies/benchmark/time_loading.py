@@ -70,16 +70,12 @@ def unchanged(batch: Any) -> Any:
 
 
 def new_loader(dataset: Dataset, rows: list[int], batch: int, workers: int) -> DataLoader:
-    """A DataLoader that gives ``rows`` in their order, as they are when a reading begins, as LeRobot's trainer sets it."""
+    """A DataLoader with the settings of LeRobot's trainer; each reading gives ``rows`` as they are when it begins."""
     options: dict[str, Any] = {}
     if isinstance(dataset, ShardWindows):
         options["collate_fn"] = unchanged
     if workers:
-        options |= {
-            "prefetch_factor": PREFETCH,
-            "persistent_workers": True,
-            "multiprocessing_context": START_METHOD,
-        }
+        options |= {"prefetch_factor": PREFETCH, "persistent_workers": True, "multiprocessing_context": START_METHOD}
     return DataLoader(dataset, batch, sampler=rows, num_workers=workers, **options)
 
 

@@ -18,7 +18,7 @@ from sigma.data.windows.packing import StoredCameras, observed_steps, write_shar
 from sigma.shared.files import read_table
 from sigma.studies.benchmark.measure import Measured, Side, compare
 from sigma.studies.benchmark.project import Project
-from sigma.studies.benchmark.windowing_memory import windowing_memory
+from sigma.studies.benchmark.windowing_memory import SMALL_MIB, windowing_memory
 
 Job = list[tuple[Episode, np.ndarray]]  # episodes of one shard, with the decision steps whose windows are stored
 
@@ -35,27 +35,13 @@ class Plan:
     protocol: Protocol
     windows: dict[str, np.ndarray]
     meta: dict[str, Any]
-    budget: int
     jobs: list[Job]
+    images: int  # that the shards hold, those of every camera counted
 
-    @property
-    def images(self) -> int:
-        """Images that the shards hold, those of every camera counted."""
-        frames = sum(len(observed_steps(steps, self.protocol)) for job in self.jobs for _, steps in job)
-        return frames * len(self.view.cameras)
-
-    def write(self, target: Path, workers: int) -> None:
+    def write(self, target: Path, workers: int, shard_mib: int) -> None:
         """Write the shards."""
-        write_shards(
-            target,
-            self.dataset,
-            self.view,
-            self.protocol,
-            self.windows,
-            self.meta,
-            self.budget,
-            Workers(workers),
-        )
+        stored = (self.dataset, self.view, self.protocol, self.windows, self.meta)
+        write_shards(target, *stored, shard_mib * 2**20, Workers(workers))
 
     def deliver(self, workers: int) -> int:
         """Decode and convert the images that the shards store with as many processes; returns their number."""
@@ -95,27 +81,32 @@ def plan(project: Project) -> Plan:
         protocol,
         candidate_windows(dataset, meta["splits"], protocol, limits, meta["statistics"]),
         {name: value for name, value in meta.items() if name not in _OWN_META},
-        section.shard_mib * 2**20,
         jobs,
+        sum(shard["frames"] for shard in meta["shards"]) * len(meta["dataset_cameras"]),
     )
 
 
-def _against(project: Project, peer: Callable[[Plan, Path], object]) -> Measured:
+def _against(project: Project, shard_mib: int, peer: Callable[[Plan, Path], object]) -> Measured:
     work, workers = plan(project), project.settings.workers
     with tempfile.TemporaryDirectory(prefix="sigma-benchmark-") as name:
         target = Path(name) / "shards"
-        own = Side(lambda: work.write(target, workers), work.images, {"images": work.images, "processes": workers})
+        details = {"images": work.images, "processes": workers}
+        own = Side(lambda: work.write(target, workers, shard_mib), work.images, details)
         return compare(own, Side(lambda: peer(work, target), work.images), project.settings)
 
 
 def video_to_shards(project: Project) -> Measured:
     """An image from video to synced shards, against decoding and converting it alone."""
-    return _against(project, lambda work, _: work.deliver(project.settings.workers))
+    shard_mib = project.parameters.window.shard_mib
+    return _against(project, shard_mib, lambda work, _: work.deliver(project.settings.workers))
 
 
 def video_to_shards_processes(project: Project) -> Measured:
-    """An image from video to synced shards with several processes, and with one."""
-    return _against(project, lambda work, target: work.write(target, 1))
+    """An image from video to synced shards with several processes, and with one.
+
+    A process makes a whole shard, so that small shards are needed for several to have work.
+    """
+    return _against(project, SMALL_MIB, lambda work, target: work.write(target, 1, SMALL_MIB))
 
 
 FIGURES: dict[str, Callable[[Project], Measured]] = {

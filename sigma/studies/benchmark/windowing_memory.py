@@ -13,9 +13,10 @@ from sigma.studies.benchmark.project import Project
 from sigma.studies.benchmark.subprocesses import environment, peak_memory
 
 COMMAND = (sys.executable, "-m", "sigma", "window")
-# Every control step is a decision, so that each frame is stored and few episodes make much data; and shards are so
-# small that the few episodes fill all processes, each of which holds one.
-DENSE = {"train_stride": 1, "eval_stride": 1, "shard_mib": 4}
+# So small that few episodes fill several processes, each of which makes a whole shard.
+SMALL_MIB = 4
+# Every control step is a decision, so that each frame is stored and few episodes make much data.
+DENSE = {"train_stride": 1, "eval_stride": 1, "shard_mib": SMALL_MIB}
 
 
 def prepare(project: Project, folder: Path, episodes: int) -> Path:

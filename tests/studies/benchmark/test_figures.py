@@ -16,13 +16,19 @@ from tests.worlds import ADAPTED
 
 TRAINED = "decision"  # the part that needs a trained Sigma
 PIPELINE = {"repro", "adapter_experiment"}  # need a finished DVC pipeline
+STARTS_LOADERS = "loading"  # a minute in which loader processes import LeRobot
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name == STARTS_LOADERS else name
+    for name in CATALOGUE
+    if name not in PIPELINE
+]
 
 
 def measure(name, project):
     return import_module(f"sigma.studies.benchmark.time_{CATALOGUE[name].part}").FIGURES[name](project)
 
 
-@pytest.mark.parametrize("name", [name for name in CATALOGUE if name not in PIPELINE])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_figure_comes_out(name, prepared, request):
     world = request.getfixturevalue("trained_adapted") if CATALOGUE[name].part == TRAINED else prepared
     record = record_of(name, project_of(world, ADAPTED))
