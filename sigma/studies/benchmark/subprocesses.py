@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,15 @@ from sigma.shared.errors import SigmaError
 PACKAGE = Path(__file__).resolve().parents[3]  # the folder that holds the package
 _FOREIGN = ("DVC_", "GIT_")  # set by a running `dvc repro`, and wrong for another project
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+# A small process between this one and a command: Linux counts the memory of the process that starts a command as the
+# command's own.
+_LAUNCHER = """
+import resource, subprocess, sys
+ended = subprocess.run(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(ended.returncode)
+"""
 
 
 def environment(threads: int | None = None, *, own_code: bool = True) -> dict[str, str]:
@@ -57,11 +65,7 @@ def peak_memory(command: Sequence[str], folder: Path, env: Mapping[str, str]) ->
 
     The kernel records it, so that no short peak is missed.
     """
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=folder, env=dict(env), stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)  # so that nobody waits for the process again
-        if process.returncode != 0:
-            output.seek(0)
-            raise _failure(command, folder, output.read())
-    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    ended = finish((sys.executable, "-I", "-S", "-c", _LAUNCHER, *command), folder, env)
+    if ended.returncode != 0:
+        raise _failure(command, folder, ended.stderr or ended.stdout)
+    return int(last_line(ended.stdout)) / (2**20 if sys.platform == "darwin" else 2**10)

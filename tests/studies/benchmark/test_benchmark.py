@@ -78,6 +78,13 @@ def test_figures_that_were_not_asked_for_again_stay(folder, monkeypatch):
     assert written["machine"]["repetitions"] == 5 and written["machine"]["packages"]["torch"]
 
 
+@pytest.mark.slow
+def test_a_figure_is_measured_in_a_process_of_its_own(folder):
+    line = benchmark.run(part="startup", params=PARAMS, only=["help"], output=folder / "help.json")
+    record = read_json(folder / "help.json")["figures"]["help"]
+    assert line.startswith("benchmark: startup: 1 figures") and len(record["ratio"]["rounds"]) == 5
+
+
 @pytest.fixture
 def parts(folder):
     """Files of all parts as the stages leave them, with made-up values: ours takes half of the peer's time."""

@@ -1,6 +1,7 @@
 """Every figure comes out on a tiny project, and is a ratio of what was measured."""
 
 from collections import Counter
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -10,6 +11,8 @@ from sigma.shared.files import read_json
 from sigma.studies.benchmark.catalogue import CATALOGUE
 from sigma.studies.benchmark.measure import NotMeasured
 from sigma.studies.benchmark.run import record_of
+from sigma.studies.benchmark.subprocesses import environment, run
+from sigma.studies.benchmark.time_startup import DVC
 from sigma.studies.benchmark.windowing_memory import prepare
 from tests.studies.benchmark.projects import project_of
 from tests.worlds import ADAPTED
@@ -79,3 +82,27 @@ def test_dvc_must_run_just_the_stages_that_a_figure_is_about(prepared, tmp_path,
     monkeypatch.setattr(time_startup, "run", lambda *_: "Running stage 'a'\nRunning stage 'b'")
     with pytest.raises(SigmaError, match="2 stages ran instead of 1"):
         measure("adapter_experiment", project_of(prepared))
+
+
+@pytest.mark.slow
+def test_dvc_is_timed_on_a_copy_of_a_finished_pipeline(prepared, tmp_path):
+    env = environment(own_code=False)
+
+    def call(*command):
+        return run(command, tmp_path, env)
+
+    call("git", "init", "-q")
+    call(*DVC, "init", "-q")
+    (tmp_path / "source").write_text("text")
+    (tmp_path / "dvc.yaml").write_text("stages: {copy: {cmd: cp source copied, deps: [source], outs: [copied]}}")
+    call("git", "add", "-A")
+    (tmp_path / ".dvc/cache").mkdir(exist_ok=True)
+    project = replace(project_of(prepared), root=tmp_path)
+    with pytest.raises(NotMeasured, match="the pipeline is not finished; run `dvc repro`"):
+        measure("repro", project)
+    call(*DVC, "repro", "-q")
+    call("git", "add", "-A")
+    before = call("git", "status", "--porcelain", "--ignored")
+    measured = measure("repro", project)
+    assert len(measured.own) == 1 and min(measured.own + measured.peer) > 0
+    assert call("git", "status", "--porcelain", "--ignored") == before
