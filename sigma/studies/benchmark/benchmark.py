@@ -9,7 +9,10 @@ OUTPUT = Path("stages/benchmark/out")
 
 
 def check_names(part: str, only: list[str]) -> list[str]:
-    """The part's figures that are asked for; raises :class:`sigma.shared.errors.SigmaError` for an unknown part or figure."""
+    """The part's figures that are asked for, by default all.
+
+    Raises :class:`sigma.shared.errors.SigmaError` for an unknown part or figure.
+    """
     from sigma.shared.errors import SigmaError
 
     if part not in PARTS:
@@ -30,14 +33,15 @@ def run(*, part: str, params: Path, only: list[str], output: Path | None = None)
         only: figures of the part, by default all; other records of an existing ``output`` stay.
         output: JSON file to write, whole, when all are measured.
 
-    Raises :class:`sigma.shared.errors.SigmaError` for an unknown name before anything runs, and naming the figure that failed.
+    Raises :class:`sigma.shared.errors.SigmaError` for an unknown name before anything runs, and naming the figure that
+    failed.
     """
     chosen = check_names(part, only)
 
     from sigma.shared.files import read_json, write_json
     from sigma.shared.progress import progress
     from sigma.studies.benchmark.comparison import summary_line
-    from sigma.studies.benchmark.hardware import describe
+    from sigma.studies.benchmark.machine import describe
     from sigma.studies.benchmark.run import in_fresh_process
     from sigma.studies.benchmark.settings import read_benchmark
 

@@ -7,19 +7,19 @@ from typing import Any
 from sigma.studies.benchmark.catalogue import PARTS
 
 
-def _one_machine(files: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
-    """What every part says of the machine; raises :class:`sigma.shared.errors.SigmaError` where two differ."""
+def _one_machine(records: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
+    """The machine of every part; raises :class:`sigma.shared.errors.SigmaError` where two parts differ."""
     from sigma.shared.errors import SigmaError
 
-    (first, told), *others = ((file, record["machine"]) for file, record in files.items())
+    (first, machine), *others = ((file, record["machine"]) for file, record in records.items())
     for file, other in others:
-        for key in sorted({*told, *other}):
-            if told.get(key) != other.get(key):
+        for key in sorted({*machine, *other}):
+            if machine.get(key) != other.get(key):
                 raise SigmaError(
-                    f"{file}: measured with another {key} ({other.get(key)}) than {first} ({told.get(key)}); "
+                    f"{file}: measured with another {key} ({other.get(key)}) than {first} ({machine.get(key)}); "
                     f"measure again: sigma benchmark {file.stem}"
                 )
-    return dict(told)
+    return dict(machine)
 
 
 def build_benchmark(figures: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any]) -> str:
@@ -30,17 +30,14 @@ def build_benchmark(figures: Mapping[str, Mapping[str, Any]], machine: Mapping[s
         machine: what they were measured with.
     """
     from sigma.report.html import flat, render
-    from sigma.studies.benchmark.comparison import HEADER, rows, splits, summary_line
+    from sigma.studies.benchmark.comparison import HEADER, rows, summary_line
 
-    memory = figures.get("windowing_memory", {}).get("own", {}).get("by_copies", {})
     return render(
         "benchmark.html",
         package="sigma.studies.benchmark",
         sentence=summary_line(figures),
         header=HEADER,
         rows=rows(figures),
-        splits=[(figures[name]["title"], *told) for name, *told in splits(figures)],
-        memory=sorted(memory.items(), key=lambda item: int(item[0])),
         busy=[(record["title"], record["other_programs"]) for record in figures.values() if "other_programs" in record],
         machine=flat(machine),
     )
@@ -54,9 +51,9 @@ def run(*, parts: Path, output: Path, page: Path) -> str:
     from sigma.shared.files import atomic_file, read_json, write_json
     from sigma.studies.benchmark.comparison import summary_line
 
-    files = {parts / f"{part}.json": read_json(parts / f"{part}.json") for part in PARTS}
-    machine = _one_machine(files)
-    figures = {name: record for found in files.values() for name, record in found["figures"].items()}
+    records = {parts / f"{part}.json": read_json(parts / f"{part}.json") for part in PARTS}
+    machine = _one_machine(records)
+    figures = {name: figure for record in records.values() for name, figure in record["figures"].items()}
     text = build_benchmark(figures, machine)
     write_json(output, {"machine": machine, "figures": figures})
     with atomic_file(page) as temporary:

@@ -1,18 +1,17 @@
-"""Which figures there are: what each compares, in what unit, and what it should reach.
+"""Which figures exist: what each compares, in what unit, and what it should reach.
 
-This module loads nothing, so that a misspelt name is told at once.
+This module imports nothing heavy, so that a misspelt name is reported at once.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 LEROBOT_LOADER = "LeRobotDataset in a torch DataLoader, its faster video backend"
-LEROBOT_STEP = "plain LoRA of the same rank and layers, a step of LeRobot's update_policy"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure should reach: at least or at most ``value``, of the ``ratio``'s median or of our ``own`` one."""
+    """What a figure should reach: at least or at most ``value``, of the ratio's median or of our own side's."""
 
     bound: Literal["at_least", "at_most"]
     value: float
@@ -27,8 +26,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Figure:
-    """A comparison: the stage that measures it, its title, the peer's name, the unit of both values, and the target
-    where one is set."""
+    """A comparison: the part that measures it, its title, the peer, the unit of both sides, and a target if one is set.
+
+    A unit that ends in ``/s`` is a rate.
+    """
 
     part: str
     title: str
@@ -52,107 +53,38 @@ CATALOGUE: dict[str, Figure] = {
         "windows/s",
         Target("at_least", 20),
     ),
-    "loading_of_memory_copy": Figure(
-        "loading",
-        "windows into training, as a share of a plain memory copy",
-        "copy of the same bytes in memory",
-        "GiB/s",
-    ),
-    "windowing": Figure(
+    "video_to_shards": Figure(
         "windowing",
-        "video to shards, as a share of the decode limit",
-        "every video file decoded once from its first frame to its last, nothing kept or converted",
-        "video frames/s",
-        Target("at_least", 0.7),
+        "video to shards",
+        "the images that shards store, decoded and converted by the same decoder, then thrown away",
+        "images/s",
     ),
-    "windowing_of_wanted_frames": Figure(
-        "windowing",
-        "video to shards, as a share of delivering its images",
-        "the frames that shards store, episode by episode, by the same decoder, converted and thrown away",
-        "video frames/s",
+    "video_to_shards_processes": Figure(
+        "windowing", "video to shards by several processes", "the same by one process", "images/s"
     ),
     "windowing_memory": Figure(
         "windowing",
-        "peak memory of the window stage with the most episodes",
-        "the same stage with the episodes once",
+        "peak memory of the window stage on many episodes",
+        "the same stage on few episodes",
         "MiB",
         Target("at_most", 1.1),
     ),
-    "statistics": Figure(
-        "statistics",
-        "statistics of state and action, exact quantiles",
-        "LeRobot's compute_episode_stats and aggregate_stats",
-        "s",
-    ),
-    "training_step_flow": Figure("training", "a step of Sigma's flow phase", LEROBOT_STEP, "s", Target("at_most", 0.8)),
-    "training_step_flow_one_draw": Figure(
-        "training", "the same with one noise draw a window, as LeRobot has", LEROBOT_STEP, "s"
-    ),
-    "training_step_residual": Figure(
-        "training", "a step of Sigma's residual phase", LEROBOT_STEP, "s", Target("at_most", 0.8)
-    ),
-    "training_step_frozen_branch": Figure(
+    "training_step": Figure(
         "training",
-        "a step with the frozen branch: LoRA and heads, no expert pass",
-        LEROBOT_STEP,
+        "a training step of Sigma, one noise draw a window",
+        "plain LoRA of the same rank and layers, a step of LeRobot's update_policy, one noise draw a window",
         "s",
-        Target("at_most", 0.8),
-    ),
-    "training_step_compiled": Figure(
-        "training", "a step of Sigma's flow phase with machine.compile", "the same step without it", "s"
-    ),
-    "training_step_autocast": Figure(
-        "training", "a step of Sigma's flow phase with train.autocast", "the same step without it", "s"
-    ),
-    "decision": Figure(
-        "decision",
-        "a decision of Sigma",
-        "a decision of the frozen base and one more pass of its prefix",
-        "s",
-        Target("at_most", 1.05),
-    ),
-    "decision_frozen_branch": Figure(
-        "decision",
-        "a decision of Sigma with the frozen branch",
-        "a decision of the frozen base and one more pass of its prefix",
-        "s",
-        Target("at_most", 1.05),
     ),
     "decision_against_base": Figure("decision", "a decision of Sigma", "a decision of the frozen base", "s"),
     "decision_against_plain_lora": Figure(
         "decision", "a decision of Sigma", "a decision of the base under plain LoRA", "s"
     ),
-    "decision_late_layers": Figure(
-        "decision",
-        "a decision of Sigma with the frozen branch, adapters in late layers alone",
-        "a decision of the frozen base",
-        "s",
-    ),
-    "evaluation_base": Figure(
+    "evaluation": Figure(
         "evaluation",
         "evaluation of the frozen base, all samples",
         "PI05Policy.predict_action_chunk, window by window, the draws of a window as one batch",
         "windows/s",
         Target("at_least", 4),
-    ),
-    "evaluation_base_by_draw": Figure(
-        "evaluation",
-        "evaluation of the frozen base, all samples",
-        "PI05Policy.predict_action_chunk, window by window and draw by draw",
-        "windows/s",
-        Target("at_least", 4),
-    ),
-    "evaluation_sigma": Figure(
-        "evaluation",
-        "evaluation of Sigma and of the frozen base that it corrects",
-        "SigmaPolicy.predict_action_chunk, window by window",
-        "windows/s",
-    ),
-    "evaluation_sigma_cached": Figure(
-        "evaluation",
-        "evaluation of Sigma on what the baseline stage keeps",
-        "SigmaPolicy.predict_action_chunk, window by window",
-        "windows/s",
     ),
     "help": Figure("startup", "sigma --help", "python -c 'import typer'", "s", Target("at_most", 1.5)),
     "repro": Figure(

@@ -12,9 +12,6 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from sigma.data.dataset.dataset import ACTION, STATE
 from sigma.data.shards import Shards
-from sigma.studies.benchmark.kept_record import NotMeasured
-
-BACKENDS = ("torchcodec", "pyav")
 
 
 def deltas(meta: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -29,22 +26,6 @@ def open_lerobot(root: Path, backend: str, meta: Mapping[str, Any]) -> LeRobotDa
     return LeRobotDataset(
         "local/benchmark", root=root.resolve(), delta_timestamps=deltas(meta), video_backend=backend, return_uint8=True
     )
-
-
-def usable_backends(root: Path, meta: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """LeRobot's video backends that decode a frame here, and why the others do not: one that is installed may still
-    lack its libraries."""
-    found, faults = [], {}
-    for backend in BACKENDS:
-        try:
-            open_lerobot(root, backend, meta)[0]
-        except (ImportError, OSError, RuntimeError) as error:
-            faults[backend] = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        else:
-            found.append(backend)
-    if not found:
-        raise NotMeasured(f"LeRobot decodes {root} with none of {', '.join(BACKENDS)} here")
-    return found, faults
 
 
 def dataset_rows(dataset: LeRobotDataset, shards: Shards, windows: np.ndarray) -> np.ndarray:

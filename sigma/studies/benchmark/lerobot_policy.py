@@ -14,7 +14,7 @@ from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_origin import resolve_base
 from sigma.policy.pi05.description import ACTION, STATE
 from sigma.policy.pi05.inputs import Normalisation
-from sigma.studies.benchmark.kept_record import NotMeasured
+from sigma.studies.benchmark.measure import NotMeasured
 
 CONFIG = "policy_preprocessor.json"
 
@@ -24,23 +24,19 @@ def preprocessor(base: Base, normalisation: Normalisation) -> PolicyProcessorPip
     folder = resolve_base(base.reference["source"], base.reference["revision"])
     if not (folder / CONFIG).is_file():
         raise NotMeasured("the base was published without a pre-processor")
-    overrides: dict[str, Any] = {"device_processor": {"device": next(base.policy.parameters()).device.type}}
-    used = {STATE: normalisation.state, ACTION: normalisation.action}
-    if base.statistics is None or any(
-        not np.array_equal(getattr(base.statistics[name], key), getattr(one, key))
-        for name, one in used.items()
-        for key in ("q01", "q99")
-    ):
-        overrides["normalizer_processor"] = {
-            "stats": {name: {"q01": one.q01, "q99": one.q99} for name, one in used.items()}
-        }
+    quantiles = {STATE: normalisation.state, ACTION: normalisation.action}
+    overrides = {
+        "device_processor": {"device": next(base.policy.parameters()).device.type},
+        "normalizer_processor": {"stats": {name: {"q01": q.q01, "q99": q.q99} for name, q in quantiles.items()}},
+    }
     return PolicyProcessorPipeline.from_pretrained(folder, config_filename=CONFIG, overrides=overrides)
 
 
 def raw_batch(base: Base, shards: Shards, windows: np.ndarray) -> dict[str, Any]:
     """What a LeRobot dataset would give of these decisions: images float [B, 3, S, S] in [0, 1], states, instructions.
 
-    The images come from the shards, the fastest way there is: how fast LeRobot's own loader is, is another figure.
+    The images come from the shards, so that LeRobot's policy is not charged for LeRobot's loader, which has a figure
+    of its own.
     """
     now = shards.window_frames[windows, -1]
     images = shards.images(now).float() / 255

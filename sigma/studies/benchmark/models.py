@@ -1,6 +1,6 @@
-"""Bases and training material of a project, each time with weights of its own, and how LeRobot's side computes."""
+"""Bases and training inputs of a project, each time with weights of its own, and how LeRobot's side computes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,6 @@ from sigma.policy.pi05.inputs import Normalisation
 from sigma.shared.files import read_json
 from sigma.shared.seeding import seed_from
 from sigma.studies.benchmark.project import Project
-from sigma.training.batches import WindowBatches, load_batches
 
 
 def device_of(project: Project) -> torch.device:
@@ -32,21 +31,9 @@ def normalisation_of(project: Project) -> Normalisation:
 
 
 def base_of(project: Project) -> Base:
-    """A base of its own: LoRA is inserted in place."""
+    """A base of its own, because LoRA is inserted in place."""
     reference = read_json(project.root / "data/base.json")
     return load_base(reference, device=str(device_of(project)), dtype=features_of(project)["dtype"])
-
-
-def material_of(project: Project) -> WindowBatches:
-    """Training's inputs, with a base of their own."""
-    data = project.root / "data"
-    return load_batches(
-        data / "base.json",
-        data / "shards",
-        data / "features",
-        data / "predictions/baseline.parquet",
-        device=device_of(project),
-    )
 
 
 def plain_lora(project: Project, base: Base) -> PeftModel:
@@ -64,36 +51,11 @@ def plain_lora(project: Project, base: Base) -> PeftModel:
 
 
 @contextmanager
-def lerobots_kernels() -> Iterator[None]:
-    """Inside the block kernels are chosen as in LeRobot's own commands: deterministic ones are not asked for, and new
-    memory is not filled."""
+def lerobot_kernels() -> Iterator[None]:
+    """Choose kernels as LeRobot's own commands do, which ask for no deterministic ones; also a decorator."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(False)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-
-
-def unfilled[**P, R](work: Callable[P, R]) -> Callable[P, R]:
-    """``work`` with deterministic kernels as they are, but new memory left as it is: what torch's filling costs."""
-
-    def inside(*args: P.args, **options: P.kwargs) -> R:
-        before = torch.utils.deterministic.fill_uninitialized_memory
-        torch.utils.deterministic.fill_uninitialized_memory = False
-        try:
-            return work(*args, **options)
-        finally:
-            torch.utils.deterministic.fill_uninitialized_memory = before
-
-    return inside
-
-
-def as_lerobot[**P, R](work: Callable[P, R]) -> Callable[P, R]:
-    """``work`` under :func:`lerobots_kernels`."""
-
-    def inside(*args: P.args, **options: P.kwargs) -> R:
-        with lerobots_kernels():
-            return work(*args, **options)
-
-    return inside

@@ -1,69 +1,34 @@
 """``benchmark`` in stages/benchmark/params.yaml: how often the figures are measured, and on how much work."""
 
-from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from sigma.parameters import read_sections
 from sigma.parameters.schema import Section
-from sigma.studies.benchmark.measure import Effort
 
 PARAMS = Path("stages/benchmark/params.yaml")
 LEAST_REPETITIONS = 5
 
 
-class LoadingParameters(Section):
-    windows: int = Field(ge=1)
-
-
-class WindowingParameters(Section):
-    episodes: int = Field(ge=1)
-    copies: list[int] = Field(min_length=2)
-    shard_mib: int = Field(ge=1, le=65536)
-
-    @field_validator("copies")
-    @classmethod
-    def _rising(cls, copies: list[int]) -> list[int]:
-        if copies[0] != 1 or any(later <= earlier for earlier, later in pairwise(copies)):
-            raise ValueError("copies must rise, the first of them 1")
-        return copies
-
-
-class TrainingParameters(Section):
-    steps: int = Field(ge=1)
-
-
-class DecisionParameters(Section):
-    decisions: int = Field(ge=1)
-
-
-class EvaluationParameters(Section):
-    windows: int = Field(ge=1)
-
-
-class StartupParameters(Section):
-    pipeline: bool
-
-
 class BenchmarkParameters(Section):
-    """``benchmark`` of the parameter file: what all parts have in common, and one section a part that has settings."""
+    """``repetitions`` counts the rounds; ``seconds`` is how long a side runs at least in each of them."""
 
     repetitions: int = Field(ge=LEAST_REPETITIONS, le=1000)
-    warm_up: int = Field(ge=0, le=100)
     seconds: float = Field(gt=0, le=600)
     threads: int = Field(ge=1, le=1024)
     workers: int = Field(ge=1, le=1024)
-    loading: LoadingParameters
-    windowing: WindowingParameters
-    training: TrainingParameters
-    decision: DecisionParameters
-    evaluation: EvaluationParameters
-    startup: StartupParameters
+    decisions: int = Field(ge=1)
+    evaluation_windows: int = Field(ge=1)
+    memory_episodes: list[Annotated[int, Field(ge=1)]] = Field(min_length=2, max_length=2)
 
-    @property
-    def effort(self) -> Effort:
-        return Effort(self.repetitions, self.warm_up, self.seconds)
+    @field_validator("memory_episodes")
+    @classmethod
+    def _few_and_many(cls, episodes: list[int]) -> list[int]:
+        if episodes[0] >= episodes[1]:
+            raise ValueError("the second number must be the larger one")
+        return episodes
 
 
 class BenchmarkFile(Section):

@@ -4,16 +4,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from statistics import median
 
 from sigma.shared.errors import SigmaError
-from sigma.studies.benchmark.kept_record import Measured, NotMeasured
-from sigma.studies.benchmark.measure import alternate, seconds_each
+from sigma.studies.benchmark.measure import Measured, NotMeasured, Side, compare
 from sigma.studies.benchmark.project import Project
-from sigma.studies.benchmark.several_processes import environment, run, seconds_of
+from sigma.studies.benchmark.subprocesses import environment, run
 
 DVC = (sys.executable, "-m", "dvc")
 SIGMA = (sys.executable, "-m", "sigma")
@@ -21,17 +20,17 @@ RUNS = "Running stage"
 
 
 def command_line(project: Project) -> Measured:
-    """Seconds of ``sigma --help``, and of the import of the library that it is made of."""
+    """``sigma --help``, and the import of the library that it is made of; ``modules`` counts what each imports."""
     env = environment(project.settings.threads)
     with tempfile.TemporaryDirectory(prefix="sigma-benchmark-") as name:
-        folder = Path(name)
-        sides = {
-            "own": lambda: seconds_of((*SIGMA, "--help"), folder, env),
-            "peer": lambda: seconds_of((sys.executable, "-c", "import typer"), folder, env),
-        }
-        values = alternate(sides, project.effort)
-        bare = seconds_of((sys.executable, "-c", "pass"), folder, env)
-    return Measured(values["own"], values["peer"], {"split": {"python alone": bare}})
+
+        def side(*arguments: str) -> Side:
+            lines = run((sys.executable, "-X", "importtime", *arguments), Path(name), env).splitlines()
+            modules = sum(line.startswith("import time:") for line in lines) - 1  # the first one is the header
+            command = (sys.executable, *arguments)
+            return Side(lambda: run(command, Path(name), env), details={"modules": modules})
+
+        return compare(side("-m", "sigma", "--help"), side("-c", "import typer"), project.settings, once=True)
 
 
 def _link(source: str, target: str) -> None:
@@ -45,95 +44,65 @@ def _link(source: str, target: str) -> None:
 def project_copy(root: Path) -> Iterator[Path]:
     """A copy of a finished project with a repository and a cache of its own, which is removed afterwards.
 
-    Files of the cache are linked; DVC never writes into one. Raises :class:`SigmaError` where the pipeline is not
-    finished: then there is nothing to do only after the work.
+    Files of the cache are linked, because DVC never writes into one. Raises :class:`NotMeasured` where the pipeline is
+    not finished: DVC would do the pipeline's work instead of finding that there is none.
     """
     env = environment(own_code=False)
-    listed = run(("git", "ls-files", "-z"), root, env).split("\0")
+    tracked = run(("git", "ls-files", "-z"), root, env).split("\0")
     cache = root.resolve() / run((*DVC, "cache", "dir"), root, env).splitlines()[0]
     if not cache.is_dir():
-        raise SigmaError(f"{cache}: DVC's cache is empty; run `dvc repro`, or set benchmark.startup.pipeline: false")
+        raise NotMeasured("DVC's cache is empty; run `dvc repro`")
     scratch = cache.parent / "tmp"  # beside the cache, so that links are possible
     scratch.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sigma-benchmark-", dir=scratch) as name:
         folder, own_cache = Path(name) / "project", Path(name) / "cache"
-        for file in filter(None, listed):
+        for file in filter(None, tracked):
             if (root / file).is_file():
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(root / file, folder / file)
         shutil.copytree(cache, own_cache, copy_function=_link)
         run(("git", "init", "-q"), folder, env)
-        run(("git", "config", "user.email", "benchmark@localhost"), folder, env)
-        run(("git", "config", "user.name", "benchmark"), folder, env)
+        for key, value in (("user.name", "benchmark"), ("user.email", "benchmark@localhost")):
+            run(("git", "config", key, value), folder, env)
         run(("git", "add", "-A"), folder, env)
         run(("git", "commit", "-q", "-m", "copy"), folder, env)
         run((*DVC, "config", "--local", "cache.dir", str(own_cache)), folder, env)
         if RUNS in run((*DVC, "repro", "--dry", "--allow-missing"), folder, env):
-            raise SigmaError(
-                f"{root.resolve()}: the pipeline is not finished; run `dvc repro`, or set "
-                "benchmark.startup.pipeline: false"
-            )
+            raise NotMeasured("the pipeline is not finished; run `dvc repro`")
         run((*DVC, "checkout", "-q", "dvc.yaml"), folder, env)
         yield folder
 
 
-def _asked_for(project: Project) -> None:
-    if not project.settings.startup.pipeline:
-        raise NotMeasured("benchmark.startup.pipeline is false")
+def _compare_commands(
+    project: Project, own: Callable[[], Sequence[str]], peer: Sequence[str], *, stages: int
+) -> Measured:
+    """Time DVC's command against another one, in a copy of the project, after a run in which ``stages`` stages ran."""
+    env = environment(own_code=False)
+    with project_copy(project.root) as folder:
+        ran = run(command := own(), folder, env).count(RUNS)
+        if ran != stages:
+            raise SigmaError(f"benchmark: {' '.join(command[2:5])}: {ran} stages ran instead of {stages}")
+        sides = Side(lambda: run(own(), folder, env)), Side(lambda: run(peer, folder, env))
+        return compare(*sides, project.settings, once=True)
 
 
 def repro(project: Project) -> Measured:
-    """Seconds of ``dvc repro`` that finds nothing to do, and of a DVC command that only opens the project."""
-    env = environment(own_code=False)
-    _asked_for(project)
-    with project_copy(project.root) as folder:
-        if RUNS in run((*DVC, "repro"), folder, env):
-            raise SigmaError("benchmark: repro: a stage ran where there was nothing to do")
-        sides = {
-            "own": lambda: seconds_of((*DVC, "repro"), folder, env),
-            "peer": lambda: seconds_of((*DVC, "root"), folder, env),
-        }
-        values = alternate(sides, project.effort)
-        read, files, lines = _reading(folder)
-    opened = median(values["peer"])
-    parts = {"open DVC": opened, "read dvc.yaml and dvc.lock": read, "compare": median(values["own"]) - opened - read}
-    return Measured(values["own"], values["peer"], {"split": parts, "files": files, "lines": lines})
-
-
-def _reading(folder: Path) -> tuple[float, int, int]:
-    """Seconds of reading every dvc.yaml and dvc.lock of the project, as DVC must, by the library that it reads them
-    with; their number, and the lines in them."""
-    from ruamel.yaml import YAML
-
-    texts = [file.read_text(encoding="utf-8") for name in ("dvc.yaml", "dvc.lock") for file in folder.rglob(name)]
-    seconds = seconds_each(lambda: [YAML(typ="safe").load(text) for text in texts], 0)
-    return seconds, len(texts), sum(text.count("\n") for text in texts)
+    """``dvc repro`` that finds nothing to do, and a DVC command that only opens the project."""
+    return _compare_commands(project, lambda: (*DVC, "repro"), (*DVC, "root"), stages=0)
 
 
 def adapter_experiment(project: Project) -> Measured:
-    """Seconds of ``dvc exp run --temp`` with another threshold each time, and of the report by itself."""
-    env, threshold = environment(own_code=False), float(project.parameters.adapter.threshold)
-    turn = 0
+    """``dvc exp run --temp`` with another threshold each time, and the report by itself."""
+    threshold = float(project.parameters.adapter.threshold)
+    numbers = count(1)
 
-    def change() -> tuple[str, ...]:
-        """A value that no former run had: the run cache would give its results back."""
-        nonlocal turn
-        turn += 1
-        return "--temp", "-n", f"benchmark-{turn}", "-S", f"adapter.threshold={threshold + turn / 1000:.3f}"
+    def experiment() -> tuple[str, ...]:
+        # A value that no former run had, because DVC's run cache would give that run's results back.
+        number = next(numbers)
+        change = f"adapter.threshold={threshold + number / 1000:.3f}"
+        return *DVC, "exp", "run", "--temp", "-n", f"benchmark-{number}", "-S", change
 
-    _asked_for(project)
-    with project_copy(project.root) as folder:
-        ran = run((*DVC, "exp", "run", *change()), folder, env).count(RUNS)
-        if ran != 1:
-            raise SigmaError(f"benchmark: adapter_experiment: {ran} stages ran; the report alone should have")
-        sides = {
-            "own": lambda: seconds_of((*DVC, "exp", "run", *change()), folder, env),
-            "peer": lambda: seconds_of((*SIGMA, "report"), folder, env),
-        }
-        values = alternate(sides, project.effort)
-    report = median(values["peer"])
-    parts = {"the report": report, "DVC: copy, graph, commit": median(values["own"]) - report}
-    return Measured(values["own"], values["peer"], {"split": parts})
+    return _compare_commands(project, experiment, (*SIGMA, "report"), stages=1)
 
 
 FIGURES: dict[str, Callable[[Project], Measured]] = {
