@@ -7,7 +7,6 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import atomic_file, read_json
@@ -82,31 +81,7 @@ def pretraining(root: Path) -> str:
     return _table(("training of the base", ""), rows.items())
 
 
-def benchmark(root: Path) -> str:
-    """Every figure of speed with its peer, range and target."""
-    from sigma.studies.benchmark.comparison import markdown, summary_line
-
-    figures = read_json(root / "metrics/benchmark.json")["figures"]
-    return f"> {summary_line(figures)}.\n\n{markdown(figures)}"
-
-
-def benchmark_runs(root: Path) -> str:
-    """The median ratio of every figure, with its least and greatest round, in each run that is kept."""
-    files = [root / "metrics/benchmark.json", *sorted((root / "stages/benchmark/runs").glob("*.json"))]
-    runs = {("this run" if file is files[0] else file.stem): read_json(file) for file in files}
-
-    def cell(name: str, run: Mapping[str, Any]) -> str:
-        ratio = run["figures"].get(name, {}).get("ratio")
-        return "{median:.3g} ({min:.3g} to {max:.3g})".format(**ratio) if ratio else "not measured"
-
-    header = ("ratio, ours to the peer's", *(f"{name}, {run['machine']['processor']}" for name, run in runs.items()))
-    names = dict.fromkeys(name for run in runs.values() for name in run["figures"])
-    return _table(header, ([f"`{name}`", *(cell(name, run) for run in runs.values())] for name in names))
-
-
-BLOCKS: dict[str, Callable[[Path], str]] = {
-    block.__name__: block for block in (results, base, pretraining, benchmark, benchmark_runs)
-}
+BLOCKS: dict[str, Callable[[Path], str]] = {block.__name__: block for block in (results, base, pretraining)}
 
 
 def filled(text: str, root: Path) -> str:

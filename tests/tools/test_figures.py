@@ -20,7 +20,7 @@ def committed(tmp_path_factory):
     """The committed README and metrics files: a run in this checkout may have written other last digits."""
     folder = tmp_path_factory.mktemp("committed")
     archive = subprocess.run(
-        ["git", "archive", "HEAD", *FILES, "metrics", "stages/embedded", "stages/benchmark"],
+        ["git", "archive", "HEAD", *FILES, "metrics", "stages/embedded"],
         cwd=ROOT,
         capture_output=True,
     )
@@ -32,7 +32,7 @@ def committed(tmp_path_factory):
 
 @pytest.fixture
 def project(tmp_path):
-    for name in ("metrics", "stages/embedded", "stages/benchmark"):
+    for name in ("metrics", "stages/embedded"):
         shutil.copytree(ROOT / name, tmp_path / name)
     text = "\n".join(f"before\n<!-- figures: {name} -->\n<!-- end -->\nafter" for name in BLOCKS)
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
@@ -58,17 +58,6 @@ def test_a_changed_metric_changes_its_block_and_only_that(project):
     assert "| **Sigma** | 0.9876 |" in second
     assert first.split("<!-- figures: base -->")[1] == second.split("<!-- figures: base -->")[1]
     assert run(root=project) == "figures: nothing changed"
-
-
-def test_runs_of_the_benchmark_stand_side_by_side(project):
-    ratio = {"median": 0.625, "min": 0.5, "max": 0.75}
-    other = {"figures": {"windowing": {"ratio": ratio}}, "machine": {"processor": "another"}}
-    (project / "stages/benchmark/runs/older.json").write_text(json.dumps(other), encoding="utf-8")
-    run(root=project)
-    text = (project / "README.md").read_text(encoding="utf-8")
-    row = next(line for line in text.splitlines() if line.startswith("| `windowing` |"))
-    assert ", another |" in text and row.endswith("| 0.625 (0.5 to 0.75) |")
-    assert next(line for line in text.splitlines() if line.startswith("| `loading` |")).endswith("| not measured |")
 
 
 def test_metrics_of_another_form_are_one_line_that_names_block_and_key(project):

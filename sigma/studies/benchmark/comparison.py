@@ -69,9 +69,3 @@ def summary_line(figures: Figures) -> str:
         + (f"; {len(known) - len(measured)} not measured" if len(known) > len(measured) else "")
         + (f"; taken while other programs had up to {busy:.1f} cores busy" if busy > BUSY else "")
     )
-
-
-def markdown(figures: Figures) -> str:
-    """The table in Markdown."""
-    lines = [HEADER, ("---",) * len(HEADER), *rows(figures)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigma.studies.benchmark.catalogue import CATALOGUE, PARTS, Figure, Target, figures_of
-from sigma.studies.benchmark.comparison import markdown, number, rows, summary_line
+from sigma.studies.benchmark.comparison import number, rows, summary_line
 from sigma.studies.benchmark.measure import Measured
 from sigma.studies.benchmark.record import build, rounded
 
@@ -80,13 +80,12 @@ def test_the_table_shows_values_spread_and_verdict_in_the_catalogues_order():
     assert [row[0] for row in table] == [records()[name]["title"] for name in ("loading", "help", "repro")]
     assert table[0][2:] == ("1 windows/s", "0.5 windows/s", "2 (2 to 2)", "≥ 20: missed")
     assert table[1][-1] == "≤ 1.5: met" and table[2][-2:] == ("not measured: no pipeline", "–")
-    assert markdown(records()).count("\n") == 4 and "| ≥ 20: missed |" in markdown(records())
 
 
 def test_the_table_names_the_peers_backend_and_those_that_did_not_load():
     record = records()["loading"]
     record["peer_value"] |= {"video_backend": "pyav", "backends_that_fail": {"torchcodec": "no FFmpeg"}}
-    assert "faster video backend (pyav; torchcodec did not load) |" in markdown({"loading": record})
+    assert rows({"loading": record})[0][1].endswith("faster video backend (pyav; torchcodec did not load)")
 
 
 def test_the_line_counts_targets_and_names_the_missed_and_a_busy_machine():
