@@ -70,4 +70,4 @@ def test_an_unknown_block_is_refused_by_name(project):
     with pytest.raises(SigmaError, match=r"figures: weather: no such block; legal: .*results"):
         filled("<!-- figures: weather -->\n<!-- end -->", project)
     with pytest.raises(SigmaError, match=r"README\.md: not found"):
-        run(root=project / "metrics")
+        run(root=project / "stages")
