@@ -28,7 +28,7 @@ def run(parameters: Parameters) -> str:
     from sigma.shared.logs import record_training
     from sigma.training.batches import load_batches
     from sigma.training.output import write_curves, write_model
-    from sigma.training.shared_scratch import SharedScratch
+    from sigma.training.state import Scratch
     from sigma.training.trainer import Trainer, needs_expert
 
     machine = parameters.machine
@@ -38,7 +38,7 @@ def run(parameters: Parameters) -> str:
         return launch(run, parameters, device)
     material = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device, expert=needs_expert(parameters))
     trainer = Trainer(material, parameters)
-    with SharedScratch.open(trainer.key()) as scratch:
+    with Scratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)
         if rank():
             return ""  # the first process writes
