@@ -37,7 +37,7 @@ class Augmentation:
         """Numbers of the views that the rows ``part`` of an optimizer step of ``total`` rows see; 0 is the image."""
         return generator(self.seed, "views", step).integers(0, self.count + 1, size=total)[part]
 
-    def of(self, images: Tensor, frames: Sequence[int], numbers: Sequence[int]) -> Tensor:
+    def of(self, images: Tensor, frames: Sequence[int] | np.ndarray, numbers: Sequence[int] | np.ndarray) -> Tensor:
         """View ``numbers[i]`` of the images of ``frames[i]``, uint8 (B, V, 3, S, S) like ``images``."""
         rows = [
             view(image, int(frame), int(number), self.shift, self.light, self.seed) if number else image

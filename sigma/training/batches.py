@@ -21,6 +21,7 @@ from sigma.policy.pi05.prefix import Encoded
 from sigma.shared import records
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file
+from sigma.shared.seeding import Key
 from sigma.shared.tables import read_columns
 from sigma.training.augmentation import Augmentation
 from sigma.training.prefetch import Prefetcher
@@ -145,7 +146,10 @@ class WindowBatches:
 
     def decide(self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind) -> Tensor:
         """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""
-        addresses = [(int(self.shards.window_episode[row]), int(self.shards.window_step[row])) for row in windows]
+        shards = self.shards
+        addresses: list[tuple[Key, ...]] = [
+            (int(shards.window_episode[row]), int(shards.window_step[row])) for row in windows
+        ]
         action = deterministic_action(
             kind,
             policy,

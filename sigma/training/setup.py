@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import peft
@@ -11,15 +12,11 @@ import torch
 import transformers
 
 from sigma.parameters import Parameters
+from sigma.parameters.training import TrainParameters
 from sigma.shared.errors import SigmaError
 from sigma.training.augmentation import Augmentation
 from sigma.training.batches import WindowBatches, code_digest
 from sigma.training.loop import Schedule
-
-if TYPE_CHECKING:
-    from sigma.parameters.training import TrainParameters
-
-SECTIONS = ("train", "lora", "telepathy", "loss")  # all that a training reads but base.branch
 
 
 def split_windows(material: WindowBatches) -> dict[str, np.ndarray]:
@@ -31,7 +28,7 @@ def split_windows(material: WindowBatches) -> dict[str, np.ndarray]:
     return parts
 
 
-def check_autocast(train: "TrainParameters", material: WindowBatches) -> None:
+def check_autocast(train: TrainParameters, material: WindowBatches) -> None:
     """Refuse ``train.autocast`` where the base's weights have 16 bits already, or the device cannot compute in them."""
     device = material.builder.device
     if train.autocast is None:
@@ -46,21 +43,20 @@ def check_autocast(train: "TrainParameters", material: WindowBatches) -> None:
         raise SigmaError(f"params.yaml: train.autocast: found {train.autocast} on {name}, which lacks it; legal: null")
 
 
-def views(train: "TrainParameters") -> Augmentation:
+def views(train: TrainParameters) -> Augmentation:
     """The altered images that a training draws from."""
     return Augmentation(train.views, train.view_shift, train.view_light, train.seed)
 
 
-def schedule(train: "TrainParameters", steps: int) -> Schedule:
+def schedule(train: TrainParameters, steps: int) -> Schedule:
     """The numbers of a phase of ``steps`` optimizer steps."""
-    names = ("batch", "accumulation", "warmup", "weight_decay", "clip", "average", "validate_every")
-    names += ("checkpoint_every", "select", "seed", "autocast")
-    return Schedule(steps=steps, **{name: getattr(train, name) for name in names})
+    names = {field.name for field in fields(Schedule)} - {"steps"}
+    return Schedule(steps=steps, **train.model_dump(include=names))
 
 
 def sections(parameters: Parameters) -> dict[str, dict[str, Any]]:
-    """The sections that a training reads, as plain values."""
-    return {name: getattr(parameters, name).model_dump() for name in SECTIONS}
+    """The sections that a training reads, as plain values; of the section ``base`` it reads the branch too."""
+    return parameters.model_dump(include={"train", "lora", "telepathy", "loss"})
 
 
 def inputs_key(material: WindowBatches, values: Mapping[str, Mapping[str, Any]], kind: str) -> str:

@@ -1,11 +1,12 @@
-"""From parameters to a trained Sigma: builds the model, runs its phases, resumes what was interrupted.
+"""From parameters to a trained Sigma: builds the model, runs its phases, resumes an interrupted training.
 
 With the frozen base branch there is one phase: LoRA on the language model and the heads learn residuals of the frozen
-base's action. With the adapted branch LoRA on language model and action expert and the part of the telepathy path that
-the backbone hears of first learn by flow matching; both are then frozen, and the rest of the heads learns residuals of
-the adapted policy's deterministic action.
+base's action. With the adapted branch there are two. First LoRA on language model and action expert learns by flow
+matching, together with the part of the telepathy path that the backbone reads. Both are then frozen, and the rest of
+the heads learns residuals of the adapted policy's deterministic action.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,16 +27,20 @@ from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches, adapted_actions, motion_rms
 from sigma.training.loop import Curve, Phase, PhaseResult
 from sigma.training.objectives import FlowObjective, ResidualObjective, TauControl
-from sigma.training.setup import SECTIONS, check_autocast, inputs_key, schedule, sections, split_windows, views
+from sigma.training.setup import check_autocast, inputs_key, schedule, sections, split_windows, views
 from sigma.training.state import Scratch
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model and how it came about.
+    """A trained model, and how its training went.
 
-    ``base_digest`` is that of the base's tensors at the end; ``trainable`` counts the parameters that had a gradient;
-    ``speed`` is that of this run's steps, by phase.
+    Attributes:
+        base_digest: of the base's tensors at the end.
+        steps: optimizer steps of all phases.
+        selected: step of the residual phase whose weights the model has, and ``validation`` the error there.
+        trainable: parameters that ever had a gradient.
+        speed: of this run's steps, by phase.
     """
 
     model: SigmaModel
@@ -52,7 +57,11 @@ class TrainingResult:
 
 
 def telepathy_sizes(material: WindowBatches, parameters: TelepathyParameters) -> TelepathySizes:
-    """Sizes of the heads from ``telepathy`` in params.yaml and from what they stand on."""
+    """Sizes of the heads from ``telepathy`` in params.yaml, the base and the data.
+
+    Raises:
+        SigmaError: a layer does not exist, or ``from_layer`` lies behind the first layer that the heads read.
+    """
     meta, base = material.shards.meta, material.base
     depth = len(base.policy.model.paligemma_with_expert.paligemma.model.language_model.layers)
     read = tuple(sorted(layer % depth for layer in parameters.layers if -depth <= layer < depth))
@@ -136,18 +145,18 @@ class Trainer:
         return inputs_key(self.material, sections(self.parameters), f"residual on the {self.branch} base")
 
     def flow_key(self) -> str:
-        """Digest of what the flow phase depends on: trainings that differ elsewhere alone have it in common.
+        """Digest of what the flow phase depends on: trainings that differ only elsewhere share one flow phase.
 
         The parts that it trains are built before the residual heads, so that their initial values do not depend on
         these.
         """
-        later = {
-            "train": ("steps",),
-            "telepathy": ("head_width", "layers", "read_base_action"),
-            "loss": ("vec", "chk", "trj", "flow", "traf", "tsac"),
+        values = {
+            "train": self.train.model_dump(exclude={"steps"}),
+            "lora": self.lora.model_dump(),
+            "telepathy": self.telepathy.model_dump(exclude={"head_width", "layers", "read_base_action"}),
+            "loss": self.losses.model_dump(include={"tau", "tau_band"}),  # what _flow_phase reads
         }
-        kept = {name: getattr(self.parameters, name).model_dump(exclude=set(later.get(name, ()))) for name in SECTIONS}
-        return inputs_key(self.material, kept, "flow phase")
+        return inputs_key(self.material, values, "flow phase")
 
     def build(self) -> SigmaModel:
         """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
@@ -166,7 +175,7 @@ class Trainer:
         )
         heads = build_heads(self.sizes, self.material.meta["token_rms"], seed_from(self.train.seed, "heads") % 2**63)
         if isinstance(heads, TelepathyHeads) and heads.path.motion_encoder is not None:
-            heads.path.motion_encoder.rms.copy_(motion_rms(self.material, self.parts["train"]))
+            heads.path.motion_encoder.get_buffer("rms").copy_(motion_rms(self.material, self.parts["train"]))
         model = SigmaModel(adapted, heads.to(self.material.builder.device))
         if self.train.gradient_checkpointing:
             language_model = model.policy.model.paligemma_with_expert.paligemma.model.language_model
@@ -195,7 +204,7 @@ class Trainer:
             finished = scratch.kept(self.flow_key()) if not saved else saved if saved["phase"] == "residual" else None
             result = self._run_phase(phase, scratch, saved, {}, finished)
             curves, steps, speed = [result.curve], self.train.flow_steps, {"flow": result.speed}
-            # A phase that was finished before has no optimizer any more that could tell.
+            # A phase that an earlier run finished has no optimizer here that could count.
             trained = finished["flow_trained"] if finished else result.trained
             for parameter in (adapter | before).values():
                 parameter.requires_grad_(False)
@@ -254,18 +263,20 @@ class Trainer:
 
     def _residual_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
         material = self.material
+        head_base: Callable[[np.ndarray], Tensor] = material.base_action
         if self.branch == "adapted":
             windows = np.concatenate(list(self.parts.values()))
             order = np.full(len(material.split), -1)
             order[windows] = np.arange(len(windows))
             model.eval()
+            # The adapted policy is frozen by now, so that its actions are computed once.
             actions = adapted_actions(model, material, windows, self.train.batch)
             model.train()
 
-            def head_base(rows: np.ndarray) -> Tensor:
-                return actions[torch.from_numpy(order[rows])]
-        else:
-            head_base = material.base_action
+            def adapted_action(windows: np.ndarray) -> Tensor:
+                return actions[torch.from_numpy(order[windows])]
+
+            head_base = adapted_action
         tsac, base = self.losses.tsac, material.base
         prompt = base.prompter(tsac.bank, np.zeros((len(tsac.bank), base.state_dim), dtype=np.float32))
         # Gradient checkpointing makes embeddings require a gradient; the bank must not keep the graph beyond a step.
@@ -280,6 +291,6 @@ class Trainer:
         return Phase(objective, groups, schedule(self.train, self.train.steps))
 
     def _instructions(self) -> Tensor:
-        """(tasks, d): the dataset's own instructions belong to the bank, each the others' contrast."""
+        """Mean embeddings (tasks, d) of the dataset's instructions; in the bank each is a contrast to the others."""
         base, tasks = self.material.base, self.material.shards.tasks
         return base.text_embedding_mean(base.prompter(tasks, np.zeros((len(tasks), base.state_dim), dtype=np.float32)))

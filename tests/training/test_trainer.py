@@ -426,7 +426,7 @@ def test_validation_is_the_error_of_the_executed_plan(prepared):
     for window in objective.validation:
         rows = np.array([window])
         with torch.no_grad():
-            residuals = model(objective.material.observation(rows), material.base_action(rows)).residuals
+            residuals = model(objective.batches.observation(rows), material.base_action(rows)).residuals
         plan = material.columns["base_action"][window].copy()
         plan[0] += residuals.vector[0, 0].numpy()
         plan[1:4] += residuals.chunk[0, 1:].numpy()
