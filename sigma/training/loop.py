@@ -1,8 +1,8 @@
 """The optimisation loop: accumulation, schedule, averaged weights, selection on validation, exact resume.
 
-A phase is one objective with the parameters it trains. The order of windows, all noise and the learning rate are
-functions of the seed and the step, so that the state to keep is small: weights, their average, the optimizer, the
-objective's own table, the best weights so far, and the curve.
+A phase is one objective with the parameters it trains. The order of rows, all noise and the learning rate are functions
+of the seed and the step, so that the saved state is small: weights, their average, the optimizer, the objective's own
+state, the best weights so far, and the curve.
 """
 
 import math
@@ -110,9 +110,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """A finished phase; ``trained`` counts the parameters that ever had a gradient.
+    """A finished phase.
 
-    ``speed`` is that of the steps that this run made, of which a resumed one makes fewer.
+    Attributes:
+        selected: step of the selected weights, and ``validation`` their error.
+        trained: how many parameters ever had a gradient.
+        speed: of the steps that this run made; a resumed run makes fewer.
     """
 
     curve: Curve
@@ -125,7 +128,7 @@ class PhaseResult:
 class _Loss(nn.Module):
     """An objective's loss as the ``forward`` of a module, which is what data-parallel training wraps.
 
-    With ``autocast`` matrix products of 32-bit weights are computed in 16 bits; weights and their gradients stay.
+    With ``autocast`` matrix products of 32-bit weights are computed in 16 bits; weights and gradients stay in 32.
     """
 
     def __init__(self, objective: Objective, autocast: str | None):

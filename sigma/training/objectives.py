@@ -65,7 +65,7 @@ class WindowObjective(Objective):
         self.sampler = WindowSampler(len(self.train), parameters.batch * parameters.accumulation, parameters.seed)
 
     def read_ahead(self, rows: np.ndarray, step: int, start: int, total: int) -> None:
-        numbers = self.batches.views.drawn(step, slice(start, start + len(rows)), total)
+        numbers = self.batches.views.draw_numbers(step, slice(start, start + len(rows)), total)
         self.batches.read_ahead(self.train[rows], numbers)
 
 
@@ -109,7 +109,7 @@ class FlowObjective(WindowObjective):
         part, policy = slice(start, start + len(rows)), self.model.policy
         noise, time = step_noise(policy.config, self.parameters, step, part, total)
         windows = self.train[rows]
-        passed = self._pass(windows, self.batches.views.drawn(step, part, total))
+        passed = self._pass(windows, self.batches.views.draw_numbers(step, part, total))
         losses = flow_loss(policy, self.batches, passed, windows, noise, time)
         objective, logs = losses.sum() / total, {"flow": losses.sum().item() / total}
         if self.tau is not None and isinstance(passed, AdaptedPass) and passed.before is not None:
@@ -190,7 +190,7 @@ class ResidualObjective(WindowObjective):
         windows = self.train[rows]
         jitter = generator(parameters.seed, "state", step).standard_normal((total, self.batches.base.state_dim))
         jitter = jitter[part] * parameters.state_noise
-        numbers = self.batches.views.drawn(step, part, total)
+        numbers = self.batches.views.draw_numbers(step, part, total)
         observation = self.batches.observation(windows, jitter if parameters.state_noise else None, numbers=numbers)
         action, valid = self.batches.targets(windows)
         base = self.head_base(windows)

@@ -1,4 +1,4 @@
-"""What every training begins with: its windows, its schedule, and the digest that names its state."""
+"""What every training needs first: its windows, its schedule, and the digest that names its state."""
 
 import hashlib
 import json
@@ -19,23 +19,23 @@ from sigma.training.batches import WindowBatches, code_digest
 from sigma.training.loop import Schedule
 
 
-def split_windows(material: WindowBatches) -> dict[str, np.ndarray]:
-    """Row numbers of the train and of the validation windows; a part without any is refused."""
-    parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
+def split_windows(batches: WindowBatches) -> dict[str, np.ndarray]:
+    """Row numbers of the train and of the validation windows; raises :class:`SigmaError` where a part has none."""
+    parts = {name: np.flatnonzero(batches.split == name) for name in ("train", "validation")}
     for name, rows in parts.items():
         if not len(rows):
             raise SigmaError(f"data/shards: no {name} window is left; see window in params.yaml")
     return parts
 
 
-def check_autocast(train: TrainParameters, material: WindowBatches) -> None:
+def check_autocast(train: TrainParameters, batches: WindowBatches) -> None:
     """Refuse ``train.autocast`` where the base's weights have 16 bits already, or the device cannot compute in them."""
-    device = material.builder.device
+    device = batches.builder.device
     if train.autocast is None:
         return
-    if material.dtype != "float32":
+    if batches.dtype != "float32":
         raise SigmaError(
-            f"params.yaml: train.autocast: found {train.autocast} with base.dtype {material.dtype}, which computes so "
+            f"params.yaml: train.autocast: found {train.autocast} with base.dtype {batches.dtype}, which computes so "
             "already; legal: null, or base.dtype float32"
         )
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -59,12 +59,12 @@ def sections(parameters: Parameters) -> dict[str, dict[str, Any]]:
     return parameters.model_dump(include={"train", "lora", "telepathy", "loss"})
 
 
-def inputs_key(material: WindowBatches, values: Mapping[str, Mapping[str, Any]], kind: str) -> str:
+def inputs_key(batches: WindowBatches, values: Mapping[str, Mapping[str, Any]], kind: str) -> str:
     """Digest of every input of a training of this ``kind``: a checkpoint of anything else is never resumed.
 
     ``values`` are those of the parameters that it depends on, by section.
     """
     versions = [torch.__version__, peft.__version__, transformers.__version__]
-    device = material.builder.device.type
-    text = json.dumps([material.digest, values, kind, versions, device, material.dtype, code_digest()], sort_keys=True)
+    device = batches.builder.device.type
+    text = json.dumps([batches.digest, values, kind, versions, device, batches.dtype, code_digest()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -56,13 +56,13 @@ class TrainingResult:
     speed: dict[str, list[dict[str, float]]]
 
 
-def telepathy_sizes(material: WindowBatches, parameters: TelepathyParameters) -> TelepathySizes:
+def telepathy_sizes(batches: WindowBatches, parameters: TelepathyParameters) -> TelepathySizes:
     """Sizes of the heads from ``telepathy`` in params.yaml, the base and the data.
 
     Raises:
         SigmaError: a layer does not exist, or ``from_layer`` lies behind the first layer that the heads read.
     """
-    meta, base = material.shards.meta, material.base
+    meta, base = batches.shards.meta, batches.base
     depth = len(base.policy.model.paligemma_with_expert.paligemma.model.language_model.layers)
     read = tuple(sorted(layer % depth for layer in parameters.layers if -depth <= layer < depth))
     if len(read) != len(parameters.layers) or len(set(read)) != len(read):
@@ -74,9 +74,9 @@ def telepathy_sizes(material: WindowBatches, parameters: TelepathyParameters) ->
             f"first layer that the heads read (telepathy.layers, of {depth} layers)"
         )
     return TelepathySizes(
-        width=material.pooled.shape[2],
+        width=batches.pooled.shape[2],
         layers=depth,
-        pools=material.pooled.shape[1],
+        pools=batches.pooled.shape[1],
         state_dim=base.state_dim,
         action_dim=base.action_dim,
         horizon=meta["horizon"],
@@ -108,14 +108,14 @@ class Trainer:
     """Runs one training described by ``train``, ``lora``, ``telepathy``, ``loss``, ``base.branch`` and
     ``machine.compile``."""
 
-    def __init__(self, material: WindowBatches, parameters: Parameters):
-        self.material, self.parameters = material, parameters
+    def __init__(self, batches: WindowBatches, parameters: Parameters):
+        self.material, self.parameters = batches, parameters
         self.train, self.lora = parameters.train, parameters.lora
         self.telepathy, self.losses = parameters.telepathy, parameters.loss
         self.branch = parameters.base.branch
-        self.parts = split_windows(material)
-        material.views = views(self.train)
-        check_autocast(self.train, material)
+        self.parts = split_windows(batches)
+        batches.views = views(self.train)
+        check_autocast(self.train, batches)
         if self.branch == "adapted" and not self.train.flow_steps:
             raise SigmaError("params.yaml: train.flow_steps: found 0 with base.branch adapted; legal: integer ≥ 1")
         if self.branch == "adapted" and not self.train.lora_learning_rate:
@@ -138,7 +138,7 @@ class Trainer:
                 "params.yaml: train.gradient_checkpointing: found true with flow matching, whose action expert reads "
                 "a cache that checkpointing cannot keep; legal: false, or base.branch frozen with loss.flow 0"
             )
-        self.sizes = telepathy_sizes(material, self.telepathy)
+        self.sizes = telepathy_sizes(batches, self.telepathy)
 
     def key(self) -> str:
         """Digest of every input: a checkpoint of anything else is never resumed."""
@@ -184,9 +184,9 @@ class Trainer:
 
     def run(self, scratch: Scratch) -> TrainingResult:
         """Train every phase, resuming from ``scratch`` where it holds a state of these inputs."""
-        model, material = self.build(), self.material
+        model, batches = self.build(), self.material
         if self.train.cache_vision:
-            material.cache_vision(np.concatenate(list(self.parts.values())), self.train.batch)
+            batches.cache_vision(np.concatenate(list(self.parts.values())), self.train.batch)
         saved = scratch.load() or {}
         adapter = {name: parameter for name, parameter in sorted(model.adapted.named_parameters()) if ".lora_" in name}
         if not self.train.lora_learning_rate:
@@ -220,7 +220,7 @@ class Trainer:
         return TrainingResult(
             model.eval(),
             base_digest(model.policy),
-            material,
+            batches,
             self.branch,
             self.sizes,
             [*curves, result.curve],
@@ -262,27 +262,27 @@ class Trainer:
         return self.telepathy.tau_norm or (self.sizes.factors * self.sizes.factor_dim) ** 0.5
 
     def _residual_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
-        material = self.material
-        head_base: Callable[[np.ndarray], Tensor] = material.base_action
+        batches = self.material
+        head_base: Callable[[np.ndarray], Tensor] = batches.base_action
         if self.branch == "adapted":
             windows = np.concatenate(list(self.parts.values()))
-            order = np.full(len(material.split), -1)
+            order = np.full(len(batches.split), -1)
             order[windows] = np.arange(len(windows))
             model.eval()
             # The adapted policy is frozen by now, so that its actions are computed once.
-            actions = adapted_actions(model, material, windows, self.train.batch)
+            actions = adapted_actions(model, batches, windows, self.train.batch)
             model.train()
 
             def adapted_action(windows: np.ndarray) -> Tensor:
                 return actions[torch.from_numpy(order[windows])]
 
             head_base = adapted_action
-        tsac, base = self.losses.tsac, material.base
+        tsac, base = self.losses.tsac, batches.base
         prompt = base.prompter(tsac.bank, np.zeros((len(tsac.bank), base.state_dim), dtype=np.float32))
         # Gradient checkpointing makes embeddings require a gradient; the bank must not keep the graph beyond a step.
         bank = torch.cat([base.text_embedding_mean(prompt), self._instructions()]).detach()
         objective = ResidualObjective(
-            model, material, self.train, self.losses, self.parts, head_base, bank, self._tau_norm()
+            model, batches, self.train, self.losses, self.parts, head_base, bank, self._tau_norm()
         )
         heads = {f"heads.{name}": p for name, p in model.heads.named_parameters() if p.requires_grad}
         groups = [(heads, self.train.learning_rate)]

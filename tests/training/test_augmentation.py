@@ -17,15 +17,15 @@ def images():
 
 
 def test_view_zero_is_the_image_itself(images):
-    assert torch.equal(VIEWS.of(images, range(4), [0] * 4), images)
+    assert torch.equal(VIEWS.apply(images, range(4), [0] * 4), images)
 
 
 def test_a_view_depends_on_its_frame_and_number_not_on_its_batch(images):
-    whole = VIEWS.of(images, [10, 11, 12, 13], [1, 2, 3, 0])
+    whole = VIEWS.apply(images, [10, 11, 12, 13], [1, 2, 3, 0])
     for row, (frame, number) in enumerate([(10, 1), (11, 2), (12, 3), (13, 0)]):
-        alone = VIEWS.of(images[row : row + 1], [frame], [number])
+        alone = VIEWS.apply(images[row : row + 1], [frame], [number])
         assert torch.equal(whole[row], alone[0])
-    again = VIEWS.of(images[:1], [11], [1])
+    again = VIEWS.apply(images[:1], [11], [1])
     assert not torch.equal(again[0], whole[0])
     assert not torch.equal(replace(VIEWS, seed=1).of(images[:1], [10], [1])[0], whole[0])
 
