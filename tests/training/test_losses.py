@@ -1,5 +1,7 @@
 """Losses against the same equations written again in NumPy and SciPy."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,10 @@ from scipy.special import logsumexp
 from sigma.parameters.training import LossParameters
 from sigma.policy.model.residuals import Residuals
 from sigma.policy.model.telepathy import Thought
+from sigma.training import losses
 from sigma.training.losses import (
     HardWindows,
+    Term,
     TermInputs,
     curriculum,
     intent_telepathy_loss,
@@ -196,3 +200,12 @@ def test_the_terms_are_weighted_ramped_and_reported():
     assert terms["memory_text"] == memory_text_loss(thought.semantic, text, bank, 0.1)
     assert terms["intent_telepathy"] == intent_telepathy_loss(thought.intent_view, thought.factors)
     assert terms["tau"] == tau_norm_loss(thought.factors, 1.0, 0.1) and terms["tau"] > 0
+
+
+def test_a_new_term_is_a_row_of_the_table(monkeypatch):
+    inputs = SimpleNamespace(thought=SimpleNamespace(factors=random(BATCH, 3, 4)), tau_norm=1.0, loss=None)
+    terms = {name: Term(lambda given: given.thought.factors.mean(), lambda loss: 2.0) for name in ("first", "second")}
+    monkeypatch.setattr(losses, "ALIGNMENTS", {"first": terms["first"]})
+    monkeypatch.setattr(losses, "CONTROLS", {"second": terms["second"]})
+    total, values = weighted_terms(inputs, 0.5)
+    assert total == 0.5 * 2 * values["first"] + 2 * values["second"]
