@@ -201,7 +201,10 @@ class Trainer:
         if self.branch == "adapted":
             before = {f"heads.{name}": parameter for name, parameter in model.heads.before_pass().items()}
             phase = self._flow_phase(model, adapter, before)
-            finished = scratch.kept(self.flow_key()) if not saved else saved if saved["phase"] == "residual" else None
+            # A saved residual phase carries the flow phase before it; without any state another training may have it.
+            finished = saved if saved.get("phase") == "residual" else None
+            if not saved:
+                finished = scratch.kept(self.flow_key())
             result = self._run_phase(phase, scratch, saved, {}, finished)
             curves, steps, speed = [result.curve], self.train.flow_steps, {"flow": result.speed}
             # A phase that an earlier run finished has no optimizer here that could count.
@@ -240,7 +243,7 @@ class Trainer:
         finished: dict[str, Any] | None = None,
     ) -> PhaseResult:
         if finished is not None:
-            # Its weights and its curve travel in every later state.
+            # With no step left, run() takes over these weights and this curve.
             phase.step = phase.schedule.steps
             phase.averaged = phase.best["tensors"] = finished["adapter"]
             phase.curve.train, phase.curve.validation = finished["flow_curve"]
