@@ -469,7 +469,7 @@ def test_each_projection_of_both_towers_carries_its_part_of_the_flow(trained_ada
     world, material = trained_adapted, trained_adapted.material()
     folder = world.root / "models/sigma"
     model = load_model(material.base.policy, folder, read_config(folder), folder / "sigma_telepathy_heads.safetensors")
-    train = world.configure(ADAPTED)["train"]
+    train = world.configure(ADAPTED).train
     parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
     objective = FlowObjective(model, material, train, parts)
     whole = objective.validate(64)
