@@ -753,7 +753,8 @@ def test_autocast_computes_in_16_bits_and_learns_in_32(prepared, extra, monkeypa
 def test_autocast_of_a_base_of_16_bits_is_refused(prepared):
     trainer = prepared.trainer()
     material = replace(trainer.material, dtype="bfloat16")
-    parameters = trainer.parameters | {"train": trainer.train.model_copy(update={"autocast": "bfloat16"})}
+    train = trainer.train.model_copy(update={"autocast": "bfloat16"})
+    parameters = trainer.parameters.model_copy(update={"train": train})
     for kind in ("residual", "lora"):
         with pytest.raises(SigmaError, match=r"train\.autocast: found bfloat16 with base\.dtype bfloat16"):
             new_trainer(kind, material, parameters)
