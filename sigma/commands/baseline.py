@@ -1,4 +1,4 @@
-"""``sigma baseline``: the frozen π0.5 on every window, kept because training and evaluation both need it."""
+"""``sigma baseline``: the frozen π0.5 on every window, computed once for training and evaluation."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def run(parameters: Parameters) -> str:
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.base_replay import frame_pictures, replay_base, select_normalisation
     from sigma.shared.files import Outputs, write_json
-    from sigma.shared.records import BASE as RECORD
+    from sigma.shared.records import BASE as BASE_RECORD
     from sigma.shared.records import read_record
     from sigma.shared.tables import to_table
 
@@ -27,7 +27,7 @@ def run(parameters: Parameters) -> str:
     device = open_device(machine)
     if to_start(machine.processes):
         return launch(run, parameters, device)
-    reference = read_record(BASE, RECORD)
+    reference = read_record(BASE, BASE_RECORD)
     shards = Shards.open(SHARDS)
     base = load_base(reference, device=str(device), dtype=base_parameters.dtype, split=split_layers)
     normalisation = select_normalisation(base_parameters.statistics, base, shards)

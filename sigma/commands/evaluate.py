@@ -28,11 +28,11 @@ def run(parameters: Parameters) -> str:
     device = open_device(machine)
     if to_start(machine.processes):
         return launch(run, parameters, device)
-    material = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device)
-    result = replay_sigma(material, MODEL, batch=machine.batch)
+    batches = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device)
+    result = replay_sigma(batches, MODEL, batch=machine.batch)
     if rank():
         return ""  # the first process writes
-    calibration, reference = calibrate_windows(material, result)
+    calibration, reference = calibrate_windows(batches, result)
     with Outputs() as outputs:
         outputs.table(PREDICTIONS, to_table(result.columns))
         outputs.json(HEADS, result.heads)

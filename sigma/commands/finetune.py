@@ -28,7 +28,7 @@ def run(parameters: Parameters) -> str:
     from sigma.shared.logs import record_training
     from sigma.training.batches import load_batches
     from sigma.training.output import write_curves, write_model
-    from sigma.training.shared_scratch import SharedScratch
+    from sigma.training.state import Scratch
     from sigma.training.trainer import Trainer, needs_expert
 
     machine = parameters.machine
@@ -36,9 +36,9 @@ def run(parameters: Parameters) -> str:
     if to_start(machine.processes):
         _check_shares(parameters, machine.processes, machine.fsdp)
         return launch(run, parameters, device)
-    material = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device, expert=needs_expert(parameters))
-    trainer = Trainer(material, parameters)
-    with SharedScratch.open(trainer.key()) as scratch:
+    batches = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device, expert=needs_expert(parameters))
+    trainer = Trainer(batches, parameters)
+    with Scratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)
         if rank():
             return ""  # the first process writes
@@ -54,9 +54,9 @@ def run(parameters: Parameters) -> str:
 
 
 def _check_shares(parameters: Parameters, processes: int, fsdp: bool) -> None:
-    """Refuse more processes than an optimizer step has windows, and draws that sharing these would alter.
+    """Refuse more processes than an optimizer step has windows, and random draws that sharing the windows would alter.
 
-    Processes that split the base's layers need as many passes each, so as many windows.
+    Processes that split the base's layers make every pass together, so each needs equally many windows.
     """
     train, lora = parameters.train, parameters.lora
     windows = train.batch * train.accumulation

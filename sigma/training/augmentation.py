@@ -1,7 +1,7 @@
 """Altered views of training images: small shifts and changes of light, so that heads cannot learn pixels by heart.
 
 Random shifts with repeated edges follow DrQ (Kostrikov et al., 2021); sizes and light are our own design. A view is
-addressed by (seed, frame, number), so that neither batches, order nor a resumed run can change it.
+a function of (seed, frame, number), so that neither batches, order nor a resumed run can change it.
 
 Legend: B batch, V cameras, S side of an image in pixels.
 """
@@ -19,11 +19,11 @@ from sigma.shared.seeding import generator
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The altered views that a training draws from; ``count`` 0 is none.
+    """The altered views that a training draws from; with ``count`` 0 there are none.
 
     Attributes:
         count: views of each image beside the image itself.
-        shift: pixels that a camera's image is moved at most, each way; edges are repeated.
+        shift: the most pixels that a camera's image is moved, each way; edges are repeated.
         light: the most that contrast (about mid-grey) and brightness change, as a share of the range.
         seed: another seed gives other views.
     """
@@ -33,11 +33,11 @@ class Augmentation:
     light: float = 0.0
     seed: int = 0
 
-    def drawn(self, step: int, part: slice, total: int) -> np.ndarray:
-        """Numbers of the views that the rows ``part`` of an optimizer step of ``total`` rows see; 0 is the image."""
+    def draw_numbers(self, step: int, part: slice, total: int) -> np.ndarray:
+        """Numbers of the views that the rows ``part`` of an optimizer step of ``total`` rows read; 0 is the image."""
         return generator(self.seed, "views", step).integers(0, self.count + 1, size=total)[part]
 
-    def of(self, images: Tensor, frames: Sequence[int], numbers: Sequence[int]) -> Tensor:
+    def apply(self, images: Tensor, frames: Sequence[int] | np.ndarray, numbers: Sequence[int] | np.ndarray) -> Tensor:
         """View ``numbers[i]`` of the images of ``frames[i]``, uint8 (B, V, 3, S, S) like ``images``."""
         rows = [
             view(image, int(frame), int(number), self.shift, self.light, self.seed) if number else image

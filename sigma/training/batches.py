@@ -1,4 +1,4 @@
-"""What training and Sigma's evaluation read: the base, the shards, and what the baseline stage kept of both."""
+"""The inputs of training and of Sigma's evaluation: the base, the shards, and the baseline stage's results."""
 
 import hashlib
 import importlib.resources
@@ -21,6 +21,7 @@ from sigma.policy.pi05.prefix import Encoded
 from sigma.shared import records
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file
+from sigma.shared.seeding import Key
 from sigma.shared.tables import read_columns
 from sigma.training.augmentation import Augmentation
 from sigma.training.prefetch import Prefetcher
@@ -30,7 +31,7 @@ COLUMNS = ("window", "episode", "step", "split", "action", "valid", "base_action
 
 @dataclass(frozen=True)
 class _Read:
-    """What is read of some windows: images (B, V, 3, S, S), or their ``tokens`` (B, V, n, d), and pooled features."""
+    """The stored inputs of some windows. With ``tokens`` the images (B, V, 3, S, S) are image tokens (B, V, n, d)."""
 
     tokens: bool
     images: Tensor
@@ -39,7 +40,7 @@ class _Read:
     now: Tensor  # (B, P, d)
 
     def pinned(self) -> "_Read":
-        """The same in memory from which a GPU copies while it computes."""
+        """The same in pinned memory, from which a GPU copies while it computes."""
         moved = {name: getattr(self, name).pin_memory() for name in ("images", "history", "present", "now")}
         return replace(self, **moved)
 
@@ -86,32 +87,32 @@ class WindowBatches:
         return torch.tensor(keep, device=self.builder.device)
 
     def cache_vision(self, windows: np.ndarray, batch: int) -> None:
-        """Keep the frozen image tokens of these windows' decision frames; they never change during training.
+        """Keep the frozen image tokens of these windows' decision frames, which do not change during training.
 
-        Of train windows every view is kept, of others the image alone.
+        Of train windows every view is kept, of others only the image itself.
         """
         for number in range(self.views.count + 1):
             chosen = windows[self.split[windows] == "train"] if number else windows
             frames = np.unique(self.shards.window_frames[chosen, -1])
             for start in range(0, len(frames), batch):
                 rows = frames[start : start + batch]
-                images = self.views.of(self.shards.images(rows), rows, [number] * len(rows))
+                images = self.views.apply(self.shards.images(rows), rows, [number] * len(rows))
                 tokens = self.builder.encode_images(images).cpu()
                 self.vision.update({(int(frame), number): tokens[index] for index, frame in enumerate(rows)})
 
     def read_ahead(self, windows: np.ndarray, numbers: np.ndarray) -> None:
-        """Begin to read in another thread what the next :meth:`observation`, of these windows and views, will read."""
+        """Begin to read, in another thread, what :meth:`observation` of these windows and views will need next."""
         self._prefetcher.request(windows, numbers)
 
     def _read(self, windows: np.ndarray, numbers: np.ndarray) -> "_Read":
         frames = self.shards.window_frames[windows]
         now = frames[:, -1]
-        seen = list(zip(now.tolist(), numbers.tolist(), strict=True))
-        cached = all(key in self.vision for key in seen)
+        keys = list(zip(now.tolist(), numbers.tolist(), strict=True))
+        cached = all(key in self.vision for key in keys)
         if cached:
-            images = torch.stack([self.vision[key] for key in seen])
+            images = torch.stack([self.vision[key] for key in keys])
         else:
-            images = self.views.of(self.shards.images(now), now, numbers)
+            images = self.views.apply(self.shards.images(now), now, numbers)
         read = _Read(cached, images, *gather_history(self.pooled, frames), self.pooled[now])
         return read.pinned() if self.builder.device.type == "cuda" else read
 
@@ -123,11 +124,12 @@ class WindowBatches:
         numbers: np.ndarray | None = None,
         train_vision: bool = False,
     ) -> Observation:
-        """What the decisions of ``windows`` may read.
+        """What the policy reads at the decisions of ``windows``.
 
         Args:
-            state_noise: (B, D), added in normalised units to the state and to those before it: the motion stays.
-            numbers: (B,) the view of its images that each window sees; the images themselves by default.
+            state_noise: (B, D) in normalised units, added to the state and to the states before it alike, so that the
+                motion between them stays.
+            numbers: (B,) the view of its images that each window reads; the images themselves by default.
             train_vision: the image tokens carry a gradient to the vision tower; then none may be cached.
         """
         shards = self.shards
@@ -145,7 +147,10 @@ class WindowBatches:
 
     def decide(self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind) -> Tensor:
         """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""
-        addresses = [(int(self.shards.window_episode[row]), int(self.shards.window_step[row])) for row in windows]
+        shards = self.shards
+        addresses: list[tuple[Key, ...]] = [
+            (int(shards.window_episode[row]), int(shards.window_step[row])) for row in windows
+        ]
         action = deterministic_action(
             kind,
             policy,
@@ -161,10 +166,13 @@ class WindowBatches:
 def load_batches(
     base_file: Path, shards_folder: Path, features: Path, baseline: Path, *, device: torch.device, expert: bool = True
 ) -> WindowBatches:
-    """Open and cross-check everything; raises :class:`SigmaError` where two parts are not of one run.
+    """Open the inputs and check that they belong together.
 
     The base's weights have the type that the features were made with. Without ``expert`` the action expert is not on
     the device.
+
+    Raises:
+        SigmaError: a file is not readable, or two of them come from different runs.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -180,49 +188,49 @@ def load_batches(
         raise SigmaError(
             f"{features / 'features.safetensors'}: not readable ({' '.join(str(error).split())})"
         ) from None
-    wanted = tuple(meta[name] for name in ("frames", "pools", "width"))
+    shape = tuple(meta[name] for name in ("frames", "pools", "width"))
     faults = {
-        f"has shape {tuple(pooled.shape)}, meta.json says {wanted}": pooled.shape != wanted,
+        f"has shape {tuple(pooled.shape)}, meta.json says {shape}": pooled.shape != shape,
         "holds a non-finite number": not all(torch.isfinite(part).all() for part in pooled.split(4096)),
     }
-    for fault, found in faults.items():
-        if found:
+    for fault, present in faults.items():
+        if present:
             raise SigmaError(f"{features / 'features.safetensors'}: pooled {fault}; run `dvc repro baseline`")
     columns, _ = read_columns(baseline, COLUMNS)
     if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
         raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")
     base = load_base(reference, device=str(device), dtype=meta["dtype"], expert=expert, split=processes.split_layers)
     builder = InputBuilder(base, Normalisation.from_json(meta["normalisation"]))
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):
-        whole.update(digest_file(file).encode())
-    return WindowBatches(base, shards, builder, meta, pooled, columns, whole.hexdigest(), meta["dtype"])
+        digest.update(digest_file(file).encode())
+    return WindowBatches(base, shards, builder, meta, pooled, columns, digest.hexdigest(), meta["dtype"])
 
 
-def motion_rms(material: WindowBatches, windows: np.ndarray) -> Tensor:
+def motion_rms(batches: WindowBatches, windows: np.ndarray) -> Tensor:
     """(D,) root mean square of each joint's motion before the decisions of ``windows``, normalised, at least 0.01."""
-    frames = material.shards.window_frames[windows, -1]
-    quantiles = material.builder.normalisation.state
-    state = quantiles.normalise(material.shards.frame_state[frames])
-    motion = quantiles.normalise(material.shards.frame_trace[frames]) - state[:, None]
+    frames = batches.shards.window_frames[windows, -1]
+    quantiles = batches.builder.normalisation.state
+    state = quantiles.normalise(batches.shards.frame_state[frames])
+    motion = quantiles.normalise(batches.shards.frame_trace[frames]) - state[:, None]
     return torch.from_numpy(np.sqrt(np.square(motion, dtype=np.float64).mean((0, 1)))).float().clamp_min(0.01)
 
 
-def adapted_actions(model: SigmaModel, material: WindowBatches, windows: np.ndarray, batch: int) -> Tensor:
-    """Deterministic action (B, T, A) of the policy as it is trained, by the same rule as the frozen base's."""
+def adapted_actions(model: SigmaModel, batches: WindowBatches, windows: np.ndarray, batch: int) -> Tensor:
+    """Deterministic action (B, T, A) of the adapted policy, by the same rule as the frozen base's."""
     actions, starts = [], range(0, len(windows), batch)
     with torch.no_grad():
         for start in processes.local_shard(starts):
             rows = windows[start : start + batch]
-            passed = model.adapted_pass(material.observation(rows))
-            actions.append(material.decide(model.policy, passed.encoded, rows, material.meta["action"]).cpu())
-    return torch.cat(processes.gather_parts(actions, len(starts))).to(material.builder.device)
+            passed = model.adapted_pass(batches.observation(rows))
+            actions.append(batches.decide(model.policy, passed.encoded, rows, batches.meta["action"]).cpu())
+    return torch.cat(processes.gather_parts(actions, len(starts))).to(batches.builder.device)
 
 
 def code_digest() -> str:
     """Digest of the sources that training runs, so that no checkpoint of other code is ever resumed."""
-    package, whole = Path(str(importlib.resources.files("sigma"))), hashlib.sha256()
+    package, digest = Path(str(importlib.resources.files("sigma"))), hashlib.sha256()
     for folder in ("shared", "compute", "data", "policy", "training"):
         for file in sorted((package / folder).rglob("*.py")):
-            whole.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
-    return whole.hexdigest()
+            digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()

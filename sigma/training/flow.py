@@ -1,16 +1,65 @@
-"""Noise and time of flow matching, addressed by what they are for, so that a resumed run draws the same."""
+"""Flow matching: the model that it alone trains, its noise and time, and its loss on windows.
 
+Legend: B batch, R noise draws, Tc the base's chunk size, Ap the padded action dim.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
-from torch import Tensor
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from peft import PeftModel
+from torch import Tensor, nn
 
+from sigma.policy.pi05 import prefix
+from sigma.policy.pi05.observation import BasePass, Observation, base_pass
 from sigma.shared.seeding import Key, generator
+
+if TYPE_CHECKING:
+    from sigma.parameters.training import TrainParameters
+    from sigma.training.batches import WindowBatches
+
+# Output embeddings of the two language models: checkpoints carry them, π0.5 reads neither.
+_UNREAD = ".lm_head."
+
+
+class FlowModel(nn.Module):
+    """A π0.5 that flow matching alone trains; no heads, no telepathy.
+
+    ``tuned`` is the policy under LoRA (language model and action expert), or the policy itself, whose weights are then
+    all trained.
+    """
+
+    def __init__(self, tuned: PeftModel | PI05Policy):
+        super().__init__()
+        self.tuned = tuned
+
+    @property
+    def whole(self) -> bool:
+        """Whether every weight is trained, those of the vision tower included."""
+        return not isinstance(self.tuned, PeftModel)
+
+    @property
+    def policy(self) -> PI05Policy:
+        return self.tuned if self.whole else self.tuned.get_base_model()
+
+    def adapted_pass(self, observation: Observation) -> BasePass:
+        """The policy's pass over the prefix, with what is trained of it."""
+        return base_pass(self.policy, observation)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that flow matching trains, by name, in a stable order."""
+        named = sorted(self.tuned.named_parameters())
+        if self.whole:
+            return {name: parameter for name, parameter in named if _UNREAD not in f".{name}"}
+        return {name: parameter for name, parameter in named if ".lora_" in name}
 
 
 def draw_noise_and_time(config: PI05Config, batch: int, draws: int, *address: Key) -> tuple[Tensor, Tensor]:
-    """Standard normal noise ``[B, K, Tc, Ap]`` and π0.5's Beta-distributed times ``[B, K]`` for this address.
+    """Standard normal noise (B, R, Tc, Ap) and π0.5's Beta-distributed times (B, R), functions of the address alone.
 
-    B batch, K draws, Tc the chunk size, Ap the padded action dim; the time law is the one of LeRobot's configuration.
+    The law of the times is the one of LeRobot's configuration.
     """
     source = generator(*address)
     shape = (batch, draws, config.chunk_size, config.max_action_dim)
@@ -18,3 +67,35 @@ def draw_noise_and_time(config: PI05Config, batch: int, draws: int, *address: Ke
     time = source.beta(config.time_sampling_beta_alpha, config.time_sampling_beta_beta, size=(batch, draws))
     time = time * config.time_sampling_scale + config.time_sampling_offset
     return torch.from_numpy(noise), torch.from_numpy(time.astype("float32"))
+
+
+def step_noise(
+    config: PI05Config, parameters: "TrainParameters", step: int, part: slice, total: int
+) -> tuple[Tensor, Tensor]:
+    """Noise and time of one micro-batch: a slice of the whole step's, so that how it is cut cannot change the draws."""
+    noise, time = draw_noise_and_time(config, total, parameters.flow_draws, parameters.seed, "flow", step)
+    return noise[part], time[part]
+
+
+def flow_loss(
+    policy: PI05Policy,
+    batches: "WindowBatches",
+    passed: BasePass,
+    windows: np.ndarray,
+    noise: Tensor,
+    time: Tensor,
+) -> Tensor:
+    """π0.5's flow-matching loss of each window (B,), masked at padded steps and at joints excluded by name.
+
+    Args:
+        passed: the prefix of these windows as the model reads it.
+        noise: (B, R, Tc, Ap), R draws that share one prefix.
+        time: (B, R).
+    """
+    device = batches.builder.device
+    raw = batches.shards.window_action[windows]
+    actions = torch.from_numpy(batches.builder.normalisation.action.normalise(raw)).to(device)
+    losses = prefix.flow_matching_loss(policy, passed.encoded, actions, noise.to(device), time.to(device))
+    valid = torch.from_numpy(batches.shards.window_valid[windows]).to(device)[:, None, :, None]
+    weight = (valid & batches.scored_joints()).expand_as(losses).to(losses.dtype)
+    return (losses * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp_min(1)

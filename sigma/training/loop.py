@@ -1,13 +1,14 @@
 """The optimisation loop: accumulation, schedule, averaged weights, selection on validation, exact resume.
 
-A phase is one objective with the parameters it trains. The order of windows, all noise and the learning rate are
-functions of the seed and the step, so that the state to keep is small: weights, their average, the optimizer, the
-objective's own table, the best weights so far, and the curve.
+A phase is one objective with the parameters it trains. The order of rows, all noise and the learning rate are functions
+of the seed and the step, so that the saved state is small: weights, their average, the optimizer, the objective's own
+state, the best weights so far, and the curve.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,32 +22,59 @@ from sigma.training.state import Scratch
 from sigma.training.throughput import Speed
 
 
-class Objective(Protocol):
-    """What a phase minimises of ``model``; ``loss`` of all parts of a step add up to the step's loss.
+class Objective(ABC):
+    """What a phase minimises of ``model``; the losses of all parts of a step add up to the step's loss.
 
-    A part is some of the step's ``total`` rows, from row ``start`` on; its draws do not depend on how the step is cut.
-    ``read_ahead`` begins to read what the loss of a part will read; ``upcoming_rows`` gives the rows of a later step, or
-    ``None`` where they depend on what is learned until then.
-    ``validate`` gives the one number that selects; ``extra_metrics`` is what else it measured then, for the curve alone.
+    A part is some of the step's ``total`` rows, from row ``start`` on. What is drawn for a row (noise, views) must not
+    depend on how the step is cut into parts.
     """
 
     name: str
     model: nn.Module
-    extra_metrics: dict[str, float]
+    extra_metrics: dict[str, float]  # what the last validation measured beside its value, for the curve alone
 
-    def rows(self, step: int) -> np.ndarray: ...
-    def upcoming_rows(self, step: int) -> np.ndarray | None: ...
-    def read_ahead(self, rows: np.ndarray, step: int, start: int, total: int) -> None: ...
-    def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]: ...
-    def after_step(self) -> None: ...
-    def validate(self, batch: int) -> float: ...
-    def state(self) -> dict[str, Tensor]: ...
-    def load_state(self, state: dict[str, Tensor]) -> None: ...
+    @abstractmethod
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of an optimizer step, of whatever the objective trains on."""
+
+    @abstractmethod
+    def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one part, and its terms for the curve."""
+
+    @abstractmethod
+    def validate(self, batch: int) -> float:
+        """The validation error, which selects the weights, by forward passes over ``batch`` rows."""
+
+    def upcoming_rows(self, step: int) -> np.ndarray | None:
+        """The rows of a later step, to be read ahead; None where they depend on what is learned until then."""
+        return None
+
+    def read_ahead(self, rows: np.ndarray, step: int, start: int, total: int) -> None:
+        """Begin to read what the loss of this part will read; by default nothing is read ahead."""
+        return None
+
+    def after_step(self) -> None:
+        """Called after each optimizer step; by default nothing is carried from step to step."""
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs besides weights, optimizer and curve; by default nothing."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state`."""
+        return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Numbers of one phase; see ``train`` in params.yaml."""
+    """Numbers of one phase; see ``train`` in params.yaml.
+
+    Attributes:
+        warmup: a share of the steps.
+        fused: one optimizer kernel for all tensors on a CPU too, which changes the last digits; a GPU always has it.
+        remedy: the parameters to lower when the training diverges, for the error message.
+    """
 
     steps: int
     batch: int
@@ -60,6 +88,8 @@ class Schedule:
     select: str
     seed: int
     autocast: Literal["bfloat16"] | None = None
+    fused: bool = False
+    remedy: str = "train.learning_rate, train.lora_learning_rate or train.clip"
 
     def rate(self, step: int) -> float:
         """Share of the peak learning rate: linear warm-up, then a cosine to zero."""
@@ -80,9 +110,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """A finished phase; ``trained`` counts the parameters that ever had a gradient.
+    """A finished phase.
 
-    ``speed`` is that of the steps that this run made, of which a resumed one makes fewer.
+    Attributes:
+        selected: step of the selected weights, and ``validation`` their error.
+        trained: how many parameters ever had a gradient.
+        speed: of the steps that this run made; a resumed run makes fewer.
     """
 
     curve: Curve
@@ -95,7 +128,7 @@ class PhaseResult:
 class _Loss(nn.Module):
     """An objective's loss as the ``forward`` of a module, which is what data-parallel training wraps.
 
-    With ``autocast`` matrix products of 32-bit weights are computed in 16 bits; weights and their gradients stay.
+    With ``autocast`` matrix products of 32-bit weights are computed in 16 bits; weights and gradients stay in 32.
     """
 
     def __init__(self, objective: Objective, autocast: str | None):
@@ -120,8 +153,7 @@ class Phase:
         self.optimizer = torch.optim.AdamW(
             [{"params": list(group.values()), "lr": rate} for group, rate in groups],
             weight_decay=schedule.weight_decay,
-            # One kernel for all tensors; on a CPU too it would move the last digits.
-            fused=self.device.type == "cuda",
+            fused=schedule.fused or self.device.type == "cuda",
         )
         self.speed = Speed(self.device)
         self.averaged = {name: parameter.detach().clone() for name, parameter in self.named.items()}
@@ -189,10 +221,7 @@ class Phase:
             with processes.accumulating(self.loss, last=number == len(parts)):
                 loss, terms = self.loss(rows[start:stop], self.step, start, len(rows))
                 if not torch.isfinite(loss):
-                    raise SigmaError(
-                        f"{self.objective.name}: the loss is not finite at step {self.step}; lower "
-                        "train.learning_rate, train.lora_learning_rate or train.clip in params.yaml"
-                    )
+                    raise self._diverged("loss")
                 (loss * processes.count()).backward()  # gradients are averaged, parts of a loss add up
             value += loss.item()
             for name, term in terms.items():
@@ -202,18 +231,20 @@ class Phase:
 
     def _parts(self, rows: np.ndarray) -> list[tuple[int, int]]:
         """First row and end of every micro-batch that this process takes of a step's rows."""
-        own, batch = processes.share(len(rows)), self.schedule.batch
-        return [(start, min(start + batch, own.stop)) for start in range(own.start, own.stop, batch)]
+        share, batch = processes.share(len(rows)), self.schedule.batch
+        return [(start, min(start + batch, share.stop)) for start in range(share.start, share.stop, batch)]
 
     def _read_ahead(self, rows: np.ndarray, left: list[tuple[int, int]]) -> None:
         """Begin to read the next of the parts that are left of this step, or else the first one of the next step."""
-        step = self.step
+        step, upcoming = self.step, rows
         if not left and step + 1 < self.schedule.steps:
-            step, rows = step + 1, self.objective.upcoming_rows(step + 1)
-            left = [] if rows is None else self._parts(rows)
+            step += 1
+            next_rows = self.objective.upcoming_rows(step)
+            if next_rows is not None:
+                upcoming, left = next_rows, self._parts(next_rows)
         if left:
             start, stop = left[0]
-            self.objective.read_ahead(rows[start:stop], step, start, len(rows))
+            self.objective.read_ahead(upcoming[start:stop], step, start, len(upcoming))
 
     def _validate(self, batch: int) -> None:
         live = {name: parameter.detach().clone() for name, parameter in self.named.items()}
@@ -221,14 +252,17 @@ class Phase:
         value = self.objective.validate(batch)
         self._assign(live)
         if not math.isfinite(value):
-            raise SigmaError(
-                f"{self.objective.name}: the validation error is not finite at step {self.step}; lower "
-                "train.learning_rate or train.lora_learning_rate in params.yaml"
-            )
+            raise self._diverged("validation error")
         self.curve.validation.append({"step": self.step, "value": value, **self.objective.extra_metrics})
         if value < self.best["value"]:
             tensors = {name: tensor.clone() for name, tensor in self.averaged.items()}
             self.best = {"step": self.step, "value": value, "tensors": tensors}
+
+    def _diverged(self, quantity: str) -> SigmaError:
+        return SigmaError(
+            f"{self.objective.name}: the {quantity} is not finite at step {self.step}; "
+            f"lower {self.schedule.remedy} in params.yaml"
+        )
 
     def _assign(self, tensors: dict[str, Tensor]) -> None:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What Sigma is trained by: regression of residuals at three scales, TRAF, TSAC and control of the factors' norm.
+"""The terms of Sigma's loss: regression of residuals at three scales, TRAF, TSAC and control of the factors' norm.
 
 The source's card names L_act_vec, L_act_chk, L_act_trj, Telepathic Residual Action Focusing (TRAF: hard samples by
 top-k error), the Telepathic Semantic Alignment Curriculum (TSAC: growing alignment weights) and control of tau_l2; it
@@ -8,15 +8,18 @@ Legend: B batch, W training windows, T horizon, A action dim, K factors, E facto
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sigma.policy.model.decision import Decision
+from sigma.parameters.training import LossParameters
 from sigma.policy.model.residuals import SCALES, Residuals
+from sigma.policy.model.telepathy import Thought
 
 
 @dataclass(frozen=True)
@@ -107,16 +110,16 @@ def memory_text_loss(semantic: Tensor, text: Tensor, bank: Tensor, temperature: 
     """Contrast of the semantic factors with other instructions, a mean over B.
 
     −log softmax of cos(g, e)/temperature at the window's own instruction among itself and the bank. With a single
-    text a plain cosine would be constant over the data and say nothing; the bank gives it something to tell apart.
+    instruction in the data a plain cosine would have the same target everywhere; the bank gives it a contrast.
 
     Args:
         semantic: g, (B, d).
         text: (B, d) mean frozen embedding of each window's instruction.
         bank: (J, d) of other instructions; entries equal to a window's own text are left out of its contrast.
     """
-    g, own, others = (functional.normalize(part.float(), dim=-1) for part in (semantic, text, bank))
-    positive = (g * own).sum(-1, keepdim=True)
-    same = own @ others.T > 1 - 1e-5
+    g, instruction, others = (functional.normalize(part.float(), dim=-1) for part in (semantic, text, bank))
+    positive = (g * instruction).sum(-1, keepdim=True)
+    same = instruction @ others.T > 1 - 1e-5
     negative = (g @ others.T).masked_fill(same, -math.inf)
     logits = torch.cat([positive, negative], dim=1) / temperature
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
@@ -125,8 +128,8 @@ def memory_text_loss(semantic: Tensor, text: Tensor, bank: Tensor, temperature: 
 def intent_telepathy_loss(intent_view: Tensor, factors: Tensor) -> Tensor:
     """1 − cos(view(z), stop(τ)), a mean over B.
 
-    The gradient stops at the factors: the intent learns to carry what they express, and the factors, which the action
-    regression shapes, cannot collapse onto the intent.
+    The gradient stops at the factors: the intent learns to predict them, and the factors, which the action regression
+    shapes, cannot collapse onto the intent.
     """
     return (1 - torch.cosine_similarity(intent_view.flatten(1), factors.detach().flatten(1), dim=-1)).mean()
 
@@ -137,26 +140,57 @@ def tau_norm_loss(factors: Tensor, norm: float, band: float) -> Tensor:
     return (relative - band).clamp_min(0).square().mean()
 
 
-def regularisers(
-    decision: Decision,
-    text: Tensor,
-    bank: Tensor,
-    *,
-    ramp: float,
-    memory_text: float,
-    intent_telepathy: float,
-    temperature: float,
-    tau: float,
-    tau_norm: float,
-    tau_band: float,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of TSAC's two alignments (times the curriculum's ``ramp``) and of the norm control."""
-    thought = decision.thought
-    parts = {
-        "memory_text": memory_text_loss(thought.semantic, text, bank, temperature),
-        "intent_telepathy": intent_telepathy_loss(thought.intent_view, thought.factors),
-        "tau": tau_norm_loss(thought.factors, tau_norm, tau_band),
-    }
-    total = ramp * (memory_text * parts["memory_text"] + intent_telepathy * parts["intent_telepathy"])
-    total = total + tau * parts["tau"]
-    return total, parts
+@dataclass(frozen=True)
+class TermInputs:
+    """What a term of the loss may read of a batch of decisions.
+
+    Attributes:
+        thought: of the decisions.
+        text: (B, d) mean frozen embedding of each window's instruction.
+        bank: (J, d) of other instructions.
+        tau_norm: the norm that the factors are held to.
+        loss: the section ``loss`` of params.yaml.
+    """
+
+    thought: Thought
+    text: Tensor
+    bank: Tensor
+    tau_norm: float
+    loss: LossParameters
+
+
+@dataclass(frozen=True)
+class Term:
+    """A weighted term of the loss: its value, a mean over B, and its weight in the section ``loss``."""
+
+    value: Callable[[TermInputs], Tensor]
+    weight: Callable[[LossParameters], float]
+
+
+# The terms beside the regression, by their name in the training curve. A new term is a row here and its keys in
+# LossParameters and params.yaml. The curriculum ramps up the weights of the alignments (TSAC) alone.
+ALIGNMENTS = {
+    "memory_text": Term(
+        lambda given: memory_text_loss(given.thought.semantic, given.text, given.bank, given.loss.tsac.temperature),
+        lambda loss: loss.tsac.memory_text,
+    ),
+    "intent_telepathy": Term(
+        lambda given: intent_telepathy_loss(given.thought.intent_view, given.thought.factors),
+        lambda loss: loss.tsac.intent_telepathy,
+    ),
+}
+CONTROLS = {
+    "tau": Term(
+        lambda given: tau_norm_loss(given.thought.factors, given.tau_norm, given.loss.tau_band),
+        lambda loss: loss.tau,
+    ),
+}
+
+
+def weighted_terms(inputs: TermInputs, ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of the terms, the alignments times the curriculum's ``ramp``, and each without its weight."""
+    values = {name: term.value(inputs) for name, term in (ALIGNMENTS | CONTROLS).items()}
+    alignments, controls = (
+        [term.weight(inputs.loss) * values[name] for name, term in terms.items()] for terms in (ALIGNMENTS, CONTROLS)
+    )
+    return reduce(torch.add, controls, ramp * reduce(torch.add, alignments)), values

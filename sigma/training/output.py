@@ -1,4 +1,4 @@
-"""What training leaves behind: the model folder and the curves."""
+"""The outputs of a training: the model folder and the curves."""
 
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from sigma.training.trainer import TrainingResult
 
 def write_model(result: TrainingResult, folder: Path) -> None:
     """Write ``models/sigma``: adapter, heads in two formats, configuration, statistics and tokenizer, whole or not."""
-    material = result.material
+    batches = result.material
     with atomic_directory(folder) as temporary:
         lora.save(result.model.adapted, temporary)
         save_heads(result.model.heads, temporary)
-        material.base.prompter.tokenizer.save_pretrained(temporary / "tokenizer")
+        batches.base.prompter.tokenizer.save_pretrained(temporary / "tokenizer")
         config = model_config(
-            base=material.base,
+            base=batches.base,
             weights_digest=result.base_digest,
             branch=result.branch,
             sizes=result.sizes,
-            features_meta=material.meta,
-            shards_meta=material.shards.meta,
+            features_meta=batches.meta,
+            shards_meta=batches.shards.meta,
             selected_step=result.selected,
         )
         write_json(temporary / CONFIG, config)

@@ -1,4 +1,4 @@
-"""Reading ahead: what the next step needs is read in another thread while this one is computed."""
+"""Reading ahead: a thread reads the inputs of the next step while this one is computed."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,10 +8,9 @@ import numpy as np
 
 
 class Prefetcher[Value]:
-    """Results of ``make``, a function of arrays alone, that are asked for before they are needed.
+    """Runs ``make``, a function of arrays alone, in a thread before its result is needed.
 
-    Nothing that comes out depends on what was requested, only when it is there. What was requested and is not taken
-    next is forgotten.
+    A request never changes a result, only how soon it is there. A requested result that is not taken next is dropped.
     """
 
     def __init__(self, make: Callable[..., Value]):
@@ -26,7 +25,7 @@ class Prefetcher[Value]:
         self._pending = (_key(arrays), self._pool.submit(self.make, *arrays))
 
     def take(self, *arrays: np.ndarray) -> Value:
-        """The result of these arrays, which is waited for where it was requested and made now where it was not."""
+        """The result of these arrays: that of the last request where it was for them, else made now."""
         pending, self._pending = self._pending, None
         if pending is not None and pending[0] == _key(arrays):
             return pending[1].result()

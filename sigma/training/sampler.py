@@ -1,4 +1,4 @@
-"""Which windows an optimizer step sees: a function of the seed and the step, so that a resumed run needs no state."""
+"""The windows of an optimizer step: a function of the seed and the step, so that a resumed run needs no state."""
 
 import numpy as np
 

@@ -1,9 +1,10 @@
-"""What every training begins with: its windows, its schedule, and the digest that names its state."""
+"""What every training needs first: its windows, its schedule, and the digest that names its state."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import peft
@@ -11,34 +12,30 @@ import torch
 import transformers
 
 from sigma.parameters import Parameters
+from sigma.parameters.training import TrainParameters
 from sigma.shared.errors import SigmaError
 from sigma.training.augmentation import Augmentation
 from sigma.training.batches import WindowBatches, code_digest
 from sigma.training.loop import Schedule
 
-if TYPE_CHECKING:
-    from sigma.parameters.training import TrainParameters
 
-SECTIONS = ("train", "lora", "telepathy", "loss")  # all that a training reads but base.branch
-
-
-def split_windows(material: WindowBatches) -> dict[str, np.ndarray]:
-    """Row numbers of the train and of the validation windows; a part without any is refused."""
-    parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
+def split_windows(batches: WindowBatches) -> dict[str, np.ndarray]:
+    """Row numbers of the train and of the validation windows; raises :class:`SigmaError` where a part has none."""
+    parts = {name: np.flatnonzero(batches.split == name) for name in ("train", "validation")}
     for name, rows in parts.items():
         if not len(rows):
             raise SigmaError(f"data/shards: no {name} window is left; see window in params.yaml")
     return parts
 
 
-def check_autocast(train: "TrainParameters", material: WindowBatches) -> None:
+def check_autocast(train: TrainParameters, batches: WindowBatches) -> None:
     """Refuse ``train.autocast`` where the base's weights have 16 bits already, or the device cannot compute in them."""
-    device = material.builder.device
+    device = batches.builder.device
     if train.autocast is None:
         return
-    if material.dtype != "float32":
+    if batches.dtype != "float32":
         raise SigmaError(
-            f"params.yaml: train.autocast: found {train.autocast} with base.dtype {material.dtype}, which computes so "
+            f"params.yaml: train.autocast: found {train.autocast} with base.dtype {batches.dtype}, which computes so "
             "already; legal: null, or base.dtype float32"
         )
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -46,29 +43,28 @@ def check_autocast(train: "TrainParameters", material: WindowBatches) -> None:
         raise SigmaError(f"params.yaml: train.autocast: found {train.autocast} on {name}, which lacks it; legal: null")
 
 
-def views(train: "TrainParameters") -> Augmentation:
+def views(train: TrainParameters) -> Augmentation:
     """The altered images that a training draws from."""
     return Augmentation(train.views, train.view_shift, train.view_light, train.seed)
 
 
-def schedule(train: "TrainParameters", steps: int) -> Schedule:
+def schedule(train: TrainParameters, steps: int) -> Schedule:
     """The numbers of a phase of ``steps`` optimizer steps."""
-    names = ("batch", "accumulation", "warmup", "weight_decay", "clip", "average", "validate_every")
-    names += ("checkpoint_every", "select", "seed", "autocast")
-    return Schedule(steps=steps, **{name: getattr(train, name) for name in names})
+    names = {field.name for field in fields(Schedule)} - {"steps"}
+    return Schedule(steps=steps, **train.model_dump(include=names))
 
 
 def sections(parameters: Parameters) -> dict[str, dict[str, Any]]:
-    """The sections that a training reads, as plain values."""
-    return {name: getattr(parameters, name).model_dump() for name in SECTIONS}
+    """The sections that a training reads, as plain values; of the section ``base`` it reads the branch too."""
+    return parameters.model_dump(include={"train", "lora", "telepathy", "loss"})
 
 
-def inputs_key(material: WindowBatches, values: Mapping[str, Mapping[str, Any]], kind: str) -> str:
+def inputs_key(batches: WindowBatches, values: Mapping[str, Mapping[str, Any]], kind: str) -> str:
     """Digest of every input of a training of this ``kind``: a checkpoint of anything else is never resumed.
 
     ``values`` are those of the parameters that it depends on, by section.
     """
     versions = [torch.__version__, peft.__version__, transformers.__version__]
-    device = material.builder.device.type
-    text = json.dumps([material.digest, values, kind, versions, device, material.dtype, code_digest()], sort_keys=True)
+    device = batches.builder.device.type
+    text = json.dumps([batches.digest, values, kind, versions, device, batches.dtype, code_digest()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,7 +2,8 @@
 
 DVC empties a stage's outputs before it runs it and removes experiment copies even on failure, so the state lies
 elsewhere: in ``$SIGMA_SCRATCH``, else beside the resolved DVC cache, in a folder named by the digest of every input.
-A run of other inputs never finds it; a file lock keeps two runs of the same inputs apart.
+A run of other inputs never finds it; a file lock keeps two runs of the same inputs apart. Of several processes the
+first one locks, reads and writes; all of them know what was read.
 """
 
 import os
@@ -12,12 +13,14 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
+from sigma.compute.processes import broadcast_first, rank
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import atomic_file, read_torch
 
@@ -33,14 +36,15 @@ def scratch_root() -> Path:
     return Path(".sigma-scratch")
 
 
-KEPT = 64  # finished phases that are kept
+KEPT = 64  # Finished phases that are kept.
 
 
 def _read(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        with zipfile.ZipFile(file) as archive:  # torch writes check sums and does not look at them
+        with zipfile.ZipFile(file) as archive:
+            # torch writes check sums but never reads them, so a flipped bit would pass for a weight.
             if altered := archive.testzip():
                 raise ValueError(f"{altered} was altered")
         return read_torch(file)
@@ -51,24 +55,26 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def _write(file: Path, state: dict[str, Any]) -> None:
-    """Whole: temporary file, fsync, rename."""
+    """Write the whole file or nothing: temporary file, fsync, rename."""
     with atomic_file(file) as temporary, open(temporary, "wb") as stream:
         torch.save(state, stream)
 
 
 class Scratch:
-    """The place of one training's state, beside the finished phases that several trainings have in common."""
+    """The place of one training's state, and of the finished phases that several trainings share."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.file = folder / "state.pt"
 
     def kept(self, key: str) -> dict[str, Any] | None:
-        """What a finished phase of these inputs left, be it of another training; None where none was kept.
+        """What a finished phase of these inputs left, of this or another training; None where none was kept.
 
-        One that cannot be read is discarded with a message: nothing but time depends on it.
+        A file that cannot be read is discarded with a message: only time is lost with it.
         """
-        file = self._phase(key)
+        return broadcast_first(partial(self._read_phase, self._phase(key)))
+
+    def _read_phase(self, file: Path) -> dict[str, Any] | None:
         try:
             return _read(file)
         except SigmaError:
@@ -77,15 +83,17 @@ class Scratch:
             return None
 
     def keep(self, key: str, state: dict[str, Any]) -> None:
-        """Leave a finished phase for other trainings; of all that are kept the oldest beyond :data:`KEPT` go."""
+        """Leave a finished phase for other trainings; the oldest beyond :data:`KEPT` are removed."""
+        if rank():
+            return
         file = self._phase(key)
         file.parent.mkdir(parents=True, exist_ok=True)
         _write(file, state)
-        ages = {}
-        for one in file.parent.glob("*.pt"):
+        ages: dict[Path, float] = {}
+        for phase in file.parent.glob("*.pt"):
             with suppress(FileNotFoundError):  # another training may be tidying up too
-                ages[one] = one.stat().st_mtime
-        for old in sorted(ages, key=ages.get)[:-KEPT]:
+                ages[phase] = phase.stat().st_mtime
+        for old in sorted(ages, key=ages.__getitem__)[:-KEPT]:
             old.unlink(missing_ok=True)
 
     def _phase(self, key: str) -> Path:
@@ -94,7 +102,13 @@ class Scratch:
     @classmethod
     @contextmanager
     def open(cls, key: str) -> Iterator["Scratch"]:
-        """Lock the folder of this key; raises :class:`SigmaError` where another run holds it."""
+        """Lock the folder of this key; raises :class:`SigmaError` where another run holds it.
+
+        Of several processes the first one locks; the others have no folder.
+        """
+        if rank():
+            yield cls(Path())
+            return
         folder = scratch_root() / key[:32]
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -112,12 +126,14 @@ class Scratch:
 
     def load(self) -> dict[str, Any] | None:
         """The last saved state, or None; a file that cannot be read is an error, never a silent restart."""
-        return _read(self.file)
+        return broadcast_first(partial(_read, self.file))
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state whole."""
-        _write(self.file, state)
+        """Write the whole state or, where writing fails, leave the last one."""
+        if not rank():
+            _write(self.file, state)
 
     def clear(self) -> None:
         """Remove the state of a finished training."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not rank():
+            shutil.rmtree(self.folder, ignore_errors=True)

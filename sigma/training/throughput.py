@@ -1,4 +1,4 @@
-"""How fast a training goes and what it holds: for the log, never for an output."""
+"""Speed and memory of a training: for the log, never for an output, which must not depend on the machine."""
 
 import resource
 import time
@@ -18,7 +18,7 @@ class Speed:
 
     @contextmanager
     def step(self, windows: int) -> Iterator[None]:
-        """Around one optimizer step over ``windows`` windows."""
+        """Measure one optimizer step over ``windows`` windows."""
         started = time.perf_counter()
         yield
         self._seconds += time.perf_counter() - started
@@ -30,7 +30,7 @@ class Speed:
         return self._windows / self._seconds if self._seconds else 0.0
 
     def note(self, step: int) -> None:
-        """Make a point at ``step`` and begin the next one."""
+        """Record a point at ``step`` and begin to measure the next."""
         memory = {"peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
         if self.device.type == "cuda":
             memory["device_peak_memory_mib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)

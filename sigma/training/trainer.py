@@ -1,11 +1,12 @@
-"""From parameters to a trained Sigma: builds the model, runs its phases, resumes what was interrupted.
+"""From parameters to a trained Sigma: builds the model, runs its phases, resumes an interrupted training.
 
 With the frozen base branch there is one phase: LoRA on the language model and the heads learn residuals of the frozen
-base's action. With the adapted branch LoRA on language model and action expert and the part of the telepathy path that
-the backbone hears of first learn by flow matching; both are then frozen, and the rest of the heads learns residuals of
-the adapted policy's deterministic action.
+base's action. With the adapted branch there are two. First LoRA on language model and action expert learns by flow
+matching, together with the part of the telepathy path that the backbone reads. Both are then frozen, and the rest of
+the heads learns residuals of the adapted policy's deterministic action.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,16 +27,20 @@ from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches, adapted_actions, motion_rms
 from sigma.training.loop import Curve, Phase, PhaseResult
 from sigma.training.objectives import FlowObjective, ResidualObjective, TauControl
-from sigma.training.setup import SECTIONS, check_autocast, inputs_key, schedule, sections, split_windows, views
+from sigma.training.setup import check_autocast, inputs_key, schedule, sections, split_windows, views
 from sigma.training.state import Scratch
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model and how it came about.
+    """A trained model, and how its training went.
 
-    ``base_digest`` is that of the base's tensors at the end; ``trainable`` counts the parameters that had a gradient;
-    ``speed`` is that of this run's steps, by phase.
+    Attributes:
+        base_digest: of the base's tensors at the end.
+        steps: optimizer steps of all phases.
+        selected: step of the residual phase whose weights the model has, and ``validation`` the error there.
+        trainable: parameters that ever had a gradient.
+        speed: of this run's steps, by phase.
     """
 
     model: SigmaModel
@@ -51,9 +56,13 @@ class TrainingResult:
     speed: dict[str, list[dict[str, float]]]
 
 
-def telepathy_sizes(material: WindowBatches, parameters: TelepathyParameters) -> TelepathySizes:
-    """Sizes of the heads from ``telepathy`` in params.yaml and from what they stand on."""
-    meta, base = material.shards.meta, material.base
+def telepathy_sizes(batches: WindowBatches, parameters: TelepathyParameters) -> TelepathySizes:
+    """Sizes of the heads from ``telepathy`` in params.yaml, the base and the data.
+
+    Raises:
+        SigmaError: a layer does not exist, or ``from_layer`` lies behind the first layer that the heads read.
+    """
+    meta, base = batches.shards.meta, batches.base
     depth = len(base.policy.model.paligemma_with_expert.paligemma.model.language_model.layers)
     read = tuple(sorted(layer % depth for layer in parameters.layers if -depth <= layer < depth))
     if len(read) != len(parameters.layers) or len(set(read)) != len(read):
@@ -65,9 +74,9 @@ def telepathy_sizes(material: WindowBatches, parameters: TelepathyParameters) ->
             f"first layer that the heads read (telepathy.layers, of {depth} layers)"
         )
     return TelepathySizes(
-        width=material.pooled.shape[2],
+        width=batches.pooled.shape[2],
         layers=depth,
-        pools=material.pooled.shape[1],
+        pools=batches.pooled.shape[1],
         state_dim=base.state_dim,
         action_dim=base.action_dim,
         horizon=meta["horizon"],
@@ -99,14 +108,14 @@ class Trainer:
     """Runs one training described by ``train``, ``lora``, ``telepathy``, ``loss``, ``base.branch`` and
     ``machine.compile``."""
 
-    def __init__(self, material: WindowBatches, parameters: Parameters):
-        self.material, self.parameters = material, parameters
+    def __init__(self, batches: WindowBatches, parameters: Parameters):
+        self.material, self.parameters = batches, parameters
         self.train, self.lora = parameters.train, parameters.lora
         self.telepathy, self.losses = parameters.telepathy, parameters.loss
         self.branch = parameters.base.branch
-        self.parts = split_windows(material)
-        material.views = views(self.train)
-        check_autocast(self.train, material)
+        self.parts = split_windows(batches)
+        batches.views = views(self.train)
+        check_autocast(self.train, batches)
         if self.branch == "adapted" and not self.train.flow_steps:
             raise SigmaError("params.yaml: train.flow_steps: found 0 with base.branch adapted; legal: integer ≥ 1")
         if self.branch == "adapted" and not self.train.lora_learning_rate:
@@ -129,25 +138,25 @@ class Trainer:
                 "params.yaml: train.gradient_checkpointing: found true with flow matching, whose action expert reads "
                 "a cache that checkpointing cannot keep; legal: false, or base.branch frozen with loss.flow 0"
             )
-        self.sizes = telepathy_sizes(material, self.telepathy)
+        self.sizes = telepathy_sizes(batches, self.telepathy)
 
     def key(self) -> str:
         """Digest of every input: a checkpoint of anything else is never resumed."""
         return inputs_key(self.material, sections(self.parameters), f"residual on the {self.branch} base")
 
     def flow_key(self) -> str:
-        """Digest of what the flow phase depends on: trainings that differ elsewhere alone have it in common.
+        """Digest of what the flow phase depends on: trainings that differ only elsewhere share one flow phase.
 
         The parts that it trains are built before the residual heads, so that their initial values do not depend on
         these.
         """
-        later = {
-            "train": ("steps",),
-            "telepathy": ("head_width", "layers", "read_base_action"),
-            "loss": ("vec", "chk", "trj", "flow", "traf", "tsac"),
+        values = {
+            "train": self.train.model_dump(exclude={"steps"}),
+            "lora": self.lora.model_dump(),
+            "telepathy": self.telepathy.model_dump(exclude={"head_width", "layers", "read_base_action"}),
+            "loss": self.losses.model_dump(include={"tau", "tau_band"}),  # what _flow_phase reads
         }
-        kept = {name: getattr(self.parameters, name).model_dump(exclude=set(later.get(name, ()))) for name in SECTIONS}
-        return inputs_key(self.material, kept, "flow phase")
+        return inputs_key(self.material, values, "flow phase")
 
     def build(self) -> SigmaModel:
         """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
@@ -166,7 +175,7 @@ class Trainer:
         )
         heads = build_heads(self.sizes, self.material.meta["token_rms"], seed_from(self.train.seed, "heads") % 2**63)
         if isinstance(heads, TelepathyHeads) and heads.path.motion_encoder is not None:
-            heads.path.motion_encoder.rms.copy_(motion_rms(self.material, self.parts["train"]))
+            heads.path.motion_encoder.get_buffer("rms").copy_(motion_rms(self.material, self.parts["train"]))
         model = SigmaModel(adapted, heads.to(self.material.builder.device))
         if self.train.gradient_checkpointing:
             language_model = model.policy.model.paligemma_with_expert.paligemma.model.language_model
@@ -175,9 +184,9 @@ class Trainer:
 
     def run(self, scratch: Scratch) -> TrainingResult:
         """Train every phase, resuming from ``scratch`` where it holds a state of these inputs."""
-        model, material = self.build(), self.material
+        model, batches = self.build(), self.material
         if self.train.cache_vision:
-            material.cache_vision(np.concatenate(list(self.parts.values())), self.train.batch)
+            batches.cache_vision(np.concatenate(list(self.parts.values())), self.train.batch)
         saved = scratch.load() or {}
         adapter = {name: parameter for name, parameter in sorted(model.adapted.named_parameters()) if ".lora_" in name}
         if not self.train.lora_learning_rate:
@@ -192,10 +201,13 @@ class Trainer:
         if self.branch == "adapted":
             before = {f"heads.{name}": parameter for name, parameter in model.heads.before_pass().items()}
             phase = self._flow_phase(model, adapter, before)
-            finished = scratch.kept(self.flow_key()) if not saved else saved if saved["phase"] == "residual" else None
+            # A saved residual phase carries the flow phase before it; without any state another training may have it.
+            finished = saved if saved.get("phase") == "residual" else None
+            if not saved:
+                finished = scratch.kept(self.flow_key())
             result = self._run_phase(phase, scratch, saved, {}, finished)
             curves, steps, speed = [result.curve], self.train.flow_steps, {"flow": result.speed}
-            # A phase that was finished before has no optimizer any more that could tell.
+            # A phase that an earlier run finished has no optimizer here that could count.
             trained = finished["flow_trained"] if finished else result.trained
             for parameter in (adapter | before).values():
                 parameter.requires_grad_(False)
@@ -211,7 +223,7 @@ class Trainer:
         return TrainingResult(
             model.eval(),
             base_digest(model.policy),
-            material,
+            batches,
             self.branch,
             self.sizes,
             [*curves, result.curve],
@@ -231,7 +243,7 @@ class Trainer:
         finished: dict[str, Any] | None = None,
     ) -> PhaseResult:
         if finished is not None:
-            # Its weights and its curve travel in every later state.
+            # With no step left, run() takes over these weights and this curve.
             phase.step = phase.schedule.steps
             phase.averaged = phase.best["tensors"] = finished["adapter"]
             phase.curve.train, phase.curve.validation = finished["flow_curve"]
@@ -253,25 +265,27 @@ class Trainer:
         return self.telepathy.tau_norm or (self.sizes.factors * self.sizes.factor_dim) ** 0.5
 
     def _residual_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
-        material = self.material
+        batches = self.material
+        head_base: Callable[[np.ndarray], Tensor] = batches.base_action
         if self.branch == "adapted":
             windows = np.concatenate(list(self.parts.values()))
-            order = np.full(len(material.split), -1)
+            order = np.full(len(batches.split), -1)
             order[windows] = np.arange(len(windows))
             model.eval()
-            actions = adapted_actions(model, material, windows, self.train.batch)
+            # The adapted policy is frozen by now, so that its actions are computed once.
+            actions = adapted_actions(model, batches, windows, self.train.batch)
             model.train()
 
-            def head_base(rows: np.ndarray) -> Tensor:
-                return actions[torch.from_numpy(order[rows])]
-        else:
-            head_base = material.base_action
-        tsac, base = self.losses.tsac, material.base
+            def adapted_action(windows: np.ndarray) -> Tensor:
+                return actions[torch.from_numpy(order[windows])]
+
+            head_base = adapted_action
+        tsac, base = self.losses.tsac, batches.base
         prompt = base.prompter(tsac.bank, np.zeros((len(tsac.bank), base.state_dim), dtype=np.float32))
         # Gradient checkpointing makes embeddings require a gradient; the bank must not keep the graph beyond a step.
         bank = torch.cat([base.text_embedding_mean(prompt), self._instructions()]).detach()
         objective = ResidualObjective(
-            model, material, self.train, self.losses, self.parts, head_base, bank, self._tau_norm()
+            model, batches, self.train, self.losses, self.parts, head_base, bank, self._tau_norm()
         )
         heads = {f"heads.{name}": p for name, p in model.heads.named_parameters() if p.requires_grad}
         groups = [(heads, self.train.learning_rate)]
@@ -280,6 +294,6 @@ class Trainer:
         return Phase(objective, groups, schedule(self.train, self.train.steps))
 
     def _instructions(self) -> Tensor:
-        """(tasks, d): the dataset's own instructions belong to the bank, each the others' contrast."""
+        """Mean embeddings (tasks, d) of the dataset's instructions; in the bank each is a contrast to the others."""
         base, tasks = self.material.base, self.material.shards.tasks
         return base.text_embedding_mean(base.prompter(tasks, np.zeros((len(tasks), base.state_dim), dtype=np.float32)))

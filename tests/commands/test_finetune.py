@@ -52,13 +52,3 @@ def test_a_failed_training_leaves_no_model(own, monkeypatch, changes):
         own.run("finetune", changes=changes)
     assert not (own.root / "models").exists() or not list((own.root / "models").iterdir())
     assert not (own.root / CURVES).exists()
-
-
-def test_features_from_another_stage_run_are_refused(own):
-    from sigma.shared.files import write_json
-
-    meta = own.root / "data/features/meta.json"
-    write_json(meta, read_json(meta) | {"base_digest": "0" * 64})
-    with pytest.raises(SigmaError, match="made with another base"):
-        own.run("finetune")
-    assert not (own.root / "models").exists()

@@ -7,15 +7,20 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
+from sigma.parameters.training import LossParameters
 from sigma.policy.model.residuals import Residuals
+from sigma.policy.model.telepathy import Thought
+from sigma.training import losses
 from sigma.training.losses import (
     HardWindows,
+    Term,
+    TermInputs,
     curriculum,
     intent_telepathy_loss,
     memory_text_loss,
-    regularisers,
     residual_errors,
     tau_norm_loss,
+    weighted_terms,
 )
 
 BATCH, HORIZON, CHUNK, JOINTS = 5, 8, 4, 6
@@ -181,14 +186,26 @@ def test_the_norm_costs_nothing_within_the_band_and_its_relative_square_outside(
     assert torch.isfinite(zero.grad).all()
 
 
-def test_the_regularisers_are_weighted_ramped_and_reported():
-    thought = SimpleNamespace(semantic=random(BATCH, 24), intent_view=random(BATCH, 3, 4), factors=random(BATCH, 3, 4))
-    decision, text, bank = SimpleNamespace(thought=thought), random(BATCH, 24, seed=2), random(6, 24, seed=3)
-    settings = dict(memory_text=0.3, intent_telepathy=0.5, temperature=0.1, tau=0.7, tau_norm=1.0, tau_band=0.1)
+def test_the_terms_are_weighted_ramped_and_reported():
+    width = {"semantic": random(BATCH, 24), "memory": random(BATCH, 3), "intent": random(BATCH, 3)}
+    thought = Thought(**width, factors=random(BATCH, 3, 4), intent_view=random(BATCH, 3, 4))
+    text, bank = random(BATCH, 24, seed=2), random(6, 24, seed=3)
+    tsac = dict(memory_text=0.3, intent_telepathy=0.5, start=0.0, end=1.0, temperature=0.1, bank=["lift the cube"])
+    traf = dict(top_k=0.25, focus=0.4, decay=0.8, draw=False)
+    loss = LossParameters(vec=1.0, chk=1.0, trj=1.0, tau=0.7, tau_band=0.1, flow=0.0, traf=traf, tsac=tsac)
     for ramp in (0.0, 0.4, 1.0):
-        total, parts = regularisers(decision, text, bank, ramp=ramp, **settings)
-        expected = ramp * (0.3 * parts["memory_text"] + 0.5 * parts["intent_telepathy"]) + 0.7 * parts["tau"]
-        assert total.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert parts["memory_text"] == memory_text_loss(thought.semantic, text, bank, 0.1)
-    assert parts["intent_telepathy"] == intent_telepathy_loss(thought.intent_view, thought.factors)
-    assert parts["tau"] == tau_norm_loss(thought.factors, 1.0, 0.1) and parts["tau"] > 0
+        total, terms = weighted_terms(TermInputs(thought, text, bank, 1.0, loss), ramp)
+        expected = ramp * (0.3 * terms["memory_text"] + 0.5 * terms["intent_telepathy"]) + 0.7 * terms["tau"]
+        assert total.item() == expected.item()
+    assert terms["memory_text"] == memory_text_loss(thought.semantic, text, bank, 0.1)
+    assert terms["intent_telepathy"] == intent_telepathy_loss(thought.intent_view, thought.factors)
+    assert terms["tau"] == tau_norm_loss(thought.factors, 1.0, 0.1) and terms["tau"] > 0
+
+
+def test_a_new_term_is_a_row_of_the_table(monkeypatch):
+    inputs = SimpleNamespace(thought=SimpleNamespace(factors=random(BATCH, 3, 4)), tau_norm=1.0, loss=None)
+    terms = {name: Term(lambda given: given.thought.factors.mean(), lambda loss: 2.0) for name in ("first", "second")}
+    monkeypatch.setattr(losses, "ALIGNMENTS", {"first": terms["first"]})
+    monkeypatch.setattr(losses, "CONTROLS", {"second": terms["second"]})
+    total, values = weighted_terms(inputs, 0.5)
+    assert total == 0.5 * 2 * values["first"] + 2 * values["second"]

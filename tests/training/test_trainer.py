@@ -426,7 +426,7 @@ def test_validation_is_the_error_of_the_executed_plan(prepared):
     for window in objective.validation:
         rows = np.array([window])
         with torch.no_grad():
-            residuals = model(objective.material.observation(rows), material.base_action(rows)).residuals
+            residuals = model(objective.batches.observation(rows), material.base_action(rows)).residuals
         plan = material.columns["base_action"][window].copy()
         plan[0] += residuals.vector[0, 0].numpy()
         plan[1:4] += residuals.chunk[0, 1:].numpy()
@@ -753,9 +753,8 @@ def test_autocast_computes_in_16_bits_and_learns_in_32(prepared, extra, monkeypa
 def test_autocast_of_a_base_of_16_bits_is_refused(prepared):
     trainer = prepared.trainer()
     material = replace(trainer.material, dtype="bfloat16")
-    parameters = trainer.parameters.model_copy(
-        update={"train": trainer.train.model_copy(update={"autocast": "bfloat16"})}
-    )
+    train = trainer.train.model_copy(update={"autocast": "bfloat16"})
+    parameters = trainer.parameters.model_copy(update={"train": train})
     for kind in ("residual", "lora"):
         with pytest.raises(SigmaError, match=r"train\.autocast: found bfloat16 with base\.dtype bfloat16"):
             new_trainer(kind, material, parameters)

@@ -89,7 +89,7 @@ def _replay(
     from sigma.policy.pi05.description import describe_base
     from sigma.policy.pi05.inputs import InputBuilder
     from sigma.studies.ablation.arm_replay import replay_flow_arm, replay_residual_arm
-    from sigma.training.flow_model import FlowModel
+    from sigma.training.flow import FlowModel
 
     machine = parameters.machine
     if kind == "residual":

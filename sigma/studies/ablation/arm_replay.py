@@ -28,7 +28,7 @@ from sigma.policy.pi05.base_replay import batches
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import generator
 from sigma.training.batches import WindowBatches
-from sigma.training.flow_model import FlowModel
+from sigma.training.flow import FlowModel
 
 DECODINGS: tuple[Kind, ...] = ("sample", "zero_noise", "mean")
 

@@ -11,7 +11,7 @@ from sigma.policy.pi05.compiling import compile_layers
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches
-from sigma.training.flow_model import FlowModel
+from sigma.training.flow import FlowModel
 from sigma.training.loop import Curve, Phase
 from sigma.training.objectives import FlowObjective
 from sigma.training.setup import check_autocast, inputs_key, schedule, sections, split_windows, views

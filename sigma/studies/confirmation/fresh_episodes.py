@@ -31,7 +31,7 @@ from sigma.policy.pi05.inputs import InputBuilder, Normalisation
 from sigma.shared.errors import SigmaError
 from sigma.studies.ablation.arm_replay import replay_flow_arm
 from sigma.training.batches import WindowBatches
-from sigma.training.flow_model import FlowModel
+from sigma.training.flow import FlowModel
 
 Actions = dict[str, np.ndarray]  # branch -> executed actions (W, n, A), normalised
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: int, execute: int, samples: int) -> str:
-    """Roll out each task from ``seeds`` seeds and write what came of it as JSON; returns one line.
+    """Roll out each task from ``seeds`` seeds and write the scores as JSON; returns one line.
 
     Args:
         base: the policy folder.
@@ -41,17 +41,20 @@ def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: i
     fan_in_initialise(untrained.policy, seed=first_seed)
     figures: dict[str, dict[str, dict[str, float]]] = {}
     with progress("closed loop", 2 * len(tasks)) as meter, EpisodePool(min(2, os.cpu_count() or 1)) as crew:
-        for name, one in (("trained", trained), ("random", untrained)):
-            decoding = "mean" if samples else "zero_noise"
+        for name, policy in (("trained", trained), ("random", untrained)):
             controller = BaseController(
-                one, n_action_steps=execute, decoding=decoding, samples=samples, seed=first_seed
+                policy,
+                n_action_steps=execute,
+                decoding="mean" if samples else "zero_noise",
+                samples=samples,
+                seed=first_seed,
             )
             figures[name] = {}
             for task in tasks:
                 results = run_rollouts(
                     FixedRows(controller, seeds),
                     range(first_seed, first_seed + seeds),
-                    EpisodeSpec(task, execute, size=one.resolution),
+                    EpisodeSpec(task, execute, size=policy.resolution),
                     crew=crew,
                 )
                 figures[name][task] = score(
@@ -62,5 +65,5 @@ def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: i
                 )
                 meter.advance(1, f"{name} {task} {figures[name][task]['success']:.0%}")
     write_json(Path(output), {**figures, "seeds": seeds})
-    rates = ", ".join(f"{task} {100 * one['success']:.0f} %" for task, one in figures["trained"].items())
+    rates = ", ".join(f"{task} {100 * scores['success']:.0f} %" for task, scores in figures["trained"].items())
     return f"{output}: success over {seeds} seeds: {rates}"

@@ -53,14 +53,14 @@ class Demonstrations:
 
     def statistics(self, frames: np.ndarray) -> dict[str, Quantiles]:
         """Exact quantiles of state and action over ``frames``; a joint that never moves is refused."""
-        found = {}
+        quantiles = {}
         for feature, values in (("observation.state", self.states), ("action", self.actions)):
             columns = feature_statistics(values[frames])
-            found[feature] = Quantiles(np.asarray(columns["q01"]), np.asarray(columns["q99"]))
-            if found[feature].constant.any():
-                joint = int(np.argmax(found[feature].constant))
+            quantiles[feature] = Quantiles(np.asarray(columns["q01"]), np.asarray(columns["q99"]))
+            if quantiles[feature].constant.any():
+                joint = int(np.argmax(quantiles[feature].constant))
                 raise SigmaError(f"{feature}: joint {joint} never moves in the demonstrations; it cannot be normalised")
-        return found
+        return quantiles
 
 
 def load_demonstrations(folder: Path, resolution: int, cameras: Sequence[str] | None = None) -> Demonstrations:

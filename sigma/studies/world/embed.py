@@ -9,8 +9,10 @@ LIMIT_MIB = 25
 def run(*, base: Path, dataset: Path, output: Path | None = None) -> str:
     """Put ``base`` (a policy folder) and ``dataset`` (a LeRobotDataset) into ``sigma/embedded``, each whole or not.
 
-    Both are opened first, so that nothing unusable is shipped. Raises :class:`sigma.shared.errors.SigmaError` for a folder
-    that does not load, or when the two together exceed 25 MiB.
+    Both are opened first, so that nothing unusable is shipped.
+
+    Raises:
+        SigmaError: a folder does not load, or the two together exceed 25 MiB.
     """
     import shutil
 

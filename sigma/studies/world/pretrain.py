@@ -25,7 +25,7 @@ def run(*, dataset: Path, output: Path, params: Path) -> str:
     from sigma.policy.pi05.small.tokenizer import build_tokenizer
     from sigma.shared.files import atomic_directory, digest_folder, write_json
     from sigma.studies.world.demonstrations import load_demonstrations
-    from sigma.studies.world.pretraining import Pretraining
+    from sigma.studies.world.pretraining import pretrain
     from sigma.studies.world.pretraining_curve import draw_curve
     from sigma.training.state import Scratch
 
@@ -33,7 +33,7 @@ def run(*, dataset: Path, output: Path, params: Path) -> str:
     demonstrations = load_demonstrations(dataset, recipe.resolution)
     key = hashlib.sha256(f"{recipe.model_dump_json()} {digest_folder(dataset)}".encode()).hexdigest()
     with Scratch.open(f"pretrain-{key}") as scratch:
-        trained = Pretraining(recipe, demonstrations).run(scratch)
+        trained = pretrain(recipe, demonstrations, scratch)
         with atomic_directory(output) as temporary:
             save_base(temporary / "base", trained.policy, build_tokenizer(), trained.statistics)
             with open(temporary / "curve.csv", "w", newline="", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Sizes(Section):
-    """Sizes of the policy; the names are those of :class:`sigma.policy.pi05.small.configuration_pi05_small.PI05SmallConfig`."""
+    """Sizes of the policy, under their names in :class:`PI05SmallConfig`."""
 
     patch_size: Count
     vision_width: Count
@@ -49,7 +49,7 @@ class Recipe(Section):
     held_out: Annotated[float, Field(gt=0, le=0.5)]
     held_out_frames: Count
     evaluate_every: Count
-    checkpoint_seconds: Annotated[float, Field(ge=0)]
+    checkpoint_every: Count
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":

@@ -26,7 +26,7 @@ from sigma.studies.ablation.arm_replay import (
 )
 from sigma.studies.ablation.arms import PARAMS
 from sigma.training.batches import adapted_actions
-from sigma.training.flow_model import FlowModel
+from sigma.training.flow import FlowModel
 from tests.arms import run_arm, write_ablation
 from tests.policy.control.test_sigma_controller import observations, test_episode
 from tests.training.test_trainer import interrupt

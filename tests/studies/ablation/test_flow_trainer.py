@@ -12,7 +12,7 @@ from sigma.policy.pi05.description import describe_base
 from sigma.shared.errors import SigmaError
 from sigma.studies.ablation.arm_training import new_trainer, write_arm_model
 from sigma.studies.ablation.flow_trainer import FlowResult, FlowTrainer
-from sigma.training.flow_model import FlowModel
+from sigma.training.flow import FlowModel
 from sigma.training.objectives import FlowObjective
 from sigma.training.state import Scratch
 from tests.training.test_trainer import interrupt, steps_taken

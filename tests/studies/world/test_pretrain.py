@@ -14,7 +14,13 @@ from sigma.policy.pi05.description import describe_base
 from sigma.shared.errors import SigmaError
 from sigma.studies.world import pretrain as command
 from sigma.studies.world.demonstrations import load_demonstrations, sampling_weights, split_frames
-from sigma.studies.world.pretraining import Pretraining, fall_in_last_fifth, learning_rate, new_policy
+from sigma.studies.world.pretraining import (
+    PretrainingObjective,
+    fall_in_last_fifth,
+    new_policy,
+    plateau_schedule,
+    pretrain,
+)
 from sigma.studies.world.recipe import Recipe
 from sigma.training.flow import draw_noise_and_time
 from sigma.training.state import Scratch
@@ -55,7 +61,7 @@ VALUES = dict(
     held_out=0.2,
     held_out_frames=32,
     evaluate_every=3,
-    checkpoint_seconds=0.0,
+    checkpoint_every=1,
 )
 LENGTHS = (20, 14, 18, 16, 22, 15)
 
@@ -115,10 +121,11 @@ def test_held_out_episodes_are_whole_and_of_every_instruction(demonstrations):
 
 
 def test_statistics_and_batches_come_from_training_episodes_alone(demonstrations):
-    training = Pretraining(recipe(), demonstrations)
+    training = PretrainingObjective(recipe(), demonstrations)
     expected = np.quantile(demonstrations.states[training.train_frames].astype(np.float64), 0.99, axis=0)
     np.testing.assert_array_equal(training.statistics["observation.state"].q99, expected.astype(np.float32))
     assert not set(training.held_out_frames) & set(training.train_frames)
+    assert set(np.concatenate([training.rows(step) for step in range(20)])) <= set(training.train_frames)
 
 
 def test_balance_trades_frames_for_instructions(demonstrations):
@@ -146,29 +153,41 @@ def test_times_follow_the_beta_law_of_the_policy():
 
 def test_training_beats_the_references_that_know_nothing(demonstrations, scratch):
     values = dict(steps=200, batch=32, learning_rate=1e-2, warmup=20, ema=0.95, evaluate_every=50)
-    trained = Pretraining(recipe(**values, checkpoint_seconds=1e9), demonstrations).run(scratch)
+    trained = pretrain(recipe(**values, checkpoint_every=200), demonstrations, scratch)
     summary = trained.summary
     assert trained.curve[-1]["held_out_loss"] < trained.curve[0]["held_out_loss"]
     assert summary["open_loop_mse_policy"] < 0.8 * min(summary["open_loop_mse_mean"], summary["open_loop_mse_hold"])
     assert [row["step"] for row in trained.curve] == [50, 100, 150, 200]
 
 
-def test_a_killed_run_resumes_to_the_same_weights_and_curve(demonstrations, scratch):
-    whole = Pretraining(recipe(checkpoint_seconds=1e9), demonstrations).run(scratch)
+def test_a_killed_run_resumes_to_the_same_weights_and_curve(demonstrations, scratch, monkeypatch):
+    whole = pretrain(recipe(checkpoint_every=6), demonstrations, scratch)
     assert scratch.load() is None
+    rows, steps = PretrainingObjective.rows, []
 
-    def kill(step):
-        if step == 4:
+    def followed(self, step):
+        steps.append(step)
+        if steps == [0, 1, 2, 3, 4]:
             raise KeyboardInterrupt
+        return rows(self, step)
 
+    monkeypatch.setattr(PretrainingObjective, "rows", followed)
     with pytest.raises(KeyboardInterrupt):
-        Pretraining(recipe(), demonstrations).run(scratch, after_step=kill)
-    steps = []
-    resumed = Pretraining(recipe(), demonstrations).run(scratch, after_step=steps.append)
-    assert steps == [5, 6]
-    assert resumed.curve == whole.curve
+        pretrain(recipe(), demonstrations, scratch)
+    resumed = pretrain(recipe(), demonstrations, scratch)
+    assert steps[5:] == [4, 5]
+    assert (resumed.curve, resumed.summary) == (whole.curve, whole.summary)
     expected = whole.policy.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.policy.state_dict().items())
+
+
+def test_the_loss_of_a_step_does_not_depend_on_where_its_rows_are_cut(demonstrations):
+    objective = PretrainingObjective(recipe(), demonstrations)
+    rows = objective.rows(3)
+    with torch.no_grad():
+        whole = objective.loss(rows, 3, 0, 8)[0]
+        parts = [objective.loss(rows[start:stop], 3, start, 8)[0] for start, stop in ((0, 3), (3, 8))]
+    torch.testing.assert_close(sum(parts), whole)
 
 
 def test_initial_weights_depend_on_the_seed_alone(demonstrations):
@@ -178,41 +197,15 @@ def test_initial_weights_depend_on_the_seed_alone(demonstrations):
     assert all(name in changed for name in first if name.endswith("proj.weight"))
 
 
-def test_evaluation_leaves_the_training_untouched(demonstrations):
-    once, often = (Pretraining(recipe(), demonstrations) for _ in range(2))
-    for _ in range(3):
-        once.update()
-        often.update()
-        often.held_out_loss()
-        often.open_loop_errors()
-    for first, second in zip(once.policy.parameters(), often.policy.parameters(), strict=True):
-        assert torch.equal(first, second)
-    assert once.held_out_loss() == often.held_out_loss()
-
-
-def test_weights_are_averaged(demonstrations):
-    training = Pretraining(recipe(ema=0.5), demonstrations)
-    expected = {name: tensor.detach().clone() for name, tensor in training.policy.named_parameters()}
-    for step in range(1, 4):
-        training.update()
-        keep = min(0.5, step / (step + 9))
-        for name, tensor in training.policy.named_parameters():
-            expected[name] = keep * expected[name] + (1 - keep) * tensor.detach()
-    for name, tensor in training.average.items():
-        torch.testing.assert_close(tensor, expected[name])
-
-
 def test_the_rate_warms_up_stays_and_ends_at_zero():
-    plan = recipe(steps=100, warmup=10, cooldown=0.3)
-    rates = [learning_rate(plan, step) for step in range(100)]
-    assert rates[0] == pytest.approx(plan.learning_rate / 10)
-    assert max(rates) == pytest.approx(plan.learning_rate)
-    assert all(later <= earlier for earlier, later in pairwise(rates[10:]))
-    assert rates[9:71] == [plan.learning_rate] * 62
-    assert rates[71] < plan.learning_rate
-    assert rates[-1] < 5e-3 * plan.learning_rate
-    longer = recipe(steps=200, warmup=10, cooldown=0.3)
-    assert [learning_rate(longer, step) for step in range(70)] == rates[:70]
+    plan = plateau_schedule(recipe(steps=100, warmup=10, cooldown=0.3))
+    rates = [plan.rate(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    assert rates[9:71] == [1.0] * 62
+    assert all(later < earlier for earlier, later in pairwise(rates[70:]))
+    assert rates[-1] < 5e-3
+    longer = plateau_schedule(recipe(steps=200, warmup=10, cooldown=0.3))
+    assert [longer.rate(step) for step in range(70)] == rates[:70]
 
 
 def test_the_stop_rule_compares_the_last_fifth():
