@@ -1,4 +1,4 @@
-"""What Sigma is trained by: regression of residuals at three scales, TRAF, TSAC and control of the factors' norm.
+"""What Sigma is trained by: regression of residuals on three spans, TRAF, TSAC and control of the factors' norm.
 
 The source's card names L_act_vec, L_act_chk, L_act_trj, Telepathic Residual Action Focusing (TRAF: hard samples by
 top-k error), the Telepathic Semantic Alignment Curriculum (TSAC: growing alignment weights) and control of tau_l2; it
@@ -8,43 +8,34 @@ Legend: B batch, W training windows, T horizon, A action dim, K factors, E facto
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sigma.policy.model.decision import Decision
-from sigma.policy.model.residuals import SCALES, Residuals
+from sigma.policy.model.telepathy import TelepathyState
 
 
-@dataclass(frozen=True)
-class WindowErrors:
-    """Mean squared error of each window (B,), by scale, in normalised action units."""
-
-    vector: Tensor
-    chunk: Tensor
-    trajectory: Tensor
-
-
-def residual_errors(residuals: Residuals, target: Tensor, valid: Tensor, joints: Tensor) -> WindowErrors:
-    """Squared errors of the residuals against r* = a* − a_base, over valid steps and scored joints.
+def residual_errors(
+    residuals: Mapping[str, Tensor], target: Tensor, valid: Tensor, joints: Tensor
+) -> dict[str, Tensor]:
+    """Mean squared error of each window (B,), by span, of the residuals against r* = a* − a_base, over valid steps and scored joints.
 
     Args:
-        residuals: predictions of the three branches.
+        residuals: predictions (B, n, A) by span.
         target: (B, T, A) residual target.
         valid: (B, T) bool, False at padded steps.
         joints: (A,) bool, False at joints that are excluded by name.
     """
-    errors = []
-    for scale in SCALES:
-        predicted = getattr(residuals, scale)
+    errors = {}
+    for span, predicted in residuals.items():
         steps = predicted.shape[1]
         weight = (valid[:, :steps, None] & joints).to(predicted.dtype)
         squared = (predicted - target[:, :steps]).square() * weight
-        errors.append(squared.sum((1, 2)) / weight.sum((1, 2)).clamp_min(1))
-    return WindowErrors(*errors)
+        errors[span] = squared.sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
+    return errors
 
 
 def plan_error(plan: Tensor, action: Tensor, valid: Tensor, joints: Tensor) -> Tensor:
@@ -138,7 +129,7 @@ def tau_norm_loss(factors: Tensor, norm: float, band: float) -> Tensor:
 
 
 def regularisers(
-    decision: Decision,
+    telepathy: TelepathyState,
     text: Tensor,
     bank: Tensor,
     *,
@@ -151,11 +142,10 @@ def regularisers(
     tau_band: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of TSAC's two alignments (times the curriculum's ``ramp``) and of the norm control."""
-    thought = decision.thought
     parts = {
-        "memory_text": memory_text_loss(thought.semantic, text, bank, temperature),
-        "intent_telepathy": intent_telepathy_loss(thought.intent_view, thought.factors),
-        "tau": tau_norm_loss(thought.factors, tau_norm, tau_band),
+        "memory_text": memory_text_loss(telepathy.semantic, text, bank, temperature),
+        "intent_telepathy": intent_telepathy_loss(telepathy.intent_view, telepathy.factors),
+        "tau": tau_norm_loss(telepathy.factors, tau_norm, tau_band),
     }
     total = ramp * (memory_text * parts["memory_text"] + intent_telepathy * parts["intent_telepathy"])
     total = total + tau * parts["tau"]

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from sigma.compute import processes
-from sigma.policy.model.decision import AdaptedPass, Decision, SigmaModel
-from sigma.policy.model.residuals import SCALES, executed_plan
+from sigma.policy.adapter.spans import ABBREVIATIONS, executed_plan
+from sigma.policy.model.decision import AdaptedPass, SigmaModel
+from sigma.policy.model.telepathy import TelepathyState
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.observation import BasePass, Observation
 from sigma.shared.seeding import generator
@@ -120,8 +121,8 @@ class FlowObjective:
         passed = self._pass(windows, self.material.views.drawn(step, part, total))
         losses = flow_loss(self.model, self.material, passed, windows, noise, time)
         objective, logs = losses.sum() / total, {"flow": losses.sum().item() / total}
-        if self.tau is not None and isinstance(passed, AdaptedPass) and passed.before is not None:
-            held = tau_norm_loss(passed.before.factors, self.tau.norm, self.tau.band) * len(rows) / total
+        if self.tau is not None and isinstance(passed, AdaptedPass) and passed.anticipation is not None:
+            held = tau_norm_loss(passed.anticipation.factors, self.tau.norm, self.tau.band) * len(rows) / total
             objective = objective + self.tau.weight * held
             logs |= {"tau": held.item()}
         return objective, logs
@@ -216,15 +217,13 @@ class ResidualObjective:
         decision = self.model(observation, base, passed=passed)
         errors = residual_errors(decision.residuals, action - base, valid, self.joints)
         weight = torch.from_numpy(self.weights[rows]).to(base.device, base.dtype)
-        scaled = {"vec": losses.vec, "chk": losses.chk, "trj": losses.trj}
         regression = sum(
-            factor * (weight * getattr(errors, scale)).sum() / total
-            for factor, scale in zip(scaled.values(), SCALES, strict=True)
+            getattr(losses, ABBREVIATIONS[span]) * (weight * error).sum() / total for span, error in errors.items()
         )
-        logs = {name: getattr(errors, scale).sum().item() / total for name, scale in zip(scaled, SCALES, strict=True)}
+        logs = {ABBREVIATIONS[span]: error.sum().item() / total for span, error in errors.items()}
         objective = regression
-        if decision.thought is not None:
-            extra, terms = self._shape(decision, observation, step)
+        if decision.telepathy is not None:
+            extra, terms = self._shape(decision.telepathy, observation, step)
             share = len(rows) / total
             objective = objective + share * extra
             logs |= {name: share * value for name, value in terms.items()}
@@ -233,15 +232,16 @@ class ResidualObjective:
             flow = flow_loss(self.model, self.material, passed, windows, noise, time).sum() / total
             objective = objective + losses.flow * flow
             logs["flow"] = flow.item()
-        mean_error = (errors.vector + errors.chunk + errors.trajectory) / 3
+        vector, chunk, trajectory = errors.values()
+        mean_error = (vector + chunk + trajectory) / 3
         self.seen.append((rows, mean_error.detach().double().cpu().numpy()))
         return objective, logs
 
-    def _shape(self, decision: Decision, observation: Observation, step: int) -> tuple[Tensor, dict[str, float]]:
+    def _shape(self, telepathy: TelepathyState, observation: Observation, step: int) -> tuple[Tensor, dict[str, float]]:
         """TSAC and the control of the factors' norm; a model without telepathy has neither."""
         losses, tsac = self.losses, self.losses.tsac
         extra, terms = regularisers(
-            decision,
+            telepathy,
             observation.text,
             self.bank,
             ramp=curriculum(step / self.parameters.steps, tsac.start, tsac.end),
@@ -253,8 +253,8 @@ class ResidualObjective:
             tau_band=losses.tau_band,
         )
         logs = {name: value.item() for name, value in terms.items()}
-        logs["tau_l2"] = decision.thought.factors.flatten(1).norm(dim=-1).mean().item()
-        logs["sem_align"] = decision.alignment.mean().item()
+        logs["tau_l2"] = telepathy.factors.flatten(1).norm(dim=-1).mean().item()
+        logs["sem_align"] = telepathy.alignment.mean().item()
         return extra, logs
 
     def after_step(self) -> None:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-from sigma.policy.adapter.calibration import feature_distance, read_calibration, read_reference, text_distance
+from sigma.policy.adapter.calibration import read_calibration, read_reference
+from sigma.policy.adapter.measures import Measures, distances
+from sigma.policy.adapter.spans import split
 from sigma.policy.control.robot_observation import live_observation
 from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.shared.errors import SigmaError
@@ -87,33 +89,27 @@ class SigmaController:
         observation = live_observation(vla.builder, observations, *self._past(indices), steps)
         frozen = vla.model.frozen_pass(observation)
         addresses = [("live", index, self.episodes[index].step) for index in indices]
-        output = vla.decide(observation, addresses, use_telepathy=self.adapter is not None, frozen=frozen)
-        plan = output["base_action_trajectory"]
+        proposal = vla.propose(observation, addresses, use_telepathy=self.adapter is not None, frozen=frozen)
+        plan = proposal.base
         if self.adapter is not None:
             states = np.stack([view["state"] for view in observations])
-            hold = torch.from_numpy(vla.normalisation.action.normalise(states.astype(np.float32))).to(plan.device)
-            features = feature_distance(frozen.pooled.flatten(1).cpu().numpy(), self.reference["features"])
-            texts_away = text_distance(observation.text.cpu().numpy(), self.reference["texts"])
-            corrections = {
-                "vector": output["telepathy_residual_vector"][:, None],
-                "chunk": output["telepathy_residual_chunk"],
-                "trajectory": output["telepathy_residual_trajectory"],
-            }
-            if not self.heads:
-                shift = output["corrected_action_trajectory"] - plan
-                corrections = {branch: shift[:, : one.shape[1]] for branch, one in corrections.items()}
-            execution = self.adapter.execute(
-                plan,
-                corrections,
-                telepathy_factors=output["telepathy_factors"],
-                alignment=output["alignment"],
-                hold=hold,
-                feature_distance=torch.from_numpy(features).to(plan),
-                text_distance=torch.from_numpy(texts_away).to(plan),
+            hold = vla.normalisation.action.normalise(states.astype(np.float32))
+            features, texts = frozen.pooled.flatten(1).cpu().numpy(), observation.text.cpu().numpy()
+            away = distances(features, texts, self.reference)
+            telepathy = proposal.telepathy
+            measures = Measures(
+                telepathy_factors=None if telepathy is None else telepathy.factors,
+                alignment=None if telepathy is None else telepathy.alignment,
+                hold=torch.from_numpy(hold).to(plan.device),
+                **{name: torch.from_numpy(distance).to(plan) for name, distance in away.items()},
             )
+            correction = proposal.corrections
+            if not self.heads:
+                correction = split(proposal.corrected - plan, vla.config["sizes"]["chunk"])
+            execution = self.adapter.execute(plan, correction, measures)
             plan = execution.plan
             for row, index in enumerate(indices):
-                self.scales[index].append({name: float(scale[row]) for name, scale in execution.scales.items()})
+                self.scales[index].append({span: float(scale[row]) for span, scale in execution.scales.items()})
         for row, index in enumerate(indices):
             episode = self.episodes[index]
             episode.features[episode.step] = frozen.pooled[row]

@@ -21,7 +21,7 @@ from sigma.policy.control.robot_observation import RobotObservation
 from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
 from sigma.policy.lerobot import policy_folder
 from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig
-from sigma.policy.model.vla import SigmaTelepathyVLA
+from sigma.policy.model.vla import Proposal, SigmaTelepathyVLA
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import STATE
 from sigma.shared.errors import SigmaError
@@ -35,8 +35,8 @@ class _GivenNoise(SigmaTelepathyVLA):
 
     noise: Tensor | None = None
 
-    def decide(self, *arguments: Any, noise: Tensor | None = None, **options: Any) -> dict[str, Tensor | None]:
-        return super().decide(*arguments, noise=self.noise if noise is None else noise, **options)
+    def propose(self, *arguments: Any, noise: Tensor | None = None, **options: Any) -> Proposal:
+        return super().propose(*arguments, noise=self.noise if noise is None else noise, **options)
 
 
 class SigmaPolicy(PreTrainedPolicy):

@@ -26,14 +26,16 @@ class Anticipation:
 
 
 @dataclass(frozen=True)
-class Thought:
-    """The telepathy path's state at one decision, after the adapted pass."""
+class TelepathyState:
+    """The telepathy path's state at B decisions, after the adapted pass."""
 
     memory: Tensor  # (B, w) m_t
     intent: Tensor  # (B, w) z_t
     factors: Tensor  # (B, K, E) τ
     semantic: Tensor  # (B, d) g, in the space of the backbone's text embeddings
     intent_view: Tensor  # (B, K, E) the intent's own prediction of τ's direction, for intent–telepathy alignment
+    alignment: Tensor  # (B,) cos(g, mean frozen embedding of the instruction)
+    anticipated: Tensor  # (B, K, E) τ', which FiLM read before the adapted pass
 
 
 class PooledEncoder(nn.Module):
@@ -209,9 +211,15 @@ class TelepathyPath(nn.Module):
         flat = self.factor_network(torch.cat([memory, intent], dim=-1))
         return flat.unflatten(-1, (self.sizes.factors, self.sizes.factor_dim))
 
-    def think(self, before: Anticipation, pooled: Tensor, text: Tensor) -> Thought:
-        """Update what was anticipated with the pooled adapted features (B, P, d) of the decision itself."""
-        text = self.text_norm(text.float())
-        memory, intent = self._step(self.adapted_encoder(pooled), text, before.memory, before.intent)
+    def update(self, anticipation: Anticipation, pooled: Tensor, text: Tensor) -> TelepathyState:
+        """Update the anticipation with the pooled adapted features (B, P, d) of the decision itself.
+
+        ``text`` (B, d) is the mean frozen embedding of the instruction.
+        """
+        normed = self.text_norm(text.float())
+        memory, intent = self._step(self.adapted_encoder(pooled), normed, anticipation.memory, anticipation.intent)
+        # The order of these lines is the order in which autograd adds up gradients: another order changes last digits.
         view = self.intent_view(intent).unflatten(-1, (self.sizes.factors, self.sizes.factor_dim))
-        return Thought(memory, intent, self.factors(memory, intent), self.semantic_head(memory), view)
+        factors, semantic = self.factors(memory, intent), self.semantic_head(memory)
+        alignment = torch.cosine_similarity(semantic, text.float(), dim=-1)
+        return TelepathyState(memory, intent, factors, semantic, view, alignment, anticipation.factors)

@@ -6,6 +6,7 @@ C chunk, H horizon, K factors, E factor dim, d backbone width.
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor, nn
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.adapter.spans import corrections, split
 from sigma.policy.model import lora
-from sigma.policy.model.decision import SigmaModel
+from sigma.policy.model.decision import Decision, SigmaModel
 from sigma.policy.model.heads import heads_file
 from sigma.policy.model.model_folder import load_model, load_prompter, read_config, weights_dtype
+from sigma.policy.model.telepathy import TelepathyState
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_action import deterministic_action
@@ -32,6 +35,41 @@ from sigma.shared.resize import to_resolution
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
 
 _TASK = "task"
+# Names of the source's card -> fields of TelepathyState.
+_TELEPATHY_OUTPUTS = {
+    "telepathy_factors": "factors",
+    "semantic_factors": "semantic",
+    **{name: name for name in ("intent", "memory", "alignment")},
+}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What Sigma proposes at B decisions, before the adapter scales it; actions are normalised."""
+
+    base: Tensor  # (B, H, A) the frozen base's action
+    corrected: Tensor  # (B, H, A) what the heads correct: the same or, with the adapted branch, the base's under LoRA
+    corrections: dict[str, Tensor]  # (B, n, A) by span: what scale 1 adds to the frozen base's action
+    decision: Decision | None  # None where telepathy was switched off
+
+    @property
+    def telepathy(self) -> TelepathyState | None:
+        """None for the residual MLP too, which has no telepathy."""
+        return None if self.decision is None else self.decision.telepathy
+
+    def card_interface(self) -> dict[str, Tensor | None]:
+        """The outputs under the names of the source's card; a vector has no axis of steps there."""
+        chunk = self.corrections["chunk"].shape[1]
+        output: dict[str, Tensor | None] = {}
+        for name, actions in (("base_action", split(self.base, chunk)), ("telepathy_residual", self.corrections)):
+            output |= {f"{name}_{span}": action for span, action in actions.items()}
+            output[f"{name}_vector"] = actions["vector"][:, 0]
+        if self.decision is None:
+            return output
+        output["corrected_action_trajectory"] = self.corrected
+        for key, name in _TELEPATHY_OUTPUTS.items():
+            output[key] = None if self.telepathy is None else getattr(self.telepathy, name)
+        return output
 
 
 class SigmaTelepathyVLA(nn.Module):
@@ -137,7 +175,11 @@ class SigmaTelepathyVLA(nn.Module):
         addresses = [("call", row) for row in range(len(observation.state))]
         return self.decide(observation, addresses, use_telepathy=use_telepathy, noise=noise)
 
-    def decide(
+    def decide(self, observation: Observation, addresses: list[tuple], **options: Any) -> dict[str, Tensor | None]:
+        """The outputs of :meth:`forward` from prepared inputs; arguments are those of :meth:`propose`."""
+        return self.propose(observation, addresses, **options).card_interface()
+
+    def propose(
         self,
         observation: Observation,
         addresses: list[tuple],
@@ -145,33 +187,29 @@ class SigmaTelepathyVLA(nn.Module):
         use_telepathy: bool = True,
         noise: Tensor | None = None,
         frozen: BasePass | None = None,
-    ) -> dict[str, Tensor | None]:
-        """The same from prepared inputs; ``addresses`` name the decisions whose base action needs seeded samples."""
+    ) -> Proposal:
+        """The base's action and Sigma's correction of it, from prepared inputs.
+
+        Args:
+            observation: B decisions.
+            addresses: name the decisions whose base action needs seeded samples.
+            use_telepathy: False leaves Sigma out; every correction is zero.
+            noise: (B, Tc, A') the base's initial noise instead of its deterministic action.
+            frozen: the frozen base's pass over these decisions, where the caller has made it already.
+        """
+        chunk = self.config["sizes"]["chunk"]
         with torch.no_grad():
             frozen = frozen or self.model.frozen_pass(observation)
             observation = observation.with_frozen_features(frozen.pooled)
-            base_action = self._base_action(frozen.encoded, addresses, noise, adapters=False)
-            output = self._spans("base_action", base_action)
+            base = self._base_action(frozen.encoded, addresses, noise, adapters=False)
             if not use_telepathy:
-                return output | self._spans("telepathy_residual", torch.zeros_like(base_action))
-            corrected, adapted = base_action, self.config["branch"] == "adapted"
+                return Proposal(base, base, split(torch.zeros_like(base), chunk), None)
+            corrected, adapted = base, self.config["branch"] == "adapted"
             passed = self.model.adapted_pass(observation, cache=adapted, frozen=frozen)
             if adapted:
                 corrected = self._base_action(passed.encoded, addresses, noise, adapters=True)
             decision = self.model(observation, corrected, passed=passed)
-        shift = corrected - base_action
-        residuals, thought = decision.residuals, decision.thought
-        return output | {
-            "corrected_action_trajectory": corrected,
-            "telepathy_residual_vector": (residuals.vector + shift[:, :1])[:, 0],
-            "telepathy_residual_chunk": residuals.chunk + shift[:, : residuals.chunk.shape[1]],
-            "telepathy_residual_trajectory": residuals.trajectory + shift,
-            "telepathy_factors": thought and thought.factors,
-            "semantic_factors": thought and thought.semantic,
-            "intent": thought and thought.intent,
-            "memory": thought and thought.memory,
-            "alignment": decision.alignment,
-        }
+        return Proposal(base, corrected, corrections(base, decision.residuals, corrected), decision)
 
     def _base_action(
         self, encoded: prefix.Encoded, addresses: list[tuple], noise: Tensor | None, *, adapters: bool
@@ -191,10 +229,6 @@ class SigmaTelepathyVLA(nn.Module):
                     addresses=addresses,
                 )
         return action[:, : config["sizes"]["horizon"]]
-
-    def _spans(self, name: str, action: Tensor) -> dict[str, Tensor]:
-        chunk = self.config["sizes"]["chunk"]
-        return {f"{name}_vector": action[:, 0], f"{name}_chunk": action[:, :chunk], f"{name}_trajectory": action}
 
     def _from_sequence(self, vis_obs: Tensor, robot_state: Tensor, texts: Sequence[str]) -> Observation:
         """History is read every ``history_stride`` control steps, as in training; before the first it is masked."""
