@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sigma.policy.control.robot_observation import live_observation
+from sigma.policy.control.robot_observation import RobotObservation, live_observation
 from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_action import Kind, deterministic_action
 from sigma.policy.pi05.description import ACTION, STATE
@@ -62,7 +62,7 @@ class BaseController:
         self._steps |= dict.fromkeys(indices, 0)
 
     @torch.no_grad()
-    def act(self, observations: Sequence[dict[str, Any]], indices: Sequence[int]) -> np.ndarray:
+    def act(self, observations: Sequence[RobotObservation | dict[str, Any]], indices: Sequence[int]) -> np.ndarray:
         """Plans ``[B, Tc, D]`` of joint targets in raw units for robots that each see a
         :class:`~sigma.policy.control.robot_observation.RobotObservation`."""
         base = self.builder.base

@@ -7,7 +7,7 @@ Legend: B environments, T horizon, A action dim, P pooled vectors, d backbone wi
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import read_calibration, read_reference
 from sigma.policy.adapter.measures import Measures, distances
 from sigma.policy.adapter.spans import split
-from sigma.policy.control.robot_observation import live_observation
+from sigma.policy.control.robot_observation import RobotObservation, live_observation
 from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.shared.errors import SigmaError
 
@@ -81,7 +81,7 @@ class SigmaController:
             self.episodes[index] = _Episode()
             self.scales[index] = []
 
-    def act(self, observations: list[dict[str, Any]], indices: list[int]) -> np.ndarray:
+    def act(self, observations: Sequence[RobotObservation | dict[str, Any]], indices: list[int]) -> np.ndarray:
         """Plans (B, T, A) in the robot's units for B environments ``indices`` that each see a
         :class:`~sigma.policy.control.robot_observation.RobotObservation`."""
         vla = self.vla

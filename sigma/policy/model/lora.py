@@ -43,7 +43,7 @@ def target_pattern(towers: "Sequence[Tower]", projections: "Sequence[str]", from
 
 def _legal_patterns() -> Iterator[str]:
     """Every pattern that :func:`attach` gives PEFT: towers and projections in the order of the parameters."""
-    towers = (("language",), ("expert",), ("language", "expert"))
+    towers: tuple[tuple[Tower, ...], ...] = (("language",), ("expert",), ("language", "expert"))
     projections = [order for count in range(1, 5) for order in permutations("qkvo", count)]
     for first, some, order in product(range(_DEEPEST), towers, projections):
         yield target_pattern(some, order, first)
@@ -70,7 +70,7 @@ def attach(
     _refuse_second(policy)
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank; a fraction is as good
         lora_dropout=dropout,
         bias="none",
         target_modules=target_pattern(towers, projections, from_layer),
@@ -82,7 +82,7 @@ def attach(
 
 def save(model: PeftModel, folder: Path) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` into ``folder``."""
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(str(folder), safe_serialization=True)
     (Path(folder) / "README.md").unlink(missing_ok=True)
 
 

@@ -57,6 +57,8 @@ class MotionEncoder(nn.Module):
     motion of a few control steps is so small that nothing would be heard of it beside the pooled features.
     """
 
+    rms: Tensor
+
     def __init__(self, sizes: TelepathySizes):
         super().__init__()
         self.mlp = nn.Sequential(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ class SigmaTelepathyVLA(nn.Module):
         telepathy_heads_path: str | Path | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-    ) -> "SigmaTelepathyVLA":
+    ) -> Self:
         """Put a trained Sigma on its base; LoRA is inserted into ``base_policy`` in place.
 
         Args:
@@ -175,14 +175,14 @@ class SigmaTelepathyVLA(nn.Module):
         addresses = [("call", row) for row in range(len(observation.state))]
         return self.decide(observation, addresses, use_telepathy=use_telepathy, noise=noise)
 
-    def decide(self, observation: Observation, addresses: list[tuple], **options: Any) -> dict[str, Tensor | None]:
+    def decide(self, observation: Observation, addresses: Sequence[tuple], **options: Any) -> dict[str, Tensor | None]:
         """The outputs of :meth:`forward` from prepared inputs; arguments are those of :meth:`propose`."""
         return self.propose(observation, addresses, **options).card_interface()
 
     def propose(
         self,
         observation: Observation,
-        addresses: list[tuple],
+        addresses: Sequence[tuple],
         *,
         use_telepathy: bool = True,
         noise: Tensor | None = None,
@@ -212,7 +212,7 @@ class SigmaTelepathyVLA(nn.Module):
         return Proposal(base, corrected, corrections(base, decision.residuals, corrected), decision)
 
     def _base_action(
-        self, encoded: prefix.Encoded, addresses: list[tuple], noise: Tensor | None, *, adapters: bool
+        self, encoded: prefix.Encoded, addresses: Sequence[tuple], noise: Tensor | None, *, adapters: bool
     ) -> Tensor:
         config, policy = self.config, self.model.policy
         with nullcontext() if adapters else lora.disabled(self.model.adapted):

@@ -7,6 +7,7 @@ batching nor order can change it.
 Legend: B batch, S samples, Tc the base's chunk size, A action dim, Ap the policy's padded action dim.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from sigma.shared.seeding import Key, normal
 Kind = Literal["zero_noise", "mean", "sample"]
 
 
-def sample_noise(policy: PI05Policy, samples: int, seed: int, addresses: list[tuple[Key, ...]]) -> Tensor:
+def sample_noise(policy: PI05Policy, samples: int, seed: int, addresses: Sequence[tuple[Key, ...]]) -> Tensor:
     """(B, S, Tc, Ap) standard normal noise, one address a decision."""
     shape = (policy.config.chunk_size, policy.config.max_action_dim)
     draws = [[normal(shape, seed, "base", *address, sample) for sample in range(samples)] for address in addresses]
@@ -41,7 +42,7 @@ def deterministic_action(
     *,
     samples: int,
     seed: int,
-    addresses: list[tuple[Key, ...]],
+    addresses: Sequence[tuple[Key, ...]],
 ) -> Tensor:
     """(B, Tc, A) by ``base.action``: zero noise, the mean of S seeded samples, or the first seeded sample."""
     if kind == "zero_noise":

@@ -70,6 +70,11 @@ def _steps(folder: Path) -> list[dict[str, Any]]:
     return steps
 
 
+def _step(folder: Path, name: str) -> dict[str, Any]:
+    """The pre-processor's step of this registered name; empty where there is none."""
+    return next((step for step in _steps(folder) if step.get("registry_name") == name), {})
+
+
 def _statistics(folder: Path, dims: dict[str, int], declared: dict[str, int]) -> dict[str, Quantiles] | None:
     """q01 and q99 of state and action from LeRobot's saved normalizer step; None where there are none of ``dims``.
 
@@ -78,8 +83,8 @@ def _statistics(folder: Path, dims: dict[str, int], declared: dict[str, int]) ->
     for step in _steps(folder):
         if step.get("registry_name") == "relative_actions_processor" and step["config"].get("enabled"):
             raise SigmaError(f"{folder / _PREPROCESSOR}: relative actions are switched on; they are not supported")
-    step = next((one for one in _steps(folder) if one.get("registry_name") == "normalizer_processor"), None)
-    if step is None or "state_file" not in step:
+    step = _step(folder, "normalizer_processor")
+    if "state_file" not in step:
         return None
     file = folder / step["state_file"]
     try:
@@ -107,8 +112,7 @@ def _tokenizer_commit(folder: Path) -> dict[str, str] | None:
     """Source and present commit of the tokenizer that the saved pre-processor names; None where the folder has one."""
     if (folder / "tokenizer").is_dir():
         return None
-    step = next((one for one in _steps(folder) if one.get("registry_name") == "tokenizer_processor"), {})
-    source = step.get("config", {}).get("tokenizer_name")
+    source = _step(folder, "tokenizer_processor").get("config", {}).get("tokenizer_name")
     if not isinstance(source, str):
         raise SigmaError(f"{folder}: no tokenizer folder, and {_PREPROCESSOR} names none")
     return {"source": source, "revision": newest_commit(source, "model", TOKENIZER_PATTERNS)}
@@ -130,7 +134,7 @@ def _tokenizer(folder: Path, pinned: dict[str, str] | None, *, verify: bool, dow
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except Exception as error:  # a wide family; all of them mean that the files are not a tokenizer's
         raise SigmaError(f"{place}: not readable as a tokenizer ({' '.join(str(error).split())[:200]})") from None
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise SigmaError(f"{place}: the tokenizer gives no character offsets; a tokenizer.json is needed")
     return tokenizer
 
@@ -195,7 +199,9 @@ def read_facts(
         "num_steps": config.num_inference_steps,
         "prompt_length": config.tokenizer_max_length,
         "relative_actions": False,
-        "statistics": None if statistics is None else {name: one.to_json() for name, one in statistics.items()},
+        "statistics": None
+        if statistics is None
+        else {name: quantiles.to_json() for name, quantiles in statistics.items()},
         "config": digest_file(folder / "config.json"),
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
     }

@@ -49,7 +49,7 @@ test_episode.__test__ = False
 def material_of_single_passes(world: World):
     """WindowBatches whose cached features come from passes of one frame, as a robot makes them: equal to the bit."""
     material = world.material()
-    parameters = world.configure()["base"]
+    parameters = world.configure().base
     replayed = replay_base(material.base, material.shards, material.builder.normalisation, parameters, batch=1)
     material.pooled = replayed.pooled
     return material

@@ -33,7 +33,7 @@ def sigma_table(world: World) -> dict[str, np.ndarray]:
 def replay(world: World, shards: Shards, batch: int = BATCH, **changes):
     """The base's and Sigma's replay of these shards, by the code that the stages run."""
     material = world.material()
-    parameters = world.configure({"base": changes})["base"]
+    parameters = world.configure({"base": changes}).base
     base = replay_base(material.base, shards, material.builder.normalisation, parameters, batch=batch)
     material.shards, material.pooled, material.columns = shards, base.pooled, base.columns
     return base, replay_sigma(material, world.root / "models/sigma", batch=batch)
@@ -150,7 +150,7 @@ def test_noise_belongs_to_the_decision_and_not_to_the_batch(prepared):
     material, shards = prepared.material(), prepared.shards
     results = {}
     for batch, seed in ((5, 0), (BATCH, 0), (BATCH, 1)):
-        parameters = prepared.configure({"base": {"seed": seed}})["base"]
+        parameters = prepared.configure({"base": {"seed": seed}}).base
         results[batch, seed] = replay_base(
             material.base, shards, material.builder.normalisation, parameters, batch=batch
         ).columns
@@ -165,7 +165,7 @@ def test_noise_belongs_to_the_decision_and_not_to_the_batch(prepared):
 @pytest.mark.parametrize("kind", ["zero_noise", "mean", "sample"])
 def test_the_action_that_sigma_corrects_is_the_chosen_one(prepared, kind):
     material = prepared.material()
-    parameters = prepared.configure({"base": {"action": kind, "samples": 3}})["base"]
+    parameters = prepared.configure({"base": {"action": kind, "samples": 3}}).base
     columns = replay_base(material.base, prepared.shards, material.builder.normalisation, parameters, batch=64).columns
     samples = columns["base_samples"]
     assert samples.shape[1] == 3
@@ -219,7 +219,7 @@ def test_a_horizon_beyond_the_bases_chunk_is_refused(prepared):
     material = prepared.material()
     base = dataclasses.replace(material.base, chunk_size=4)
     with pytest.raises(SigmaError, match=r"window\.horizon: found 8; legal: at most the base's chunk size 4"):
-        replay_base(base, prepared.shards, material.builder.normalisation, prepared.configure()["base"], batch=8)
+        replay_base(base, prepared.shards, material.builder.normalisation, prepared.configure().base, batch=8)
 
 
 def test_pictures_are_those_of_held_out_decisions(prepared):
