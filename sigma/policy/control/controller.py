@@ -1,6 +1,6 @@
-"""A base as a robot's controller: camera images and joint state in, joint targets out.
+"""A base as a robot's controller, from camera images and joint state to joint targets.
 
-The base may be the frozen one, one that carries LoRA, or a fine-tuned one.
+The base may be frozen, carry LoRA, or be fine-tuned.
 
 Legend: B robots stepped together, Tc the base's chunk size, D joints.
 """
@@ -27,7 +27,7 @@ class BaseController:
 
     Args:
         base: the loaded base.
-        n_action_steps: control steps executed of each plan before the next look.
+        n_action_steps: control steps of each plan that are executed before the next decision.
         decoding: ``sample`` (one seeded draw), ``zero_noise``, or ``mean`` of ``samples`` seeded draws.
         samples: draws that ``mean`` averages.
         seed: seed of the draws, addressed by robot and control step.

@@ -26,8 +26,9 @@ from sigma.shared.errors import SigmaError
 
 
 def check_action_steps(n_action_steps: int, config: Mapping[str, Any]) -> None:
-    """Raise :class:`SigmaError` where a decision every ``n_action_steps`` control steps would never meet the history's
-    stride of the model with this ``config.json``."""
+    """Raise :class:`SigmaError` where ``n_action_steps`` does not divide the history's stride in this ``config.json``
+    or exceeds the horizon: a decision reads the features of decisions that lie whole strides back.
+    """
     stride, horizon = config["history_stride"], config["sizes"]["horizon"]
     if n_action_steps < 1 or stride % n_action_steps or n_action_steps > horizon:
         raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: divisors of {stride} up to {horizon}")
@@ -35,7 +36,7 @@ def check_action_steps(n_action_steps: int, config: Mapping[str, Any]) -> None:
 
 @dataclass
 class _Episode:
-    """What one running environment has seen: its control step and the features of its earlier decisions."""
+    """The memory of one running environment: its control step and the features of its earlier decisions."""
 
     step: int = 0
     features: dict[int, Tensor] = field(default_factory=dict)  # control step -> (P, d)
@@ -49,7 +50,7 @@ class SigmaController:
         adapter: how much of Sigma's correction is applied; None for the base.
         calibration: ``models/adapter_calibration.json``, needed with an adapter.
         n_action_steps: control steps executed a decision; must divide the history's stride.
-        heads: False leaves the residual heads out, so that with the adapted branch the adapted policy acts alone.
+        heads: False leaves the residual heads out: the action that they would correct is executed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Sigma as a LeRobot policy: how a trained Sigma acts. What it *is* stands in its folder's ``model/config.json``."""
+"""Sigma as a LeRobot policy: settings of how it acts. The model itself is described by ``model/config.json``."""
 
 from dataclasses import dataclass, field
 
@@ -11,10 +11,10 @@ TRAINED_BY = "Sigma is trained by `dvc repro` and written as a LeRobot policy by
 
 
 class PolicyError(SigmaError, SystemExit):
-    """A fault of the user's under one of LeRobot's commands.
+    """A user's mistake under one of LeRobot's commands.
 
-    Those know nothing of :class:`SigmaError` and would print a traceback; as a ``SystemExit`` it ends them with this
-    one line and status 1.
+    LeRobot's commands do not know :class:`SigmaError` and would print a traceback; a ``SystemExit`` ends them with one
+    line and status 1.
     """
 
     def __init__(self, message: str):

@@ -31,7 +31,7 @@ REAL_TIME_CHUNKING = ("inference_delay", "prev_chunk_left_over", "execution_hori
 
 
 class _GivenNoise(SigmaTelepathyVLA):
-    """Takes the initial noise of one call from outside, because a controller has no argument for it."""
+    """Takes the initial noise of one call from an attribute, because a controller has no argument for it."""
 
     noise: Tensor | None = None
 
@@ -257,7 +257,7 @@ def _pixels(camera: str, images: Tensor) -> np.ndarray:
 
 
 def _load(config: SigmaConfig, folder: Path) -> tuple[_GivenNoise, SigmaController]:
-    """Model and controller; everything that can be wrong is said before weights are read."""
+    """Model and controller; everything that can be refused is refused before any weights are read."""
     model, calibration = folder / policy_folder.MODEL, folder / policy_folder.CALIBRATION
     described, reference = policy_folder.check_parts(model, calibration, folder / policy_folder.BASE)
     check_action_steps(config.n_action_steps, described)

@@ -73,9 +73,9 @@ class Proposal:
 
 
 class SigmaTelepathyVLA(nn.Module):
-    """A frozen π0.5, LoRA and telepathy heads; says what the base would do and by how much Sigma would change it.
+    """A frozen π0.5 with LoRA and telepathy heads: the base's action and Sigma's correction of it.
 
-    Actions come out as π0.5's own do: in normalised units; :meth:`to_robot` brings them to the robot's units.
+    Actions are in normalised units, as π0.5's own are; :meth:`to_robot` converts them to the robot's units.
     """
 
     def __init__(self, model: SigmaModel, base: Base, config: Mapping[str, Any]):
@@ -110,9 +110,9 @@ class SigmaTelepathyVLA(nn.Module):
         folder = Path(lora_dir)
         config = read_config(folder)
         policy = base_policy.policy if isinstance(base_policy, Base) else base_policy
-        found, wanted = weights_dtype(policy), str(dtype).removeprefix("torch.")
-        if found != wanted:
-            raise SigmaError(f"dtype: {wanted} asked for, but the base policy was loaded in {found}; legal: {found}")
+        actual, wanted = weights_dtype(policy), str(dtype).removeprefix("torch.")
+        if actual != wanted:
+            raise SigmaError(f"dtype: found {wanted}, but the base policy was loaded in {actual}; legal: {actual}")
         sizes = config["sizes"]
         fit_joints(policy.config, {STATE: sizes["state_dim"], ACTION: sizes["action_dim"]}, "base_policy")
         policy = place(policy, device).eval().requires_grad_(False)
@@ -149,8 +149,8 @@ class SigmaTelepathyVLA(nn.Module):
         """Base action, residuals and telepathy at the last step of an observation.
 
         Args:
-            batch: a π0.5 batch as LeRobot's pre-processor gives it, with the statistics that Sigma was trained with,
-                instead of the next three; it holds no past.
+            batch: instead of the next three, a π0.5 batch as LeRobot's pre-processor makes it with the statistics that
+                Sigma was trained with; it holds no past.
             vis_obs: (B, T, V, 3, S, S) or, with one camera, (B, T, 3, S, S); float in [0, 1]; T control steps.
             robot_state: (B, T, D) in the robot's units.
             texts: B instructions.
@@ -239,9 +239,9 @@ class SigmaTelepathyVLA(nn.Module):
         if vis_obs.ndim != 6 or vis_obs.shape[2:4] != (views, 3):
             raise SigmaError(f"vis_obs: found shape {tuple(vis_obs.shape)}; legal: [B, T, {views}, 3, H, W]")
         if tuple(robot_state.shape) != (*vis_obs.shape[:2], state_dim) or len(texts) != len(vis_obs):
-            found = (tuple(robot_state.shape), len(texts))
+            shapes = (tuple(robot_state.shape), len(texts))
             legal = f"[{len(vis_obs)}, {vis_obs.shape[1]}, {state_dim}] and {len(vis_obs)} texts"
-            raise SigmaError(f"robot_state and texts: found {found}; legal: {legal}")
+            raise SigmaError(f"robot_state and texts: found {shapes}; legal: {legal}")
         if not (torch.isfinite(vis_obs).all() and vis_obs.min() >= 0 and vis_obs.max() <= 1):
             raise SigmaError("vis_obs: legal values lie in [0, 1]")
         batch, steps = vis_obs.shape[:2]
@@ -261,7 +261,7 @@ class SigmaTelepathyVLA(nn.Module):
         return self.builder.observation(vision[:, -1], states[:, -1], texts, past, present, trace)
 
     def empty_past(self, batch: int) -> tuple[Tensor, Tensor]:
-        """History features (B, M−1, P, d) and their mask before anything has been seen."""
+        """History features (B, M−1, P, d) and their mask (B, M−1) at an episode's first decision: nothing yet."""
         sizes, device = self.config["sizes"], self.builder.device
         past = torch.zeros(batch, sizes["history"] - 1, sizes["pools"], sizes["width"], device=device)
         return past, torch.zeros(past.shape[:2], dtype=torch.bool, device=device)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BaseReplay:
-    """What the frozen base says of every window, and its pooled features of every frame."""
+    """The frozen base's actions at every window, and its pooled features of every frame."""
 
     columns: dict[str, np.ndarray]
     pooled: Tensor  # (F, P, d) float32
@@ -43,7 +43,7 @@ class BaseReplay:
 
 
 def select_normalisation(which: str, base: Base, shards: Shards) -> Normalisation:
-    """The quantiles that actions and states are normalised with: the checkpoint's own, or the train episodes'."""
+    """The quantiles that normalise states and actions: the checkpoint's, or those of the train episodes."""
     if which == "checkpoint":
         if base.statistics is None:
             raise SigmaError(
@@ -81,7 +81,7 @@ def batches(total: int, size: int, description: str) -> Iterator[np.ndarray]:
 
 
 def embedding_rms(base: Base, texts: list[str]) -> float:
-    """Root mean square of the frozen embeddings of the instructions' tokens: the scale of a token."""
+    """Root mean square of the frozen embeddings of the instructions' tokens, the scale of a text token."""
     prompt = base.prompter(texts, np.zeros((len(texts), base.state_dim), dtype=np.float32))
     device = next(base.policy.parameters()).device
     with torch.no_grad():

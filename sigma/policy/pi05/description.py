@@ -1,4 +1,4 @@
-"""What a base is, to the bit: its configuration, tokenizer, statistics and tensors, as a reference with one digest."""
+"""A base described to the bit: configuration, tokenizer, statistics and tensors, as a reference with one digest."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ def _step(folder: Path, name: str) -> dict[str, Any]:
 def _statistics(folder: Path, dims: dict[str, int], declared: dict[str, int]) -> dict[str, Quantiles] | None:
     """q01 and q99 of state and action from LeRobot's saved normalizer step; None where there are none of ``dims``.
 
-    Those of a padded vector of the ``declared`` size, narrowed to a robot's joints, say nothing of that robot.
+    Statistics of a padded vector of the ``declared`` size, narrowed to a robot's joints, are not that robot's.
     """
     for step in _steps(folder):
         if step.get("registry_name") == "relative_actions_processor" and step["config"].get("enabled"):
@@ -144,7 +144,7 @@ def _dims(config: PI05Config) -> dict[str, int]:
 
 
 def fit_joints(config: PI05Config, joints: Mapping[str, int], where: str | Path) -> None:
-    """Give a configuration a robot's sizes of ``observation.state`` and ``action``, where it declares padded vectors.
+    """Narrow a configuration that declares padded vectors to a robot's sizes of ``observation.state`` and ``action``.
 
     π0.5 computes with vectors of ``max_state_dim`` and ``max_action_dim`` values (32), whose rest is zero. A published
     checkpoint may declare just these, and LeRobot's fine-tuning narrows ``action`` alone; a robot of D joints has the
@@ -157,12 +157,14 @@ def fit_joints(config: PI05Config, joints: Mapping[str, int], where: str | Path)
         (ACTION, config.output_features, config.max_action_dim),
     )
     for feature, features, most in sides:
-        found, wanted = features[feature].shape[0], joints[feature]
-        if found == wanted:
+        declared, wanted = features[feature].shape[0], joints[feature]
+        if declared == wanted:
             continue
-        if found != most or wanted > most:
-            legal = f"{found}" if found != most else f"at most {most}"
-            raise SigmaError(f"{where}: {feature} has {found} values, the robot {wanted} joints; legal: {legal} joints")
+        if declared != most or wanted > most:
+            legal = f"{declared}" if declared != most else f"at most {most}"
+            raise SigmaError(
+                f"{where}: {feature} has {declared} values, the robot {wanted} joints; legal: {legal} joints"
+            )
         features[feature] = replace(features[feature], shape=(wanted,))
 
 

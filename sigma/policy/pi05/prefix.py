@@ -1,8 +1,8 @@
-"""π0.5 in its parts: image and text embeddings, one pass over the prefix, and the action expert over its cache.
+"""π0.5 in parts: image and text embeddings, one pass over the prefix, and the action expert over its cache.
 
 Every function runs LeRobot's own modules in LeRobot's own order, so that for one noise draw the actions equal
-``PI05Policy.predict_action_chunk`` to the bit. What is added: prefix tokens that a caller may change or append, and
-several noise draws that share one prefix.
+``PI05Policy.predict_action_chunk`` to the bit. Two things are added: a caller may
+change or append prefix tokens, and several noise draws may share one prefix.
 
 Legend: B batch, V cameras, P tokens an image, L prompt tokens, N prefix tokens, Ns appended tokens, d language-model
 width, K noise draws, Tc action chunk, A action dim, Ap the policy's padded action dim (``config.max_action_dim``).
@@ -104,8 +104,8 @@ def assemble(
 def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, cache: bool = True) -> Encoded:
     """One pass of the language model over the prefix, as LeRobot's ``sample_actions`` makes it, with gradients if on.
 
-    Works with LoRA attached to the language model. Under gradient checkpointing in training mode the language model
-    gives no cache: pass ``cache=False`` where the action expert does not read it, else a ``ValueError`` says so.
+    Works with LoRA attached to the language model. Raises :class:`ValueError` where a cache is asked for under gradient
+    checkpointing in training mode, in which the language model makes none.
     """
     model = _language_model(policy)
     output = _run(model, prefix.embeddings, prefix.pad_mask, hidden_states, cache)
@@ -122,13 +122,13 @@ def encode_early(policy: PI05Policy, prefix: Prefix, first: int, *, cache: bool 
 
 
 def early_part(encoded: Encoded, first: int) -> Encoded:
-    """The same as :func:`encode_early`, taken from a whole pass that kept its layers."""
+    """What :func:`encode_early` returns, taken from a whole pass that kept its hidden states."""
     cache = None if encoded.cache is None else DynamicCache(tuple(encoded.cache)[:first])
     return Encoded(cache, encoded.pad_mask, encoded.layer(first - 1), None)
 
 
 def encode_late(policy: PI05Policy, early: Encoded, hidden: Tensor, first: int, *, cache: bool = True) -> Encoded:
-    """Decoder layers from ``first`` on, over ``hidden`` ``[B, N, d]``, which takes the place of ``early.last``.
+    """Run the decoder layers from ``first`` on over ``hidden`` ``[B, N, d]``, which replaces ``early.last``.
 
     Equal to :func:`encode` to the bit where ``hidden`` is ``early.last``. With ``cache`` the early keys and values
     are those of ``early``.
@@ -169,10 +169,10 @@ def _only_layers(model: Any, first: int, last: int) -> Iterator[None]:
 
 
 def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, cache: bool) -> Any:
-    # LeRobot's sample_actions does the same two things. Eager attention takes the additive 4-D mask below, and the
-    # action expert is run eagerly too; another kernel would give other last digits.
+    # As LeRobot's sample_actions sets it: eager attention takes the additive 4-D mask below, and the action expert,
+    # which attends to these keys and values, runs eagerly too. Another kernel would give other last digits.
     model.config._attn_implementation = "eager"
-    # Embeddings come in float32 where the vision tower or Sigma's heads made them; bfloat16 layers refuse those.
+    # As LeRobot's training forward casts them: some embeddings come in float32, which bfloat16 layers refuse.
     if model.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16:
         embeddings = embeddings.to(torch.bfloat16)
     # All zeros: no token begins a new block, so that images, prompt and appended tokens all attend to each other.

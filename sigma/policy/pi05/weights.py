@@ -41,7 +41,7 @@ TIED = ((_TOWER + "model.language_model.embed_tokens.weight", _TOWER + "lm_head.
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 in hex over element type, shape and bytes; of a tensor that processes share, all of them must ask."""
+    """SHA-256 in hex over element type, shape and bytes; for a sharded tensor every process must call this at once."""
     if isinstance(tensor, DTensor):
         tensor = tensor.full_tensor()
     data = tensor.detach().cpu().contiguous()
