@@ -47,6 +47,6 @@ def run(
     check_action_steps(made.n_action_steps, config)
     with atomic_directory(output) as temporary:
         policy_folder.write_parts(temporary, model=MODEL, calibration=CALIBRATION, base=BASE, config=made)
-    clamped = f"at most {made.max_step:g} units a step" if made.max_step is not None else "no clamp"
+    clamped = f"at most {made.max_step:g} units a step" if made.clamps else "no clamp"
     source = base["source"] + (f"@{base['revision']}" if base["revision"] else "")
     return f"{output}: Sigma on {source}, {made.n_action_steps} steps a decision, {clamped}"
