@@ -13,7 +13,7 @@ import numpy as np
 
 from sigma.evaluation.intervals import Difference
 from sigma.evaluation.references import CHECKED
-from sigma.evaluation.scores import SCALE_METRICS
+from sigma.evaluation.scores import SPAN_METRICS
 from sigma.shared.errors import SigmaError
 
 PASSES = {"baseline": "control", "sigma": "sigma"}
@@ -75,4 +75,5 @@ def check_b(
 
 def failures(references: Mapping[str, Mapping[str, Difference]]) -> list[tuple[str, str]]:
     """Which (reference, metric) pairs keep CHECK B from passing."""
-    return [(name, metric) for name in CHECKED for metric in SCALE_METRICS if not references[name][metric].below_zero]
+    metrics = SPAN_METRICS.values()
+    return [(name, metric) for name in CHECKED for metric in metrics if not references[name][metric].below_zero]

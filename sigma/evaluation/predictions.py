@@ -3,13 +3,15 @@
 Legend: W windows, T horizon, C chunk, D joints, S samples, K factors, E factor dim. Actions are in normalised units.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sigma.policy.adapter.calibration import BRANCHES
+from sigma.policy.adapter.measures import Measures
+from sigma.policy.adapter.spans import SPANS, span_steps
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_table
 from sigma.shared.quantiles import Quantiles
@@ -24,7 +26,7 @@ BASELINE_COLUMNS = (
 )
 SIGMA_COLUMNS = (
     *IDENTITY,
-    *("base_action", "adapted_action", "residual_vector", "residual_chunk", "residual_trajectory", "tau", "tau_l2"),
+    *("base_action", "adapted_action", *(f"residual_{span}" for span in SPANS), "tau", "tau_l2"),
     *("sem_align", "control_tau_l2", "control_sem_align", "feature_distance", "text_distance"),
 )
 # Two passes of one base differ by less than this between batch shapes; another base or other windows differ by more.
@@ -61,8 +63,25 @@ class Predictions:
         return np.flatnonzero(self.base["split"] == split)
 
     def residuals(self) -> dict[str, np.ndarray]:
-        """The residual of each branch, ``[W, n, D]``."""
-        return {branch: self.sigma[f"residual_{branch}"] for branch in BRANCHES}
+        """The residual of each span, ``[W, n, D]``."""
+        return stored_residuals(self.sigma)
+
+
+def stored_residuals(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The residuals ``[W, n, D]`` by span, from their columns in Sigma's table."""
+    return {span: columns[f"residual_{span}"] for span in SPANS}
+
+
+def stored_measures(columns: Mapping[str, np.ndarray], hold: np.ndarray) -> Measures:
+    """What the adapter's risk reads, from the columns of Sigma's table; ``hold [W, D]`` is the state now, as a
+    normalised action. A model without telepathy has no columns ``tau`` and ``sem_align``."""
+    return Measures(
+        telepathy_factors=columns.get("tau"),
+        alignment=columns.get("sem_align"),
+        hold=hold,
+        feature_distance=columns["feature_distance"],
+        text_distance=columns["text_distance"],
+    )
 
 
 def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], first: Path, second: Path) -> None:
@@ -73,13 +92,13 @@ def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], first: Pat
     if base["action"].ndim != 3 or sigma["residual_chunk"].ndim != 3:
         raise SigmaError(f"{first}, {second}: 'action', 'residual_chunk': legal: steps and joints a row")
     windows, horizon, joints = plan = base["action"].shape
-    steps = {"residual_vector": 1, "residual_chunk": min(sigma["residual_chunk"].shape[1], horizon)}
+    steps = span_steps(min(sigma["residual_chunk"].shape[1], horizon), horizon)
     for columns, path, shapes in (
         (base, first, dict.fromkeys(("base_action", "base_zero_noise"), plan)),
         (base, first, {"valid": (windows, horizon), "hold": (windows, joints)}),
         (base, first, {"base_samples": (windows, base["base_samples"].shape[1], horizon, joints)}),
-        (sigma, second, dict.fromkeys(("base_action", "adapted_action", "residual_trajectory"), plan)),
-        (sigma, second, {name: (windows, count, joints) for name, count in steps.items()}),
+        (sigma, second, dict.fromkeys(("base_action", "adapted_action"), plan)),
+        (sigma, second, {f"residual_{span}": (windows, count, joints) for span, count in steps.items()}),
     ):
         for name, shape in shapes.items():
             if columns[name].shape != shape:

@@ -1,7 +1,7 @@
 """Errors of predicted actions against recorded ones: per window first, then averaged over windows.
 
-Legend: W windows, n steps of a span, T horizon, C chunk, D joints. Why these four: the source scores each branch on its
-own span (vector: step 0, chunk: the first C steps, trajectory: all T); the robot executes a mixture, so the executed
+Legend: W windows, n steps of a span, T horizon, C chunk, D joints. Why these four: the source scores each span by
+itself (vector: step 0, chunk: the first C steps, trajectory: all T); the robot executes a mixture, so the executed
 plan is scored too. Raw open-loop error ranks policies poorly against success; error where the gripper opens or closes
 does better (arXiv 2606.29898), so those windows are scored by themselves.
 """
@@ -10,23 +10,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sigma.policy.adapter.adapter import Execution
+from sigma.policy.adapter.spans import ABBREVIATIONS, SPANS, executed_plan, split
 
-METRICS = ("mse_vec", "mse_chk", "mse_trj", "mse_plan")
-SCALE_METRICS = METRICS[:3]
+SPAN_METRICS = {span: f"mse_{ABBREVIATIONS[span]}" for span in SPANS}
+METRICS = (*SPAN_METRICS.values(), "mse_plan")
 Arm = Mapping[str, np.ndarray]  # metric -> predicted actions [W, n, D]
 
 
 def plan_arm(plan: np.ndarray, chunk: int) -> Arm:
-    """An arm with one plan ``[W, T, D]``: every scale is scored on the first steps of it."""
-    return {"mse_vec": plan[:, :1], "mse_chk": plan[:, :chunk], "mse_trj": plan, "mse_plan": plan}
+    """An arm with one plan ``[W, T, D]``: every span is scored on the first steps of it."""
+    return span_arm(split(plan, chunk))
 
 
-def executed_arm(execution: Execution) -> Arm:
-    """Sigma's arm: each branch by itself, and the executed plan."""
-    actions = execution.actions
-    spans = {"mse_vec": actions["vector"], "mse_chk": actions["chunk"], "mse_trj": actions["trajectory"]}
-    return {**spans, "mse_plan": execution.plan}
+def span_arm(actions: Mapping[str, np.ndarray]) -> Arm:
+    """An arm with actions ``[W, n, D]`` of its own for each span: each is scored by itself, and so is the executed
+    plan."""
+    by_metric = {metric: actions[span] for span, metric in SPAN_METRICS.items()}
+    return {**by_metric, "mse_plan": executed_plan(actions)}
 
 
 def _squared(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -11,10 +11,10 @@ import numpy as np
 
 from sigma.evaluation import scores
 from sigma.evaluation.intervals import Difference, paired_difference
-from sigma.evaluation.predictions import SPLITS, Predictions
+from sigma.evaluation.predictions import SPLITS, Predictions, stored_measures
 from sigma.evaluation.references import reference_plans
 from sigma.evaluation.scores import METRICS, Arm
-from sigma.policy.adapter.adapter import BRANCHES, Execution, SigmaTelepathyAdapter
+from sigma.policy.adapter.adapter import Execution, SigmaTelepathyAdapter
 
 # Metric -> its column in Sigma's table; the control pass's has a prefix.
 TELEPATHY = ("tau_l2", "sem_align")
@@ -56,12 +56,8 @@ def execute(predictions: Predictions, adapter: SigmaTelepathyAdapter) -> Executi
     return adapter.execute(
         base["base_action"],
         predictions.residuals(),
+        stored_measures(sigma, base["hold"]),
         adapted_action=sigma["adapted_action"],
-        telepathy_factors=sigma["tau"],
-        alignment=sigma["sem_align"],
-        hold=base["hold"],
-        feature_distance=sigma["feature_distance"],
-        text_distance=sigma["text_distance"],
     )
 
 
@@ -80,8 +76,8 @@ def evaluate(
     execution = execute(predictions, adapter)
     arms: dict[str, Arm] = {
         "base": scores.plan_arm(base["base_action"], chunk),
-        "sigma": scores.executed_arm(execution),
-        "sigma_scale_1": scores.executed_arm(execute(predictions, SigmaTelepathyAdapter(1.0, 1.0))),
+        "sigma": scores.span_arm(execution.actions),
+        "sigma_scale_1": scores.span_arm(execute(predictions, SigmaTelepathyAdapter(1.0, 1.0)).actions),
     }
     arms |= {name: scores.plan_arm(plan, chunk) for name, plan in reference_plans(base).items()}
     errors = {name: scores.window_errors(arm, target, valid, predictions.scored) for name, arm in arms.items()}
@@ -192,7 +188,7 @@ def worst_windows(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
             "row": int(row),
             "base": float(evaluation.errors["base"]["mse_plan"][row]),
             "sigma": float(evaluation.errors["sigma"]["mse_plan"][row]),
-            "scale": {branch: float(evaluation.execution.scales[branch][row]) for branch in BRANCHES},
+            "scale": {span: float(scale[row]) for span, scale in evaluation.execution.scales.items()},
         }
         for row in order
         if excess[row] > 0
@@ -200,17 +196,17 @@ def worst_windows(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
 
 
 def adapter_summary(evaluation: Evaluation) -> dict[str, Any]:
-    """How much of the correction the adapter lets through, by split and branch."""
+    """How much of the correction the adapter lets through, by split and span."""
     result: dict[str, Any] = {}
     for split in SPLITS:
         rows = evaluation.predictions.rows(split)
         if len(rows):
             result[split] = {
-                branch: dict(
+                span: dict(
                     zip(("q05", "median", "q95"), np.quantile(scale[rows], [0.05, 0.5, 0.95]).tolist(), strict=True)
                 )
                 | {"mean": float(scale[rows].mean())}
-                for branch, scale in evaluation.execution.scales.items()
+                for span, scale in evaluation.execution.scales.items()
             }
     return result
 

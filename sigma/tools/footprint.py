@@ -201,9 +201,9 @@ class Footprint:
                 passed = self.model.adapted_pass(observation, cache=self.parameters.loss.flow > 0)
             decision = self.model(observation, action, passed=passed)
             residuals = decision.residuals
-            loss = residuals.vector.sum() + residuals.chunk.sum() + residuals.trajectory.sum()
-            if decision.thought is not None:
-                loss = loss + decision.thought.semantic.sum() + decision.thought.intent_view.sum()
+            loss = residuals["vector"].sum() + residuals["chunk"].sum() + residuals["trajectory"].sum()
+            if decision.telepathy is not None:
+                loss = loss + decision.telepathy.semantic.sum() + decision.telepathy.intent_view.sum()
             if self.parameters.loss.flow:
                 loss = loss + self.flow_loss(self.model, observation)
             loss.backward()

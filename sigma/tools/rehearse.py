@@ -183,9 +183,8 @@ def run(parameters: Parameters, *, seed: int = 0, report: Callable[[str], None] 
         else:
             action = torch.zeros(train.batch, sizes.horizon, sizes.action_dim)
             residuals = model(observation, action).residuals
-            scales = (residuals.vector, residuals.chunk, residuals.trajectory)
-            loss = sum((scale - 1).square().mean() for scale in scales)
-            del residuals, scales
+            loss = sum((residual - 1).square().mean() for residual in residuals.values())
+            del residuals
         loss.backward()
         optimizer.step()
     del optimizer, observation, loss
@@ -209,7 +208,7 @@ def run(parameters: Parameters, *, seed: int = 0, report: Callable[[str], None] 
         again = SigmaModel(adapted, heads).requires_grad_(False).eval()
         found = _digests(adapted, heads)
         second = decide(again).residuals
-    same = all(torch.equal(getattr(first, part), getattr(second, part)) for part in ("vector", "chunk", "trajectory"))
+    same = all(torch.equal(residual, second[span]) for span, residual in first.items())
     if found != saved or not same:
         raise SigmaError("rehearsal: what was saved did not come back to the bit")
     record = {

@@ -1,4 +1,4 @@
-"""The terms of Sigma's loss: regression of residuals at three scales, TRAF, TSAC and control of the factors' norm.
+"""The terms of Sigma's loss: regression of residuals on three spans, TRAF, TSAC and control of the factors' norm.
 
 The source's card names L_act_vec, L_act_chk, L_act_trj, Telepathic Residual Action Focusing (TRAF: hard samples by
 top-k error), the Telepathic Semantic Alignment Curriculum (TSAC: growing alignment weights) and control of tau_l2; it
@@ -8,7 +8,7 @@ Legend: B batch, W training windows, T horizon, A action dim, K factors, E facto
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -18,36 +18,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from sigma.parameters.training import LossParameters
-from sigma.policy.model.residuals import SCALES, Residuals
-from sigma.policy.model.telepathy import Thought
+from sigma.policy.model.telepathy import TelepathyState
 
 
-@dataclass(frozen=True)
-class WindowErrors:
-    """Mean squared error of each window (B,), by scale, in normalised action units."""
-
-    vector: Tensor
-    chunk: Tensor
-    trajectory: Tensor
-
-
-def residual_errors(residuals: Residuals, target: Tensor, valid: Tensor, joints: Tensor) -> WindowErrors:
-    """Squared errors of the residuals against r* = a* − a_base, over valid steps and scored joints.
+def residual_errors(
+    residuals: Mapping[str, Tensor], target: Tensor, valid: Tensor, joints: Tensor
+) -> dict[str, Tensor]:
+    """Mean squared error of each window (B,), by span, against r* = a* − a_base, over valid steps and scored joints.
 
     Args:
-        residuals: predictions of the three branches.
+        residuals: predictions (B, n, A) by span.
         target: (B, T, A) residual target.
         valid: (B, T) bool, False at padded steps.
         joints: (A,) bool, False at joints that are excluded by name.
     """
-    errors = []
-    for scale in SCALES:
-        predicted = getattr(residuals, scale)
+    errors = {}
+    for span, predicted in residuals.items():
         steps = predicted.shape[1]
         weight = (valid[:, :steps, None] & joints).to(predicted.dtype)
         squared = (predicted - target[:, :steps]).square() * weight
-        errors.append(squared.sum((1, 2)) / weight.sum((1, 2)).clamp_min(1))
-    return WindowErrors(*errors)
+        errors[span] = squared.sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
+    return errors
 
 
 def plan_error(plan: Tensor, action: Tensor, valid: Tensor, joints: Tensor) -> Tensor:
@@ -145,14 +136,14 @@ class TermInputs:
     """What a term of the loss may read of a batch of decisions.
 
     Attributes:
-        thought: of the decisions.
+        telepathy: memory, intent and factors of the decisions.
         text: (B, d) mean frozen embedding of each window's instruction.
         bank: (J, d) of other instructions.
         tau_norm: the norm that the factors are held to.
         loss: the section ``loss`` of params.yaml.
     """
 
-    thought: Thought
+    telepathy: TelepathyState
     text: Tensor
     bank: Tensor
     tau_norm: float
@@ -171,17 +162,17 @@ class Term:
 # LossParameters and params.yaml. The curriculum ramps up the weights of the alignments (TSAC) alone.
 ALIGNMENTS = {
     "memory_text": Term(
-        lambda given: memory_text_loss(given.thought.semantic, given.text, given.bank, given.loss.tsac.temperature),
+        lambda given: memory_text_loss(given.telepathy.semantic, given.text, given.bank, given.loss.tsac.temperature),
         lambda loss: loss.tsac.memory_text,
     ),
     "intent_telepathy": Term(
-        lambda given: intent_telepathy_loss(given.thought.intent_view, given.thought.factors),
+        lambda given: intent_telepathy_loss(given.telepathy.intent_view, given.telepathy.factors),
         lambda loss: loss.tsac.intent_telepathy,
     ),
 }
 CONTROLS = {
     "tau": Term(
-        lambda given: tau_norm_loss(given.thought.factors, given.tau_norm, given.loss.tau_band),
+        lambda given: tau_norm_loss(given.telepathy.factors, given.tau_norm, given.loss.tau_band),
         lambda loss: loss.tau,
     ),
 }

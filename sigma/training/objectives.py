@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sigma.compute import processes
 from sigma.parameters.training import LossParameters, TrainParameters
+from sigma.policy.adapter.spans import ABBREVIATIONS, executed_plan
 from sigma.policy.model.decision import AdaptedPass, SigmaModel
-from sigma.policy.model.residuals import SCALES, executed_plan
 from sigma.policy.pi05.observation import BasePass
 from sigma.shared.seeding import generator
 from sigma.training.batches import WindowBatches
@@ -112,8 +112,8 @@ class FlowObjective(WindowObjective):
         passed = self._pass(windows, self.batches.views.draw_numbers(step, part, total))
         losses = flow_loss(policy, self.batches, passed, windows, noise, time)
         objective, logs = losses.sum() / total, {"flow": losses.sum().item() / total}
-        if self.tau is not None and isinstance(passed, AdaptedPass) and passed.before is not None:
-            tau = tau_norm_loss(passed.before.factors, self.tau.norm, self.tau.band) * len(rows) / total
+        if self.tau is not None and isinstance(passed, AdaptedPass) and passed.anticipation is not None:
+            tau = tau_norm_loss(passed.anticipation.factors, self.tau.norm, self.tau.band) * len(rows) / total
             objective = objective + self.tau.weight * tau
             logs |= {"tau": tau.item()}
         return objective, logs
@@ -198,19 +198,17 @@ class ResidualObjective(WindowObjective):
         decision = self.model(observation, base, passed=passed)
         errors = residual_errors(decision.residuals, action - base, valid, self.joints)
         weight = torch.from_numpy(self.weights[rows]).to(base.device, base.dtype)
-        scaled = {"vec": losses.vec, "chk": losses.chk, "trj": losses.trj}
         objective = sum(
-            factor * (weight * getattr(errors, scale)).sum() / total
-            for factor, scale in zip(scaled.values(), SCALES, strict=True)
+            getattr(losses, ABBREVIATIONS[span]) * (weight * error).sum() / total for span, error in errors.items()
         )
-        logs = {name: getattr(errors, scale).sum().item() / total for name, scale in zip(scaled, SCALES, strict=True)}
+        logs = {ABBREVIATIONS[span]: error.sum().item() / total for span, error in errors.items()}
         # Without telepathy (the residual MLP) there are no factors for the terms to shape.
-        if decision.thought is not None and decision.alignment is not None:
-            inputs = TermInputs(decision.thought, observation.text, self.bank, self.tau_norm, losses)
+        if (telepathy := decision.telepathy) is not None:
+            inputs = TermInputs(telepathy, observation.text, self.bank, self.tau_norm, losses)
             ramp = curriculum(step / parameters.steps, losses.tsac.start, losses.tsac.end)
             extra, terms = weighted_terms(inputs, ramp)
-            terms["tau_l2"] = decision.thought.factors.flatten(1).norm(dim=-1).mean()
-            terms["sem_align"] = decision.alignment.mean()
+            terms["tau_l2"] = telepathy.factors.flatten(1).norm(dim=-1).mean()
+            terms["sem_align"] = telepathy.alignment.mean()
             share = len(rows) / total
             objective = objective + share * extra
             logs |= {name: share * value.item() for name, value in terms.items()}
@@ -219,7 +217,8 @@ class ResidualObjective(WindowObjective):
             flow = flow_loss(self.model.policy, self.batches, passed, windows, noise, time).sum() / total
             objective = objective + losses.flow * flow
             logs["flow"] = flow.item()
-        mean_error = (errors.vector + errors.chunk + errors.trajectory) / 3
+        vector, chunk, trajectory = errors.values()
+        mean_error = (vector + chunk + trajectory) / 3
         self.step_errors.append((rows, mean_error.detach().double().cpu().numpy()))
         return objective, logs
 

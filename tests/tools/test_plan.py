@@ -131,8 +131,8 @@ def test_a_training_step_takes_what_the_plan_says(trained, checkpointing):
     def work():
         decision = model(observation, action)
         residuals = decision.residuals
-        loss = residuals.vector.sum() + residuals.chunk.sum() + residuals.trajectory.sum()
-        (loss + decision.thought.semantic.sum() + decision.thought.intent_view.sum()).backward()
+        loss = sum(residual.sum() for residual in residuals.values())
+        (loss + decision.telepathy.semantic.sum() + decision.telepathy.intent_view.sum()).backward()
 
     work()  # what is made once, such as buffers of kernels, is no part of a step
     model.zero_grad(set_to_none=True)

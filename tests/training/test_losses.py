@@ -8,8 +8,8 @@ import torch
 from scipy.special import logsumexp
 
 from sigma.parameters.training import LossParameters
-from sigma.policy.model.residuals import Residuals
-from sigma.policy.model.telepathy import Thought
+from sigma.policy.adapter.spans import split
+from sigma.policy.model.telepathy import TelepathyState
 from sigma.training import losses
 from sigma.training.losses import (
     HardWindows,
@@ -32,9 +32,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture
 def regression():
-    residuals = Residuals(
-        random(BATCH, 1, JOINTS), random(BATCH, CHUNK, JOINTS, seed=1), random(BATCH, HORIZON, JOINTS)
-    )
+    residuals = split(random(BATCH, HORIZON, JOINTS), CHUNK) | {"chunk": random(BATCH, CHUNK, JOINTS, seed=1)}
     valid = torch.ones(BATCH, HORIZON, dtype=torch.bool)
     valid[1, 5:], valid[2, 1:] = False, False
     joints = torch.tensor([True, True, False, True, True, True])
@@ -47,32 +45,32 @@ def test_errors_are_the_mean_square_over_valid_steps_and_scored_joints(regressio
     for name, steps in (("vector", 1), ("chunk", CHUNK), ("trajectory", HORIZON)):
         for row in range(BATCH):
             squares = [
-                (getattr(residuals, name)[row, step, joint] - target[row, step, joint]).item() ** 2
+                (residuals[name][row, step, joint] - target[row, step, joint]).item() ** 2
                 for step in range(steps)
                 for joint in range(JOINTS)
                 if valid[row, step] and joints[joint]
             ]
-            assert getattr(errors, name)[row].item() == pytest.approx(np.mean(squares), rel=1e-5)
+            assert errors[name][row].item() == pytest.approx(np.mean(squares), rel=1e-5)
 
 
 def test_padding_and_excluded_joints_have_neither_value_nor_gradient(regression):
     residuals, target, valid, joints = regression
-    parts = {name: value.clone().requires_grad_(True) for name, value in vars(residuals).items()}
-    errors = residual_errors(Residuals(**parts), target, valid, joints)
-    sum(value.sum() for value in vars(errors).values()).backward()
+    parts = {name: value.clone().requires_grad_(True) for name, value in residuals.items()}
+    errors = residual_errors(parts, target, valid, joints)
+    sum(value.sum() for value in errors.values()).backward()
     counted = valid[..., None] & joints
     for value in parts.values():
         used = counted[:, : value.shape[1]]
         assert not value.grad[~used].any() and value.grad[used].all()
     junk = torch.where(counted, target, torch.full_like(target, 1e9))
-    for name, value in vars(residual_errors(residuals, junk, valid, joints)).items():
-        assert torch.equal(value, getattr(errors, name).detach())
+    for name, value in residual_errors(residuals, junk, valid, joints).items():
+        assert torch.equal(value, errors[name].detach())
 
 
 def test_a_window_without_any_valid_step_costs_nothing(regression):
     residuals, target, valid, joints = regression
     valid[0] = False
-    assert residual_errors(residuals, target, valid, joints).trajectory[0] == 0
+    assert residual_errors(residuals, target, valid, joints)["trajectory"][0] == 0
 
 
 def table(windows: int = 20, top_k: float = 0.25, focus: float = 0.4, decay: float = 0.8) -> HardWindows:
@@ -188,23 +186,24 @@ def test_the_norm_costs_nothing_within_the_band_and_its_relative_square_outside(
 
 def test_the_terms_are_weighted_ramped_and_reported():
     width = {"semantic": random(BATCH, 24), "memory": random(BATCH, 3), "intent": random(BATCH, 3)}
-    thought = Thought(**width, factors=random(BATCH, 3, 4), intent_view=random(BATCH, 3, 4))
+    factors = {name: random(BATCH, 3, 4) for name in ("factors", "intent_view", "anticipated")}
+    telepathy = TelepathyState(**width, **factors, alignment=random(BATCH))
     text, bank = random(BATCH, 24, seed=2), random(6, 24, seed=3)
     tsac = dict(memory_text=0.3, intent_telepathy=0.5, start=0.0, end=1.0, temperature=0.1, bank=["lift the cube"])
     traf = dict(top_k=0.25, focus=0.4, decay=0.8, draw=False)
     loss = LossParameters(vec=1.0, chk=1.0, trj=1.0, tau=0.7, tau_band=0.1, flow=0.0, traf=traf, tsac=tsac)
     for ramp in (0.0, 0.4, 1.0):
-        total, terms = weighted_terms(TermInputs(thought, text, bank, 1.0, loss), ramp)
+        total, terms = weighted_terms(TermInputs(telepathy, text, bank, 1.0, loss), ramp)
         expected = ramp * (0.3 * terms["memory_text"] + 0.5 * terms["intent_telepathy"]) + 0.7 * terms["tau"]
         assert total.item() == expected.item()
-    assert terms["memory_text"] == memory_text_loss(thought.semantic, text, bank, 0.1)
-    assert terms["intent_telepathy"] == intent_telepathy_loss(thought.intent_view, thought.factors)
-    assert terms["tau"] == tau_norm_loss(thought.factors, 1.0, 0.1) and terms["tau"] > 0
+    assert terms["memory_text"] == memory_text_loss(telepathy.semantic, text, bank, 0.1)
+    assert terms["intent_telepathy"] == intent_telepathy_loss(telepathy.intent_view, telepathy.factors)
+    assert terms["tau"] == tau_norm_loss(telepathy.factors, 1.0, 0.1) and terms["tau"] > 0
 
 
 def test_a_new_term_is_a_row_of_the_table(monkeypatch):
-    inputs = SimpleNamespace(thought=SimpleNamespace(factors=random(BATCH, 3, 4)), tau_norm=1.0, loss=None)
-    terms = {name: Term(lambda given: given.thought.factors.mean(), lambda loss: 2.0) for name in ("first", "second")}
+    inputs = SimpleNamespace(telepathy=SimpleNamespace(factors=random(BATCH, 3, 4)), tau_norm=1.0, loss=None)
+    terms = {name: Term(lambda given: given.telepathy.factors.mean(), lambda loss: 2.0) for name in ("first", "second")}
     monkeypatch.setattr(losses, "ALIGNMENTS", {"first": terms["first"]})
     monkeypatch.setattr(losses, "CONTROLS", {"second": terms["second"]})
     total, values = weighted_terms(inputs, 0.5)

@@ -428,9 +428,9 @@ def test_validation_is_the_error_of_the_executed_plan(prepared):
         with torch.no_grad():
             residuals = model(objective.batches.observation(rows), material.base_action(rows)).residuals
         plan = material.columns["base_action"][window].copy()
-        plan[0] += residuals.vector[0, 0].numpy()
-        plan[1:4] += residuals.chunk[0, 1:].numpy()
-        plan[4:] += residuals.trajectory[0, 4:].numpy()
+        plan[0] += residuals["vector"][0, 0].numpy()
+        plan[1:4] += residuals["chunk"][0, 1:].numpy()
+        plan[4:] += residuals["trajectory"][0, 4:].numpy()
         valid = material.columns["valid"][window]
         squares.append(((plan - material.columns["action"][window])[valid] ** 2).mean())
     assert objective.validate(4) == pytest.approx(np.mean(squares), rel=1e-4)

@@ -5,7 +5,7 @@ The control is CHECK A's: the same heads with adapters and FiLM off. Imported on
 Legend: W windows, P pooled vectors, d backbone width, T horizon, A action dim, K factors, E factor dim.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from sigma.compute.processes import gather_parts
-from sigma.policy.adapter.adapter import BRANCHES
-from sigma.policy.adapter.calibration import calibrate, feature_distance, reference_set, text_distance
+from sigma.evaluation.predictions import stored_residuals
+from sigma.policy.adapter.calibration import calibrate, reference_set
+from sigma.policy.adapter.measures import feature_distance, text_distance
+from sigma.policy.adapter.spans import corrections
 from sigma.policy.model.decision import Decision, FactorSwap, SigmaModel
 from sigma.policy.model.heads import FILE, describe_heads, load_heads
 from sigma.policy.model.model_folder import load_model, read_config
@@ -80,11 +82,12 @@ def decide(
 
 
 def _columns(decision: Decision) -> dict[str, torch.Tensor]:
-    columns = {f"residual_{branch}": getattr(decision.residuals, branch) for branch in BRANCHES}
-    if decision.thought is not None:
-        factors = decision.thought.factors
-        columns |= {"tau": factors, "tau_l2": factors.flatten(1).norm(dim=-1), "tau_anticipated": decision.anticipated}
-        columns["sem_align"] = decision.alignment
+    columns = {f"residual_{span}": residual for span, residual in decision.residuals.items()}
+    telepathy = decision.telepathy
+    if telepathy is not None:
+        factors, anticipated = telepathy.factors, telepathy.anticipated
+        columns |= {"tau": factors, "tau_l2": factors.flatten(1).norm(dim=-1), "tau_anticipated": anticipated}
+        columns["sem_align"] = telepathy.alignment
     return columns
 
 
@@ -133,20 +136,20 @@ def hold_action(material: WindowBatches, windows: np.ndarray) -> np.ndarray:
     return material.builder.normalisation.action.normalise(shards.frame_state[shards.window_frames[windows, -1]])
 
 
+def stored_corrections(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What scale 1 adds to the frozen base's action, ``(W, n, A)`` by span, from the columns of Sigma's table."""
+    return corrections(columns["base_action"], stored_residuals(columns), columns["adapted_action"])
+
+
 def calibrate_windows(material: WindowBatches, replay: SigmaReplay) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The adapter's quantiles and reference set, from validation windows alone."""
     columns = replay.columns
     chosen = columns["split"] == "validation"
     windows, shards = columns["window"][chosen], material.shards
-    shift = columns["adapted_action"] - columns["base_action"]
-    corrections = {
-        branch: (columns[f"residual_{branch}"] + shift[:, : columns[f"residual_{branch}"].shape[1]])[chosen]
-        for branch in BRANCHES
-    }
     calibration = calibrate(
         base_action=columns["base_action"][chosen],
         hold=hold_action(material, windows),
-        corrections=corrections,
+        corrections={span: correction[chosen] for span, correction in stored_corrections(columns).items()},
         tau_l2=columns["tau_l2"][chosen] if "tau_l2" in columns else None,
         alignment=columns["sem_align"][chosen] if "sem_align" in columns else None,
         feature_distance=columns["feature_distance"][chosen],

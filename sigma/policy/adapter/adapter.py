@@ -1,6 +1,6 @@
 """The risk-aware adapter: how much of Sigma's correction reaches the robot.
 
-Shapes: B windows, n steps of a branch's span (vector 1, chunk C, trajectory T), D action dim, K factors, E factor dim.
+Shapes: B windows, n steps of a span (vector 1, chunk C, trajectory T), D action dim, K factors, E factor dim.
 
     risk  = Σ weight · x            x: how unusual, 1 = the 95 % quantile of the calibration windows
     scale = min_scale + (max_scale − min_scale) · sigmoid((threshold − risk) / risk_temperature)
@@ -17,22 +17,19 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from sigma.policy.adapter.calibration import (
-    BRANCHES,
     calibrate,
-    feature_distance,
-    motion_ratio,
     read_calibration,
     read_reference,
     reference_set,
-    rms,
-    text_distance,
     write_calibration,
 )
 from sigma.policy.adapter.limits import NonFiniteActionError, limit_action
+from sigma.policy.adapter.measures import Measures, feature_distance, motion_ratio, rms, text_distance
+from sigma.policy.adapter.spans import SPANS, corrections, executed_plan
 
 __all__ = [
-    "BRANCHES",
     "Execution",
+    "Measures",
     "NonFiniteActionError",
     "SigmaTelepathyAdapter",
     "calibrate",
@@ -53,12 +50,13 @@ DEFAULT_TEXT_TOLERANCE = 0.02
 # What counts as 1 where nothing was calibrated: a quarter of a joint's range, twice the base's own motion, no alignment
 # at all, an rms feature distance of one deviation.
 UNCALIBRATED = {"residual_q95": 0.5, "motion_ratio_q95": 2.0, "misalignment_q95": 1.0, "feature_distance_q95": 1.0}
+_NO_MEASURES = Measures()
 
 
 @dataclass(frozen=True)
 class Execution:
-    """What would be executed: ``actions[branch] [B, n, D]``, ``plan [B, T, D]``, ``scales`` and ``risks`` ``[B]`` a
-    branch."""
+    """What would be executed: ``actions[span] [B, n, D]``, ``plan [B, T, D]``, ``scales[span]`` and ``risks[span]``
+    ``[B]``."""
 
     actions: dict[str, Any]
     plan: Any
@@ -72,9 +70,9 @@ class SigmaTelepathyAdapter:
     ``min_scale`` and ``max_scale`` bound the scale (0 ≤ min ≤ max ≤ 1); ``risk_temperature`` (> 0) sets how gradually
     it falls around ``threshold``; ``weights`` (≥ 0) are those of the six terms of :data:`DEFAULT_WEIGHTS`; an
     instruction whose embedding lies ``text_tolerance`` (cosine distance) from every calibration instruction adds
-    ``weights["text"]``. ``calibration`` is :func:`~sigma.policy.adapter.calibration.calibrate`'s dictionary; without it the raw
-    measures count in the units of :data:`UNCALIBRATED`, and the factors' norm is compared with √(K·E). Raises
-    :class:`ValueError` on values out of range.
+    ``weights["text"]``. ``calibration`` is the dictionary of :func:`~sigma.policy.adapter.calibration.calibrate`;
+    without it the raw measures count in the units of :data:`UNCALIBRATED`, and the factors' norm is compared with
+    √(K·E). Raises :class:`ValueError` on values out of range.
     """
 
     def __init__(
@@ -99,13 +97,14 @@ class SigmaTelepathyAdapter:
         self.weights = DEFAULT_WEIGHTS | given
         self.calibration = calibration
 
-    def _unit(self, key: str, branch: str | None = None) -> float:
+    def _unit(self, key: str, span: str | None = None) -> float:
+        """The value of a measure that counts as 1."""
         if self.calibration is None:
             return UNCALIBRATED[key]
-        found = self.calibration["branches"][branch][key] if branch else self.calibration[key]
-        if found is None:
+        quantile = self.calibration["branches"][span][key] if span else self.calibration[key]
+        if quantile is None:
             raise ValueError(f"the calibration is that of a model without telepathy: it has no {key}")
-        return found
+        return quantile
 
     def _tau(self, factors: Any, xp: Any) -> Any:
         norm = xp.sqrt(xp.sum(factors * factors, axis=tuple(range(1, factors.ndim))))
@@ -120,22 +119,18 @@ class SigmaTelepathyAdapter:
         self,
         base_action: Any,
         residual: Any,
+        measures: Measures = _NO_MEASURES,
         *,
-        telepathy_factors: Any | None = None,
-        alignment: Any | None = None,
-        hold: Any | None = None,
-        feature_distance: Any | None = None,
-        text_distance: Any | None = None,
-        branch: str = "vector",
+        span: str = "vector",
     ) -> Any:
-        """Risk of each window, ``[B]``; a term whose measure is not given adds nothing.
+        """Risk of each window, ``[B]``; a measure that is None adds nothing.
 
-        ``base_action`` and ``residual`` are ``[B, D]`` or ``[B, n, D]`` in normalised units, ``telepathy_factors [B, K,
-        E]``, ``hold [B, D]``, the others ``[B]``. A residual that is not finite counts as zero, any other value that is
-        not finite as infinite risk.
+        ``base_action`` and ``residual`` are ``[B, D]`` or ``[B, n, D]`` in normalised units. A residual that is not
+        finite counts as zero, any other value that is not finite as infinite risk. Raises :class:`ValueError` on an
+        unknown span, and where the two shapes differ.
         """
-        if branch not in BRANCHES:
-            raise ValueError(f"branch {branch!r}: legal: {', '.join(BRANCHES)}")
+        if span not in SPANS:
+            raise ValueError(f"span {span!r}: legal: {', '.join(SPANS)}")
         if tuple(base_action.shape) != tuple(residual.shape):
             raise ValueError(
                 f"base action {tuple(base_action.shape)} and residual {tuple(residual.shape)} differ in shape"
@@ -143,11 +138,14 @@ class SigmaTelepathyAdapter:
         xp = array_namespace(base_action, residual)
         wide = _wide(base_action, xp)
         base, residual = xp.astype(base_action, wide), _finite_or_zero(xp.astype(residual, wide), xp)
-        optional = (telepathy_factors, alignment, hold, feature_distance, text_distance)
+        optional = (
+            *(measures.telepathy_factors, measures.alignment, measures.hold),
+            *(measures.feature_distance, measures.text_distance),
+        )
         factors, alignment, hold, features, text = (None if x is None else xp.astype(x, wide) for x in optional)
         weights = self.weights
-        risk = weights["size"] / self._unit("residual_q95", branch) * rms(residual)
-        risk = risk + weights["motion"] / self._unit("motion_ratio_q95", branch) * motion_ratio(residual, base, hold)
+        risk = weights["size"] / self._unit("residual_q95", span) * rms(residual)
+        risk = risk + weights["motion"] / self._unit("motion_ratio_q95", span) * motion_ratio(residual, base, hold)
         if alignment is not None:
             risk = risk + weights["misalignment"] / self._unit("misalignment_q95") * (1.0 - alignment)
         if factors is not None:
@@ -185,43 +183,35 @@ class SigmaTelepathyAdapter:
         telepathy_residual: Any,
         telepathy_factors: Any | None = None,
         alignment: Any | None = None,
-        **measures: Any,
     ) -> Any:
-        """The blended action of one branch, as the source's card calls it; ``measures`` are those of :meth:`risk`."""
-        risk = self.risk(
-            base_action_vector, telepathy_residual, telepathy_factors=telepathy_factors, alignment=alignment, **measures
-        )
+        """The blended action of one span, as the source's card calls it."""
+        risk = self.risk(base_action_vector, telepathy_residual, Measures(telepathy_factors, alignment))
         return self.blend(base_action_vector, telepathy_residual, self.scale(risk))
 
     def execute(
         self,
         base_action: Any,
         residuals: Mapping[str, Any],
+        measures: Measures = _NO_MEASURES,
         *,
         adapted_action: Any | None = None,
-        **measures: Any,
     ) -> Execution:
-        """Blend all three branches and put the executed plan together.
+        """Blend all three spans and put the executed plan together.
 
-        ``base_action [B, T, D]`` is the frozen base's, ``residuals`` maps each branch to ``[B, n, D]``. With
-        ``adapted_action [B, T, D]`` (the base under LoRA) the correction is ``adapted + residual − frozen``.
-        ``measures`` are those of :meth:`risk`. The plan's step 0 is the vector branch's, steps 1..C−1 the chunk's, the
-        rest the trajectory's.
+        ``base_action [B, T, D]`` is the frozen base's, ``residuals`` maps each span to ``[B, n, D]``. With
+        ``adapted_action [B, T, D]`` (the base under LoRA) the correction is that of
+        :func:`~sigma.policy.adapter.spans.corrections`; without it the residuals are the corrections.
         """
-        xp = array_namespace(base_action)
+        if adapted_action is not None:
+            residuals = corrections(base_action, residuals, adapted_action)
         actions, scales, risks = {}, {}, {}
-        for branch in BRANCHES:
-            residual = residuals[branch]
-            base = base_action[:, : residual.shape[1]]
-            correction = residual
-            if adapted_action is not None:
-                correction = (adapted_action[:, : residual.shape[1]] - base) + residual
-            risks[branch] = self.risk(base, correction, branch=branch, **measures)
-            scales[branch] = self.scale(risks[branch])
-            actions[branch] = self.blend(base, correction, scales[branch])
-        chunk = actions["chunk"].shape[1]
-        plan = xp.concat([actions["vector"], actions["chunk"][:, 1:], actions["trajectory"][:, chunk:]], axis=1)
-        return Execution(actions, plan, scales, risks)
+        for span in SPANS:
+            correction = residuals[span]
+            base = base_action[:, : correction.shape[1]]
+            risks[span] = self.risk(base, correction, measures, span=span)
+            scales[span] = self.scale(risks[span])
+            actions[span] = self.blend(base, correction, scales[span])
+        return Execution(actions, executed_plan(actions), scales, risks)
 
 
 def _wide(array: Any, xp: Any) -> Any:

@@ -1,6 +1,6 @@
-"""A base as a robot's controller: camera images and joint state in, joint targets out.
+"""A base as a robot's controller, from camera images and joint state to joint targets.
 
-The base may be the frozen one, one that carries LoRA, or a fine-tuned one.
+The base may be frozen, carry LoRA, or be fine-tuned.
 
 Legend: B robots stepped together, Tc the base's chunk size, D joints.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sigma.policy.control.robot_observation import live_observation
+from sigma.policy.control.robot_observation import RobotObservation, live_observation
 from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_action import Kind, deterministic_action
 from sigma.policy.pi05.description import ACTION, STATE
@@ -27,7 +27,7 @@ class BaseController:
 
     Args:
         base: the loaded base.
-        n_action_steps: control steps executed of each plan before the next look.
+        n_action_steps: control steps of each plan that are executed before the next decision.
         decoding: ``sample`` (one seeded draw), ``zero_noise``, or ``mean`` of ``samples`` seeded draws.
         samples: draws that ``mean`` averages.
         seed: seed of the draws, addressed by robot and control step.
@@ -62,7 +62,7 @@ class BaseController:
         self._steps |= dict.fromkeys(indices, 0)
 
     @torch.no_grad()
-    def act(self, observations: Sequence[dict[str, Any]], indices: Sequence[int]) -> np.ndarray:
+    def act(self, observations: Sequence[RobotObservation | dict[str, Any]], indices: Sequence[int]) -> np.ndarray:
         """Plans ``[B, Tc, D]`` of joint targets in raw units for robots that each see a
         :class:`~sigma.policy.control.robot_observation.RobotObservation`."""
         base = self.builder.base

@@ -1,4 +1,4 @@
-"""From what a robot sees to what the policy computes on: the one way of every controller.
+"""From a robot's observation to the policy's inputs, for every controller.
 
 Legend: B robots, V cameras, H×W image size, S the policy's resolution, D joints, M history, P pooled vectors, d width.
 """
@@ -22,7 +22,7 @@ class RobotObservation(TypedDict):
 
     ``images`` maps camera names (full feature names, or their last part) to uint8 ``[H, W, 3]``; ``state`` is ``[D]``
     in raw units; ``task`` is the instruction; ``trace`` ``[n, D]`` are the states of the episode's control steps up to
-    this one, oldest first, ``state`` the last: as many as there were, or the latest. The base alone does without it.
+    this one, oldest first, with ``state`` as the last; only the latest are read. The base alone needs no trace.
     """
 
     images: dict[str, np.ndarray]
@@ -54,10 +54,10 @@ def live_observation(
     present: Tensor | None = None,
     steps: int = 0,
 ) -> Observation:
-    """Inputs of B decisions; the past ``[B, M−1, P, d]``, its mask ``[B, M−1]`` and the trace are empty for the base
-    alone.
+    """Inputs of B decisions; the base alone needs neither the past ``[B, M−1, P, d]`` with its mask ``[B, M−1]`` nor a
+    trace.
 
-    ``steps`` says how many control steps of the trace are read; a view without one is then refused.
+    ``steps`` control steps of the trace are read; with ``steps`` above 0 a view without a trace is refused.
     """
     base = builder.base
     vision = builder.encode_images(stack_images(views, base.cameras, base.resolution))
@@ -75,7 +75,7 @@ def _trace(view: RobotObservation | dict[str, Any]) -> np.ndarray:
 
 
 def check_words(prompter: Prompter, texts: Sequence[str]) -> None:
-    """Raise :class:`SigmaError` naming the first word that the policy's tokenizer reads as unknown."""
+    """Raise :class:`SigmaError` naming the first word that is unknown to the policy's tokenizer."""
     tokenizer = prompter.tokenizer
     for text in texts:
         encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)

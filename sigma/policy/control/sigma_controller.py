@@ -7,7 +7,7 @@ Legend: B environments, T horizon, A action dim, P pooled vectors, d backbone wi
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,18 @@ import torch
 from torch import Tensor
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-from sigma.policy.adapter.calibration import feature_distance, read_calibration, read_reference, text_distance
-from sigma.policy.control.robot_observation import live_observation
+from sigma.policy.adapter.calibration import read_calibration, read_reference
+from sigma.policy.adapter.measures import Measures, distances
+from sigma.policy.adapter.spans import split
+from sigma.policy.control.robot_observation import RobotObservation, live_observation
 from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.shared.errors import SigmaError
 
 
 def check_action_steps(n_action_steps: int, config: Mapping[str, Any]) -> None:
-    """Raise :class:`SigmaError` where a decision every ``n_action_steps`` control steps would never meet the history's
-    stride of the model with this ``config.json``."""
+    """Raise :class:`SigmaError` where ``n_action_steps`` does not divide the history's stride in this ``config.json``
+    or exceeds the horizon: a decision reads the features of decisions that lie whole strides back.
+    """
     stride, horizon = config["history_stride"], config["sizes"]["horizon"]
     if n_action_steps < 1 or stride % n_action_steps or n_action_steps > horizon:
         raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: divisors of {stride} up to {horizon}")
@@ -33,7 +36,7 @@ def check_action_steps(n_action_steps: int, config: Mapping[str, Any]) -> None:
 
 @dataclass
 class _Episode:
-    """What one running environment has seen: its control step and the features of its earlier decisions."""
+    """The memory of one running environment: its control step and the features of its earlier decisions."""
 
     step: int = 0
     features: dict[int, Tensor] = field(default_factory=dict)  # control step -> (P, d)
@@ -47,7 +50,7 @@ class SigmaController:
         adapter: how much of Sigma's correction is applied; None for the base.
         calibration: ``models/adapter_calibration.json``, needed with an adapter.
         n_action_steps: control steps executed a decision; must divide the history's stride.
-        heads: False leaves the residual heads out, so that with the adapted branch the adapted policy acts alone.
+        heads: False leaves the residual heads out: the action that they would correct is executed.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class SigmaController:
             self.episodes[index] = _Episode()
             self.scales[index] = []
 
-    def act(self, observations: list[dict[str, Any]], indices: list[int]) -> np.ndarray:
+    def act(self, observations: Sequence[RobotObservation | dict[str, Any]], indices: list[int]) -> np.ndarray:
         """Plans (B, T, A) in the robot's units for B environments ``indices`` that each see a
         :class:`~sigma.policy.control.robot_observation.RobotObservation`."""
         vla = self.vla
@@ -87,33 +90,27 @@ class SigmaController:
         observation = live_observation(vla.builder, observations, *self._past(indices), steps)
         frozen = vla.model.frozen_pass(observation)
         addresses = [("live", index, self.episodes[index].step) for index in indices]
-        output = vla.decide(observation, addresses, use_telepathy=self.adapter is not None, frozen=frozen)
-        plan = output["base_action_trajectory"]
+        proposal = vla.propose(observation, addresses, use_telepathy=self.adapter is not None, frozen=frozen)
+        plan = proposal.base
         if self.adapter is not None:
             states = np.stack([view["state"] for view in observations])
-            hold = torch.from_numpy(vla.normalisation.action.normalise(states.astype(np.float32))).to(plan.device)
-            features = feature_distance(frozen.pooled.flatten(1).cpu().numpy(), self.reference["features"])
-            texts_away = text_distance(observation.text.cpu().numpy(), self.reference["texts"])
-            corrections = {
-                "vector": output["telepathy_residual_vector"][:, None],
-                "chunk": output["telepathy_residual_chunk"],
-                "trajectory": output["telepathy_residual_trajectory"],
-            }
-            if not self.heads:
-                shift = output["corrected_action_trajectory"] - plan
-                corrections = {branch: shift[:, : one.shape[1]] for branch, one in corrections.items()}
-            execution = self.adapter.execute(
-                plan,
-                corrections,
-                telepathy_factors=output["telepathy_factors"],
-                alignment=output["alignment"],
-                hold=hold,
-                feature_distance=torch.from_numpy(features).to(plan),
-                text_distance=torch.from_numpy(texts_away).to(plan),
+            hold = vla.normalisation.action.normalise(states.astype(np.float32))
+            features, texts = frozen.pooled.flatten(1).cpu().numpy(), observation.text.cpu().numpy()
+            away = distances(features, texts, self.reference)
+            telepathy = proposal.telepathy
+            measures = Measures(
+                telepathy_factors=None if telepathy is None else telepathy.factors,
+                alignment=None if telepathy is None else telepathy.alignment,
+                hold=torch.from_numpy(hold).to(plan.device),
+                **{name: torch.from_numpy(distance).to(plan) for name, distance in away.items()},
             )
+            correction = proposal.corrections
+            if not self.heads:
+                correction = split(proposal.corrected - plan, vla.config["sizes"]["chunk"])
+            execution = self.adapter.execute(plan, correction, measures)
             plan = execution.plan
             for row, index in enumerate(indices):
-                self.scales[index].append({name: float(scale[row]) for name, scale in execution.scales.items()})
+                self.scales[index].append({span: float(scale[row]) for span, scale in execution.scales.items()})
         for row, index in enumerate(indices):
             episode = self.episodes[index]
             episode.features[episode.step] = frozen.pooled[row]

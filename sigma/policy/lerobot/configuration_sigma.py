@@ -1,4 +1,4 @@
-"""Sigma as a LeRobot policy: how a trained Sigma acts. What it *is* stands in its folder's ``model/config.json``."""
+"""Sigma as a LeRobot policy: settings of how it acts. The model itself is described by ``model/config.json``."""
 
 from dataclasses import dataclass, field
 
@@ -11,10 +11,10 @@ TRAINED_BY = "Sigma is trained by `dvc repro` and written as a LeRobot policy by
 
 
 class PolicyError(SigmaError, SystemExit):
-    """A fault of the user's under one of LeRobot's commands.
+    """A user's mistake under one of LeRobot's commands.
 
-    Those know nothing of :class:`SigmaError` and would print a traceback; as a ``SystemExit`` it ends them with this
-    one line and status 1.
+    LeRobot's commands do not know :class:`SigmaError` and would print a traceback; a ``SystemExit`` ends them with one
+    line and status 1.
     """
 
     def __init__(self, message: str):
@@ -49,8 +49,8 @@ class SigmaConfig(PreTrainedConfig):
     n_action_steps: int = 8
     # How much of Sigma's correction is executed; max_scale 0 is π0.5 itself, 1 for both bounds is all of it.
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    # The clamp of sigma.policy.adapter.limits on every action, in the robot's units: limits a joint, and the greatest change of
-    # a joint's target in one control step. All three or none; without them nothing is clamped.
+    # The clamp of sigma.policy.adapter.limits on every action, in the robot's units: limits of each joint, and the
+    # greatest change of a joint's target in one control step. All three or none; without them nothing is clamped.
     joint_lower: list[float] | None = None
     joint_upper: list[float] | None = None
     max_step: float | None = None
@@ -67,23 +67,29 @@ class SigmaConfig(PreTrainedConfig):
             raise PolicyError(f"n_action_steps: found {self.n_action_steps}; legal: at least 1")
         if any(mode is not NormalizationMode.IDENTITY for mode in self.normalization_mapping.values()):
             raise PolicyError("normalization_mapping: legal: IDENTITY; Sigma normalises by its own statistics")
-        limits = (self.joint_lower, self.joint_upper, self.max_step)
-        if all(limit is None for limit in limits):
+        if self.limits is None:
+            if (self.joint_lower, self.joint_upper, self.max_step) != (None, None, None):
+                raise PolicyError("joint_lower, joint_upper and max_step: legal: all three, or none of them")
             return
-        if any(limit is None for limit in limits):
-            raise PolicyError("joint_lower, joint_upper and max_step: legal: all three, or none of them")
-        lower, upper = self.joint_lower, self.joint_upper
+        lower, upper, step = self.limits
         ordered = len(lower) == len(upper) and all(low <= high for low, high in zip(lower, upper, strict=True))
-        if not ordered or not self.max_step > 0:
+        if not ordered or not step > 0:
             raise PolicyError(
-                f"joint_lower {lower}, joint_upper {upper}, max_step {self.max_step}: legal: as many lower limits as "
+                f"joint_lower {lower}, joint_upper {upper}, max_step {step}: legal: as many lower limits as "
                 "upper ones, none above its upper one, and a positive step"
             )
 
     @property
     def clamps(self) -> bool:
         """Whether actions are clamped to joint limits and rate."""
-        return self.max_step is not None
+        return self.limits is not None
+
+    @property
+    def limits(self) -> tuple[list[float], list[float], float] | None:
+        """Lower and upper joint limits and the greatest step; None where actions are not clamped."""
+        if self.joint_lower is None or self.joint_upper is None or self.max_step is None:
+            return None
+        return self.joint_lower, self.joint_upper, self.max_step
 
     def validate_features(self) -> None:
         kinds = [feature.type for feature in (self.input_features or {}).values()]

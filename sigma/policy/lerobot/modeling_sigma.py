@@ -21,7 +21,7 @@ from sigma.policy.control.robot_observation import RobotObservation
 from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
 from sigma.policy.lerobot import policy_folder
 from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig
-from sigma.policy.model.vla import SigmaTelepathyVLA
+from sigma.policy.model.vla import Proposal, SigmaTelepathyVLA
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import STATE
 from sigma.shared.errors import SigmaError
@@ -31,20 +31,20 @@ REAL_TIME_CHUNKING = ("inference_delay", "prev_chunk_left_over", "execution_hori
 
 
 class _GivenNoise(SigmaTelepathyVLA):
-    """Takes the initial noise of one call from outside, because a controller has no argument for it."""
+    """Takes the initial noise of one call from an attribute, because a controller has no argument for it."""
 
     noise: Tensor | None = None
 
-    def decide(self, *arguments: Any, noise: Tensor | None = None, **options: Any) -> dict[str, Tensor | None]:
-        return super().decide(*arguments, noise=self.noise if noise is None else noise, **options)
+    def propose(self, *arguments: Any, noise: Tensor | None = None, **options: Any) -> Proposal:
+        return super().propose(*arguments, noise=self.noise if noise is None else noise, **options)
 
 
 class SigmaPolicy(PreTrainedPolicy):
     """A trained Sigma on its base; made by :meth:`from_pretrained` alone.
 
-    Observations come as :func:`~sigma.policy.lerobot.processor_sigma.make_sigma_pre_post_processors` gives them: images [B, 3,
-    H, W] in [0, 1] under the base's camera names, ``observation.state`` [B, D] in the robot's units, ``task`` a list of
-    B instructions. Actions are in the robot's units, clamped where the configuration says so.
+    Observations come as :func:`~sigma.policy.lerobot.processor_sigma.make_sigma_pre_post_processors` gives them:
+    images [B, 3, H, W] in [0, 1] under the base's camera names, ``observation.state`` [B, D] in the robot's units,
+    ``task`` a list of B instructions. Actions are in the robot's units, clamped where the configuration says so.
 
     Memory is kept between calls and clocked by control steps: ``n_action_steps`` of them pass between two decisions.
     :meth:`reset` begins an episode of every robot; the size of the batch may change only there. A decision also reads
@@ -167,8 +167,8 @@ class SigmaPolicy(PreTrainedPolicy):
             )
         self._seen.append(states)
         if views is not None:
-            for view, one in zip(views, np.stack(self._seen, axis=1), strict=True):
-                view["trace"] = one
+            for view, trace in zip(views, np.stack(self._seen, axis=1), strict=True):
+                view["trace"] = trace
             plan = self._decide(views, noise)[:, : self.config.n_action_steps]
             start = states if self._command is None else self._command
             self._queue.extend(self._clamped(plan, start).swapaxes(0, 1))
@@ -207,14 +207,13 @@ class SigmaPolicy(PreTrainedPolicy):
             self.vla.noise = None
 
     def _clamped(self, plan: np.ndarray, command: np.ndarray) -> np.ndarray:
-        config = self.config
-        if not config.clamps:
+        if self.config.limits is None:
             return plan
+        lower, upper, step = self.config.limits
+        lowest, highest = np.asarray(lower, dtype=np.float32), np.asarray(upper, dtype=np.float32)
         clamped = []
         for action in plan.swapaxes(0, 1):
-            command = limit_action(
-                action, command, np.float32(config.joint_lower), np.float32(config.joint_upper), config.max_step
-            )
+            command = limit_action(action, command, lowest, highest, step)
             clamped.append(command)
         return np.stack(clamped, axis=1)
 
@@ -238,7 +237,7 @@ class SigmaPolicy(PreTrainedPolicy):
             raise SigmaError(f"{STATE} {states.shape}, {len(tasks)} tasks: legal: [B, D], B images and B instructions")
         return [
             RobotObservation(
-                images={camera: one[row] for camera, one in pictures.items()}, state=states[row], task=tasks[row]
+                images={camera: images[row] for camera, images in pictures.items()}, state=states[row], task=tasks[row]
             )
             for row in range(len(states))
         ]
@@ -258,13 +257,13 @@ def _pixels(camera: str, images: Tensor) -> np.ndarray:
 
 
 def _load(config: SigmaConfig, folder: Path) -> tuple[_GivenNoise, SigmaController]:
-    """Model and controller; everything that can be wrong is said before weights are read."""
+    """Model and controller; everything that can be refused is refused before any weights are read."""
     model, calibration = folder / policy_folder.MODEL, folder / policy_folder.CALIBRATION
     described, reference = policy_folder.check_parts(model, calibration, folder / policy_folder.BASE)
     check_action_steps(config.n_action_steps, described)
     joints = described["sizes"]["action_dim"]
-    if config.clamps and len(config.joint_lower) != joints:
-        raise SigmaError(f"joint_lower, joint_upper: found {len(config.joint_lower)} joints; legal: {joints}")
+    if config.limits is not None and len(config.limits[0]) != joints:
+        raise SigmaError(f"joint_lower, joint_upper: found {len(config.limits[0])} joints; legal: {joints}")
     try:
         adapter = SigmaTelepathyAdapter(**asdict(config.adapter))
     except ValueError as error:

@@ -26,7 +26,7 @@ from sigma.shared.records import read_record
 
 MODEL, CALIBRATION, BASE = Path("model"), Path("adapter_calibration.json"), Path("base.json")
 PATTERNS = ("*.json", "*.safetensors", "model/*", "model/tokenizer/*")
-"""What a Hub repository of such a folder is asked for."""
+"""The files of such a folder that are downloaded from a Hub repository."""
 
 GRIPPER = "gripper"
 TRAVEL_PER_SECOND = 300.0  # units; the simulator's clamp of 30 in a control step of 0.1 s
@@ -111,5 +111,5 @@ def write_parts(folder: Path, *, model: Path, calibration: Path, base: Path, con
         processor.save_pretrained(folder)
     config.save_pretrained(folder)
     written = folder / "config.json"
-    # Where it was loaded from says nothing to who loads it next.
+    # LeRobot writes where the policy was loaded from, which may be a path that exists on this machine only.
     write_json(written, read_json(written) | {"pretrained_path": None, "pretrained_revision": None})

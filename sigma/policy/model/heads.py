@@ -1,8 +1,8 @@
 """The heads: everything that Sigma trains beside LoRA, as one module with its own file.
 
 The source keeps them in ``sigma_telepathy_heads.pt``; the same tensors are written as ``.safetensors`` too, which is
-the form that this project reads first. ``sizes.architecture`` says which heads they are: the telepathy path with its
-residual decoder, or the plain residual MLP that it is compared with.
+the form that this project reads first. ``sizes.architecture`` selects the heads: the telepathy path with its residual
+heads, or the plain residual MLP that it is compared with.
 """
 
 import hashlib
@@ -34,10 +34,10 @@ class TelepathyHeads(nn.Module):
         self.residuals = ResidualHeads(sizes, sizes.head_width)
 
     def before_pass(self) -> dict[str, nn.Parameter]:
-        """The parameters that shape what the adapted backbone reads, by name: all but the residual heads' own and what
-        follows from the adapted pass."""
-        told = ("state_encoder.", "factor_tokens.", "film.")
-        named = {name: parameter for name, parameter in self.named_parameters() if name.startswith(told)}
+        """The parameters that change what the adapted backbone reads, by name: all but those of the residual heads and
+        of the update after the adapted pass."""
+        inputs = ("state_encoder.", "factor_tokens.", "film.")
+        named = {name: parameter for name, parameter in self.named_parameters() if name.startswith(inputs)}
         return named | {f"path.{name}": parameter for name, parameter in self.path.before_pass().items()}
 
 
@@ -102,14 +102,14 @@ def heads_file(folder: Path) -> Path:
 
 def describe_heads(heads: Heads) -> dict[str, float | int | str]:
     """What CHECK A compares: a digest of every tensor, their count, and mean, std and rms of all numbers together."""
-    whole, values = hashlib.sha256(), []
+    digest, values = hashlib.sha256(), []
     for name, tensor in sorted(heads.state_dict().items()):
         data = tensor.detach().cpu().contiguous()
-        whole.update(f"{name}:{data.dtype}:{tuple(data.shape)}:".encode() + data.numpy().tobytes())
+        digest.update(f"{name}:{data.dtype}:{tuple(data.shape)}:".encode() + data.numpy().tobytes())
         values.append(data.double().flatten())
     numbers = torch.cat(values)
     return {
-        "digest": whole.hexdigest(),
+        "digest": digest.hexdigest(),
         "tensors": len(values),
         "mean": numbers.mean().item(),
         "std": numbers.std(correction=0).item(),

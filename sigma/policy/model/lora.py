@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _TOWERS = {"language": r"paligemma\.model\.language_model", "expert": r"gemma_expert\.model"}
 Tower = Literal["language", "expert"]
-# What differs between adapters, or says no more than where one comes from.
-_OWN = {"r", "lora_alpha", "lora_dropout", "target_modules", "inference_mode", "auto_mapping", "revision"}
-_OWN |= {"base_model_name_or_path", "peft_version", "task_type"}
+# Keys of adapter_config.json that differ between adapters, or only record where an adapter comes from.
+_VARYING = {"r", "lora_alpha", "lora_dropout", "target_modules", "inference_mode", "auto_mapping", "revision"}
+_VARYING |= {"base_model_name_or_path", "peft_version", "task_type"}
 # More layers than any backbone here has.
 _DEEPEST = 64
 WEIGHTS, SOURCE_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
@@ -43,10 +43,10 @@ def target_pattern(towers: "Sequence[Tower]", projections: "Sequence[str]", from
 
 def _legal_patterns() -> Iterator[str]:
     """Every pattern that :func:`attach` gives PEFT: towers and projections in the order of the parameters."""
-    towers = (("language",), ("expert",), ("language", "expert"))
+    towers: tuple[tuple[Tower, ...], ...] = (("language",), ("expert",), ("language", "expert"))
     projections = [order for count in range(1, 5) for order in permutations("qkvo", count)]
-    for first, some, order in product(range(_DEEPEST), towers, projections):
-        yield target_pattern(some, order, first)
+    for first, chosen, order in product(range(_DEEPEST), towers, projections):
+        yield target_pattern(chosen, order, first)
 
 
 def _refuse_second(policy: nn.Module) -> None:
@@ -65,12 +65,14 @@ def attach(
     from_layer: int = 0,
     seed: int,
 ) -> PeftModel:
-    """Insert LoRA into the policy in place, into the language model from ``from_layer`` on; B starts at zero, so that
-    outputs are unchanged to the bit."""
+    """Insert LoRA into the policy in place, in the language model from layer ``from_layer`` on.
+
+    LoRA's second matrix starts at zero, so that outputs are unchanged to the bit.
+    """
     _refuse_second(policy)
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank; a fraction is as good
         lora_dropout=dropout,
         bias="none",
         target_modules=target_pattern(towers, projections, from_layer),
@@ -82,7 +84,7 @@ def attach(
 
 def save(model: PeftModel, folder: Path) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` into ``folder``."""
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(str(folder), safe_serialization=True)
     (Path(folder) / "README.md").unlink(missing_ok=True)
 
 
@@ -108,14 +110,14 @@ def _read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     return config, read_tensors(weights)
 
 
-def _check_config(found: dict[str, Any], file: Path) -> None:
+def _check_config(config: dict[str, Any], file: Path) -> None:
     """Refuse settings that this project does not write: some make PEFT import a module or run a pattern without end."""
-    if found["target_modules"] not in _legal_patterns():
+    if config["target_modules"] not in _legal_patterns():
         legal = f"such as {target_pattern(('language',), 'qkvo')}"
-        raise SigmaError(f"{file}: target_modules: found {found['target_modules']!r}; legal: {legal}")
+        raise SigmaError(f"{file}: target_modules: found {config['target_modules']!r}; legal: {legal}")
     usual = json.loads(json.dumps(LoraConfig(bias="none").to_dict(), default=list))
-    for key, value in found.items():
-        if key not in _OWN and (key not in usual or value != usual[key]):
+    for key, value in config.items():
+        if key not in _VARYING and (key not in usual or value != usual[key]):
             legal = repr(usual[key]) if key in usual else "no such key"
             raise SigmaError(f"{file}: {key}: found {value!r}; legal: {legal}")
 

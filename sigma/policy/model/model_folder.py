@@ -1,4 +1,4 @@
-"""The folder of a trained Sigma: what ``config.json`` says, and how the parts are put together again."""
+"""The folder of a trained Sigma: its ``config.json``, and how LoRA and heads are put on the base again."""
 
 import hashlib
 from pathlib import Path
@@ -44,10 +44,10 @@ def base_tensors(policy: PI05Policy) -> dict[str, torch.Tensor]:
 
 def base_digest(policy: PI05Policy) -> str:
     """One digest over every tensor of the base as loaded; LoRA beside them does not change it."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in sorted(base_tensors(policy).items()):
-        whole.update(f"{name}:{tensor_digest(tensor)}".encode())
-    return whole.hexdigest()
+        digest.update(f"{name}:{tensor_digest(tensor)}".encode())
+    return digest.hexdigest()
 
 
 def weights_dtype(policy: PI05Policy) -> str:
@@ -66,7 +66,7 @@ def model_config(
     shards_meta: dict[str, Any],
     selected_step: int,
 ) -> dict[str, Any]:
-    """Everything but weights that is needed to run the model, JSON-ready."""
+    """Everything that running the model needs besides the weights, JSON-ready."""
     reference = {key: value for key, value in base.reference.items() if key != "tensors"}
     return {
         "format_version": FORMAT_VERSION,

@@ -1,4 +1,4 @@
-"""Residual heads: corrections of the base action at three scales, driven by the telepathy factors.
+"""Residual heads: corrections of the base action on three spans, driven by the telepathy factors.
 
 The source's card names three branches (vector, chunk, trajectory) with residuals driven by telepathy factors; the
 network below is our own design. The residual MLP that Sigma is compared with is the same network without factors.
@@ -8,31 +8,15 @@ width, h hidden width, D state dim, A action dim, T horizon, C chunk, K factors,
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import isqrt
 
 import torch
 from torch import Tensor, nn
 
+from sigma.policy.adapter.spans import span_steps, split
 from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.model.telepathy import normalise_factors
 from sigma.shared.errors import SigmaError
-
-SCALES = ("vector", "chunk", "trajectory")
-
-
-@dataclass(frozen=True)
-class Residuals:
-    """Corrections in normalised action units."""
-
-    vector: Tensor  # (B, 1, A)
-    chunk: Tensor  # (B, C, A)
-    trajectory: Tensor  # (B, T, A)
-
-
-def spans(sizes: TelepathySizes) -> dict[str, int]:
-    """Steps that each branch covers, counted from the decision step."""
-    return {"vector": 1, "chunk": sizes.chunk, "trajectory": sizes.horizon}
 
 
 class LayerMix(nn.Module):
@@ -57,14 +41,14 @@ class LayerMix(nn.Module):
 
 
 class ResidualHeads(nn.Module):
-    """r = W_s · MLP([pool(mix(features)); state; base action; N(τ)]), one last layer a scale s, all of them zero at the
-    start: untrained, every residual is zero.
+    """r_s = W_s · MLP([pool(mix(features)); state; base action; N(τ)]), with one last layer W_s for each span s.
 
-    Tokens are pooled as everywhere, a mean a camera, one over the instruction's and one over the state's tokens: heads
-    that attend to single tokens fitted fifty demonstrations by heart. No gradient flows into the base action.
+    The last layers start at zero, so that an untrained Sigma is the base itself. Tokens are pooled as elsewhere (one
+    mean for each camera, one over the instruction's and one over the state's tokens), because heads that attended to
+    single tokens memorised fifty demonstrations. No gradient flows into the base action.
 
-    With ``sizes.read_base_action`` False this is a direct regressor, for comparison: what the last layers say is the
-    action itself, and the residual is what leads there from a base action that the network has not seen.
+    With ``sizes.read_base_action`` False this is a direct regressor, for comparison: the last layers predict the action
+    itself, and the residual is its difference from a base action that the network has not read.
     """
 
     def __init__(self, sizes: TelepathySizes, hidden: int, *, read_factors: bool = True):
@@ -74,12 +58,12 @@ class ResidualHeads(nn.Module):
         self.trunk = nn.Sequential(
             nn.Linear(self._inputs(), hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden)
         )
-        self.out = nn.ModuleDict(
-            {scale: nn.Linear(hidden, steps * sizes.action_dim) for scale, steps in spans(sizes).items()}
-        )
-        for head in self.out.values():
+        steps = span_steps(sizes.chunk, sizes.horizon)
+        heads = {span: nn.Linear(hidden, count * sizes.action_dim) for span, count in steps.items()}
+        for head in heads.values():
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
+        self.out = nn.ModuleDict(heads)
 
     def _inputs(self) -> int:
         sizes = self.sizes
@@ -95,27 +79,32 @@ class ResidualHeads(nn.Module):
         state: Tensor,
         base_action: Tensor,
         factors: Tensor | None = None,
-    ) -> Residuals:
-        """Predict the residuals.
+    ) -> dict[str, Tensor]:
+        """Predict the residuals (B, n, A) of each span, in normalised action units.
 
         Args:
             features: for each layer read, (B, N, d).
             pool: (B, N, w) to (B, P, w).
             state: (B, D) normalised.
             base_action: (B, T, A) normalised, deterministic.
-            factors: (B, K, E) τ, where they are read.
+            factors: (B, K, E) τ; None for heads without factors, which ignore them.
+
+        Raises:
+            ValueError: heads that read factors are given none.
         """
         base = base_action.detach().float()
         inputs = [pool(self.mix(features)).flatten(1), state]
         if self.sizes.read_base_action:
             inputs.append(base.flatten(1))
         if self.read_factors:
+            if factors is None:
+                raise ValueError("these residual heads read telepathy factors, and none were given")
             inputs.append(normalise_factors(factors).flatten(1))
         hidden = self.trunk(torch.cat(inputs, dim=1))
-        parts = {scale: self.out[scale](hidden).unflatten(1, (-1, self.sizes.action_dim)) for scale in SCALES}
-        if not self.sizes.read_base_action:
-            parts = {scale: action - base[:, : action.shape[1]] for scale, action in parts.items()}
-        return Residuals(**parts)
+        predicted = {span: head(hidden).unflatten(1, (-1, self.sizes.action_dim)) for span, head in self.out.items()}
+        if self.sizes.read_base_action:
+            return predicted
+        return {span: predicted[span] - steps for span, steps in split(base, self.sizes.chunk).items()}
 
 
 def matching_width(sizes: TelepathySizes, wanted: int) -> int:
@@ -125,21 +114,15 @@ def matching_width(sizes: TelepathySizes, wanted: int) -> int:
     """
     with torch.device("meta"):
         heads = {h: ResidualHeads(sizes, h, read_factors=False) for h in (1, 2)}
-    count = {h: sum(parameter.numel() for parameter in one.parameters()) for h, one in heads.items()}
+    count = {h: sum(parameter.numel() for parameter in module.parameters()) for h, module in heads.items()}
     linear = count[2] - count[1] - 3
     constant = count[1] - 1 - linear
     root = (isqrt(linear**2 + 4 * max(wanted - constant, 0)) - linear) // 2
     width = min((max(root, 1), root + 1), key=lambda h: abs(h * h + linear * h + constant - wanted))
-    found = width * width + linear * width + constant
-    if abs(found - wanted) > 0.02 * wanted:
+    nearest = width * width + linear * width + constant
+    if abs(nearest - wanted) > 0.02 * wanted:
         raise SigmaError(
-            f"params.yaml: telepathy: a residual MLP has {found:,} parameters where the telepathy heads of these sizes "
-            f"have {wanted:,}; legal: sizes at which they agree within 2 %"
+            f"params.yaml: telepathy: a residual MLP has {nearest:,} parameters where the telepathy heads of these "
+            f"sizes have {wanted:,}; legal: sizes at which they agree within 2 %"
         )
     return width
-
-
-def executed_plan(residuals: Residuals) -> Tensor:
-    """(B, T, A): step 0 takes the vector residual, steps 1..C−1 the chunk's, the rest the trajectory's."""
-    chunk = residuals.chunk.shape[1]
-    return torch.cat([residuals.vector, residuals.chunk[:, 1:], residuals.trajectory[:, chunk:]], dim=1)

@@ -13,7 +13,7 @@ Count = Annotated[int, Field(ge=0, lt=2**20)]
 
 @dataclass(frozen=True)
 class TelepathySizes:
-    """Everything that decides which tensors the heads hold; two heads with equal sizes load into each other."""
+    """Everything that decides which tensors the heads hold: heads of equal sizes have the same tensors."""
 
     width: Count  # d, of the backbone
     layers: Count  # of the backbone
@@ -39,7 +39,7 @@ class TelepathySizes:
     from_layer: Count = 0  # backbone layers before it are the frozen base's own, shared with its pass
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; ``from_layer`` stands there where it is not 0 alone."""
+        """As JSON; ``from_layer`` is left out where it is 0, its default."""
         data = asdict(self) | {"read_layers": list(self.read_layers)}
         return data if self.from_layer else {key: value for key, value in data.items() if key != "from_layer"}
 

@@ -18,7 +18,7 @@ from sigma.policy.model.sizes import TelepathySizes
 
 @dataclass(frozen=True)
 class Anticipation:
-    """What memory makes of the past and of the frozen base's view of the present, before the adapted pass."""
+    """Memory, intent and factors from the past and the frozen base's pass over the present, before the adapted pass."""
 
     memory: Tensor  # (B, w) m'_t
     intent: Tensor  # (B, w) z'_t
@@ -26,14 +26,16 @@ class Anticipation:
 
 
 @dataclass(frozen=True)
-class Thought:
-    """The telepathy path's state at one decision, after the adapted pass."""
+class TelepathyState:
+    """The telepathy path's state at B decisions, after the adapted pass."""
 
     memory: Tensor  # (B, w) m_t
     intent: Tensor  # (B, w) z_t
     factors: Tensor  # (B, K, E) τ
     semantic: Tensor  # (B, d) g, in the space of the backbone's text embeddings
     intent_view: Tensor  # (B, K, E) the intent's own prediction of τ's direction, for intent–telepathy alignment
+    alignment: Tensor  # (B,) cos(g, mean frozen embedding of the instruction)
+    anticipated: Tensor  # (B, K, E) τ', which FiLM read before the adapted pass
 
 
 class PooledEncoder(nn.Module):
@@ -51,9 +53,11 @@ class PooledEncoder(nn.Module):
 class MotionEncoder(nn.Module):
     """An MLP from the motion (B, S, D) of the control steps before a decision to one vector (B, w).
 
-    ``rms`` (D,) is each joint's root mean square over the train windows: in the units of the whole range of a joint the
-    motion of a few control steps is so small that nothing would be heard of it beside the pooled features.
+    The motion is divided by ``rms`` (D,), each joint's root mean square over the train windows: in units of a joint's
+    whole range, the motion of a few control steps would be negligible beside the pooled features.
     """
+
+    rms: Tensor
 
     def __init__(self, sizes: TelepathySizes):
         super().__init__()
@@ -67,7 +71,7 @@ class MotionEncoder(nn.Module):
 
 
 class FactorTokens(nn.Module):
-    """Tokens (B, N_f, d) that tell the backbone the anticipated factors (B, K, E), at the scale of text embeddings."""
+    """Tokens (B, N_f, d) that pass the anticipated factors (B, K, E) to the backbone, as large as text embeddings."""
 
     def __init__(self, sizes: TelepathySizes, token_rms: float):
         super().__init__()
@@ -84,8 +88,8 @@ class FactorTokens(nn.Module):
 class StateEncoder(nn.Module):
     """An MLP from the normalised state (B, D) to ``N_s`` tokens (B, N_s, d) at the scale of the text embeddings.
 
-    ``token_rms`` is the root mean square of the frozen base's text embeddings: tokens of another size would be noise
-    to the backbone.
+    ``token_rms`` is the root mean square of the frozen base's text embeddings: the backbone was not trained on tokens
+    of another size.
     """
 
     def __init__(self, sizes: TelepathySizes, token_rms: float):
@@ -105,9 +109,9 @@ class StateEncoder(nn.Module):
 
 
 def normalise_factors(factors: Tensor) -> Tensor:
-    """Factors (B, K, E) as they are told: all K·E numbers of a decision brought to mean 0 and variance 1.
+    """Layer-norm the factors (B, K, E) over all K·E numbers of a decision, so that only their direction is passed on.
 
-    What is told is a direction; the norm is free to be controlled by the loss and to be unusual to the adapter.
+    Their norm is left to the loss, which controls it, and to the adapter, which reads an unusual norm as risk.
     """
     return functional.layer_norm(factors, factors.shape[1:])
 
@@ -138,12 +142,12 @@ class TelepathyPath(nn.Module):
 
     The recurrence runs over the last M−1 decisions and then over the present one, each time on the *frozen* base's
     pooled features (cached by `baseline`, a queue at run time), which are known before the adapted pass; at the present
-    one the motion of the last S control steps is read too. That gives m', z' and the anticipated factors τ', which FiLM
-    tells the adapted backbone. Its own pooled features then update m' and z' once more, to m, z and τ.
+    one the motion of the last S control steps is read too. That gives m', z' and the anticipated factors τ', by which
+    FiLM modulates the adapted backbone. The adapted pass's pooled features then update m' and z' to m, z and τ.
 
     The past is a window of decisions, so that the streaming and the batched form are the same computation. With
-    ``sizes.factor_source == "constant"`` τ and τ' are one learned constant; with ``sizes.memory == "reset"`` neither
-    earlier decisions nor the motion are read, so that what is missing is memory alone.
+    ``sizes.factor_source == "constant"`` τ and τ' are one learned constant. With ``sizes.memory == "reset"`` neither
+    earlier decisions nor the motion are read, an ablation of memory alone.
     """
 
     def __init__(self, sizes: TelepathySizes):
@@ -165,8 +169,8 @@ class TelepathyPath(nn.Module):
 
     def before_pass(self) -> dict[str, nn.Parameter]:
         """The parameters that the anticipated factors depend on, by name."""
-        after = ("adapted_encoder.", "semantic_head.", "intent_view.")
-        return {name: parameter for name, parameter in self.named_parameters() if not name.startswith(after)}
+        after_pass = ("adapted_encoder.", "semantic_head.", "intent_view.")
+        return {name: parameter for name, parameter in self.named_parameters() if not name.startswith(after_pass)}
 
     def _step(self, encoded: Tensor, text: Tensor, memory: Tensor, intent: Tensor) -> tuple[Tensor, Tensor]:
         memory = self.memory_cell(encoded, memory)
@@ -174,7 +178,7 @@ class TelepathyPath(nn.Module):
         return memory, intent
 
     def anticipate(self, history: Tensor, present: Tensor, now: Tensor, motion: Tensor, text: Tensor) -> Anticipation:
-        """Run the recurrence over the past and over the frozen base's view of the present.
+        """Run the recurrence over the past decisions and the frozen base's pass over the present.
 
         Args:
             history: (B, M−1, P, d) pooled frozen features of the earlier decisions, oldest first.
@@ -191,6 +195,7 @@ class TelepathyPath(nn.Module):
         memory = text.new_zeros(len(text), self.sizes.inner)
         intent = torch.zeros_like(memory)
         for index in range(history.shape[1] if carried else 0):
+            # A decision before the episode began leaves memory and intent as they are.
             here = present[:, index, None]
             new_memory, new_intent = self._step(self.frozen_encoder(history[:, index]), text, memory, intent)
             memory, intent = torch.where(here, new_memory, memory), torch.where(here, new_intent, intent)
@@ -209,9 +214,15 @@ class TelepathyPath(nn.Module):
         flat = self.factor_network(torch.cat([memory, intent], dim=-1))
         return flat.unflatten(-1, (self.sizes.factors, self.sizes.factor_dim))
 
-    def think(self, before: Anticipation, pooled: Tensor, text: Tensor) -> Thought:
-        """Update what was anticipated with the pooled adapted features (B, P, d) of the decision itself."""
-        text = self.text_norm(text.float())
-        memory, intent = self._step(self.adapted_encoder(pooled), text, before.memory, before.intent)
+    def update(self, anticipation: Anticipation, pooled: Tensor, text: Tensor) -> TelepathyState:
+        """Update the anticipation with the pooled adapted features (B, P, d) of the decision itself.
+
+        ``text`` (B, d) is the mean frozen embedding of the instruction.
+        """
+        normed = self.text_norm(text.float())
+        memory, intent = self._step(self.adapted_encoder(pooled), normed, anticipation.memory, anticipation.intent)
+        # The order of these lines is the order in which autograd adds up gradients: another order changes last digits.
         view = self.intent_view(intent).unflatten(-1, (self.sizes.factors, self.sizes.factor_dim))
-        return Thought(memory, intent, self.factors(memory, intent), self.semantic_head(memory), view)
+        factors, semantic = self.factors(memory, intent), self.semantic_head(memory)
+        alignment = torch.cosine_similarity(semantic, text.float(), dim=-1)
+        return TelepathyState(memory, intent, factors, semantic, view, alignment, anticipation.factors)

@@ -36,19 +36,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], other: str) -> None:
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> None:
     """Raise :class:`SigmaError` naming the first tensor that is missing, extra, misshapen, of another type or not
-    finite; ``other`` says what such a file was made for.
+    finite. ``origin`` completes "the file was made for …" in the message.
     """
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
-            raise SigmaError(f"{path}: tensor {name} is missing; the file was made for {other}")
+            raise SigmaError(f"{path}: tensor {name} is missing; the file was made for {origin}")
         if name not in expected:
-            raise SigmaError(f"{path}: tensor {name} is unknown; the file was made for {other}")
-        found, wanted = tensors[name], expected[name]
-        if found.shape != wanted.shape:
-            raise SigmaError(f"{path}: tensor {name} has shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
-        if found.is_floating_point() != wanted.is_floating_point():
-            raise SigmaError(f"{path}: tensor {name} holds {found.dtype}, expected {wanted.dtype}")
-        if not torch.isfinite(found).all():
+            raise SigmaError(f"{path}: tensor {name} is unknown; the file was made for {origin}")
+        tensor, wanted = tensors[name], expected[name]
+        if tensor.shape != wanted.shape:
+            raise SigmaError(f"{path}: tensor {name} has shape {tuple(tensor.shape)}, expected {tuple(wanted.shape)}")
+        if tensor.is_floating_point() != wanted.is_floating_point():
+            raise SigmaError(f"{path}: tensor {name} holds {tensor.dtype}, expected {wanted.dtype}")
+        if not torch.isfinite(tensor).all():
             raise SigmaError(f"{path}: tensor {name} holds a non-finite number")

@@ -6,8 +6,9 @@ C chunk, H horizon, K factors, E factor dim, d backbone width.
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,10 +16,12 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor, nn
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.adapter.spans import corrections, split
 from sigma.policy.model import lora
-from sigma.policy.model.decision import SigmaModel
+from sigma.policy.model.decision import Decision, SigmaModel
 from sigma.policy.model.heads import heads_file
 from sigma.policy.model.model_folder import load_model, load_prompter, read_config, weights_dtype
+from sigma.policy.model.telepathy import TelepathyState
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_action import deterministic_action
@@ -32,12 +35,47 @@ from sigma.shared.resize import to_resolution
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
 
 _TASK = "task"
+# Names of the source's card -> fields of TelepathyState.
+_TELEPATHY_OUTPUTS = {
+    "telepathy_factors": "factors",
+    "semantic_factors": "semantic",
+    **{name: name for name in ("intent", "memory", "alignment")},
+}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What Sigma proposes at B decisions, before the adapter scales it; actions are normalised."""
+
+    base: Tensor  # (B, H, A) the frozen base's action
+    corrected: Tensor  # (B, H, A) what the heads correct: the same or, with the adapted branch, the base's under LoRA
+    corrections: dict[str, Tensor]  # (B, n, A) by span: what scale 1 adds to the frozen base's action
+    decision: Decision | None  # None where telepathy was switched off
+
+    @property
+    def telepathy(self) -> TelepathyState | None:
+        """None for the residual MLP too, which has no telepathy."""
+        return None if self.decision is None else self.decision.telepathy
+
+    def card_interface(self) -> dict[str, Tensor | None]:
+        """The outputs under the names of the source's card; a vector has no axis of steps there."""
+        chunk = self.corrections["chunk"].shape[1]
+        output: dict[str, Tensor | None] = {}
+        for name, actions in (("base_action", split(self.base, chunk)), ("telepathy_residual", self.corrections)):
+            output |= {f"{name}_{span}": action for span, action in actions.items()}
+            output[f"{name}_vector"] = actions["vector"][:, 0]
+        if self.decision is None:
+            return output
+        output["corrected_action_trajectory"] = self.corrected
+        for key, name in _TELEPATHY_OUTPUTS.items():
+            output[key] = None if self.telepathy is None else getattr(self.telepathy, name)
+        return output
 
 
 class SigmaTelepathyVLA(nn.Module):
-    """A frozen π0.5, LoRA and telepathy heads; says what the base would do and by how much Sigma would change it.
+    """A frozen π0.5 with LoRA and telepathy heads: the base's action and Sigma's correction of it.
 
-    Actions come out as π0.5's own do: in normalised units; :meth:`to_robot` brings them to the robot's units.
+    Actions are in normalised units, as π0.5's own are; :meth:`to_robot` converts them to the robot's units.
     """
 
     def __init__(self, model: SigmaModel, base: Base, config: Mapping[str, Any]):
@@ -55,7 +93,7 @@ class SigmaTelepathyVLA(nn.Module):
         telepathy_heads_path: str | Path | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-    ) -> "SigmaTelepathyVLA":
+    ) -> Self:
         """Put a trained Sigma on its base; LoRA is inserted into ``base_policy`` in place.
 
         Args:
@@ -72,9 +110,9 @@ class SigmaTelepathyVLA(nn.Module):
         folder = Path(lora_dir)
         config = read_config(folder)
         policy = base_policy.policy if isinstance(base_policy, Base) else base_policy
-        found, wanted = weights_dtype(policy), str(dtype).removeprefix("torch.")
-        if found != wanted:
-            raise SigmaError(f"dtype: {wanted} asked for, but the base policy was loaded in {found}; legal: {found}")
+        actual, wanted = weights_dtype(policy), str(dtype).removeprefix("torch.")
+        if actual != wanted:
+            raise SigmaError(f"dtype: found {wanted}, but the base policy was loaded in {actual}; legal: {actual}")
         sizes = config["sizes"]
         fit_joints(policy.config, {STATE: sizes["state_dim"], ACTION: sizes["action_dim"]}, "base_policy")
         policy = place(policy, device).eval().requires_grad_(False)
@@ -111,8 +149,8 @@ class SigmaTelepathyVLA(nn.Module):
         """Base action, residuals and telepathy at the last step of an observation.
 
         Args:
-            batch: a π0.5 batch as LeRobot's pre-processor gives it, with the statistics that Sigma was trained with,
-                instead of the next three; it holds no past.
+            batch: instead of the next three, a π0.5 batch as LeRobot's pre-processor makes it with the statistics that
+                Sigma was trained with; it holds no past.
             vis_obs: (B, T, V, 3, S, S) or, with one camera, (B, T, 3, S, S); float in [0, 1]; T control steps.
             robot_state: (B, T, D) in the robot's units.
             texts: B instructions.
@@ -137,44 +175,44 @@ class SigmaTelepathyVLA(nn.Module):
         addresses = [("call", row) for row in range(len(observation.state))]
         return self.decide(observation, addresses, use_telepathy=use_telepathy, noise=noise)
 
-    def decide(
+    def decide(self, observation: Observation, addresses: Sequence[tuple], **options: Any) -> dict[str, Tensor | None]:
+        """The outputs of :meth:`forward` from prepared inputs; arguments are those of :meth:`propose`."""
+        return self.propose(observation, addresses, **options).card_interface()
+
+    def propose(
         self,
         observation: Observation,
-        addresses: list[tuple],
+        addresses: Sequence[tuple],
         *,
         use_telepathy: bool = True,
         noise: Tensor | None = None,
         frozen: BasePass | None = None,
-    ) -> dict[str, Tensor | None]:
-        """The same from prepared inputs; ``addresses`` name the decisions whose base action needs seeded samples."""
+    ) -> Proposal:
+        """The base's action and Sigma's correction of it, from prepared inputs.
+
+        Args:
+            observation: B decisions.
+            addresses: name the decisions whose base action needs seeded samples.
+            use_telepathy: False leaves Sigma out; every correction is zero.
+            noise: (B, Tc, A') the base's initial noise instead of its deterministic action.
+            frozen: the frozen base's pass over these decisions, where the caller has made it already.
+        """
+        chunk = self.config["sizes"]["chunk"]
         with torch.no_grad():
             frozen = frozen or self.model.frozen_pass(observation)
             observation = observation.with_frozen_features(frozen.pooled)
-            base_action = self._base_action(frozen.encoded, addresses, noise, adapters=False)
-            output = self._spans("base_action", base_action)
+            base = self._base_action(frozen.encoded, addresses, noise, adapters=False)
             if not use_telepathy:
-                return output | self._spans("telepathy_residual", torch.zeros_like(base_action))
-            corrected, adapted = base_action, self.config["branch"] == "adapted"
+                return Proposal(base, base, split(torch.zeros_like(base), chunk), None)
+            corrected, adapted = base, self.config["branch"] == "adapted"
             passed = self.model.adapted_pass(observation, cache=adapted, frozen=frozen)
             if adapted:
                 corrected = self._base_action(passed.encoded, addresses, noise, adapters=True)
             decision = self.model(observation, corrected, passed=passed)
-        shift = corrected - base_action
-        residuals, thought = decision.residuals, decision.thought
-        return output | {
-            "corrected_action_trajectory": corrected,
-            "telepathy_residual_vector": (residuals.vector + shift[:, :1])[:, 0],
-            "telepathy_residual_chunk": residuals.chunk + shift[:, : residuals.chunk.shape[1]],
-            "telepathy_residual_trajectory": residuals.trajectory + shift,
-            "telepathy_factors": thought and thought.factors,
-            "semantic_factors": thought and thought.semantic,
-            "intent": thought and thought.intent,
-            "memory": thought and thought.memory,
-            "alignment": decision.alignment,
-        }
+        return Proposal(base, corrected, corrections(base, decision.residuals, corrected), decision)
 
     def _base_action(
-        self, encoded: prefix.Encoded, addresses: list[tuple], noise: Tensor | None, *, adapters: bool
+        self, encoded: prefix.Encoded, addresses: Sequence[tuple], noise: Tensor | None, *, adapters: bool
     ) -> Tensor:
         config, policy = self.config, self.model.policy
         with nullcontext() if adapters else lora.disabled(self.model.adapted):
@@ -192,10 +230,6 @@ class SigmaTelepathyVLA(nn.Module):
                 )
         return action[:, : config["sizes"]["horizon"]]
 
-    def _spans(self, name: str, action: Tensor) -> dict[str, Tensor]:
-        chunk = self.config["sizes"]["chunk"]
-        return {f"{name}_vector": action[:, 0], f"{name}_chunk": action[:, :chunk], f"{name}_trajectory": action}
-
     def _from_sequence(self, vis_obs: Tensor, robot_state: Tensor, texts: Sequence[str]) -> Observation:
         """History is read every ``history_stride`` control steps, as in training; before the first it is masked."""
         views = len(self.config["cameras"])
@@ -205,9 +239,9 @@ class SigmaTelepathyVLA(nn.Module):
         if vis_obs.ndim != 6 or vis_obs.shape[2:4] != (views, 3):
             raise SigmaError(f"vis_obs: found shape {tuple(vis_obs.shape)}; legal: [B, T, {views}, 3, H, W]")
         if tuple(robot_state.shape) != (*vis_obs.shape[:2], state_dim) or len(texts) != len(vis_obs):
-            found = (tuple(robot_state.shape), len(texts))
+            shapes = (tuple(robot_state.shape), len(texts))
             legal = f"[{len(vis_obs)}, {vis_obs.shape[1]}, {state_dim}] and {len(vis_obs)} texts"
-            raise SigmaError(f"robot_state and texts: found {found}; legal: {legal}")
+            raise SigmaError(f"robot_state and texts: found {shapes}; legal: {legal}")
         if not (torch.isfinite(vis_obs).all() and vis_obs.min() >= 0 and vis_obs.max() <= 1):
             raise SigmaError("vis_obs: legal values lie in [0, 1]")
         batch, steps = vis_obs.shape[:2]
@@ -227,7 +261,7 @@ class SigmaTelepathyVLA(nn.Module):
         return self.builder.observation(vision[:, -1], states[:, -1], texts, past, present, trace)
 
     def empty_past(self, batch: int) -> tuple[Tensor, Tensor]:
-        """History features (B, M−1, P, d) and their mask before anything has been seen."""
+        """History features (B, M−1, P, d) and their mask (B, M−1) at an episode's first decision: nothing yet."""
         sizes, device = self.config["sizes"], self.builder.device
         past = torch.zeros(batch, sizes["history"] - 1, sizes["pools"], sizes["width"], device=device)
         return past, torch.zeros(past.shape[:2], dtype=torch.bool, device=device)

@@ -36,7 +36,7 @@ class Base:
         resolution: side of its square images in pixels.
         num_steps: Euler steps of its sampler.
         statistics: the checkpoint's own quantiles by feature name; ``None`` where it was published without.
-        reference: what :func:`describe_base` said of it.
+        reference: its description, as :func:`~sigma.policy.pi05.description.describe_base` gives it.
     """
 
     policy: PI05Policy
@@ -72,14 +72,15 @@ def load_base(
 
     A snapshot of the Hub is taken from the cache, where fetching left it; only with ``download`` is the Hub asked.
     Without ``expert`` the action expert stays on the CPU (:func:`place`). ``split``, such as
-    :func:`sigma.compute.processes.split_layers`, is given the :func:`large_layers` and the device before anything goes there.
+    :func:`sigma.compute.processes.split_layers`, is given the :func:`large_layers` and the device before any of them is
+    moved there.
 
     Raises:
         SigmaError: the base is gone, altered, incomplete, relative, or its weights are not finite.
     """
     folder = resolve_base(reference["source"], reference["revision"], download=download)
-    told = reference.get("tokenizer_origin", {})
-    if told is not None and not (isinstance(told, dict) and {"source", "revision"} <= told.keys()):
+    origin = reference.get("tokenizer_origin", {})
+    if origin is not None and not (isinstance(origin, dict) and {"source", "revision"} <= origin.keys()):
         raise SigmaError(f"{folder}: its record does not say where the tokenizer is; fetch the base again (dvc repro)")
     config, tokenizer, statistics, description = read_facts(
         folder,

@@ -1,12 +1,13 @@
 """The base's action at a decision: deterministic for training and control, sampled for comparison.
 
-A residual head that reads a random sample passes most of its noise on to the robot; so the action that Sigma corrects
-is a fixed function of the observation (own design). Noise is addressed by (seed, episode, step, sample): neither
-batching nor order can change it.
+A residual head that corrects a random sample passes most of its noise on to the robot. So the action that Sigma
+corrects is a fixed function of the observation (own design). Noise is drawn by (seed, episode, step, sample), so that
+neither batching nor order changes it.
 
 Legend: B batch, S samples, Tc the base's chunk size, A action dim, Ap the policy's padded action dim.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from sigma.shared.seeding import Key, normal
 Kind = Literal["zero_noise", "mean", "sample"]
 
 
-def sample_noise(policy: PI05Policy, samples: int, seed: int, addresses: list[tuple[Key, ...]]) -> Tensor:
+def sample_noise(policy: PI05Policy, samples: int, seed: int, addresses: Sequence[tuple[Key, ...]]) -> Tensor:
     """(B, S, Tc, Ap) standard normal noise, one address a decision."""
     shape = (policy.config.chunk_size, policy.config.max_action_dim)
     draws = [[normal(shape, seed, "base", *address, sample) for sample in range(samples)] for address in addresses]
@@ -41,9 +42,10 @@ def deterministic_action(
     *,
     samples: int,
     seed: int,
-    addresses: list[tuple[Key, ...]],
+    addresses: Sequence[tuple[Key, ...]],
 ) -> Tensor:
-    """(B, Tc, A) by ``base.action``: zero noise, the mean of S seeded samples, or the first seeded sample."""
+    """(B, Tc, A) of the ``kind`` that ``base.action`` names: integrated from zero noise, the mean of S seeded samples,
+    or the first of them."""
     if kind == "zero_noise":
         return zero_noise_action(policy, encoded, num_steps)
     count = samples if kind == "mean" else 1

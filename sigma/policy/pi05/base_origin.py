@@ -33,6 +33,6 @@ def resolve_base(source: str, revision: str | None, *, verify: bool = False, dow
         return folder
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
         raise SigmaError(f"{source}: no such folder, and not a Hub id of the form owner/name")
-    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise SigmaError(f"the Hub base {source} needs a revision of 40 hex digits (a commit), found {revision!r}")
     return snapshot(source, revision, "model", patterns=PATTERNS, verify=verify, download=download)

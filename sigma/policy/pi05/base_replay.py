@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BaseReplay:
-    """What the frozen base says of every window, and its pooled features of every frame."""
+    """The frozen base's actions at every window, and its pooled features of every frame."""
 
     columns: dict[str, np.ndarray]
     pooled: Tensor  # (F, P, d) float32
@@ -43,7 +43,7 @@ class BaseReplay:
 
 
 def select_normalisation(which: str, base: Base, shards: Shards) -> Normalisation:
-    """The quantiles that actions and states are normalised with: the checkpoint's own, or the train episodes'."""
+    """The quantiles that normalise states and actions: the checkpoint's, or those of the train episodes."""
     if which == "checkpoint":
         if base.statistics is None:
             raise SigmaError(
@@ -71,16 +71,17 @@ def identity_columns(shards: Shards) -> dict[str, np.ndarray]:
 
 
 def batches(total: int, size: int, description: str) -> Iterator[np.ndarray]:
-    """Consecutive index batches under a progress meter; of several processes each gets its own (see ``gather_parts``)."""
-    own = [np.arange(start, min(start + size, total)) for start in local_shard(range(0, total, size))]
-    with progress(description, sum(map(len, own))) as meter:
-        for index in own:
+    """Consecutive index batches under a progress meter; each of several processes gets its share of them, and
+    :func:`~sigma.compute.processes.gather_parts` brings the results together."""
+    shard = [np.arange(start, min(start + size, total)) for start in local_shard(range(0, total, size))]
+    with progress(description, sum(map(len, shard))) as meter:
+        for index in shard:
             yield index
             meter.advance(len(index))
 
 
 def embedding_rms(base: Base, texts: list[str]) -> float:
-    """Root mean square of the frozen embeddings of the instructions' tokens: the scale of a token."""
+    """Root mean square of the frozen embeddings of the instructions' tokens, the scale of a text token."""
     prompt = base.prompter(texts, np.zeros((len(texts), base.state_dim), dtype=np.float32))
     device = next(base.policy.parameters()).device
     with torch.no_grad():
@@ -106,7 +107,7 @@ def replay_base(
     decision_of = np.full(frames, -1)
     decision_of[shards.window_frames[:, -1]] = np.arange(windows)
     order = np.argsort(decision_of < 0, kind="stable")  # decisions first, so that a batch is all decisions or none
-    found: list[tuple[np.ndarray, Tensor, np.ndarray | None]] = []
+    parts: list[tuple[np.ndarray, Tensor, np.ndarray | None]] = []  # rows, features, actions of a batch
     for index in batches(frames, batch, "baseline"):
         rows = order[index]
         vision = builder.encode_images(shards.images(rows))
@@ -114,21 +115,21 @@ def replay_base(
         with torch.no_grad():
             passed = base_pass(base.policy, builder.observation(vision, shards.frame_state[rows], texts))
             if (decision_of[rows] < 0).all():
-                found.append((rows, passed.pooled.cpu(), None))
+                parts.append((rows, passed.pooled.cpu(), None))
                 continue
             addresses = [(int(shards.frame_episode[row]), int(shards.frame_step[row])) for row in rows]
             drawn = sample_noise(base.policy, parameters.samples, parameters.seed, addresses)
             noise = torch.cat([torch.zeros_like(drawn[:, :1]), drawn], dim=1).to(builder.device)
-            actions = prefix.integrate(base.policy, passed.encoded, noise, base.num_steps)[:, :, :horizon].cpu().numpy()
-        found.append((rows, passed.pooled.cpu(), actions))
-    found = gather_parts(found, len(range(0, frames, batch)))
-    if not found:
+            drawn_actions = prefix.integrate(base.policy, passed.encoded, noise, base.num_steps)[:, :, :horizon]
+        parts.append((rows, passed.pooled.cpu(), drawn_actions.cpu().numpy()))
+    parts = gather_parts(parts, len(range(0, frames, batch)))
+    if not parts:
         raise SigmaError("data/shards: no frame is stored; nothing to evaluate")
-    pooled = torch.zeros(frames, *found[0][1].shape[1:])
+    pooled = torch.zeros(frames, *parts[0][1].shape[1:])
     zero = np.zeros((windows, horizon, base.action_dim), dtype=np.float32)
     samples = np.zeros((windows, parameters.samples, horizon, base.action_dim), dtype=np.float32)
-    while found:  # each part's memory is given back as soon as it is copied
-        rows, features, actions = found.pop()
+    while parts:  # each part's memory is given back as soon as it is copied
+        rows, features, actions = parts.pop()
         pooled[rows] = features
         if actions is not None:
             chosen = decision_of[rows]

@@ -1,4 +1,4 @@
-"""What a base is, to the bit: its configuration, tokenizer, statistics and tensors, as a reference with one digest."""
+"""A base described to the bit: configuration, tokenizer, statistics and tensors, as a reference with one digest."""
 
 import hashlib
 import json
@@ -70,16 +70,21 @@ def _steps(folder: Path) -> list[dict[str, Any]]:
     return steps
 
 
+def _step(folder: Path, name: str) -> dict[str, Any]:
+    """The pre-processor's step of this registered name; empty where there is none."""
+    return next((step for step in _steps(folder) if step.get("registry_name") == name), {})
+
+
 def _statistics(folder: Path, dims: dict[str, int], declared: dict[str, int]) -> dict[str, Quantiles] | None:
     """q01 and q99 of state and action from LeRobot's saved normalizer step; None where there are none of ``dims``.
 
-    Those of a padded vector of the ``declared`` size, narrowed to a robot's joints, say nothing of that robot.
+    Statistics of a padded vector of the ``declared`` size, narrowed to a robot's joints, are not that robot's.
     """
     for step in _steps(folder):
         if step.get("registry_name") == "relative_actions_processor" and step["config"].get("enabled"):
             raise SigmaError(f"{folder / _PREPROCESSOR}: relative actions are switched on; they are not supported")
-    step = next((one for one in _steps(folder) if one.get("registry_name") == "normalizer_processor"), None)
-    if step is None or "state_file" not in step:
+    step = _step(folder, "normalizer_processor")
+    if "state_file" not in step:
         return None
     file = folder / step["state_file"]
     try:
@@ -107,8 +112,7 @@ def _tokenizer_commit(folder: Path) -> dict[str, str] | None:
     """Source and present commit of the tokenizer that the saved pre-processor names; None where the folder has one."""
     if (folder / "tokenizer").is_dir():
         return None
-    step = next((one for one in _steps(folder) if one.get("registry_name") == "tokenizer_processor"), {})
-    source = step.get("config", {}).get("tokenizer_name")
+    source = _step(folder, "tokenizer_processor").get("config", {}).get("tokenizer_name")
     if not isinstance(source, str):
         raise SigmaError(f"{folder}: no tokenizer folder, and {_PREPROCESSOR} names none")
     return {"source": source, "revision": newest_commit(source, "model", TOKENIZER_PATTERNS)}
@@ -130,7 +134,7 @@ def _tokenizer(folder: Path, pinned: dict[str, str] | None, *, verify: bool, dow
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except Exception as error:  # a wide family; all of them mean that the files are not a tokenizer's
         raise SigmaError(f"{place}: not readable as a tokenizer ({' '.join(str(error).split())[:200]})") from None
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise SigmaError(f"{place}: the tokenizer gives no character offsets; a tokenizer.json is needed")
     return tokenizer
 
@@ -140,7 +144,7 @@ def _dims(config: PI05Config) -> dict[str, int]:
 
 
 def fit_joints(config: PI05Config, joints: Mapping[str, int], where: str | Path) -> None:
-    """Give a configuration a robot's sizes of ``observation.state`` and ``action``, where it declares padded vectors.
+    """Narrow a configuration that declares padded vectors to a robot's sizes of ``observation.state`` and ``action``.
 
     π0.5 computes with vectors of ``max_state_dim`` and ``max_action_dim`` values (32), whose rest is zero. A published
     checkpoint may declare just these, and LeRobot's fine-tuning narrows ``action`` alone; a robot of D joints has the
@@ -153,12 +157,14 @@ def fit_joints(config: PI05Config, joints: Mapping[str, int], where: str | Path)
         (ACTION, config.output_features, config.max_action_dim),
     )
     for feature, features, most in sides:
-        found, wanted = features[feature].shape[0], joints[feature]
-        if found == wanted:
+        declared, wanted = features[feature].shape[0], joints[feature]
+        if declared == wanted:
             continue
-        if found != most or wanted > most:
-            legal = f"{found}" if found != most else f"at most {most}"
-            raise SigmaError(f"{where}: {feature} has {found} values, the robot {wanted} joints; legal: {legal} joints")
+        if declared != most or wanted > most:
+            legal = f"{declared}" if declared != most else f"at most {most}"
+            raise SigmaError(
+                f"{where}: {feature} has {declared} values, the robot {wanted} joints; legal: {legal} joints"
+            )
         features[feature] = replace(features[feature], shape=(wanted,))
 
 
@@ -195,7 +201,9 @@ def read_facts(
         "num_steps": config.num_inference_steps,
         "prompt_length": config.tokenizer_max_length,
         "relative_actions": False,
-        "statistics": None if statistics is None else {name: one.to_json() for name, one in statistics.items()},
+        "statistics": None
+        if statistics is None
+        else {name: quantiles.to_json() for name, quantiles in statistics.items()},
         "config": digest_file(folder / "config.json"),
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
     }

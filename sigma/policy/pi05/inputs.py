@@ -1,4 +1,4 @@
-"""From recorded or live observations to what the policy computes on: one way, offline and on a robot.
+"""From recorded or live observations to the policy's inputs: the same code offline and on a robot.
 
 Legend: B batch, M history, V cameras, S side of an image in pixels, D state dim, d backbone width, R control steps of
 the trace.
@@ -19,7 +19,7 @@ from sigma.policy.pi05.observation import Observation, instruction_embedding
 
 @dataclass(frozen=True, eq=False)
 class Normalisation:
-    """Quantiles of state and action that a run computes with, be they the checkpoint's or the dataset's."""
+    """Quantiles that a run normalises state and action with: those of the checkpoint or of the dataset."""
 
     state: Quantiles
     action: Quantiles
@@ -42,7 +42,7 @@ class InputBuilder:
     def encode_images(self, images: Tensor, *, gradient: bool = False) -> Tensor:
         """Image tokens (B, V, n, d) of uint8 images (B, V, 3, S, S) at the policy's resolution.
 
-        Without a ``gradient``, unless the vision tower itself is trained.
+        ``gradient`` is needed only where the vision tower itself is trained.
         """
         with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
             pixels = images.to(self.device, non_blocking=True).to(torch.float32) / 255.0
@@ -80,8 +80,10 @@ class InputBuilder:
         present: Tensor | None = None,
         motion: np.ndarray | None = None,
     ) -> Observation:
-        """The same from states (B, D) that are normalised already, float32, and from a trace (B, R, D) of which the
-        state was taken."""
+        """The same from float32 states (B, D) that are normalised already, and from the motion (B, R, D).
+
+        The motion is the normalised trace minus the present state.
+        """
         prompt = self.base.prompter(texts, normalised)
         tokens, groups = prompt.tokens.to(self.device), prompt.groups.to(self.device)
         with torch.no_grad():
@@ -109,7 +111,7 @@ class InputBuilder:
 def trace_before(states: np.ndarray, steps: int) -> np.ndarray:
     """The ``steps`` states (steps, D) before the last of ``states`` (n, D), oldest first.
 
-    Before the first the robot counts as having stood still there, as the window stage has it.
+    Before the first state the robot counts as having stood still, as in the window stage.
     """
     states = np.asarray(states, dtype=np.float32)
     return states[np.maximum(np.arange(len(states) - 1 - steps, len(states) - 1), 0)]

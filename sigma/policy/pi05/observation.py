@@ -1,4 +1,4 @@
-"""What one decision may read, and the base's pass over it with its pooled features.
+"""The inputs of a decision, and the base's pass over them with its pooled features.
 
 Legend: B batch, M history (this decision included), V cameras, n tokens an image, L prompt tokens, N prefix tokens,
 P pooled vectors (V cameras, instruction, state), d backbone width, D state dim, S control steps of the trace.
@@ -18,7 +18,7 @@ from sigma.policy.pi05.prompt import INSTRUCTION, STATE
 class Observation:
     """What B decisions may read: the present, the motion that led to it, and pooled features of the past.
 
-    Nothing later. ``now`` is what the frozen base makes of the present: None until its pass was made.
+    Nothing later than the decision is in it. ``now`` is None until the frozen base's pass over the present is made.
     """
 
     vision: Tensor  # (B, V, n, d) image tokens of the frozen tower
@@ -33,7 +33,7 @@ class Observation:
     now: Tensor | None = None  # (B, P, d) pooled frozen features of this decision
 
     def with_frozen_features(self, pooled: Tensor) -> "Observation":
-        """The same with the pooled frozen features (B, P, d) of this decision."""
+        """A copy that holds the pooled frozen features (B, P, d) of this decision."""
         return replace(self, now=pooled)
 
 
@@ -72,7 +72,7 @@ def instruction_embedding(policy: PI05Policy, tokens: Tensor, groups: Tensor) ->
 
 
 def base_pass(policy: PI05Policy, observation: Observation, *, hidden_states: bool = False) -> BasePass:
-    """One pass of the policy's own prefix: image tokens and prompt, nothing of Sigma's."""
+    """One pass over the policy's own prefix of image tokens and prompt, without Sigma's tokens and FiLM."""
     vision = observation.vision
     embedded = prefix.assemble(vision, prefix.text_embeddings(policy, observation.tokens), observation.mask)
     encoded = prefix.encode(policy, embedded, hidden_states=hidden_states)

@@ -6,21 +6,21 @@ from torch import nn
 
 
 def large_layers(policy: PI05Policy) -> list[nn.Module]:
-    """The layers with most of the weights, which every pass over a prefix runs one after the other.
+    """The layers that hold most of the weights and that every pass over a prefix runs in turn.
 
-    They are those of the vision tower and of the language model but its last. In flow matching the action expert reads
-    the last one's keys and values alone, so that no gradient reaches what it returned. The action expert is none of
-    them: not every pass goes on to actions.
+    These are the layers of the vision tower, and of the language model without its last one: in flow matching the
+    action expert reads only the keys and values of the last layer, so that no gradient reaches that layer's output. The
+    action expert's layers are not among them, because not every pass goes on to actions.
     """
     paligemma = policy.model.paligemma_with_expert.paligemma.model
     return [*paligemma.vision_tower.vision_model.encoder.layers, *paligemma.language_model.layers[:-1]]
 
 
 def place(policy: PI05Policy, device: str | torch.device, *, expert: bool = True) -> PI05Policy:
-    """Move a policy to a device, but for what no pass of ours reads: the heads that would predict words.
+    """Move a policy to a device, except for the heads that predict words, which no pass here reads.
 
-    They stay where they are, so that every tensor of the base is there to be compared. Without ``expert`` the action
-    expert stays too; such a policy reads a prefix and integrates no action.
+    These stay where they are rather than being dropped, so that every tensor of the base can be compared with its
+    digest. Without ``expert`` the action expert stays too; such a policy encodes a prefix and integrates no action.
     """
     tower, core = policy.model.paligemma_with_expert, policy.model
     staying = [(tower.paligemma, "lm_head"), (tower.gemma_expert, "lm_head")]

@@ -1,8 +1,8 @@
-"""π0.5 in its parts: image and text embeddings, one pass over the prefix, and the action expert over its cache.
+"""π0.5 in parts: image and text embeddings, one pass over the prefix, and the action expert over its cache.
 
 Every function runs LeRobot's own modules in LeRobot's own order, so that for one noise draw the actions equal
-``PI05Policy.predict_action_chunk`` to the bit. What is added: prefix tokens that a caller may change or append, and
-several noise draws that share one prefix.
+``PI05Policy.predict_action_chunk`` to the bit. Two things are added: a caller may
+change or append prefix tokens, and several noise draws may share one prefix.
 
 Legend: B batch, V cameras, P tokens an image, L prompt tokens, N prefix tokens, Ns appended tokens, d language-model
 width, K noise draws, Tc action chunk, A action dim, Ap the policy's padded action dim (``config.max_action_dim``).
@@ -34,7 +34,7 @@ class Encoded:
     """A prefix after the language model.
 
     Attributes:
-        cache: keys and values of every layer, for the action expert; ``None`` unless asked for.
+        cache: keys and values of every layer, which the action expert attends to; ``None`` unless asked for.
         pad_mask: ``[B, N]`` bool, true at real tokens.
         last: ``[B, N, d]``, after the final norm.
         layers: ``[B, N, d]`` after each decoder layer, the last one after the final norm; ``None`` unless asked for. In
@@ -45,6 +45,19 @@ class Encoded:
     pad_mask: Tensor
     last: Tensor
     layers: tuple[Tensor | None, ...] | None
+
+    def layer(self, index: int) -> Tensor:
+        """``[B, N, d]`` after decoder layer ``index``; raises :class:`ValueError` where the pass did not keep it."""
+        hidden = None if self.layers is None else self.layers[index]
+        if hidden is None:
+            raise ValueError(f"this pass kept no hidden states of layer {index}: pass hidden_states=True")
+        return hidden
+
+    def keys_values(self) -> DynamicCache:
+        """The cache; raises :class:`ValueError` where the pass made none."""
+        if self.cache is None:
+            raise ValueError("this pass made no key-value cache: pass cache=True")
+        return self.cache
 
 
 def vision_tokens(policy: PI05Policy, images: Tensor) -> Tensor:
@@ -91,8 +104,8 @@ def assemble(
 def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, cache: bool = True) -> Encoded:
     """One pass of the language model over the prefix, as LeRobot's ``sample_actions`` makes it, with gradients if on.
 
-    Works with LoRA attached to the language model. Under gradient checkpointing in training mode the language model
-    gives no cache: pass ``cache=False`` where the action expert does not read it, else a ``ValueError`` says so.
+    Works with LoRA attached to the language model. Raises :class:`ValueError` where a cache is asked for under gradient
+    checkpointing in training mode, in which the language model makes none.
     """
     model = _language_model(policy)
     output = _run(model, prefix.embeddings, prefix.pad_mask, hidden_states, cache)
@@ -103,27 +116,27 @@ def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, c
 def encode_early(policy: PI05Policy, prefix: Prefix, first: int, *, cache: bool = True) -> Encoded:
     """The prefix before decoder layer ``first``: ``last`` is what that layer reads, not normed. No gradient."""
     model = _language_model(policy)
-    with torch.no_grad(), _span(model, 0, first):
+    with torch.no_grad(), _only_layers(model, 0, first):
         output = _run(model, prefix.embeddings, prefix.pad_mask, False, cache)
     return Encoded(output.past_key_values, prefix.pad_mask, output.last_hidden_state, None)
 
 
 def early_part(encoded: Encoded, first: int) -> Encoded:
-    """The same as :func:`encode_early`, taken from a whole pass that kept its layers."""
-    cache = encoded.cache and DynamicCache(tuple(encoded.cache)[:first])
-    return Encoded(cache, encoded.pad_mask, encoded.layers[first - 1], None)
+    """What :func:`encode_early` returns, taken from a whole pass that kept its hidden states."""
+    cache = None if encoded.cache is None else DynamicCache(tuple(encoded.cache)[:first])
+    return Encoded(cache, encoded.pad_mask, encoded.layer(first - 1), None)
 
 
 def encode_late(policy: PI05Policy, early: Encoded, hidden: Tensor, first: int, *, cache: bool = True) -> Encoded:
-    """Decoder layers from ``first`` on, over ``hidden`` ``[B, N, d]``, which takes the place of ``early.last``.
+    """Run the decoder layers from ``first`` on over ``hidden`` ``[B, N, d]``, which replaces ``early.last``.
 
     Equal to :func:`encode` to the bit where ``hidden`` is ``early.last``. With ``cache`` the early keys and values
     are those of ``early``.
     """
     model = _language_model(policy)
-    with _span(model, first, len(model.layers)):
+    with _only_layers(model, first, len(model.layers)):
         output = _run(model, hidden, early.pad_mask, True, cache)
-    joined = DynamicCache(tuple(early.cache) + tuple(output.past_key_values)[first:]) if cache else None
+    joined = DynamicCache(tuple(early.keys_values()) + tuple(output.past_key_values)[first:]) if cache else None
     layers = (None,) * first + tuple(output.hidden_states[1:])
     return Encoded(joined, early.pad_mask, output.last_hidden_state, layers)
 
@@ -133,15 +146,18 @@ def _language_model(policy: PI05Policy) -> Any:
 
 
 class _NoNorm(nn.Module):
-    """Stands in for the final norm where a later layer goes on."""
+    """Replaces the final norm of a pass that stops early: the next layer reads hidden states that are not normed."""
 
     def forward(self, hidden: Tensor, condition: Tensor | None = None) -> tuple[Tensor, None]:
         return hidden, None
 
 
 @contextmanager
-def _span(model: Any, first: int, last: int) -> Iterator[None]:
-    """Inside the block the language model has its layers ``first`` to ``last`` (not included) alone."""
+def _only_layers(model: Any, first: int, last: int) -> Iterator[None]:
+    """Inside the block the language model consists of its layers from ``first`` to before ``last``.
+
+    LeRobot's forward runs ``model.layers`` and then ``model.norm``; it has no argument for a part of them.
+    """
     layers, norm = model.layers, model.norm
     model.layers = layers[first:last]
     if last < len(layers):
@@ -153,13 +169,18 @@ def _span(model: Any, first: int, last: int) -> Iterator[None]:
 
 
 def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, cache: bool) -> Any:
+    # As LeRobot's sample_actions sets it: eager attention takes the additive 4-D mask below, and the action expert,
+    # which attends to these keys and values, runs eagerly too. Another kernel would give other last digits.
     model.config._attn_implementation = "eager"
+    # As LeRobot's training forward casts them: some embeddings come in float32, which bfloat16 layers refuse.
     if model.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16:
         embeddings = embeddings.to(torch.bfloat16)
+    # All zeros: no token begins a new block, so that images, prompt and appended tokens all attend to each other.
     all_to_all = make_att_2d_masks(pad_mask, torch.zeros_like(pad_mask))
     output = model.forward(
         inputs_embeds=embeddings,
         attention_mask=prepare_attention_masks_4d(all_to_all),
+        # Padding takes no position: a real token's position counts the real tokens before it.
         position_ids=torch.cumsum(pad_mask, dim=1) - 1,
         past_key_values=None,
         use_cache=cache,
@@ -178,7 +199,7 @@ def repeat(encoded: Encoded, draws: int) -> Encoded:
     cache = DynamicCache(
         tuple(
             (keys.repeat_interleave(draws, dim=0), values.repeat_interleave(draws, dim=0), window)
-            for keys, values, window in encoded.cache
+            for keys, values, window in encoded.keys_values()
         )
     )
     # The hidden states are not needed by the action expert, so they are not repeated.
@@ -194,6 +215,7 @@ def integrate(policy: PI05Policy, encoded: Encoded, noise: Tensor, num_steps: in
     shared = repeat(encoded, draws)
 
     def velocity(x_t: Tensor, time: Tensor) -> Tensor:
+        # denoise_step copies the cache before the expert appends its own keys, so that every step reads the same one.
         return policy.model.denoise_step(shared.pad_mask, shared.cache, x_t, time)
 
     actions = euler_integrate(velocity, noise.flatten(0, 1), num_steps)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sigma.shared.errors import SigmaError
 from sigma.shared.instructions import clean_instruction
@@ -47,8 +47,8 @@ class Prompter:
     ``unknown`` counts the words that the tokenizer does not know; each is logged as a warning when first seen.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int):
-        if not tokenizer.is_fast:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise SigmaError("the policy's tokenizer gives no character offsets; a tokenizer.json is needed")
         self.tokenizer, self.max_length = tokenizer, max_length
         self.unknown: Counter[str] = Counter()
@@ -79,8 +79,8 @@ class Prompter:
             tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
             text_end = len(_HEAD) + len(instructions[row])
             state_start = text_end + len(_MIDDLE)
-            spans = ((len(_HEAD), text_end, INSTRUCTION), (state_start, state_start + len(numbers[row]), STATE))
-            for start, end, role in spans:
+            parts = ((len(_HEAD), text_end, INSTRUCTION), (state_start, state_start + len(numbers[row]), STATE))
+            for start, end, role in parts:
                 # A token may carry the space before it, so one shared character decides.
                 groups[row, : len(ids)][[first < end and last > start for first, last in offsets]] = role
             self._count_unknown(ids, offsets, prompts[row])

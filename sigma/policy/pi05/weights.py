@@ -7,7 +7,7 @@ revision for the weights. This loader takes names and shapes from the class itse
 import copy
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -39,16 +39,9 @@ _TOWER = "model.paligemma_with_expert.paligemma."
 # Checkpoints that tie input and output embeddings store one of the two: (missing name, stored name).
 TIED = ((_TOWER + "model.language_model.embed_tokens.weight", _TOWER + "lm_head.weight"),)
 
-# Buffers that no checkpoint holds, and how to make them anew from the module that owns them.
-_FRESH_BUFFERS: dict[type[nn.Module], Callable[[nn.Module], dict[str, Tensor]]] = {
-    GemmaRotaryEmbedding: lambda module: dict(GemmaRotaryEmbedding(module.config).named_buffers()),
-    GemmaTextScaledWordEmbedding: lambda module: {"embed_scale": torch.tensor(module.scalar_embed_scale)},
-    SiglipVisionEmbeddings: lambda module: {"position_ids": torch.arange(module.num_positions)[None]},
-}
-
 
 def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 in hex over element type, shape and bytes; of a tensor that processes share, all of them must ask."""
+    """SHA-256 in hex over element type, shape and bytes; for a sharded tensor every process must call this at once."""
     if isinstance(tensor, DTensor):
         tensor = tensor.full_tensor()
     data = tensor.detach().cpu().contiguous()
@@ -143,15 +136,25 @@ def load_strictly(config: PreTrainedConfig, folder: Path, digests: dict[str, str
     return policy.eval().requires_grad_(False)
 
 
+def fresh_buffers(module: nn.Module) -> dict[str, Tensor] | None:
+    """The buffers of a module that no checkpoint holds, made anew; None where there is no rule for its class."""
+    if isinstance(module, GemmaRotaryEmbedding):
+        return dict(GemmaRotaryEmbedding(module.config).named_buffers())
+    if isinstance(module, GemmaTextScaledWordEmbedding):
+        return {"embed_scale": torch.tensor(module.scalar_embed_scale)}
+    if isinstance(module, SiglipVisionEmbeddings):
+        return {"position_ids": torch.arange(module.num_positions)[None]}
+    return None
+
+
 def _fill_buffers(policy: nn.Module) -> None:
     """Give every buffer that is still on the meta device its value."""
     for path, module in policy.named_modules():
         hollow = {name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
         if not hollow:
             continue
-        maker = _FRESH_BUFFERS.get(type(module))
-        if maker is None:
+        fresh = fresh_buffers(module)
+        if fresh is None:
             raise RuntimeError(f"{path}: no rule to make the buffers {sorted(hollow)} of a {type(module).__name__}")
-        fresh = maker(module)
         for name, buffer in hollow.items():
             module.register_buffer(name, fresh[name].to(buffer.dtype), persistent=False)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sigma.evaluation.predictions import stored_measures
 from sigma.evaluation.replay.sigma_replay import (
     SigmaReplay,
     calibrate_windows,
@@ -20,8 +21,10 @@ from sigma.evaluation.replay.sigma_replay import (
     hold_action,
     open_model,
     replay_windows,
+    stored_corrections,
 )
-from sigma.policy.adapter.adapter import BRANCHES, SigmaTelepathyAdapter
+from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.adapter.spans import split
 from sigma.policy.model.decision import FactorSwap, SigmaModel
 from sigma.policy.pi05.base_action import Kind
 from sigma.policy.pi05.base_replay import batches
@@ -35,7 +38,7 @@ DECODINGS: tuple[Kind, ...] = ("sample", "zero_noise", "mean")
 
 @dataclass(frozen=True)
 class ArmReplay:
-    """Executed actions of each variant, (W, n, A) a branch, in normalised units; a residual arm's calibration."""
+    """Executed actions of each variant, (W, n, A) by span, in normalised units; a residual arm's calibration."""
 
     variants: dict[str, dict[str, np.ndarray]]
     calibration: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
@@ -72,39 +75,26 @@ def replay_residual_arm(
     replay = replay_windows(model, material, branch, windows, batch, f"{name}: predictions")
     calibration, reference = calibrate_windows(material, replay)
     columns = replay.columns
-    base, corrections = columns["base_action"], _corrections(columns)
+    base, corrections = columns["base_action"], stored_corrections(columns)
     own = SigmaTelepathyAdapter(**settings, calibration=calibration)
-    measures = {
-        "telepathy_factors": columns.get("tau"),
-        "alignment": columns.get("sem_align"),
-        "hold": hold_action(material, windows),
-        "feature_distance": columns["feature_distance"],
-        "text_distance": columns["text_distance"],
-    }
-    execution = own.execute(base, corrections, **measures)
+    execution = own.execute(base, corrections, stored_measures(columns, hold_action(material, windows)))
     full = SigmaTelepathyAdapter(1.0, 1.0).execute(base, corrections)
     variants = {name: execution.actions, f"{name}_full_scale": full.actions}
     if swaps:
-        shift = columns["adapted_action"] - base
-        variants[f"{name}_without_residual"] = {
-            part: own.blend(base[:, :steps], shift[:, :steps], execution.scales[part])
-            for part, steps in ((part, corrections[part].shape[1]) for part in BRANCHES)
-        }
+
+        def blend(other: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            """The actions under other corrections, with the scales of ``NAME``."""
+            return {
+                span: own.blend(base[:, : correction.shape[1]], correction, execution.scales[span])
+                for span, correction in other.items()
+            }
+
+        chunk = corrections["chunk"].shape[1]
+        variants[f"{name}_without_residual"] = blend(split(columns["adapted_action"] - base, chunk))
         for variant, swap in _swaps(model, material, branch, replay, seed, batch).items():
             swapped = decide(model, material, branch, windows, batch, variant, swap=swap)
-            other = _corrections(columns | swapped)
-            variants[variant] = {
-                part: own.blend(base[:, : other[part].shape[1]], other[part], execution.scales[part])
-                for part in BRANCHES
-            }
+            variants[variant] = blend(stored_corrections(columns | swapped))
     return ArmReplay(variants, (calibration, reference))
-
-
-def _corrections(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What scale 1 adds to the frozen base's action, by branch."""
-    shift = columns["adapted_action"] - columns["base_action"]
-    residuals = {branch: columns[f"residual_{branch}"] for branch in BRANCHES}
-    return {branch: shift[:, : residual.shape[1]] + residual for branch, residual in residuals.items()}
 
 
 def _swaps(

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sigma.evaluation.scores import Arm
+from sigma.evaluation.scores import Arm, span_arm
+from sigma.policy.adapter.spans import SPANS, span_steps
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, digest_folder, read_json
 from sigma.shared.tables import read_columns
@@ -59,7 +60,6 @@ TITLES = {
 }
 FULL_SCALE = "_full_scale"
 JOINED = ("window", "episode", "step", "split", "task")
-BRANCHES = {"vector": "mse_vec", "chunk": "mse_chk", "trajectory": "mse_trj"}
 CURVES = ("phase", "step", "train", "validation")
 RECORD = ("arm", "seed", "steps", "selected_step", "trained_parameters", "shards_digest", "features_digest", "variants")
 
@@ -98,14 +98,6 @@ class ArmSeed:
     curves: dict[str, np.ndarray]  # columns of curves.parquet
 
 
-def by_metric(actions: Mapping[str, np.ndarray]) -> Arm:
-    """The actions of each branch [W, n, A] by the metric that scores them, and the plan: step 0 the vector's, 1..C−1
-    the chunk's, the rest the trajectory's."""
-    vector, chunk, trajectory = (actions[branch] for branch in BRANCHES)
-    plan = np.concatenate([vector, chunk[:, 1:], trajectory[:, chunk.shape[1] :]], axis=1)
-    return {"mse_vec": vector, "mse_chk": chunk, "mse_trj": trajectory, "mse_plan": plan}
-
-
 def read_arm(
     folder: Path, arm: str, seed: int, *, digests: Mapping[str, str], held_out: Mapping[str, np.ndarray], chunk: int
 ) -> ArmSeed:
@@ -130,13 +122,13 @@ def read_arm(
                 "windows; run `dvc repro stages/ablation/dvc.yaml`"
             )
     path = folder / "predictions.parquet"
-    names = [f"{variant}.{branch}" for variant in record["variants"] for branch in BRANCHES]
+    names = [f"{variant}.{span}" for variant in record["variants"] for span in SPANS]
     columns, _ = read_columns(path, (*JOINED, *names))
     for name in JOINED:
         if not np.array_equal(columns[name], held_out[name]):
             raise SigmaError(f"{path}: column {name!r} is not that of this run's validation and test windows")
     windows, horizon, joints = held_out["action"].shape
-    steps = {"vector": 1, "chunk": chunk, "trajectory": horizon}
+    steps = span_steps(chunk, horizon)
     for name in names:
         shape = (windows, steps[name.rsplit(".", 1)[1]], joints)
         if columns[name].shape != shape:
@@ -145,8 +137,7 @@ def read_arm(
             raise SigmaError(f"{path}: column {name!r} holds a value that is not finite; legal: finite numbers")
     curves, _ = read_columns(folder / "curves.parquet", CURVES)
     variants = {
-        variant: by_metric({branch: columns[f"{variant}.{branch}"] for branch in BRANCHES})
-        for variant in record["variants"]
+        variant: span_arm({span: columns[f"{variant}.{span}"] for span in SPANS}) for variant in record["variants"]
     }
     return ArmSeed(arm, seed, record, variants, curves)
 

@@ -57,7 +57,7 @@ def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
 
     from sigma.compute.device import open_device
     from sigma.compute.workers import Workers
-    from sigma.studies.ablation.arm_results import by_metric
+    from sigma.evaluation.scores import span_arm
     from sigma.studies.ablation.arm_table import Windows
     from sigma.studies.confirmation import fresh_episodes as confirmation
 
@@ -80,7 +80,7 @@ def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
             else:
                 variants = confirmation.tuned_actions(own, place / "model", name=arm, batch=machine.batch)
             for name, actions in variants.items():
-                _add(rows, name, seed, windows.errors(by_metric(actions)))
+                _add(rows, name, seed, windows.errors(span_arm(actions)))
     from sigma.studies.ablation.arm_table import split_results
 
     result = split_results(rows, SUBJECT, windows, "test")

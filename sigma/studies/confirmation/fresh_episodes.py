@@ -2,7 +2,7 @@
 
 Nothing of the fresh episodes is trained, selected or calibrated on. Imported only by the command that computes.
 
-Legend: W windows, n steps of a branch, A action dim.
+Legend: W windows, n steps of a span, A action dim.
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,11 @@ from sigma.data.shards import Shards
 from sigma.data.windows.candidates import Filter, candidate_windows
 from sigma.data.windows.cutting import Protocol
 from sigma.data.windows.packing import StoredCameras, write_shards
+from sigma.evaluation.predictions import stored_measures, stored_residuals
 from sigma.evaluation.replay.sigma_replay import decide, hold_action
-from sigma.policy.adapter.adapter import BRANCHES, SigmaTelepathyAdapter
-from sigma.policy.adapter.calibration import feature_distance, read_calibration, read_reference, text_distance
+from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.adapter.calibration import read_calibration, read_reference
+from sigma.policy.adapter.measures import distances
 from sigma.policy.model import lora
 from sigma.policy.model.heads import FILE
 from sigma.policy.model.model_folder import load_model, read_config
@@ -33,7 +35,7 @@ from sigma.studies.ablation.arm_replay import replay_flow_arm
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel
 
-Actions = dict[str, np.ndarray]  # branch -> executed actions (W, n, A), normalised
+Actions = dict[str, np.ndarray]  # span -> executed actions (W, n, A), normalised
 
 
 def fresh_shards(dataset_folder: Path, folder: Path, meta: Mapping[str, Any], workers: Workers) -> Shards:
@@ -107,22 +109,14 @@ def residual_actions(
     reference = read_reference(calibration)
     windows = np.arange(len(material.split))
     columns = decide(trained, material, config["branch"], windows, batch, f"{name}: predictions")
-    base = material.columns["base_action"]
-    shift = columns["adapted_action"] - base
-    corrections = {}
-    for branch in BRANCHES:
-        residual = columns[f"residual_{branch}"]
-        corrections[branch] = shift[:, : residual.shape[1]] + residual
     features = material.pooled[torch.from_numpy(material.shards.window_frames[:, -1])].flatten(1).numpy()
+    columns |= distances(features, columns["text"], reference)
     adapter = SigmaTelepathyAdapter(**settings, calibration=read_calibration(calibration))
     execution = adapter.execute(
-        base,
-        corrections,
-        telepathy_factors=columns.get("tau"),
-        alignment=columns.get("sem_align"),
-        hold=hold_action(material, windows),
-        feature_distance=feature_distance(features, reference["features"]).astype(np.float32),
-        text_distance=text_distance(columns["text"], reference["texts"]).astype(np.float32),
+        material.columns["base_action"],
+        stored_residuals(columns),
+        stored_measures(columns, hold_action(material, windows)),
+        adapted_action=columns["adapted_action"],
     )
     return execution.actions, execution.scales["trajectory"]
 

@@ -120,21 +120,21 @@ def _probes(
 
 
 def _risk(evaluation: "Evaluation", groups: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Rank correlation of risk and error by branch, and the reliability groups of the whole trajectory."""
+    """Rank correlation of risk and error by span, and the reliability groups of the whole trajectory."""
+    from sigma.evaluation.scores import SPAN_METRICS
     from sigma.studies.evidence.risk import reliability, spearman
 
     rows, execution = evaluation.test, evaluation.execution
     episodes = evaluation.predictions.base["episode"][rows]
-    metrics = {"vector": "mse_vec", "chunk": "mse_chk", "trajectory": "mse_trj"}
     correlations = {
-        branch: spearman(
-            execution.risks[branch][rows],
+        span: spearman(
+            execution.risks[span][rows],
             evaluation.errors["sigma_scale_1"][metric][rows],
             episodes,
             resamples=evaluation.resamples,
             seed=evaluation.seed,
         )
-        for branch, metric in metrics.items()
+        for span, metric in SPAN_METRICS.items()
     }
     errors = {arm: evaluation.errors[arm]["mse_trj"][rows] for arm in ("base", "sigma_scale_1", "sigma")}
     bins = reliability(execution.risks["trajectory"][rows], execution.scales["trajectory"][rows], errors, groups)

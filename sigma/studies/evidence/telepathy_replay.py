@@ -3,16 +3,15 @@
 Legend: W windows, w inner width, K factors, E factor dim, P pooled vectors, d backbone width, n decisions.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from sigma.policy.adapter.adapter import BRANCHES, SigmaTelepathyAdapter
-from sigma.policy.adapter.calibration import feature_distance, read_reference, rms, text_distance
+from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.adapter.calibration import read_reference
+from sigma.policy.adapter.measures import Measures, distances, rms
 from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.policy.pi05.base_replay import batches
 from sigma.policy.pi05.inputs import gather_history
@@ -25,7 +24,7 @@ SAME_MODEL = 1e-3
 
 @dataclass(frozen=True)
 class Trace:
-    """One episode's decisions at rising control steps: correction (rms, normalised units), scale and risk a branch."""
+    """One episode's decisions at rising control steps: correction (rms, normalised units), scale and risk by span."""
 
     steps: np.ndarray  # [n]
     corrections: dict[str, np.ndarray]
@@ -100,20 +99,24 @@ def trace(
     texts = [shards.tasks[task] for task in shards.frame_task[now]]
     states, motion = shards.frame_state[now], shards.frame_trace[now]
     observation = material.builder.observation(vision, states, texts, history, present, motion)
-    output = vla.decide(observation, _addresses(shards.frame_episode[now], shards.frame_step[now]))
-    arrays: Mapping[str, Any] = {name: value.float().cpu().numpy() for name, value in output.items()}
-    residuals = {branch: arrays[f"telepathy_residual_{branch}"] for branch in BRANCHES}
-    residuals["vector"] = residuals["vector"][:, None]
+    proposal = vla.propose(observation, _addresses(shards.frame_episode[now], shards.frame_step[now]))
+    corrections = {span: correction.float().cpu().numpy() for span, correction in proposal.corrections.items()}
+    telepathy = proposal.telepathy
+    if telepathy is None:
+        raise SigmaError(
+            "models/sigma: a residual MLP has no telepathy to look into; legal: a model with telepathy heads"
+        )
     reference = read_reference(calibration)
     features = material.pooled[torch.from_numpy(now)].flatten(1).numpy()
     execution = adapter.execute(
-        arrays["base_action_trajectory"],
-        residuals,
-        telepathy_factors=arrays["telepathy_factors"],
-        alignment=arrays["alignment"],
-        hold=material.builder.normalisation.action.normalise(shards.frame_state[now]),
-        feature_distance=feature_distance(features, reference["features"]).astype(np.float32),
-        text_distance=text_distance(observation.text.cpu().numpy(), reference["texts"]).astype(np.float32),
+        proposal.base.float().cpu().numpy(),
+        corrections,
+        Measures(
+            telepathy_factors=telepathy.factors.float().cpu().numpy(),
+            alignment=telepathy.alignment.float().cpu().numpy(),
+            hold=material.builder.normalisation.action.normalise(shards.frame_state[now]),
+            **distances(features, observation.text.cpu().numpy(), reference),
+        ),
     )
-    corrections = {branch: rms(values) for branch, values in residuals.items()}
-    return Trace(shards.frame_step[now], corrections, execution.scales, execution.risks)
+    sizes = {span: rms(correction) for span, correction in corrections.items()}
+    return Trace(shards.frame_step[now], sizes, execution.scales, execution.risks)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sigma.policy.adapter.adapter import (
-    BRANCHES,
+    Measures,
     SigmaTelepathyAdapter,
     calibrate,
     feature_distance,
@@ -21,6 +21,7 @@ from sigma.policy.adapter.adapter import (
     text_distance,
     write_calibration,
 )
+from sigma.policy.adapter.spans import SPANS, span_steps, split
 from sigma.shared.errors import SigmaError
 
 B, T, C, D = 3, 6, 4, 2
@@ -42,12 +43,11 @@ def calibration():
 def _calibration():
     random = np.random.default_rng(3)
     windows, episodes = 60, np.repeat(np.arange(6), 10)
-    spans = {"vector": 1, "chunk": C, "trajectory": T}
     features = random.normal(size=(windows, 8))
     return calibrate(
         base_action=random.normal(0, 0.3, (windows, T, D)),
         hold=random.normal(0, 0.3, (windows, D)),
-        corrections={branch: random.normal(0, 0.1, (windows, span, D)) for branch, span in spans.items()},
+        corrections={span: random.normal(0, 0.1, (windows, steps, D)) for span, steps in span_steps(C, T).items()},
         tau_l2=random.normal(8, 0.3, windows),
         alignment=random.uniform(0.6, 0.9, windows),
         feature_distance=feature_distance(features, features, episodes=episodes, calibration_episodes=episodes),
@@ -57,7 +57,7 @@ def _calibration():
 
 
 def _residuals(residual):
-    return {"vector": residual[:, :1], "chunk": residual[:, :C], "trajectory": residual}
+    return split(residual, C)
 
 
 @settings(deadline=None, max_examples=60)
@@ -66,9 +66,9 @@ def test_scale_lies_between_its_bounds_and_the_action_is_finite(actions, first, 
     low, high = sorted((first, second))
     adapter = SigmaTelepathyAdapter(low, high, temperature, calibration=_CALIBRATION)
     done = adapter.execute(actions[0], _residuals(actions[1]))
-    for branch in BRANCHES:
-        assert (done.scales[branch] >= np.float32(low)).all()
-        assert (done.scales[branch] <= np.float32(high)).all()
+    for span in SPANS:
+        assert (done.scales[span] >= np.float32(low)).all()
+        assert (done.scales[span] <= np.float32(high)).all()
     assert np.isfinite(done.plan).all()
     assert done.plan.shape == (B, T, D)
 
@@ -77,11 +77,11 @@ _CALIBRATION = _calibration()
 
 
 @settings(deadline=None, max_examples=60)
-@given(ACTIONS, st.floats(1, 1e6), st.sampled_from(BRANCHES))
-def test_scale_does_not_rise_as_the_residual_grows(actions, factor, branch):
+@given(ACTIONS, st.floats(1, 1e6), st.sampled_from(SPANS))
+def test_scale_does_not_rise_as_the_residual_grows(actions, factor, span):
     adapter = SigmaTelepathyAdapter(calibration=_CALIBRATION)
     base, residual = (array.astype(np.float64) for array in actions)
-    small, large = (adapter.risk(base, residual * size, branch=branch) for size in (1.0, factor))
+    small, large = (adapter.risk(base, residual * size, span=span) for size in (1.0, factor))
     assert (large >= small).all()
     assert (adapter.scale(large) <= adapter.scale(small)).all()
 
@@ -91,7 +91,9 @@ def test_risk_grows_strictly_with_the_residual_and_falls_strictly_with_alignment
     base = np.ones((B, D))
     sizes = [adapter.risk(base, base * size)[0] for size in (0.0, 0.1, 0.2, 1.0, 10.0)]
     assert np.all(np.diff(sizes) > 0)
-    alignments = [adapter.risk(base, base, alignment=np.full(B, value))[0] for value in (-1.0, 0.0, 0.3, 0.9, 1.0)]
+    alignments = [
+        adapter.risk(base, base, Measures(alignment=np.full(B, value)))[0] for value in (-1.0, 0.0, 0.3, 0.9, 1.0)
+    ]
     assert np.all(np.diff(alignments) < 0)
     assert adapter.scale(np.array(alignments))[-1] > adapter.scale(np.array(alignments))[0]
 
@@ -114,7 +116,7 @@ def test_a_residual_that_is_not_finite_counts_as_zero(actions, value, row, step)
 def test_a_measure_that_is_not_finite_gives_the_smallest_scale(measure, value, calibration):
     adapter = SigmaTelepathyAdapter(0.1, 0.9, calibration=calibration)
     shape = {"telepathy_factors": (B, 2, 3), "hold": (B, D)}.get(measure, (B,))
-    risk = adapter.risk(np.ones((B, D)), np.ones((B, D)), **{measure: np.full(shape, value)})
+    risk = adapter.risk(np.ones((B, D)), np.ones((B, D)), Measures(**{measure: np.full(shape, value)}))
     assert np.all(risk == np.inf)
     assert np.allclose(adapter.scale(risk), 0.1)
 
@@ -141,7 +143,7 @@ def test_at_scale_zero_nothing_of_whatever_is_beside_the_base_reaches_the_robot(
 ):
     adapter = SigmaTelepathyAdapter(0.0, 0.0, calibration=_CALIBRATION if calibrated else None)
     measures = {name: np.full(B, value) for name in ("alignment", "feature_distance", "text_distance")}
-    done = adapter.execute(actions[0], _residuals(residual), adapted_action=adapted, **measures)
+    done = adapter.execute(actions[0], _residuals(residual), Measures(**measures), adapted_action=adapted)
     assert done.plan.tobytes() == actions[0].tobytes()
     tensors = [torch.from_numpy(array) for array in (actions[0], residual, adapted)]
     plan = adapter.execute(tensors[0], _residuals(tensors[1]), adapted_action=tensors[2]).plan
@@ -159,13 +161,13 @@ def test_numpy_and_torch_agree(actions, factors, alignment):
         "text_distance": np.abs(alignment) / 10,
     }
     adapter = SigmaTelepathyAdapter(calibration=_CALIBRATION)
-    one = adapter.execute(actions[0], _residuals(actions[1]), adapted_action=actions[1], **measures)
+    one = adapter.execute(actions[0], _residuals(actions[1]), Measures(**measures), adapted_action=actions[1])
     tensors = {name: torch.from_numpy(array) for name, array in measures.items()}
     base, residual = (torch.from_numpy(array) for array in actions)
-    two = adapter.execute(base, _residuals(residual), adapted_action=residual, **tensors)
+    two = adapter.execute(base, _residuals(residual), Measures(**tensors), adapted_action=residual)
     np.testing.assert_allclose(one.plan, two.plan.numpy(), rtol=1e-4, atol=1e-4)
-    for branch in BRANCHES:
-        np.testing.assert_allclose(one.scales[branch], two.scales[branch].numpy(), rtol=1e-3, atol=1e-4)
+    for span in SPANS:
+        np.testing.assert_allclose(one.scales[span], two.scales[span].numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_the_card_s_call_works_without_calibration():
@@ -178,7 +180,7 @@ def test_the_card_s_call_works_without_calibration():
     assert half.dtype == torch.bfloat16
 
 
-def test_the_plan_takes_each_step_from_its_branch():
+def test_the_plan_takes_each_step_from_the_finest_span_that_covers_it():
     residuals = {
         "vector": np.full((B, 1, D), 1.0),
         "chunk": np.full((B, C, D), 2.0),
@@ -204,10 +206,12 @@ def test_known_instructions_pass_and_unknown_ones_are_refused(calibration):
         "telepathy_factors": np.full((200, 1, 1), calibration["tau_l2_median"]),
     }
     base, residual = random.normal(0, 0.3, (200, T, D)), random.normal(0, 0.1, (200, T, D))
-    known = adapter.scale(adapter.risk(base, residual, branch="trajectory", **measures))
+    known = adapter.scale(adapter.risk(base, residual, Measures(**measures), span="trajectory"))
     assert known.mean() > 0.95
     distance = np.full(200, 2 * adapter.text_tolerance)
-    unknown = adapter.scale(adapter.risk(base, residual, branch="trajectory", text_distance=distance, **measures))
+    unknown = adapter.scale(
+        adapter.risk(base, residual, Measures(**measures, text_distance=distance), span="trajectory")
+    )
     assert unknown.max() < 0.05
 
 
@@ -228,11 +232,11 @@ def test_values_out_of_range_are_refused(arguments):
         SigmaTelepathyAdapter(**arguments)
 
 
-def test_shapes_and_branches_that_do_not_fit_are_refused():
+def test_shapes_and_spans_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="differ in shape"):
         SigmaTelepathyAdapter().risk(np.zeros((B, D)), np.zeros((B, 1, D)))
-    with pytest.raises(ValueError, match="branch"):
-        SigmaTelepathyAdapter().risk(np.zeros((B, D)), np.zeros((B, D)), branch="plan")
+    with pytest.raises(ValueError, match="span"):
+        SigmaTelepathyAdapter().risk(np.zeros((B, D)), np.zeros((B, D)), span="plan")
 
 
 def test_feature_distance_matches_a_loop_and_leaves_the_own_episode_out():
@@ -253,7 +257,7 @@ def test_feature_distance_matches_a_loop_and_leaves_the_own_episode_out():
 def test_feature_distance_is_the_same_in_blocks_and_not_finite_where_the_features_are(monkeypatch):
     features = np.random.default_rng(4).normal(size=(7, 3))
     whole = feature_distance(features, features[:5])
-    monkeypatch.setattr("sigma.policy.adapter.calibration.BLOCK", 2)
+    monkeypatch.setattr("sigma.policy.adapter.measures.BLOCK", 2)
     assert np.array_equal(feature_distance(features, features[:5]), whole)
     features[6, 1] = np.nan
     assert np.isfinite(feature_distance(features, features[:5])).tolist() == [True] * 6 + [False]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from sigma.policy.adapter.spans import SPANS
 from sigma.policy.model import lora
 from sigma.policy.model.decision import FactorSwap
 from sigma.policy.model.model_folder import base_digest, load_model, read_config
-from sigma.policy.model.residuals import SCALES
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base_action import zero_noise_action
 from sigma.policy.pi05.observation import base_pass
@@ -54,9 +54,9 @@ def test_before_training_sigma_is_the_base_to_the_bit(prepared, branch):
         assert torch.equal(passed.pooled, expected.pooled)
         assert torch.equal(actions(model.policy, passed.encoded), actions(untouched, expected.encoded))
     decision = model(observation, material.base_action(rows))
-    assert not any(getattr(decision.residuals, scale).any() for scale in SCALES)
-    assert decision.anticipated.any()
-    assert torch.equal(model.heads.film(observation.vision, decision.anticipated), observation.vision)
+    assert not any(decision.residuals[span].any() for span in SPANS)
+    assert decision.telepathy.anticipated.any()
+    assert torch.equal(model.heads.film(observation.vision, decision.telepathy.anticipated), observation.vision)
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def test_no_gradient_reaches_base_weights_base_action_or_image_tokens(prepared):
     vision = observation.vision.requires_grad_(True)
     base = trainer.material.base_action(rows).requires_grad_(True)
     decision = model(replace(observation, vision=vision), base)
-    sum(getattr(decision.residuals, scale).square().sum() for scale in SCALES).backward()
+    sum(decision.residuals[span].square().sum() for span in SPANS).backward()
     assert base.grad is None
     named = dict(model.adapted.named_parameters())
     assert {name for name, one in named.items() if one.grad is not None and one.grad.any()} == {
@@ -119,7 +119,7 @@ def test_intent_alignment_pulls_the_intent_and_not_the_factors(prepared):
 
     model, trainer, rows = fresh_model(prepared, {"telepathy": {"factor_tokens": 0}})
     decision = model(trainer.material.observation(rows), trainer.material.base_action(rows))
-    intent_telepathy_loss(decision.thought.intent_view, decision.thought.factors).backward()
+    intent_telepathy_loss(decision.telepathy.intent_view, decision.telepathy.factors).backward()
     path = model.heads.path
     assert path.intent_view.weight.grad.any() and path.intent_cell.weight_ih.grad.any()
     # Without tokens that tell them the factors act through FiLM, which starts at zero; so nothing may arrive here.
@@ -136,13 +136,13 @@ def test_masked_history_does_not_matter_and_its_order_does(trained):
     junk = short.history.clone()
     junk[:, 0] = torch.randn_like(junk[:, 0]) * 100
     expected, same = model(short, base), model(replace(short, history=junk), base)
-    for scale in SCALES:
-        assert torch.equal(getattr(same.residuals, scale), getattr(expected.residuals, scale))
-    assert torch.equal(same.thought.factors, expected.thought.factors)
+    for span in SPANS:
+        assert torch.equal(same.residuals[span], expected.residuals[span])
+    assert torch.equal(same.telepathy.factors, expected.telepathy.factors)
     whole, turned = model(observation, base), model(replace(observation, history=observation.history.flip(1)), base)
-    assert not torch.equal(whole.thought.factors, expected.thought.factors)
-    assert not torch.equal(whole.thought.factors, turned.thought.factors)
-    assert not torch.equal(whole.residuals.trajectory, turned.residuals.trajectory)
+    assert not torch.equal(whole.telepathy.factors, expected.telepathy.factors)
+    assert not torch.equal(whole.telepathy.factors, turned.telepathy.factors)
+    assert not torch.equal(whole.residuals["trajectory"], turned.residuals["trajectory"])
 
 
 @torch.no_grad()
@@ -155,18 +155,18 @@ def test_the_residual_mlp_reads_no_past_and_says_nothing_of_factors(prepared):
         torch.nn.init.normal_(parameter, std=0.1)
     observation, base = trainer.material.observation(rows), trainer.material.base_action(rows)
     plain = model(observation, base)
-    assert (plain.thought, plain.alignment, plain.anticipated) == (None, None, None)
+    assert plain.telepathy is None
     past = replace(
         observation, history=torch.randn_like(observation.history), present=torch.zeros_like(observation.present)
     )
-    for scale in SCALES:
-        residual = getattr(plain.residuals, scale)
-        assert torch.equal(getattr(model(past, base).residuals, scale), residual)
-        assert torch.equal(getattr(model(observation, base, film=False).residuals, scale), residual)
-        assert not torch.equal(getattr(model(observation, base, adapters=False).residuals, scale), residual)
-        assert not torch.equal(getattr(model(observation, base + 0.5).residuals, scale), residual)
+    for span in SPANS:
+        residual = plain.residuals[span]
+        assert torch.equal(model(past, base).residuals[span], residual)
+        assert torch.equal(model(observation, base, film=False).residuals[span], residual)
+        assert not torch.equal(model(observation, base, adapters=False).residuals[span], residual)
+        assert not torch.equal(model(observation, base + 0.5).residuals[span], residual)
         moved = replace(observation, state=observation.state + 0.5)
-        assert not torch.equal(getattr(model(moved, base).residuals, scale), residual)
+        assert not torch.equal(model(moved, base).residuals[span], residual)
     factors = torch.zeros(len(rows), 3, 4)
     with pytest.raises(ValueError, match="no factors"):
         model(observation, base, swap=FactorSwap(factors, factors))
@@ -178,36 +178,36 @@ def test_swapped_factors_are_read_by_heads_and_film_and_the_models_own_change_no
     torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
     observation, base = material.observation(rows), material.base_action(rows)
     plain = model(observation, base)
-    own = FactorSwap(plain.thought.factors, plain.anticipated)
+    own = FactorSwap(plain.telepathy.factors, plain.telepathy.anticipated)
     same = model(observation, base, swap=own)
-    for scale in SCALES:
-        assert torch.equal(getattr(same.residuals, scale), getattr(plain.residuals, scale))
-    assert torch.equal(same.alignment, plain.alignment)
+    for span in SPANS:
+        assert torch.equal(same.residuals[span], plain.residuals[span])
+    assert torch.equal(same.telepathy.alignment, plain.telepathy.alignment)
     others = torch.randn_like(own.factors)
     heads = model(observation, base, swap=replace(own, factors=others))
     film = model(observation, base, swap=replace(own, anticipated=others))
-    assert torch.equal(heads.thought.factors, others) and torch.equal(film.thought.factors, own.factors)
-    assert torch.equal(heads.thought.memory, plain.thought.memory), "the heads' factors come after the backbone"
-    assert not torch.equal(film.thought.memory, plain.thought.memory)
+    assert torch.equal(heads.telepathy.factors, others) and torch.equal(film.telepathy.factors, own.factors)
+    assert torch.equal(heads.telepathy.memory, plain.telepathy.memory), "the heads' factors come after the backbone"
+    assert not torch.equal(film.telepathy.memory, plain.telepathy.memory)
     for other in (heads, film):
-        assert not torch.equal(other.residuals.trajectory, plain.residuals.trajectory)
+        assert not torch.equal(other.residuals["trajectory"], plain.residuals["trajectory"])
 
 
 @torch.no_grad()
 def test_film_lora_and_state_tokens_each_change_the_decision(trained):
     model, material, rows = trained_model(trained)
     observation, base = material.observation(rows), material.base_action(rows)
-    whole = model(observation, base).thought.factors
-    control = model(observation, base, adapters=False, film=False).thought.factors
-    without_film = model(observation, base, film=False).thought.factors
-    without_lora = model(observation, base, adapters=False).thought.factors
+    whole = model(observation, base).telepathy.factors
+    control = model(observation, base, adapters=False, film=False).telepathy.factors
+    without_film = model(observation, base, film=False).telepathy.factors
+    without_lora = model(observation, base, adapters=False).telepathy.factors
     different = [whole, control, without_film, without_lora]
     assert all(not torch.equal(one, two) for i, one in enumerate(different) for two in different[:i])
     with lora.disabled(model.adapted):
-        assert torch.equal(model(observation, base, film=False).thought.factors, control)
+        assert torch.equal(model(observation, base, film=False).telepathy.factors, control)
     moved = replace(observation, state=observation.state + 0.5)
     # The prompt keeps its tokens: only the state tokens and the heads' queries see this state.
-    assert not torch.equal(model(moved, base).thought.factors, whole)
+    assert not torch.equal(model(moved, base).telepathy.factors, whole)
 
 
 @torch.no_grad()
@@ -216,13 +216,13 @@ def test_the_frozen_view_and_the_motion_reach_the_backbone_through_the_factors_a
     torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
     observation = material.observation(rows)
     whole = model.adapted_pass(observation)
-    told = FactorSwap(torch.zeros_like(whole.before.factors), whole.before.factors)
+    told = FactorSwap(torch.zeros_like(whole.anticipation.factors), whole.anticipation.factors)
     assert torch.equal(model.adapted_pass(observation, swap=told).pooled, whole.pooled)
     assert observation.motion.any()
     for name in ("motion", "now"):
         other = replace(observation, **{name: torch.randn_like(getattr(observation, name))})
         passed = model.adapted_pass(other)
-        assert not torch.equal(passed.before.factors, whole.before.factors), name
+        assert not torch.equal(passed.anticipation.factors, whole.anticipation.factors), name
         assert not torch.equal(passed.pooled, whole.pooled), name
         assert torch.equal(model.adapted_pass(other, swap=told).pooled, whole.pooled), name
     with pytest.raises(ValueError, match="the frozen base's pass over the present comes first"):
@@ -238,13 +238,13 @@ def test_untrained_the_factors_are_told_by_their_tokens_alone(prepared, tokens):
     own = base_pass(model.policy, observation).encoded.last.shape[1]
     assert passed.encoded.last.shape[1] == own + 1 + tokens
     assert passed.encoded.pad_mask[:, own:].all()
-    others = torch.randn_like(passed.before.factors)
+    others = torch.randn_like(passed.anticipation.factors)
     changed = model.adapted_pass(observation, swap=FactorSwap(others, others))
-    assert torch.equal(changed.before.factors, others)
+    assert torch.equal(changed.anticipation.factors, others)
     assert torch.equal(changed.pooled, passed.pooled) is (tokens == 0)
     assert torch.equal(actions(model.policy, changed.encoded), actions(model.policy, passed.encoded)) is (tokens == 0)
     # The norm of the factors is the loss's to control, so it is told neither by FiLM nor by tokens.
-    louder = FactorSwap(others, 3.0 * passed.before.factors)
+    louder = FactorSwap(others, 3.0 * passed.anticipation.factors)
     same = model.adapted_pass(observation, swap=louder)
     torch.testing.assert_close(same.pooled, passed.pooled, rtol=1e-3, atol=1e-3)
 
@@ -269,7 +269,7 @@ def test_the_motion_changes_what_is_anticipated_where_memory_is_carried_alone(pr
     still = replace(observation, motion=torch.zeros_like(observation.motion))
     moving, standing = (model.adapted_pass(one) for one in (observation, still))
     assert observation.motion.any()
-    assert torch.equal(moving.before.factors, standing.before.factors) is (memory == "reset")
+    assert torch.equal(moving.anticipation.factors, standing.anticipation.factors) is (memory == "reset")
     assert torch.equal(moving.pooled, standing.pooled) is (memory == "reset")
 
 
@@ -278,8 +278,8 @@ def test_a_pass_that_was_made_before_gives_the_same_decision(trained):
     model, material, rows = trained_model(trained)
     observation, base = material.observation(rows), material.base_action(rows)
     alone, shared = model(observation, base), model(observation, base, passed=model.adapted_pass(observation))
-    for scale in SCALES:
-        assert torch.equal(getattr(alone.residuals, scale), getattr(shared.residuals, scale))
+    for span in SPANS:
+        assert torch.equal(alone.residuals[span], shared.residuals[span])
 
 
 @torch.no_grad()
@@ -290,9 +290,9 @@ def test_alignment_is_the_cosine_to_the_instructions_embedding(trained):
     embedded = prefix.text_embeddings(model.policy, observation.tokens).numpy()
     for row in range(len(rows)):
         text = embedded[row][observation.groups[row].numpy() == 1].mean(axis=0)
-        semantic = decision.thought.semantic[row].numpy()
+        semantic = decision.telepathy.semantic[row].numpy()
         cosine = text @ semantic / np.linalg.norm(text) / np.linalg.norm(semantic)
-        assert decision.alignment[row].item() == pytest.approx(cosine, abs=1e-5)
+        assert decision.telepathy.alignment[row].item() == pytest.approx(cosine, abs=1e-5)
 
 
 def test_checkpointing_gives_the_same_gradients_and_really_recomputes(prepared):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from sigma.parameters import read_parameters
+from sigma.policy.adapter.spans import SPANS
 from sigma.policy.model import lora
 from sigma.policy.model.model_folder import load_model, read_config
-from sigma.policy.model.residuals import SCALES
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base_action import zero_noise_action
 from sigma.policy.pi05.observation import base_pass
@@ -96,15 +96,15 @@ def test_a_trained_late_model_is_saved_and_comes_back(prepared, tmp_path, branch
         observation, base = material.observation(rows), material.base_action(rows)
         shared = model(observation, base, passed=model.adapted_pass(observation, frozen=model.frozen_pass(observation)))
         alone = model(observation, base)
-        for scale in SCALES:
-            assert torch.equal(getattr(shared.residuals, scale), getattr(alone.residuals, scale))
+        for span in SPANS:
+            assert torch.equal(shared.residuals[span], alone.residuals[span])
         other = load_model(
             world.base().policy,
             world.root / "models/sigma",
             config,
             world.root / "models/sigma/sigma_telepathy_heads.safetensors",
         )
-        assert torch.equal(other(observation, base).residuals.trajectory, alone.residuals.trajectory)
+        assert torch.equal(other(observation, base).residuals["trajectory"], alone.residuals["trajectory"])
 
 
 def test_without_shared_layers_the_saved_sizes_do_not_name_them(prepared):

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from sigma.parameters.schema import read_yaml
+from sigma.policy.adapter.spans import SPANS, span_steps
 from sigma.policy.model.heads import MLPHeads, TelepathyHeads, parameter_count
-from sigma.policy.model.residuals import SCALES, ResidualHeads, Residuals, executed_plan, matching_width
+from sigma.policy.model.residuals import ResidualHeads, matching_width
 from sigma.shared.errors import SigmaError
 from tests.worlds import ROOT, tiny_sizes
 
@@ -43,13 +44,13 @@ def heads(trained: bool = True, read_factors: bool = True, **changes) -> Residua
 @torch.no_grad()
 def test_residuals_are_zero_at_the_start(inputs):
     residuals = heads(trained=False)(**inputs)
-    shapes = {"vector": (BATCH, 1, 6), "chunk": (BATCH, 4, 6), "trajectory": (BATCH, 8, 6)}
-    assert {name: tuple(value.shape) for name, value in vars(residuals).items()} == shapes
-    assert not any(getattr(residuals, scale).any() for scale in SCALES)
+    shapes = {span: (BATCH, steps, 6) for span, steps in span_steps(4, 8).items()}
+    assert {span: tuple(residual.shape) for span, residual in residuals.items()} == shapes
+    assert not any(residual.any() for residual in residuals.values())
 
 
 @torch.no_grad()
-def test_every_input_matters_to_every_branch(inputs):
+def test_every_input_matters_to_every_span(inputs):
     module = heads()
     before = module(**inputs)
     altered = {
@@ -61,16 +62,16 @@ def test_every_input_matters_to_every_branch(inputs):
     }
     for name, change in altered.items():
         after = module(**inputs | change)
-        for scale in SCALES:
-            assert not torch.allclose(getattr(after, scale), getattr(before, scale)), (name, scale)
+        for span in SPANS:
+            assert not torch.allclose(after[span], before[span]), (name, span)
 
 
 @torch.no_grad()
 def test_the_direction_of_the_factors_is_read_and_not_their_norm(inputs):
     module = heads()
     before, after = module(**inputs), module(**inputs | {"factors": 3.0 * inputs["factors"] + 1.0})
-    for scale in SCALES:
-        torch.testing.assert_close(getattr(after, scale), getattr(before, scale), rtol=0, atol=1e-4)
+    for span in SPANS:
+        torch.testing.assert_close(after[span], before[span], rtol=0, atol=1e-4)
 
 
 def test_no_gradient_reaches_the_base_action(inputs):
@@ -78,7 +79,7 @@ def test_no_gradient_reaches_the_base_action(inputs):
         base = inputs["base_action"].clone().requires_grad_(True)
         module = heads(read_base_action=reads)
         residuals = module(**inputs | {"base_action": base})
-        sum(getattr(residuals, scale).square().sum() for scale in SCALES).backward()
+        sum(residual.square().sum() for residual in residuals.values()).backward()
         assert base.grad is None
         assert module.out["vector"].weight.grad.any()
 
@@ -87,19 +88,12 @@ def test_no_gradient_reaches_the_base_action(inputs):
 def test_a_direct_regressor_acts_the_same_whatever_the_base_does(inputs):
     module = heads(read_base_action=False)
     other = torch.randn(BATCH, 8, 6, generator=torch.Generator().manual_seed(5))
-    for scale in SCALES:
+    for span in SPANS:
         actions = []
         for base in (inputs["base_action"], other):
-            residual = getattr(module(**inputs | {"base_action": base}), scale)
+            residual = module(**inputs | {"base_action": base})[span]
             actions.append(residual + base[:, : residual.shape[1]])
         torch.testing.assert_close(actions[0], actions[1], rtol=0, atol=1e-5)
-
-
-def test_the_plan_takes_each_step_from_the_finest_branch_that_covers_it():
-    residuals = Residuals(torch.full((2, 1, 6), 1.0), torch.full((2, 4, 6), 2.0), torch.full((2, 8, 6), 3.0))
-    assert executed_plan(residuals)[1, :, 0].tolist() == [1, 2, 2, 2, 3, 3, 3, 3]
-    whole = Residuals(torch.ones(2, 1, 6), torch.full((2, 8, 6), 2.0), torch.full((2, 8, 6), 3.0))
-    assert executed_plan(whole)[0, :, 0].tolist() == [1, 2, 2, 2, 2, 2, 2, 2]
 
 
 def shipped_sizes(**changes):
@@ -130,6 +124,6 @@ def test_the_mlp_reads_features_state_and_base_action_alone(inputs):
     module = heads(read_factors=False)
     own = {name: value for name, value in inputs.items() if name != "factors"}
     before, after = module(**own), module(**inputs | {"factors": torch.randn(BATCH, 3, 4)})
-    assert torch.equal(after.trajectory, before.trajectory)
+    assert torch.equal(after["trajectory"], before["trajectory"])
     for change in ({"state": own["state"] + 0.5}, {"base_action": own["base_action"] + 0.5}):
-        assert not torch.allclose(module(**own | change).trajectory, before.trajectory), change
+        assert not torch.allclose(module(**own | change)["trajectory"], before["trajectory"]), change

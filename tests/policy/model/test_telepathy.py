@@ -237,16 +237,17 @@ def test_the_adapted_pass_updates_what_was_anticipated():
     path, inputs = path_and_inputs()
     pooled, text = torch.randn(BATCH, 4, 24), inputs["text"]
     before = path.anticipate(**inputs)
-    thought = path.think(before, pooled, text)
+    state = path.update(before, pooled, text)
     shapes = {"memory": (16,), "intent": (16,), "factors": (3, 4), "semantic": (24,), "intent_view": (3, 4)}
-    assert {name: tuple(value.shape[1:]) for name, value in vars(thought).items()} == shapes
+    shapes |= {"alignment": (), "anticipated": (3, 4)}
+    assert {name: tuple(value.shape[1:]) for name, value in vars(state).items()} == shapes
     other = path.anticipate(**inputs | {"history": torch.randn_like(inputs["history"])})
     for changed in (
-        path.think(before, pooled + torch.randn_like(pooled), text),
-        path.think(other, pooled, text),
-        path.think(before, pooled, text + torch.randn_like(text)),
+        path.update(before, pooled + torch.randn_like(pooled), text),
+        path.update(other, pooled, text),
+        path.update(before, pooled, text + torch.randn_like(text)),
     ):
-        assert not torch.allclose(changed.factors, thought.factors)
+        assert not torch.allclose(changed.factors, state.factors)
 
 
 def test_the_parameters_before_the_pass_are_those_that_the_anticipated_factors_depend_on():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
+from sigma.policy.adapter.spans import SPANS
 from sigma.policy.model import lora
 from sigma.shared.errors import SigmaError
 from tests.policy.control.test_sigma_controller import material_of_single_passes, observations, test_episode
@@ -184,16 +185,16 @@ def test_noise_reaches_the_base_action_and_without_telepathy_the_base_speaks_alo
 def test_scale_zero_is_the_base_to_the_bit_and_scale_one_is_sigma(each_branch):
     vla, given = each_branch.vla(), sequence(each_branch, whole_window(each_branch))
     out = vla(**given)
-    for scale in ("vector", "chunk", "trajectory"):
+    for span in SPANS:
         names = {
-            "base_action_vector": out[f"base_action_{scale}"],
-            "telepathy_residual": out[f"telepathy_residual_{scale}"],
+            "base_action_vector": out[f"base_action_{span}"],
+            "telepathy_residual": out[f"telepathy_residual_{span}"],
         }
-        assert out[f"telepathy_residual_{scale}"].any()
+        assert out[f"telepathy_residual_{span}"].any()
         shut = SigmaTelepathyAdapter(min_scale=0.0, max_scale=0.0)(**names)
-        assert torch.equal(shut, out[f"base_action_{scale}"])
+        assert torch.equal(shut, out[f"base_action_{span}"])
         full = SigmaTelepathyAdapter(min_scale=1.0, max_scale=1.0)(**names)
-        torch.testing.assert_close(full, out[f"base_action_{scale}"] + out[f"telepathy_residual_{scale}"])
+        torch.testing.assert_close(full, out[f"base_action_{span}"] + out[f"telepathy_residual_{span}"])
 
 
 @torch.no_grad()
@@ -227,10 +228,10 @@ def test_with_the_adapted_branch_the_residual_leads_from_the_frozen_base(trained
     assert not torch.equal(adapted, out["base_action_trajectory"])
     assert torch.equal(adapted, out["corrected_action_trajectory"])
     residuals = vla.model(observation, adapted).residuals
-    for scale in ("chunk", "trajectory"):
-        steps = getattr(residuals, scale).shape[1]
-        reached = out[f"base_action_{scale}"] + out[f"telepathy_residual_{scale}"]
-        torch.testing.assert_close(reached, adapted[:, :steps] + getattr(residuals, scale), rtol=0, atol=1e-5)
+    for span in ("chunk", "trajectory"):
+        steps = residuals[span].shape[1]
+        reached = out[f"base_action_{span}"] + out[f"telepathy_residual_{span}"]
+        torch.testing.assert_close(reached, adapted[:, :steps] + residuals[span], rtol=0, atol=1e-5)
 
 
 def test_actions_come_back_in_the_robots_units(trained):

@@ -251,14 +251,14 @@ def test_sigmas_table_says_what_the_model_says(each_branch_module):
     expected = {
         "adapted_action": base,
         "base_action": material.base_action(rows),
-        "residual_vector": decision.residuals.vector,
-        "residual_chunk": decision.residuals.chunk,
-        "residual_trajectory": decision.residuals.trajectory,
-        "tau": decision.thought.factors,
-        "tau_l2": decision.thought.factors.square().sum((1, 2)).sqrt(),
-        "sem_align": decision.alignment,
-        "control_tau_l2": control.thought.factors.square().sum((1, 2)).sqrt(),
-        "control_sem_align": control.alignment,
+        "residual_vector": decision.residuals["vector"],
+        "residual_chunk": decision.residuals["chunk"],
+        "residual_trajectory": decision.residuals["trajectory"],
+        "tau": decision.telepathy.factors,
+        "tau_l2": decision.telepathy.factors.square().sum((1, 2)).sqrt(),
+        "sem_align": decision.telepathy.alignment,
+        "control_tau_l2": control.telepathy.factors.square().sum((1, 2)).sqrt(),
+        "control_sem_align": control.telepathy.alignment,
     }
     for name, value in expected.items():
         np.testing.assert_allclose(table[name], value.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)

@@ -12,7 +12,8 @@ import pytest
 
 from sigma.commands import report
 from sigma.parameters import read_parameters
-from sigma.policy.adapter.adapter import SigmaTelepathyAdapter, read_calibration
+from sigma.policy.adapter.adapter import Measures, SigmaTelepathyAdapter, read_calibration
+from sigma.policy.adapter.spans import SPANS
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, digest_folder, read_json, read_table, write_json, write_table
 from sigma.shared.tables import from_table, to_table
@@ -143,13 +144,15 @@ def test_one_seed_gives_what_the_report_writes_for_the_same_predictions(tmp_path
     adapter = SigmaTelepathyAdapter(**settings, calibration=read_calibration(Path("models/adapter_calibration.json")))
     executed = adapter.execute(
         baseline["base_action"],
-        {name: sigma[f"residual_{name}"] for name in ("vector", "chunk", "trajectory")},
+        {span: sigma[f"residual_{span}"] for span in SPANS},
+        Measures(
+            telepathy_factors=sigma["tau"],
+            alignment=sigma["sem_align"],
+            hold=baseline["hold"],
+            feature_distance=sigma["feature_distance"],
+            text_distance=sigma["text_distance"],
+        ),
         adapted_action=sigma["adapted_action"],
-        telepathy_factors=sigma["tau"],
-        alignment=sigma["sem_align"],
-        hold=baseline["hold"],
-        feature_distance=sigma["feature_distance"],
-        text_distance=sigma["text_distance"],
     )
     folder, chosen = write_arm(root, "sigma", 4, {"sigma": 0.1}), baseline["split"] != "train"
     columns = from_table(read_table(folder / "predictions.parquet"))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
 from sigma.evaluation.replay.sigma_replay import decide, open_model, replay_windows
 from sigma.policy.adapter.calibration import read_calibration
+from sigma.policy.adapter.measures import Measures
 from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.model import lora
 from sigma.shared.errors import SigmaError
@@ -153,7 +154,7 @@ def test_the_mlps_missing_factors_count_as_nothing_in_adapter_and_controller(arm
     base, residual = np.ones((2, 6), dtype=np.float32), np.full((2, 6), 0.1, dtype=np.float32)
     np.testing.assert_array_equal(heavy.risk(base, residual), plain.risk(base, residual))
     with pytest.raises(ValueError, match="a model without telepathy"):
-        plain.risk(base, residual, alignment=np.ones(2, dtype=np.float32))
+        plain.risk(base, residual, Measures(alignment=np.ones(2, dtype=np.float32)))
 
 
 def test_lora_without_a_learning_rate_is_saved_as_it_began(armed):
@@ -232,19 +233,21 @@ def test_the_mean_of_the_factors_is_that_of_train_windows_before_and_after_the_p
     mean = swaps["tau_mean"](windows)
     assert mean.factors.shape == mean.anticipated.shape == (len(windows), 3, 4)
     for found, expected in (
-        (mean.factors, decision.thought.factors.mean(0)),
-        (mean.anticipated, decision.anticipated.mean(0)),
+        (mean.factors, decision.telepathy.factors.mean(0)),
+        (mean.anticipated, decision.telepathy.anticipated.mean(0)),
     ):
         torch.testing.assert_close(found, expected.expand_as(found), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(mean.factors, mean.anticipated)
     own = model(material.observation(windows), adapted_actions(model, material, windows, 64))
-    np.testing.assert_allclose(replay.columns["tau"], own.thought.factors.numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(replay.columns["tau_anticipated"], own.anticipated.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(replay.columns["tau"], own.telepathy.factors.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        replay.columns["tau_anticipated"], own.telepathy.anticipated.numpy(), rtol=1e-4, atol=1e-5
+    )
     shuffled, donors = swaps["tau_shuffled"](windows), donor_windows(material, windows, 0)
     rows = [list(windows).index(donors[int(window)]) for window in windows]
-    torch.testing.assert_close(shuffled.factors, own.thought.factors[rows], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(shuffled.anticipated, own.anticipated[rows], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(shuffled.factors, own.thought.factors)
+    torch.testing.assert_close(shuffled.factors, own.telepathy.factors[rows], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shuffled.anticipated, own.telepathy.anticipated[rows], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(shuffled.factors, own.telepathy.factors)
 
 
 @torch.no_grad()

@@ -51,8 +51,10 @@ class PI05SmallConfig(PI05Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = ("patch_size", "vision_width", "vision_layers", "vision_heads", "vision_mlp", "language_width")
-        sizes += ("language_mlp", "expert_width", "expert_mlp", "depth", "head_dim", "vocabulary_size")
+        sizes = (
+            *("patch_size", "vision_width", "vision_layers", "vision_heads", "vision_mlp", "language_width"),
+            *("language_mlp", "expert_width", "expert_mlp", "depth", "head_dim", "vocabulary_size"),
+        )
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")

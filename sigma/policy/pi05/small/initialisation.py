@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import torch
-from torch import nn
+from lerobot.policies.pi_gemma import PiGemmaRMSNorm
 
+from sigma.policy.pi05.small.modeling_pi05_small import PI05SmallPolicy
 from sigma.shared.seeding import generator
 
 
 @torch.no_grad()
-def fan_in_initialise(policy: nn.Module, seed: int) -> None:
+def fan_in_initialise(policy: PI05SmallPolicy, seed: int) -> None:
     """Weights of variance 1 / fan-in, drawn by tensor name (own design; transformers' 0.02 suits wide towers only).
 
     Projections back into a residual stream are shrunk by √(2·depth). The adaRMS gates start open at 1: a policy this
@@ -34,8 +35,8 @@ def fan_in_initialise(policy: nn.Module, seed: int) -> None:
             scale = 1 / math.sqrt(2 * depth) if residual else 1.0
             tensor.copy_(noise * scale / math.sqrt(tensor[0].numel()))
     for module in policy.modules():
-        dense = getattr(module, "dense", None)
-        if isinstance(dense, nn.Linear):
-            dense.weight.zero_()
-            dense.bias.zero_()
-            dense.bias[-module.dim :] = 1.0
+        if isinstance(module, PiGemmaRMSNorm) and module.dense is not None:
+            # adaRMS reads scale, shift and gate from one linear layer of the time embedding; the gate comes last.
+            module.dense.weight.zero_()
+            module.dense.bias.zero_()
+            module.dense.bias[-module.dim :] = 1.0

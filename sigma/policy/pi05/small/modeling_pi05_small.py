@@ -11,9 +11,54 @@ from lerobot.policies.pi_gemma import PaliGemmaForConditionalGenerationWithPiGem
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from torch import nn
-from transformers import CONFIG_MAPPING
+from transformers import GemmaConfig, PaliGemmaConfig, SiglipVisionConfig
 
 from sigma.policy.pi05.small.configuration_pi05_small import ATTENTION_HEADS, PI05SmallConfig
+
+
+# Configurations are made from dictionaries: adaRMS is LeRobot's own addition to Gemma and no field of its class.
+def _gemma_config(config: PI05SmallConfig, width: int, mlp: int, *, adarms: bool) -> GemmaConfig:
+    """A Gemma of ``width`` and feed-forward width ``mlp``; language model and expert share all other sizes."""
+    return GemmaConfig.from_dict(
+        {
+            "hidden_size": width,
+            "intermediate_size": mlp,
+            "use_adarms": adarms,
+            "adarms_cond_dim": width if adarms else None,
+            "head_dim": config.head_dim,
+            "num_attention_heads": ATTENTION_HEADS,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": config.depth,
+            "vocab_size": config.vocabulary_size,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "dtype": "float32",
+        }
+    )
+
+
+def _paligemma_config(config: PI05SmallConfig) -> PaliGemmaConfig:
+    """The SigLIP tower and the language model."""
+    vision = {
+        "hidden_size": config.vision_width,
+        "intermediate_size": config.vision_mlp,
+        "num_hidden_layers": config.vision_layers,
+        "num_attention_heads": config.vision_heads,
+        "image_size": config.image_resolution[0],
+        "patch_size": config.patch_size,
+        "vision_use_head": False,
+        "dtype": "float32",
+    }
+    return PaliGemmaConfig.from_dict(
+        {
+            "text_config": _gemma_config(config, config.language_width, config.language_mlp, adarms=False),
+            "vision_config": SiglipVisionConfig.from_dict(vision),
+            "projection_dim": config.language_width,
+            "hidden_size": config.language_width,
+            "vocab_size": config.vocabulary_size,
+            # PaliGemma's own image placeholder is never used: π0.5 joins image and text embeddings itself.
+            "image_token_index": config.vocabulary_size,
+        }
+    )
 
 
 class _SmallTowers(PaliGemmaWithExpertModel):
@@ -23,49 +68,8 @@ class _SmallTowers(PaliGemmaWithExpertModel):
         nn.Module.__init__(self)
         self.freeze_vision_encoder = config.freeze_vision_encoder
         self.train_expert_only = config.train_expert_only
-        shared = dict(
-            head_dim=config.head_dim,
-            num_attention_heads=ATTENTION_HEADS,
-            num_key_value_heads=1,
-            num_hidden_layers=config.depth,
-            vocab_size=config.vocabulary_size,
-            hidden_activation="gelu_pytorch_tanh",
-            dtype="float32",
-        )
-        text = CONFIG_MAPPING["gemma"](
-            hidden_size=config.language_width,
-            intermediate_size=config.language_mlp,
-            use_adarms=False,
-            adarms_cond_dim=None,
-            **shared,
-        )
-        vision = CONFIG_MAPPING["siglip_vision_model"](
-            hidden_size=config.vision_width,
-            intermediate_size=config.vision_mlp,
-            num_hidden_layers=config.vision_layers,
-            num_attention_heads=config.vision_heads,
-            image_size=config.image_resolution[0],
-            patch_size=config.patch_size,
-            vision_use_head=False,
-            dtype="float32",
-        )
-        paligemma = CONFIG_MAPPING["paligemma"](
-            text_config=text,
-            vision_config=vision,
-            projection_dim=config.language_width,
-            hidden_size=config.language_width,
-            vocab_size=config.vocabulary_size,
-            # PaliGemma's own image placeholder is never used: π0.5 joins image and text embeddings itself.
-            image_token_index=config.vocabulary_size,
-        )
-        expert = CONFIG_MAPPING["gemma"](
-            hidden_size=config.expert_width,
-            intermediate_size=config.expert_mlp,
-            use_adarms=True,
-            adarms_cond_dim=config.expert_width,
-            **shared,
-        )
-        self.paligemma = PaliGemmaForConditionalGenerationWithPiGemma(config=paligemma)
+        self.paligemma = PaliGemmaForConditionalGenerationWithPiGemma(config=_paligemma_config(config))
+        expert = _gemma_config(config, config.expert_width, config.expert_mlp, adarms=True)
         self.gemma_expert = PiGemmaForCausalLM(config=expert)
         self.gemma_expert.model.embed_tokens = None
         self.to_bfloat16_for_selected_params(config.dtype)
@@ -86,8 +90,8 @@ class _SmallCore(PI05Pytorch):
         self.time_mlp_out = nn.Linear(config.expert_width, config.expert_width)
         self.gradient_checkpointing_enabled = False
         if config.compile_model:
-            self.sample_actions = torch.compile(self.sample_actions, mode=config.compile_mode)
-            self.forward = torch.compile(self.forward, mode=config.compile_mode)
+            self.sample_actions = torch.compile(super().sample_actions, mode=config.compile_mode)
+            self.forward = torch.compile(super().forward, mode=config.compile_mode)
 
 
 class PI05SmallPolicy(PI05Policy):

@@ -30,6 +30,7 @@ class EmbeddedTokenizerProcessorStep(TokenizerProcessorStep):
     # Without a registered name LeRobot saves the import path, so the pipeline loads wherever sigma is installed.
     _registry_name: ClassVar[str | None] = None
 
+    tokenizer: PreTrainedTokenizerFast | None = None
     tokenizer_json: str | None = None
     # Truncation would drop the end of the state silently; a prompt that is too long is refused below.
     truncation: bool = field(default=False, init=False)
@@ -42,10 +43,12 @@ class EmbeddedTokenizerProcessorStep(TokenizerProcessorStep):
 
     def _tokenize_text(self, text: str | list[str]) -> dict[str, torch.Tensor]:
         texts = [text] if isinstance(text, str) else text
-        for one in texts:
-            length = len(self.input_tokenizer(one)["input_ids"])
+        for prompt in texts:
+            length = len(self.input_tokenizer(prompt)["input_ids"])
             if length > self.max_length:
-                raise SigmaError(f"the prompt {one!r} has {length} tokens; the policy reads at most {self.max_length}")
+                raise SigmaError(
+                    f"the prompt {prompt!r} has {length} tokens; the policy reads at most {self.max_length}"
+                )
         return super()._tokenize_text(texts)
 
     def get_config(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The word-level tokenizer of the small π0.5: instruction words, the 256 state bins, and the words of the prompt frame.
 
 PaliGemma's tokenizer has 257,152 entries, which a policy of a million parameters cannot carry. This one knows the words
-that people use for tabletop manipulation; any other word becomes ``<unk>``, and :class:`sigma.policy.pi05.prompt.Prompter`
-counts it and warns.
+that people use for tabletop manipulation; any other word becomes ``<unk>``, and
+:class:`sigma.policy.pi05.prompt.Prompter` counts it and warns.
 """
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
