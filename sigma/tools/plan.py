@@ -87,9 +87,7 @@ def run(parameters: Parameters, *, memory: float | None = None) -> Plan:
     """
     config, base = base_configuration(parameters)
     dataset = dataset_here(parameters)
-    footprint = build_footprint(
-        config, kept_cameras(config, parameters), parameters, dataset and len(dataset.joint_names)
-    )
+    footprint = build_footprint(config, kept_cameras(config, parameters), parameters, joints_of(dataset))
     device, free = device_memory(parameters.machine, memory)
     notes, processes = [], parameters.machine.processes
     if processes > 1:
@@ -159,6 +157,11 @@ def dataset_here(parameters: Parameters) -> Dataset | None:
         return open_dataset(snapshot(origin.source, origin.revision or "", "dataset", verify=False, download=False))
     except SigmaError:
         return None
+
+
+def joints_of(dataset: Dataset | None) -> int | None:
+    """Joints of the robot; None where the dataset is not here to say."""
+    return None if dataset is None else len(dataset.joint_names)
 
 
 def stages(footprint: Footprint, parameters: Parameters, device: str) -> list[Memory]:

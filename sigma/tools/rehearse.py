@@ -91,8 +91,8 @@ def run(parameters: Parameters, *, seed: int = 0, report: Callable[[str], None] 
         SigmaError: what was saved does not come back to the bit, or the base was changed by the training step.
     """
     config, origin = plan.base_configuration(parameters)
-    views, batch, dataset = plan.kept_cameras(config, parameters), parameters.train.batch, plan.dataset_here(parameters)
-    footprint = build_footprint(config, views, parameters, dataset and len(dataset.joint_names))
+    views, batch = plan.kept_cameras(config, parameters), parameters.train.batch
+    footprint = build_footprint(config, views, parameters, plan.joints_of(plan.dataset_here(parameters)))
     work, flow = footprint.work, parameters.base.branch == "adapted"
     planned = footprint.peak(work.flow_step(batch) if flow else work.residual_step(batch), batch) / MIB
     report(f"rehearsal: {origin}; {parameters.base.dtype}, {views} cameras, batch {batch}")

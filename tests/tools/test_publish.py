@@ -86,7 +86,7 @@ def test_what_is_published_comes_back_to_the_bit(world, hub):
         assert torch.equal(after.state_dict()[name], tensor), name
     assert torch.equal(after.to_robot(found["base_action_chunk"]), before.to_robot(expected["base_action_chunk"]))
     # The adapter too: its settings and its calibration travel along.
-    settings = world.configure()["adapter"].model_dump()
+    settings = world.configure().adapter.model_dump()
     own = SigmaTelepathyAdapter(
         **settings, calibration=read_calibration(world.root / "models/adapter_calibration.json")
     )
@@ -188,14 +188,14 @@ def test_metrics_of_another_model_are_refused(world):
     record = read_json(file)
     record["digest"]["sigma"] = "0" * 64
     write_json(file, record)
-    refused(world, r"check_a\.json: it speaks of heads 0{12}, .*run `dvc repro`")
+    refused(world, r"check_a\.json: made with heads 0{12}, .*run `dvc repro`")
     (world.root / "metrics/provenance.json").unlink()
     refused(world, r"provenance\.json: not found")
     assert not (world.root / "published").exists()
 
 
 def test_adapter_settings_that_the_report_did_not_use_are_refused(world):
-    adapter = world.configure()["adapter"].model_dump()
+    adapter = world.configure().adapter.model_dump()
     lock = {"schema": "2.0", "stages": {"report": {"params": {"params.yaml": {"adapter": adapter}}}}}
     (world.root / "dvc.lock").write_text(json.dumps(lock))
     run(world)
