@@ -2,4 +2,4 @@
 
 import sigma.policy.lerobot.configuration_sigma
 import sigma.policy.pi05.small.configuration_pi05_small
-import sigma.simulation.lerobot  # noqa: F401
+import sigma.simulation.lerobot_registration  # noqa: F401

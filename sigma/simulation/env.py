@@ -45,6 +45,7 @@ class SO101Env(gym.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (Gymnasium's own attribute)
+    observation_space: spaces.Dict
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""Why an episode failed, told from the simulator's state when it ended.
+"""Why an episode failed, read from the simulator's state when it ended.
 
-Own design. The first that holds, in this order:
+Own design. The kind is the first of these that holds:
 
 - ``non-finite action``: the policy's action was no number, and the robot stopped.
 - ``wrong box``: the cube lies in a box that was not asked for, out of the jaws.

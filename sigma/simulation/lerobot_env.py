@@ -1,4 +1,7 @@
-"""The simulator in the form that LeRobot's rollouts expect; :mod:`sigma.simulation.lerobot` registers it."""
+"""The simulator as the Gymnasium environment that LeRobot's rollouts expect.
+
+:mod:`sigma.simulation.lerobot_registration` makes it known to LeRobot.
+"""
 
 from typing import Any
 

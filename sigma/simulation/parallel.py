@@ -47,7 +47,7 @@ class Group:
         return {seed: expert_episode(seed, spec) for seed in seeds}
 
     def replay(self, actions: Mapping[int, np.ndarray], spec: EpisodeSpec) -> dict[int, Mapping[str, np.ndarray]]:
-        return {seed: replay(seed, spec, one) for seed, one in actions.items()}
+        return {seed: replay(seed, spec, episode_actions) for seed, episode_actions in actions.items()}
 
 
 _group = Group()
@@ -113,16 +113,16 @@ class EpisodePool:
 
     def results(self) -> list[RolloutResult]:
         """How the episodes ended, in the order of their beginning."""
-        found = self._gather("results", [()] * len(self._pools)) if self._pools else self._alone.results()
-        return [found[seed] for seed in self._seeds]
+        results = self._gather("results", [()] * len(self._pools)) if self._pools else self._alone.results()
+        return [results[seed] for seed in self._seeds]
 
     def expert(self, seeds: Sequence[int], spec: EpisodeSpec) -> list[RolloutResult]:
         """The scripted expert's episodes."""
         if self._pools:
-            found = self._gather("expert", [(part, spec) for part in self._share(seeds)])
+            results = self._gather("expert", [(part, spec) for part in self._share(seeds)])
         else:
-            found = self._alone.expert(seeds, spec)
-        return [found[seed] for seed in seeds]
+            results = self._alone.expert(seeds, spec)
+        return [results[seed] for seed in seeds]
 
     def replay(self, actions: Mapping[int, np.ndarray], spec: EpisodeSpec) -> dict[int, Mapping[str, np.ndarray]]:
         """The views of episodes that were played with these actions, by seed."""

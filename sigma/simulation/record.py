@@ -1,10 +1,11 @@
 """Demonstrations on disk: the expert's successes as a LeRobotDataset v3.0, written by LeRobot's own writer."""
 
+import functools
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Demonstration:
     images: dict[str, np.ndarray]  # camera -> uint8 [N, size, size, 3], taken before each action
     states: np.ndarray  # float32 [N, 6], measured joints in normalised units
     actions: np.ndarray  # float32 [N, 6], the expert's clean joint targets in normalised units
-    rejected: int
+    rejected: int = 0
 
 
 def attempt(
@@ -61,29 +62,28 @@ def attempt(
     if not monitor.success:
         return None
     images = {camera: np.stack(views) for camera, views in frames.items()}
-    return Demonstration(scenario.instruction, images, np.stack(states), np.stack(actions), 0)
+    return Demonstration(scenario.instruction, images, np.stack(states), np.stack(actions))
 
 
 def demonstration(name: str, seed: int, index: int, noise: float, cameras: Sequence[str], size: int) -> Demonstration:
-    """The episode of (seed, task, index): the first success of a fixed row of attempts, instructions taking turns."""
+    """The episode of (seed, task, index): the first success of at most 20 attempts at addresses of its own.
+
+    Instructions take turns over the index. Raises :class:`SigmaError` where every attempt fails.
+    """
     world = _world()
     instructions = task_named(name).instructions
     for tries in range(_ATTEMPTS):
         address = seed_from("record", name, seed, index, tries)
-        found = attempt(world, name, address, instructions[index % len(instructions)], noise, cameras, size)
-        if found is not None:
-            return Demonstration(found.instruction, found.images, found.states, found.actions, tries)
+        success = attempt(world, name, address, instructions[index % len(instructions)], noise, cameras, size)
+        if success is not None:
+            return replace(success, rejected=tries)
     raise SigmaError(f"{name}: the expert failed {_ATTEMPTS} times in a row with noise={noise}; lower the noise")
 
 
-_worlds: list[World] = []
-
-
+@functools.cache
 def _world() -> World:
     """This process's one world."""
-    if not _worlds:
-        _worlds.append(World())
-    return _worlds[0]
+    return World()
 
 
 def demonstrations(jobs: Sequence[tuple], workers: int) -> Iterator[Demonstration]:

@@ -77,7 +77,7 @@ def _add_box(spec: mujoco.MjSpec, name: str) -> None:
     """An open tray on a mocap body, so that every episode can place it without another model."""
     body = spec.worldbody.add_body(name=f"{name}_box", mocap=True)
     wall, half, height = WALL / 2, BOX_HALF, BOX_HEIGHT / 2
-    parts = [((half, half, 0.001), (0, 0, 0.001))]
+    parts: list[tuple[tuple[float, ...], tuple[float, ...]]] = [((half, half, 0.001), (0, 0, 0.001))]
     parts += [((wall, half, height), (side * (half - wall), 0, height)) for side in (-1, 1)]
     parts += [((half, wall, height), (0, side * (half - wall), height)) for side in (-1, 1)]
     for size, pos in parts:
@@ -166,13 +166,14 @@ class World:
         self._boxes = {name: self.model.body(f"{name}_box").mocapid[0] for name in BOXES}
         self._cube_geom = self.model.geom("cube").id
         self._fixed_jaw, self._moving_jaw = self.model.body("gripper").id, self.model.body("moving_jaw_so101_v1").id
-        self._command = np.zeros(6)
+        self._command: np.ndarray = np.zeros(6)
 
     def reset(self, layout: Layout) -> None:
         """Place everything and let it settle; with ``held`` the gripper closes on the cube in mid-air."""
         mujoco.mj_resetData(self.model, self.data)
         data = self.data
-        data.qpos[self._joints] = self._command = np.array(layout.joints, np.float64)
+        self._command = np.array(layout.joints, np.float64)
+        data.qpos[self._joints] = self._command
         for name, (x, y) in layout.boxes.items():
             data.mocap_pos[self._boxes[name]] = (x, y, 0)
         x, y, yaw = layout.cube

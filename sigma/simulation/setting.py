@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from sigma.parameters import read_sections
 from sigma.parameters.schema import Section
 
+TARGET = "pick_place"  # the task that Sigma learns
 PLAIN_NAME = "plain"
 SettingName = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*$")]
 

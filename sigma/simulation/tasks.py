@@ -1,8 +1,8 @@
-"""The tasks: their instructions, how an episode begins, and what counts as done, read from the simulator's state.
+"""The tasks: their instructions, how an episode begins, what counts as done, and the way the expert goes.
 
-``pick_place`` is the target task. The others (``reach``, ``push``, ``lift``, ``carry``) are what a base policy is
-trained on: the same scene, cube and both boxes always present, and none of them ever lets go of the cube. Distances,
-thresholds and durations are our own design.
+A task is one entry of :data:`TASKS`; whatever records, plays or judges episodes takes it from there. ``TARGET`` is what
+Sigma learns, ``BASE_TASKS`` are what a base policy is trained on: the same scene, cube and both boxes always present,
+and none of them ever lets go of the cube. Distances, thresholds and durations are our own design.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import generator
 from sigma.simulation.kinematics import GRASP_ROLL, OPEN, inverse
 from sigma.simulation.scene import BOX_HALF, BOXES, CONTROL_HZ, CUBE_HALF, PAN_AXIS, Layout, World
+from sigma.simulation.setting import TARGET
+from sigma.simulation.waypoints import Waypoint, hold_over, pick, place, push, reach, stay_at_cube, stay_lifted
 
 HELD_STEPS = CONTROL_HZ // 2  # a success must last this long
 _LIFTED = 0.045  # height of the cube's centre above the table
@@ -24,14 +26,22 @@ _STILL = 0.02  # metres a second
 
 @dataclass(frozen=True)
 class Scenario:
-    """One episode's beginning. ``goal`` is the box that the instruction names, ``pace`` scales the expert's times."""
+    """How one episode begins. ``goal`` is the box that the instruction names, ``pace`` scales the expert's times."""
 
     layout: Layout
     instruction: str
     goal: str | None
     pace: float
 
+    @property
+    def box(self) -> str:
+        """``goal``, for a task whose instructions all name a box."""
+        if self.goal is None:
+            raise ValueError(f"the instruction {self.instruction!r} names no box")
+        return self.goal
 
+
+# Milestones. Each reads the world after a control step; `monitor` knows how the episode began.
 def near(world: World, _: "Monitor") -> bool:
     return bool(np.linalg.norm(world.gripper_position - world.cube_position) < 2 * _REACHED)
 
@@ -73,11 +83,11 @@ def pushed(world: World, monitor: "Monitor") -> bool:
 
 
 def over_goal(world: World, monitor: "Monitor") -> bool:
-    return world.over_box(monitor.scenario.goal)
+    return world.over_box(monitor.scenario.box)
 
 
 def near_goal(world: World, monitor: "Monitor") -> bool:
-    offset = world.cube_position[:2] - world.box_position(monitor.scenario.goal)[:2]
+    offset = world.cube_position[:2] - world.box_position(monitor.scenario.box)[:2]
     return bool(np.linalg.norm(offset) < 2 * BOX_HALF)
 
 
@@ -86,7 +96,7 @@ def held_over_goal(world: World, monitor: "Monitor") -> bool:
 
 
 def released_in_goal(world: World, monitor: "Monitor") -> bool:
-    return world.in_box(monitor.scenario.goal) and not any(world.jaw_contacts())
+    return world.in_box(monitor.scenario.box) and not any(world.jaw_contacts())
 
 
 def at_rest_in_goal(world: World, monitor: "Monitor") -> bool:
@@ -101,14 +111,18 @@ class Task:
     """A task. ``milestones`` are passed in this order; the last one, held for half a second, is success."""
 
     name: str
-    instructions: tuple[str, ...]
+    instructions: tuple[str, ...]  # small letters and spaces; a box that one names is the episode's goal
     milestones: tuple[Milestone, ...]
+    waypoints: Callable[[Scenario], list[Waypoint]]  # of the expert
     max_steps: int  # control steps (10 Hz) after which an episode has failed
     starts_held: bool = False
     distances: tuple[float, float] = (0.15, 0.27)  # of the cube from the shoulder's axis, metres
 
     def scenario(self, address: int, instruction: str | None = None) -> Scenario:
-        """The episode of this address: cube, boxes, start pose, pace and, unless given, the instruction, all drawn."""
+        """Draw the episode of this address: cube, boxes, start pose, pace and, unless it is given, the instruction.
+
+        Raises :class:`SigmaError` for an instruction that the task does not have.
+        """
         draw = generator("scenario", self.name, address)
         drawn = self.instructions[int(draw.integers(len(self.instructions)))]
         if instruction is None:
@@ -184,24 +198,45 @@ TASKS = {
     task.name: task
     for task in (
         Task(
-            "pick_place",
+            TARGET,
             ("put the cube in the red box", "put the cube in the blue box"),
             (near, grasped, lifted, over_goal, released_in_goal, at_rest_in_goal),
+            lambda scenario: [*pick(), *place(scenario.box)],
             max_steps=110,
         ),
-        Task("reach", ("move the gripper to the cube",), (near, enclosed, undisturbed), max_steps=50),
-        Task("push", ("push the cube forward",), (behind, moved, pushed), max_steps=80, distances=(0.18, 0.24)),
-        Task("lift", ("lift the cube",), (near, grasped, lifted), max_steps=70),
+        Task(
+            "reach",
+            ("move the gripper to the cube",),
+            (near, enclosed, undisturbed),
+            lambda _: [*reach(), *stay_at_cube()],
+            max_steps=50,
+        ),
+        Task(
+            "push",
+            ("push the cube forward",),
+            (behind, moved, pushed),
+            lambda _: push(),
+            max_steps=80,
+            distances=(0.18, 0.24),
+        ),
+        Task(
+            "lift",
+            ("lift the cube",),
+            (near, grasped, lifted),
+            lambda _: [*pick(), *stay_lifted()],
+            max_steps=70,
+        ),
         Task(
             "carry",
             ("hold the cube over the red box", "hold the cube over the blue box"),
             (near_goal, over_goal, held_over_goal),
+            lambda scenario: hold_over(scenario.box),
             max_steps=60,
             starts_held=True,
         ),
     )
 }
-TARGET, BASE_TASKS = "pick_place", ("reach", "push", "lift", "carry")
+BASE_TASKS = ("reach", "push", "lift", "carry")
 
 
 def task_named(name: str) -> Task:

@@ -31,16 +31,15 @@ class Film:
 def choose(results: Sequence[RolloutResult], count: int) -> list[RolloutResult]:
     """The successes and then the failures of the lowest seeds, ``count`` of each where there are as many."""
     ordered = sorted(results, key=lambda result: result.seed)
-    return [
-        result for success in (True, False) for result in [one for one in ordered if one.success == success][:count]
-    ]
+    successes, failures = ([result for result in ordered if result.success is kind] for kind in (True, False))
+    return successes[:count] + failures[:count]
 
 
 def film(result: RolloutResult, views: Mapping[str, np.ndarray]) -> Film:
     """The cameras' views ``[N, H, W, 3]`` side by side."""
     outcome = "success" if result.success else "failure"
-    told = "success" if result.success else result.failure
-    caption = f"seed {result.seed}, {result.instruction}: {told} after {result.steps / CONTROL_HZ:.1f} s"
+    ending = "success" if result.success else result.failure
+    caption = f"seed {result.seed}, {result.instruction}: {ending} after {result.steps / CONTROL_HZ:.1f} s"
     return Film(f"{outcome}-{result.seed}", caption, np.concatenate(list(views.values()), axis=2))
 
 
@@ -53,18 +52,18 @@ def _captioned(picture: np.ndarray, text: str) -> np.ndarray:
     return np.asarray(whole)
 
 
-def write_video(path: Path, one: Film) -> None:
+def write_video(path: Path, film: Film) -> None:
     """H.264 in MP4, as fast as the robot was; H and W must be even."""
     # With the encoder's lookahead, and with frames that it converts itself, 4 files in 100 had other bytes.
     options = {"crf": "26", "preset": "medium", "x264-params": "no-mbtree=1:rc-lookahead=0"}
     av.logging.set_libav_level(av.logging.ERROR)  # else the encoder prints a page for every video
     with av.open(str(path), "w", format="mp4") as container:
-        height, width = one.frames.shape[1:3]
+        height, width = film.frames.shape[1:3]
         stream = container.add_stream("libx264", rate=CONTROL_HZ, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height + _LINE, "yuv420p"
         stream.thread_count = 1  # slices, and with them the bytes, would follow the number of cores
-        for frame in one.frames:
-            picture = av.VideoFrame.from_ndarray(_captioned(frame, one.caption), format="rgb24")
+        for frame in film.frames:
+            picture = av.VideoFrame.from_ndarray(_captioned(frame, film.caption), format="rgb24")
             container.mux(stream.encode(picture.reformat(format="yuv420p")))
         container.mux(stream.encode())
 
@@ -72,16 +71,16 @@ def write_video(path: Path, one: Film) -> None:
 def contact_sheet(films: Sequence[Film]) -> Image.Image:
     """One row an episode, one column a time, evenly spaced from first frame to last."""
     rows = []
-    for one in films:
-        times = np.linspace(0, len(one.frames) - 1, SHEET_COLUMNS).round().astype(int)
-        rows.append(_captioned(np.concatenate(list(one.frames[times]), axis=1), one.caption))
+    for film in films:
+        times = np.linspace(0, len(film.frames) - 1, SHEET_COLUMNS).round().astype(int)
+        rows.append(_captioned(np.concatenate(list(film.frames[times]), axis=1), film.caption))
     return Image.fromarray(np.concatenate(rows, axis=0))
 
 
 def write_films(folder: Path, films: Sequence[Film]) -> None:
     """``NAME.mp4`` of each film and ``contact_sheet.png``; the folder replaces what was there."""
     with atomic_directory(folder) as temporary:
-        for one in films:
-            write_video(temporary / f"{one.name}.mp4", one)
+        for film in films:
+            write_video(temporary / f"{film.name}.mp4", film)
         if films:
             contact_sheet(films).save(temporary / "contact_sheet.png", optimize=True)

@@ -1,18 +1,30 @@
 """``sigma plan``: what a run would take, before anything is downloaded: parameters, memory by stage, disk, time."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import psutil
+import torch
+from huggingface_hub import HfApi, RepoFile, get_cached_repo_tree, try_to_load_from_cache
+from huggingface_hub.errors import CachedRepoTreeNotFoundError
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.policies.pi05.configuration_pi05 import PI05Config
+from rich.console import Console
+from rich.table import Table
+
+import sigma.policy.pi05.small.configuration_pi05_small  # noqa: F401  (registers its type)
+from sigma.data.dataset.dataset import Dataset, open_dataset
+from sigma.data.dataset.origin import EMBEDDED, locate_dataset
 from sigma.parameters import Parameters
+from sigma.parameters.machine import MachineParameters
+from sigma.policy.pi05.base_origin import resolve_base
 from sigma.shared.errors import SigmaError
-
-if TYPE_CHECKING:
-    from lerobot.policies.pi05.configuration_pi05 import PI05Config
-    from rich.console import Console
-
-    from sigma.tools.footprint import Footprint
+from sigma.shared.files import read_json
+from sigma.shared.hub import Kind, hub_errors, snapshot
+from sigma.tools.footprint import Footprint, Group, build_footprint
+from sigma.training.trainer import needs_expert
 
 GIB = 2**30
 # What Python with torch and LeRobot takes on the CPU, or a CUDA context with its libraries on a GPU, beside tensors.
@@ -20,7 +32,7 @@ RUNTIME = GIB
 # AdamW keeps two moments of each trained number; the loop keeps their average, the best so far and, while it validates,
 # the live ones.
 MOMENTS, COPIES = 2, 3
-RATES = Path("logs/rehearsal.json")
+REHEARSAL = Path("logs/rehearsal.json")
 
 
 @dataclass(frozen=True)
@@ -38,38 +50,34 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations + RUNTIME
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
     """What ``sigma plan`` shows; sizes in bytes, time in seconds. A disk entry of None is not known yet."""
 
     base: str
-    frozen: dict[str, tuple[int, int]]
-    trainable: dict[str, tuple[int, int]]
+    frozen: dict[str, Group]
+    trainable: dict[str, Group]
     memory: list[Memory]
     disk: dict[str, int | None]
     time: dict[str, float]
     device: str
     free: int | None
-    notes: list[str] = field(default_factory=list)
-    advice: str = ""
-
-    @property
-    def peak(self) -> Memory:
-        return max(self.memory, key=lambda stage: stage.peak)
+    notes: list[str]
+    advice: str
 
     @property
     def fits(self) -> bool | None:
-        return None if self.free is None else self.peak.peak <= self.free
+        """Whether the largest stage fits into the free memory; None where that is not known."""
+        return None if self.free is None else max(stage.peak for stage in self.memory) <= self.free
 
     @property
     def verdict(self) -> str:
-        need = f"{self.peak.peak / GIB:.1f} GiB at the most, in {self.peak.stage}"
+        largest = max(self.memory, key=lambda stage: stage.peak)
+        need = f"{largest.peak / GIB:.1f} GiB at the most, in {largest.stage}"
         if self.free is None:
             return f"needs {need}; no {self.device} device is here to compare with, name its memory: --memory GIB"
         have = f"{self.free / GIB:.1f} GiB free on {self.device}"
-        if self.fits:
-            return f"fits: {need}; {have}"
-        return f"does not fit: {need}; {have}; {self.advice}"
+        return f"fits: {need}; {have}" if self.fits else f"does not fit: {need}; {have}; {self.advice}"
 
 
 def run(parameters: Parameters, *, memory: float | None = None) -> Plan:
@@ -77,66 +85,51 @@ def run(parameters: Parameters, *, memory: float | None = None) -> Plan:
 
     Nothing is downloaded; the Hub is asked for the sizes of a pinned repository's files, where it can be reached.
     """
-    from sigma.tools.footprint import build_footprint
-
-    config, told = base_configuration(parameters)
-    views = views_of(config, parameters)
-    joints = joints_of(parameters)
-    footprint = build_footprint(config, views, parameters, joints)
-    device, free = _free(parameters, memory)
-    count = sum(group.parameters for group in footprint.frozen.values())
-    return Plan(
-        base=told,
-        frozen={name: (group.parameters, group.bytes) for name, group in footprint.frozen.items()},
-        trainable={name: (group.parameters, group.bytes) for name, group in footprint.trainable.items()},
-        memory=stages(footprint, parameters, device),
-        disk=_disk(footprint, views, parameters),
-        time=_time(parameters, rate_key(parameters, count, views, device)),
-        device=device,
-        free=free,
-        notes=_notes(footprint, parameters, device, joints),
-        advice=_advice(parameters),
-    )
-
-
-def _notes(footprint: "Footprint", parameters: Parameters, device: str, joints: int | None) -> list[str]:
+    config, base = base_configuration(parameters)
+    dataset = dataset_here(parameters)
+    footprint = build_footprint(config, kept_cameras(config, parameters), parameters, joints_of(dataset))
+    device, free = device_memory(parameters.machine, memory)
     notes, processes = [], parameters.machine.processes
     if processes > 1:
         place = "in the main memory, which they share" if device == "cpu" else "on a GPU of its own"
         notes.append(f"memory is that of each of {processes} processes, {place}")
-    if device != "cpu":
-        notes.append("the language-model heads, which nothing uses, stay in the main memory")
-    if joints is None:
-        declared = footprint.model.heads.sizes.action_dim
+    if dataset is None:
+        declared = footprint.work.sizes.action_dim
         notes.append(f"the robot's joints are not known before the dataset is fetched: counted with {declared}")
-    return notes
+    return Plan(
+        base,
+        footprint.frozen,
+        footprint.trainable,
+        stages(footprint, parameters, device),
+        _disk(footprint, dataset, parameters),
+        _time(parameters, rate_key(parameters, footprint, device)),
+        device,
+        free,
+        notes,
+        _advice(parameters),
+    )
 
 
 def _advice(parameters: Parameters) -> str:
     """What makes a plan smaller; gradients can be checkpointed only where no flow matching is trained."""
-    from sigma.training.trainer import needs_expert
-
-    told, machine = "lower train.batch or machine.batch", parameters.machine
+    advice, machine = "lower train.batch or machine.batch", parameters.machine
     if machine.processes > 1 and not machine.fsdp:
-        told += ", or set machine.fsdp"
+        advice += ", or set machine.fsdp"
     if parameters.train.gradient_checkpointing:
-        return told
+        return advice
     if needs_expert(parameters):
-        return f"{told}, or take base.branch frozen with train.gradient_checkpointing"
-    return f"{told}, or set train.gradient_checkpointing"
+        return f"{advice}, or take base.branch frozen with train.gradient_checkpointing"
+    return f"{advice}, or set train.gradient_checkpointing"
 
 
-def base_configuration(parameters: Parameters) -> "tuple[PI05Config, str]":
+def _is_local(source: str) -> bool:
+    return source == EMBEDDED or Path(source).is_dir()
+
+
+def base_configuration(parameters: Parameters) -> tuple[PI05Config, str]:
     """LeRobot's configuration of the base and where it is from; of an unfetched Hub base the class's own sizes."""
-    from huggingface_hub import try_to_load_from_cache
-    from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
-    from lerobot.policies.pi05.configuration_pi05 import PI05Config
-
-    import sigma.policy.pi05.small.configuration_pi05_small  # noqa: F401  (registers its type)
-    from sigma.policy.pi05.base_origin import EMBEDDED, resolve_base
-
     origin = parameters.fetch.base
-    if origin.source == EMBEDDED or Path(origin.source).is_dir():
+    if _is_local(origin.source):
         folder = resolve_base(origin.source, origin.revision)
         return PreTrainedConfig.from_pretrained(folder), f"{origin.source}, its own sizes"
     cached = try_to_load_from_cache(origin.source, "config.json", revision=origin.revision)
@@ -144,174 +137,146 @@ def base_configuration(parameters: Parameters) -> "tuple[PI05Config, str]":
         return PreTrainedConfig.from_pretrained(Path(cached).parent), f"{origin.source}, sizes from the cache"
     config = PI05Config(device="cpu")
     cameras = parameters.window.cameras or dict.fromkeys(f"observation.images.camera_{index}" for index in range(3))
-    shape = (3, *config.image_resolution)
-    config.input_features = {camera: PolicyFeature(FeatureType.VISUAL, shape) for camera in cameras}
-    config.output_features = {}
+    image = PolicyFeature(FeatureType.VISUAL, (3, *config.image_resolution))
+    config.input_features, config.output_features = dict.fromkeys(cameras, image), {}
     return config, f"{origin.source}, not fetched yet: sizes of LeRobot's π0.5"
 
 
-def joints_of(parameters: Parameters) -> int | None:
-    """Joints of the robot by the dataset's metadata, where it is here or in the Hub's cache; else None."""
-    import json
-
-    from huggingface_hub import try_to_load_from_cache
-
-    from sigma.data.dataset.dataset import open_dataset
-    from sigma.data.dataset.origin import EMBEDDED, locate_dataset
-
-    origin = parameters.fetch.dataset
-    if origin.source == EMBEDDED or Path(origin.source).is_dir():
-        return len(open_dataset(locate_dataset(origin.source, origin.revision)).joint_names)
-    cached = try_to_load_from_cache(origin.source, "meta/info.json", revision=origin.revision, repo_type="dataset")
-    if not isinstance(cached, str):
-        return None
-    return int(json.loads(Path(cached).read_text(encoding="utf-8"))["features"]["action"]["shape"][0])
-
-
-def views_of(config: "PI05Config", parameters: Parameters) -> int:
-    """Cameras that the window stage keeps."""
+def kept_cameras(config: PI05Config, parameters: Parameters) -> int:
+    """How many cameras the window stage keeps."""
     mapping = parameters.window.cameras
     return sum(mapping.get(camera, camera) is not None for camera in config.image_features)
 
 
-def stages(footprint: "Footprint", parameters: Parameters, device: str) -> list[Memory]:
+def dataset_here(parameters: Parameters) -> Dataset | None:
+    """The dataset, where it is on this machine or in the Hub's cache."""
+    origin = parameters.fetch.dataset
+    if _is_local(origin.source):
+        return open_dataset(locate_dataset(origin.source, origin.revision))
+    try:
+        return open_dataset(snapshot(origin.source, origin.revision or "", "dataset", verify=False, download=False))
+    except SigmaError:
+        return None
+
+
+def joints_of(dataset: Dataset | None) -> int | None:
+    """Joints of the robot; None where the dataset is not here to say."""
+    return None if dataset is None else len(dataset.joint_names)
+
+
+def stages(footprint: Footprint, parameters: Parameters, device: str) -> list[Memory]:
     """Memory of each stage that holds the model on the device, in one of the ``machine.processes``."""
-    from sigma.training.trainer import needs_expert
-
     base, train, machine = parameters.base, parameters.train, parameters.machine
-    batch, trained, alone = machine.batch, footprint.trained, footprint.weights(device)
+    work, batch, trained = footprint.work, machine.batch, footprint.trained
+    whole = footprint.weights(device)  # one decision runs in one process
     saved = footprint.split(machine.processes) if machine.fsdp else 0
-    weights, read = alone - saved, footprint.weights(device, expert=needs_expert(parameters)) - saved
-    mean = base.samples if base.action == "mean" else 1
-    found = [Memory("baseline", weights, activations=footprint.decision(batch, base.samples + 1, sigma=False))]
-    steps = {"finetune": footprint.residual_step}
+    read = footprint.weights(device, expert=needs_expert(parameters)) - saved
+    samples = base.samples if base.action == "mean" else 1
+
+    def decision(stage: str, weights: int, batch: int, samples: int, *, sigma: bool) -> Memory:
+        return Memory(stage, weights, activations=footprint.peak(work.decision(batch, samples, sigma=sigma), batch))
+
+    memory = [decision("baseline", whole - saved, batch, base.samples + 1, sigma=False)]
+    steps = {"finetune": work.residual_step}
     if base.branch == "adapted":
-        steps["finetune, flow phase"] = footprint.flow_step
+        steps["finetune, flow phase"] = work.flow_step
     for stage, step in steps.items():
-        whole = step(train.batch)
-        gradients = min(trained, whole)
-        kept = (MOMENTS + COPIES) * trained
-        found.append(Memory(stage, read + trained, gradients, kept, whole - gradients))
-    found.append(Memory("sigma", weights + trained, activations=footprint.decision(batch, mean, sigma=True)))
-    found.append(Memory("one decision", alone + trained, activations=footprint.decision(1, mean, sigma=True)))
-    return found
+        peak = footprint.peak(step(train.batch), train.batch)
+        gradients = min(trained, peak)
+        memory.append(Memory(stage, read + trained, gradients, (MOMENTS + COPIES) * trained, peak - gradients))
+    memory.append(decision("sigma", whole - saved + trained, batch, samples, sigma=True))
+    return [*memory, decision("one decision", whole + trained, 1, samples, sigma=True)]
 
 
-def _free(parameters: Parameters, memory: float | None) -> tuple[str, int | None]:
-    """The device of ``machine`` and its free bytes, of which processes on a CPU share; None where it is not here."""
-    import os
+def device_memory(machine: MachineParameters, memory: float | None) -> tuple[str, int | None]:
+    """The device of ``machine`` and its free bytes, of which processes on a CPU share; None where it is not here.
 
-    import psutil
-    import torch
-
-    wanted = parameters.machine.device
-    if wanted == "auto":
-        wanted = os.environ.get("SIGMA_DEVICE", "auto")
+    ``memory`` in GiB takes the place of the free bytes.
+    """
+    wanted = os.environ.get("SIGMA_DEVICE", "auto") if machine.device == "auto" else machine.device
     here = torch.cuda.is_available()
     device = "cuda" if wanted == "cuda" or (wanted == "auto" and here) else "cpu"
     if memory is not None:
         return device, int(memory * GIB)
     if device == "cuda":
         return device, torch.cuda.mem_get_info()[0] if here else None
-    return device, psutil.virtual_memory().available // parameters.machine.processes
+    return device, psutil.virtual_memory().available // machine.processes
 
 
-def _disk(footprint: "Footprint", views: int, parameters: Parameters) -> dict[str, int | None]:
+def _disk(footprint: Footprint, dataset: Dataset | None, parameters: Parameters) -> dict[str, int | None]:
     """Bytes on the disk by place; DVC links its cache where the file system can."""
-    from sigma.data.dataset.dataset import open_dataset
-    from sigma.data.dataset.origin import EMBEDDED
-
-    fetch, window, sizes = parameters.fetch, parameters.window, footprint.model.heads.sizes
-    disk: dict[str, int | None] = {}
-    frames: int | None = None
-    if fetch.dataset.source == EMBEDDED or Path(fetch.dataset.source).is_dir():
-        from sigma.data.dataset.origin import locate_dataset
-
-        folder = locate_dataset(fetch.dataset.source, fetch.dataset.revision)
-        dataset = open_dataset(folder)
-        frames, copied = dataset.frames, sum((folder / name).stat().st_size for name in dataset.files())
+    fetch, window, work = parameters.fetch, parameters.window, footprint.work
+    cache: dict[str, int | None] = {}
+    if dataset is None:
+        stored, copied = None, _hub_bytes(fetch.dataset.source, fetch.dataset.revision, "dataset")
     else:
-        copied = _hub_bytes(fetch.dataset.source, fetch.dataset.revision, "dataset")
-        disk["Hub cache: dataset"] = copied
-    if fetch.base.source != EMBEDDED and not Path(fetch.base.source).is_dir():
+        stored = -(-dataset.frames // min(window.train_stride, window.eval_stride))
+        copied = sum((dataset.root / name).stat().st_size for name in dataset.files())
+    if not _is_local(fetch.dataset.source):
+        cache["Hub cache: dataset"] = copied
+    if not _is_local(fetch.base.source):
         listed = _hub_bytes(fetch.base.source, fetch.base.revision, "model")
-        count = sum(group.parameters for group in footprint.frozen.values())
-        disk["Hub cache: base" if listed else "Hub cache: base, if stored in float32"] = listed or 4 * count
-    disk["data/dataset"] = copied
-    stored = frames and -(-frames // min(window.train_stride, window.eval_stride))
-    side = footprint.config.image_resolution[0]
-    disk["data/shards, at most"] = stored and stored * views * 3 * side * side
-    disk["data/features"] = stored and stored * sizes.pools * sizes.width * 4
-    disk["models and training state"] = (2 + MOMENTS + COPIES) * footprint.trained
-    here = {name: size for name, size in disk.items() if not name.startswith("Hub cache")}
-    at_least = ", at least" if None in here.values() else ""
-    disk[f"DVC cache, where it cannot link{at_least}"] = sum(size for size in here.values() if size is not None)
-    return disk
+        cache["Hub cache: base" if listed else "Hub cache: base, if stored in float32"] = (
+            listed or 4 * footprint.base_parameters
+        )
+    image = 3 * work.config.image_resolution[0] ** 2
+    project = {
+        "data/dataset": copied,
+        "data/shards, at most": stored and stored * work.views * image,
+        "data/features": stored and stored * work.sizes.pools * work.sizes.width * 4,
+        "models and training state": (2 + MOMENTS + COPIES) * footprint.trained,
+    }
+    at_least = ", at least" if None in project.values() else ""
+    total = sum(size for size in project.values() if size is not None)
+    return cache | project | {f"DVC cache, where it cannot link{at_least}": total}
 
 
-def _hub_bytes(repository: str, revision: str | None, kind: Any) -> int | None:
+def _hub_bytes(repository: str, revision: str | None, kind: Kind) -> int | None:
     """Bytes of a repository's files by its listing, cached or asked for; None where neither can be had."""
-    from huggingface_hub import HfApi, RepoFile, get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
-    from sigma.shared.hub import hub_errors
-
     try:
-        entries = get_cached_repo_tree(repository, repo_type=kind, revision=revision)
+        return sum(entry.size for entry in get_cached_repo_tree(repository, repo_type=kind, revision=revision))
     except CachedRepoTreeNotFoundError:
-        try:
-            with hub_errors(repository, repository, kind):
-                tree = HfApi().list_repo_tree(repository, repo_type=kind, revision=revision, recursive=True)
-                entries = [entry for entry in tree if isinstance(entry, RepoFile)]
-        except SigmaError:
-            return None
-    return sum(entry.size for entry in entries)
+        pass
+    try:
+        with hub_errors(repository, repository, kind):
+            tree = HfApi().list_repo_tree(repository, repo_type=kind, revision=revision, recursive=True)
+            return sum(entry.size for entry in tree if isinstance(entry, RepoFile))
+    except SigmaError:
+        return None
 
 
-def rate_key(parameters: Parameters, count: int, views: int, device: str) -> dict[str, Any]:
+def rate_key(parameters: Parameters, footprint: Footprint, device: str) -> dict[str, Any]:
     """What a measured time depends on; a rate is used for a run of the same key only."""
-    train = parameters.train
-    names = ("batch", "gradient_checkpointing", "cache_vision", "flow_draws")
     return {
-        "parameters": count,
-        "cameras": views,
-        "branch": parameters.base.branch,
-        "dtype": parameters.base.dtype,
+        "parameters": footprint.base_parameters,
+        "cameras": footprint.work.views,
         "device": device,
-        **{name: getattr(train, name) for name in names},
+        **parameters.base.model_dump(include={"branch", "dtype"}),
+        **parameters.train.model_dump(include={"batch", "gradient_checkpointing", "cache_vision", "flow_draws"}),
     }
 
 
-def _time(parameters: Parameters, key: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds by stage where the rehearsal measured a rate for these sizes on this device."""
-    from sigma.shared.files import read_json
-
-    if not RATES.is_file():
-        return {}
-    record, train = read_json(RATES), parameters.train
+def _time(parameters: Parameters, key: dict[str, Any]) -> dict[str, float]:
+    """Seconds by phase where the rehearsal measured a step of these sizes on this device."""
+    record = read_json(REHEARSAL) if REHEARSAL.is_file() else {}
     if record.get("key") != key:
         return {}
-    step = record["parts"]["one training step"]["seconds"] * train.accumulation
+    train, step = parameters.train, record["parts"]["one training step"]["seconds"] * parameters.train.accumulation
     if parameters.base.branch == "adapted":  # the rehearsed step is then one of flow matching
         return {"finetune, flow phase, by one measured step": step * train.flow_steps}
     return {"finetune, by one measured step": step * train.steps}
 
 
-def show(plan: Plan, console: "Console") -> None:
+def show(plan: Plan, console: Console) -> None:
     """Print the plan as tables and its verdict as the last line."""
-    from rich.table import Table
-
     console.print(f"base: {plan.base}", highlight=False)
-    table = Table("parameters", "count", "GiB", title=None)
-    for name, (count, size) in plan.frozen.items():
-        table.add_row(name, f"{count:,}", f"{size / GIB:.3f}")
+    table = Table("parameters", "count", "GiB")
     for label, groups in (("frozen", plan.frozen), ("trainable", plan.trainable)):
-        if label == "trainable":
-            table.add_section()
-            for name, (count, size) in groups.items():
-                table.add_row(name, f"{count:,}", f"{size / GIB:.3f}")
-        total, size = (sum(column) for column in zip(*groups.values(), strict=True))
-        table.add_row(f"[bold]{label}", f"[bold]{total:,}", f"[bold]{size / GIB:.3f}")
+        total = Group(sum(group.parameters for group in groups.values()), sum(group.bytes for group in groups.values()))
+        for name, group in {**groups, label: total}.items():
+            style = "bold" if group is total else None
+            table.add_row(name, f"{group.parameters:,}", f"{group.bytes / GIB:.3f}", style=style)
+        table.add_section()
     console.print(table)
     table = Table("memory, GiB", "weights", "gradients", "optimizer", "activations", "runtime", "peak")
     for stage in plan.memory:
@@ -322,14 +287,10 @@ def show(plan: Plan, console: "Console") -> None:
     for name, size in plan.disk.items():
         table.add_row(name, "not known before the fetch" if size is None else f"{size / GIB:.3f}")
     console.print(table)
-    if plan.time:
-        table = Table("time", "minutes")
-        for name, seconds in plan.time.items():
-            table.add_row(name, f"{seconds / 60:.1f}")
-        console.print(table)
-    else:
-        told = "sigma rehearse measures one" if plan.device == "cpu" else "a run's is in logs/finetune-training.json"
-        console.print(f"time: no rate was measured for these sizes on {plan.device}; {told}", highlight=False)
-    for note in plan.notes:
-        console.print(f"note: {note}", highlight=False)
+    lines = [f"time: {phase}: {seconds / 60:.1f} minutes" for phase, seconds in plan.time.items()]
+    if not lines:
+        source = "sigma rehearse measures one" if plan.device == "cpu" else "a run's is in logs/finetune-training.json"
+        lines = [f"time: no rate was measured for these sizes on {plan.device}; {source}"]
+    for line in [*lines, *(f"note: {note}" for note in plan.notes)]:
+        console.print(line, highlight=False)
     console.print(plan.verdict, highlight=False, soft_wrap=True)

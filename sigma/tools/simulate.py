@@ -8,7 +8,10 @@ from sigma.shared.errors import SigmaError
 def run(
     *, tasks: list[str], episodes: list[int], seed: int, output: Path, size: int, noise: float, workers: int
 ) -> str:
-    """Record demonstrations, ``episodes`` one number for all tasks or one a task; returns a line that says what."""
+    """Record demonstrations and return the line to print; ``episodes`` is one number for all tasks, or one for each.
+
+    Raises :class:`SigmaError` for a number or task that is not legal, and where the simulator is not installed.
+    """
     if len(episodes) == 1:
         episodes = episodes * len(tasks)
     if len(episodes) != len(tasks) or min(episodes) < 1:

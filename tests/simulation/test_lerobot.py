@@ -14,7 +14,7 @@ from lerobot.envs.utils import NEW_ROLLOUT_OPTION
 from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.scripts.lerobot_eval import rollout
 
-import sigma.simulation.lerobot as registered
+import sigma.simulation.lerobot_registration as registered
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.control.sigma_controller import SigmaController
 from sigma.shared.errors import SigmaError

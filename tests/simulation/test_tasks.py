@@ -7,9 +7,11 @@ from sigma.shared.errors import SigmaError
 from sigma.simulation.env import SO101Env
 from sigma.simulation.episode import EpisodeSpec
 from sigma.simulation.expert import demonstrate
+from sigma.simulation.record import demonstration
 from sigma.simulation.rollout import run_expert
 from sigma.simulation.scene import CUBE_HALF, World
-from sigma.simulation.tasks import BASE_TASKS, HELD_STEPS, TARGET, TASKS, Monitor, task_named
+from sigma.simulation.tasks import BASE_TASKS, HELD_STEPS, TARGET, TASKS, Monitor, Task, behind, moved, task_named
+from sigma.simulation.waypoints import push
 
 
 @pytest.mark.parametrize("task", (*BASE_TASKS, TARGET))
@@ -17,6 +19,14 @@ def test_expert_solves_fresh_seeds(task):
     results = run_expert(range(8), EpisodeSpec(task))
     assert sum(result.success for result in results) >= 7
     assert not any(result.wrong_box for result in results)
+
+
+def test_a_new_task_is_one_entry(monkeypatch):
+    nudge = Task("nudge", ("nudge the cube",), (behind, moved), lambda _: push(), max_steps=80)
+    monkeypatch.setitem(TASKS, nudge.name, nudge)
+    assert demonstration("nudge", 0, 0, 1.0, (), 96).instruction == "nudge the cube"
+    assert all(result.success for result in run_expert(range(3), EpisodeSpec("nudge")))
+    assert SO101Env("nudge").max_steps == 80
 
 
 def test_base_tasks_share_no_instruction_with_the_target():

@@ -188,7 +188,7 @@ def test_metrics_of_another_model_are_refused(world):
     record = read_json(file)
     record["digest"]["sigma"] = "0" * 64
     write_json(file, record)
-    refused(world, r"check_a\.json: it speaks of heads 0{12}, .*run `dvc repro`")
+    refused(world, r"check_a\.json: made with heads 0{12}, .*run `dvc repro`")
     (world.root / "metrics/provenance.json").unlink()
     refused(world, r"provenance\.json: not found")
     assert not (world.root / "published").exists()

@@ -1,7 +1,7 @@
-"""The simulated SO-101 as an environment type of LeRobot: ``--env.type=sigma_so101``.
+"""Registers the simulated SO-101 as an environment type of LeRobot: ``--env.type=sigma_so101``.
 
-Loading this module registers the type and nothing more: no simulator is imported before episodes are played, so that
-a robot's computer needs none, and another simulator's choice of a GL library is left alone.
+No simulator is imported before episodes are played, so that a robot's computer needs none, and another simulator's
+choice of a GL library is left alone; :mod:`sigma.simulation.lerobot_env` is the environment itself.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 
 from sigma.shared.errors import SigmaError
+from sigma.simulation.setting import TARGET
 
 JOINTS = 6
 
@@ -21,7 +22,7 @@ JOINTS = 6
 class SigmaSO101EnvConfig(EnvConfig):
     """One task of the simulator. LeRobot's ``--seed`` is the seed of the first episode; the others follow it."""
 
-    task: str | None = "pick_place"
+    task: str | None = TARGET
     # Control steps a second; the simulator has no other rate.
     fps: int = 10
     # Names of cameras and side of their images in pixels.
@@ -49,10 +50,10 @@ class SigmaSO101EnvConfig(EnvConfig):
         }
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """``n_envs`` environments that step together, in processes of their own if asked; one that has ended costs
-        nothing more.
+        """``n_envs`` environments that step together, in processes of their own where ``use_async_envs`` asks for them.
 
-        Raises :class:`SigmaError` for an unknown task or camera, or where the simulator is not installed.
+        An episode that has ended is not simulated further. Raises :class:`SigmaError` for an unknown task or camera, or
+        where the simulator is not installed.
         """
         from lerobot.envs.utils import freeze_after_episode_end
 
@@ -71,6 +72,7 @@ class SigmaSO101EnvConfig(EnvConfig):
             return LeRobotSO101Env(**options)
 
         makers = [freeze_after_episode_end(make)] * n_envs
+        vector: gym.vector.VectorEnv
         if use_async_envs and n_envs > 1:
             vector = AsyncVectorEnv(makers, context="forkserver", autoreset_mode=AutoresetMode.SAME_STEP)
         else:

@@ -1,0 +1,112 @@
+"""What the scripted expert's motions are made of: waypoints whose goals are read from the simulator at every step.
+
+Heights, times and distances are our own design.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sigma.simulation.kinematics import CLOSED, OPEN
+from sigma.simulation.scene import PAN_AXIS, World
+
+_ABOVE, _GRASP, _LIFT, _CARRY, _DROP = 0.075, 0.013, 0.085, 0.09, 0.045  # heights of the gripper frame, metres
+# The cube lies this far from the gripper frame towards the moving jaw, which leaves room on both sides.
+_CLEARANCE = 0.008
+_PUSH = 0.047  # how far past the cube's first place the jaws go
+_TIP = 0.019  # the closed jaws meet this far to the right of the gripper frame
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where gripper frame and cube were when a waypoint began, each [3]."""
+
+    gripper: np.ndarray
+    cube: np.ndarray
+
+
+Goal = Callable[[World, Start], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Waypoint:
+    """Bring the gripper frame to ``goal`` [3] and the gripper joint to ``opening`` within ``seconds``."""
+
+    goal: Goal
+    opening: float
+    seconds: float | None = None  # None: by distance
+    slack: float = 1.0  # the share of the action noise that the motion bears
+
+
+def _beside(point: np.ndarray, radial: float, sideways: float, height: float) -> np.ndarray:
+    """A point at ``height``, displaced from ``point`` away from the robot and to the robot's left."""
+    along = point[:2] - PAN_AXIS
+    along /= np.linalg.norm(along)
+    across = np.array([-along[1], along[0]])
+    return np.array([*(point[:2] + radial * along + sideways * across), height])
+
+
+def _at_cube(height: float) -> Goal:
+    return lambda world, _: _beside(world.cube_position, 0.0, -_CLEARANCE, height)
+
+
+def _at_box(name: str, height: float) -> Goal:
+    return lambda world, _: np.array([*world.box_position(name)[:2], height])
+
+
+def _here(height: float) -> Goal:
+    return lambda _, start: np.array([*start.gripper[:2], height])
+
+
+def _behind(height: float) -> Goal:
+    return lambda world, _: _beside(world.cube_position, -0.035, _TIP, height)
+
+
+def _through(_: World, start: Start) -> np.ndarray:
+    return _beside(start.cube, _PUSH, _TIP, _GRASP)
+
+
+def reach() -> list[Waypoint]:
+    """Put the open jaws around the cube."""
+    return [Waypoint(_at_cube(_ABOVE), OPEN), Waypoint(_at_cube(_GRASP), OPEN, 0.8, slack=0.4)]
+
+
+def stay_at_cube() -> list[Waypoint]:
+    """Keep the open jaws around the cube."""
+    return [Waypoint(_at_cube(_GRASP), OPEN, 0.8, slack=0.4)]
+
+
+def pick() -> list[Waypoint]:
+    """Grasp the cube and lift it."""
+    return [*reach(), Waypoint(_here(_GRASP), CLOSED, 0.5, slack=0.2), *stay_lifted()]
+
+
+def stay_lifted() -> list[Waypoint]:
+    """Lift the grasped cube, or keep it lifted."""
+    return [Waypoint(_here(_LIFT), CLOSED, 0.8, slack=0.5)]
+
+
+def place(box: str) -> list[Waypoint]:
+    """Carry the grasped cube to a box and let it go there."""
+    return [
+        Waypoint(_at_box(box, _CARRY), CLOSED),
+        Waypoint(_at_box(box, _DROP), CLOSED, 0.6, slack=0.5),
+        Waypoint(_at_box(box, _DROP), OPEN, 0.5, slack=0.5),
+        Waypoint(_at_box(box, _CARRY), OPEN, 0.6),
+    ]
+
+
+def hold_over(box: str) -> list[Waypoint]:
+    """Carry the grasped cube to a box and hold it there."""
+    return [Waypoint(_at_box(box, _CARRY), CLOSED), Waypoint(_at_box(box, _CARRY), CLOSED, 0.8, slack=0.5)]
+
+
+def push() -> list[Waypoint]:
+    """Go behind the cube with closed jaws and push it away from the robot."""
+    return [
+        Waypoint(_behind(_ABOVE), CLOSED),
+        Waypoint(_behind(_GRASP), CLOSED, 0.8, slack=0.4),
+        Waypoint(_through, CLOSED, 1.4, slack=0.4),
+        Waypoint(_here(_GRASP), CLOSED, 0.6, slack=0.5),
+    ]
