@@ -10,10 +10,11 @@ import pytest
 
 from tests.worlds import ROOT
 
-# LeRobot's entry point, and at its end which simulator it has loaded.
+# LeRobot's entry point, and at its end whether it has loaded the simulator or chosen its GL library.
 TRAIN = """
-import atexit, sys
-atexit.register(lambda: print("loaded:", *({"mujoco", "sigma.simulation"} & set(sys.modules))))
+import atexit, os, sys
+simulator = {"mujoco", "sigma.simulation.gl", "sigma.simulation.scene"}
+atexit.register(lambda: print("loaded:", *(simulator & set(sys.modules)), os.environ.get("MUJOCO_GL", "")))
 sys.argv = ["lerobot-train", "--policy.type=sigma", "--dataset.repo_id=nobody/nothing", "--policy.device=cpu"]
 from lerobot.scripts.lerobot_train import main
 main()
@@ -30,7 +31,7 @@ def test_lerobot_train_finds_the_plugin_and_is_refused_in_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", TRAIN],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env={name: value for name, value in os.environ.items() if name != "MUJOCO_GL"} | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

@@ -3,10 +3,10 @@
 All of it is our own design. Every arm meets the same disturbances, and a setting changes only what its fields name.
 """
 
-import mujoco
 import numpy as np
 
 from sigma.shared.seeding import generator
+from sigma.simulation.gl import mujoco
 from sigma.simulation.scene import CAMERAS, World
 from sigma.simulation.setting import Setting
 

@@ -6,9 +6,9 @@ directions; the four others solve the position, and the downward direction as fa
 
 import functools
 
-import mujoco
 import numpy as np
 
+from sigma.simulation.gl import mujoco
 from sigma.simulation.scene import JOINTS, PAN_AXIS, build_model, joint_ranges
 
 GRASP_ROLL = 1.62  # the jaws close sideways and the wrist camera looks away from the robot

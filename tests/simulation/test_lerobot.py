@@ -121,8 +121,8 @@ def test_what_the_simulator_does_not_have_is_refused_by_name(monkeypatch):
     with pytest.raises(SigmaError, match=r"env\.fps: found 30; legal: 10"):
         environments(1, fps=30)
     monkeypatch.setitem(sys.modules, "mujoco", None)
-    for name in ("sigma.simulation.lerobot_env", "sigma.simulation.env", "sigma.simulation.scene"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("lerobot_env", "env", "scene", "gl"):
+        monkeypatch.delitem(sys.modules, f"sigma.simulation.{name}", raising=False)
     with pytest.raises(SigmaError, match=r"needs the package mujoco: install lerobot_policy_sigma\[simulation\]"):
         environments(1)
 
