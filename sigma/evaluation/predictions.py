@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from sigma.policy.adapter.measures import Measures
-from sigma.policy.adapter.spans import SPANS, span_steps
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_table
 from sigma.shared.quantiles import Quantiles
 from sigma.shared.records import PREDICTED, REPLAY, read_record
+from sigma.shared.spans import SPANS, span_steps, stored_residuals
 from sigma.shared.tables import read_columns
 
 SPLITS = ("test", "validation", "train")
@@ -65,11 +65,6 @@ class Predictions:
     def residuals(self) -> dict[str, np.ndarray]:
         """The residual of each span, ``[W, n, D]``."""
         return stored_residuals(self.sigma)
-
-
-def stored_residuals(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The residuals ``[W, n, D]`` by span, from their columns in Sigma's table."""
-    return {span: columns[f"residual_{span}"] for span in SPANS}
 
 
 def stored_measures(columns: Mapping[str, np.ndarray], hold: np.ndarray) -> Measures:

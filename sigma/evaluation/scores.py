@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sigma.policy.adapter.spans import ABBREVIATIONS, SPANS, executed_plan, split
+from sigma.shared.spans import ABBREVIATIONS, SPANS, executed_plan, split
 
 SPAN_METRICS = {span: f"mse_{ABBREVIATIONS[span]}" for span in SPANS}
 METRICS = (*SPAN_METRICS.values(), "mse_plan")

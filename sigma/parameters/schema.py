@@ -56,7 +56,8 @@ def _field_schema(model: type[BaseModel], location: tuple[Any, ...]) -> dict[str
     schema = model.model_json_schema()
     field: dict[str, Any] = schema
     for part in location:
-        field = field.get("properties", {}).get(part) or field.get("additionalProperties") or {}
+        entries = [field.get("additionalProperties"), *field.get("patternProperties", {}).values()]
+        field = field.get("properties", {}).get(part) or next(filter(None, entries), {})
         if "$ref" in field:
             field = schema["$defs"][field["$ref"].rsplit("/", 1)[1]]
     return field

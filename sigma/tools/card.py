@@ -91,8 +91,8 @@ def _metadata(name: str, config: Mapping[str, Any], license: str, measured: Mapp
         eval_results=[
             EvalResult(
                 task_type="robotics",
-                dataset_type=dataset["source"],
-                dataset_name=dataset["source"],
+                dataset_type=dataset["source"] if dataset["revision"] else "recorded",
+                dataset_name=dataset["source"] if dataset["revision"] else "recorded by the author",
                 dataset_revision=dataset["revision"],
                 dataset_split="test",
                 metric_type=metric,

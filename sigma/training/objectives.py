@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sigma.compute import processes
 from sigma.parameters.training import LossParameters, TrainParameters
-from sigma.policy.adapter.spans import ABBREVIATIONS, executed_plan
 from sigma.policy.model.decision import AdaptedPass, SigmaModel
 from sigma.policy.pi05.observation import BasePass
 from sigma.shared.seeding import generator
+from sigma.shared.spans import ABBREVIATIONS, executed_plan
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel, draw_noise_and_time, flow_loss, step_noise
 from sigma.training.loop import Objective

@@ -222,7 +222,7 @@ def test_without_held_out_episodes_every_window_is_one_of_training_and_those_wit
     [
         ({"window__chunk": 17}, r"window\.chunk: .*longer than window\.horizon \(16\), found 17"),
         ({"window__train_stride": 5}, r"window\.train_stride: must divide window\.horizon \(16\), found 5"),
-        ({"window__eval_stride": 12}, r"window\.eval_stride: must divide window\.horizon \(16\) or a multiple"),
+        ({"window__eval_stride": 12}, r"window\.eval_stride: must divide window\.horizon \(16\) or be a multiple"),
         ({"window__eval_stride": 0}, r"window\.eval_stride: .*legal: integer ≥ 1"),
         ({"window__history_stride": 6}, r"window\.history_stride: must be a multiple of window\.train_stride \(4\)"),
         ({"window__validation": -1}, r"window\.validation.*"),

@@ -15,7 +15,14 @@ UNPICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "
 CALLS = {"eval", "exec", "compile", "__import__"}
 METHODS = {"read_pickle", "to_pickle", "unsafe_load", "full_load", "load_all", "system", "popen"}
 # What of huggingface_hub asks nobody: exceptions, types, and what reads the cache.
-LOCAL = {"RepoFile", "constants", "get_token", "get_cached_repo_tree", "try_to_load_from_cache"}
+LOCAL = {
+    "RepoFile",
+    "constants",
+    "get_token",
+    "get_cached_repo_tree",
+    "try_to_load_from_cache",
+    *("EvalResult", "ModelCard", "ModelCardData"),
+}
 NETWORK = {"socket", "ssl", "http", "urllib.request", "requests", "aiohttp", "ftplib", "smtplib", "paramiko"}
 CLUSTER = ("sigma/compute/workers.py", "socket")  # asks whether the cluster that params.yaml names answers
 ASKS = {
@@ -23,7 +30,7 @@ ASKS = {
     "sigma/tools/publish.py": "publish; the upload",
     "sigma/tools/plan.py": "plan; sizes of what is not fetched yet",
     "sigma/tools/profile.py": "profile use; the commit that a profile is pinned to",
-    "sigma/policy/lerobot/modeling_sigma.py": "LeRobot's plugin; a published policy",
+    "sigma/policy/lerobot/modeling_sigma.py": "LeRobot plugin; a published policy",
 }
 
 
@@ -107,12 +114,8 @@ def test_no_module_opens_a_connection_itself():
 def test_of_the_stages_fetch_alone_describes_a_base_which_is_what_downloads():
     """Every other stage loads a base that was fetched, and that takes the cache alone; see tests/shared/test_hub.py."""
     asking = {"describe_base", "locate_dataset", "find_dataset", "newest_commit", "snapshot", "resolve_base"}
-    own = {
-        "sigma/shared/hub.py",
-        "sigma/data/dataset/origin.py",
-        "sigma/policy/pi05/base_origin.py",
-        "sigma/policy/pi05/description.py",
-    }
+    own = {"sigma/shared/hub.py", "sigma/data/dataset/origin.py"}
+    own |= {f"sigma/policy/pi05/{name}.py" for name in ("base", "base_origin", "description")}
     for command in ("audit", "window", "baseline", "finetune", "evaluate", "report"):
         for file in closure(f"sigma/commands/{command}.py"):
             used = {called.rpartition(".")[2] for called, _ in calls(file)} & asking

@@ -8,8 +8,8 @@ import torch
 from scipy.special import logsumexp
 
 from sigma.parameters.training import LossParameters
-from sigma.policy.adapter.spans import split
 from sigma.policy.model.telepathy import TelepathyState
+from sigma.shared.spans import split
 from sigma.training import losses
 from sigma.training.losses import (
     HardWindows,

@@ -14,15 +14,14 @@ import numpy as np
 import torch
 
 from sigma.compute.processes import gather_parts
-from sigma.evaluation.predictions import stored_residuals
 from sigma.policy.adapter.calibration import calibrate, reference_set
 from sigma.policy.adapter.measures import feature_distance, text_distance
-from sigma.policy.adapter.spans import corrections
 from sigma.policy.model.decision import Decision, FactorSwap, SigmaModel
 from sigma.policy.model.heads import FILE, describe_heads, load_heads
 from sigma.policy.model.model_folder import load_model, read_config
 from sigma.policy.pi05.base_replay import batches
 from sigma.shared.errors import SigmaError
+from sigma.shared.spans import corrections, stored_residuals
 from sigma.training.batches import WindowBatches
 
 

@@ -25,7 +25,7 @@ from sigma.policy.adapter.calibration import (
 )
 from sigma.policy.adapter.limits import NonFiniteActionError, limit_action
 from sigma.policy.adapter.measures import Measures, feature_distance, motion_ratio, rms, text_distance
-from sigma.policy.adapter.spans import SPANS, corrections, executed_plan
+from sigma.shared.spans import SPANS, corrections, executed_plan
 
 __all__ = [
     "Execution",
@@ -200,7 +200,7 @@ class SigmaTelepathyAdapter:
 
         ``base_action [B, T, D]`` is the frozen base's, ``residuals`` maps each span to ``[B, n, D]``. With
         ``adapted_action [B, T, D]`` (the base under LoRA) the correction is that of
-        :func:`~sigma.policy.adapter.spans.corrections`; without it the residuals are the corrections.
+        :func:`~sigma.shared.spans.corrections`; without it the residuals are the corrections.
         """
         if adapted_action is not None:
             residuals = corrections(base_action, residuals, adapted_action)

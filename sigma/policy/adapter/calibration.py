@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from sigma.policy.adapter.measures import NEIGHBOURS, motion_ratio, rms
-from sigma.policy.adapter.spans import SPANS
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import Outputs, digest_file, read_json
 from sigma.shared.records import AGAIN, POSITIVE, check_record
+from sigma.shared.spans import SPANS
 
 FORMAT_VERSION = 1
 REFERENCE_WINDOWS = 1024

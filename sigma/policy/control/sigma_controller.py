@@ -19,10 +19,10 @@ from torch import Tensor
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import read_calibration, read_reference
 from sigma.policy.adapter.measures import Measures, distances
-from sigma.policy.adapter.spans import split
 from sigma.policy.control.robot_observation import RobotObservation, live_observation
 from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.shared.errors import SigmaError
+from sigma.shared.spans import split
 
 
 def check_action_steps(n_action_steps: int, config: Mapping[str, Any]) -> None:

@@ -13,10 +13,10 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
-from sigma.policy.adapter.spans import span_steps, split
 from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.model.telepathy import normalise_factors
 from sigma.shared.errors import SigmaError
+from sigma.shared.spans import span_steps, split
 
 
 class LayerMix(nn.Module):

@@ -16,7 +16,6 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor, nn
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-from sigma.policy.adapter.spans import corrections, split
 from sigma.policy.model import lora
 from sigma.policy.model.decision import Decision, SigmaModel
 from sigma.policy.model.heads import heads_file
@@ -31,6 +30,7 @@ from sigma.policy.pi05.observation import BasePass, Observation
 from sigma.policy.pi05.placement import place
 from sigma.shared.errors import SigmaError
 from sigma.shared.resize import to_resolution
+from sigma.shared.spans import corrections, split
 
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
 

@@ -24,12 +24,12 @@ from sigma.evaluation.replay.sigma_replay import (
     stored_corrections,
 )
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-from sigma.policy.adapter.spans import split
 from sigma.policy.model.decision import FactorSwap, SigmaModel
 from sigma.policy.pi05.base_action import Kind
 from sigma.policy.pi05.base_replay import batches
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import generator
+from sigma.shared.spans import split
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from sigma.evaluation.scores import Arm, span_arm
-from sigma.policy.adapter.spans import SPANS, span_steps
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, digest_folder, read_json
+from sigma.shared.spans import SPANS, span_steps
 from sigma.shared.tables import read_columns
 
 # Confirmatory arms, named before any of them was trained: the verdict is about these rows. The second half of a row's

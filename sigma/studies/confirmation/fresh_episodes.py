@@ -19,7 +19,7 @@ from sigma.data.shards import Shards
 from sigma.data.windows.candidates import Filter, candidate_windows
 from sigma.data.windows.cutting import Protocol
 from sigma.data.windows.packing import StoredCameras, write_shards
-from sigma.evaluation.predictions import stored_measures, stored_residuals
+from sigma.evaluation.predictions import stored_measures
 from sigma.evaluation.replay.sigma_replay import decide, hold_action
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import read_calibration, read_reference
@@ -31,6 +31,7 @@ from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.base_replay import replay_base
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation
 from sigma.shared.errors import SigmaError
+from sigma.shared.spans import stored_residuals
 from sigma.studies.ablation.arm_replay import replay_flow_arm
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel

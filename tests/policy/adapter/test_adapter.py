@@ -21,8 +21,8 @@ from sigma.policy.adapter.adapter import (
     text_distance,
     write_calibration,
 )
-from sigma.policy.adapter.spans import SPANS, span_steps, split
 from sigma.shared.errors import SigmaError
+from sigma.shared.spans import SPANS, span_steps, split
 
 B, T, C, D = 3, 6, 4, 2
 FINITE = st.floats(-4, 4, width=32)

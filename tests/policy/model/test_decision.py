@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from sigma.policy.adapter.spans import SPANS
 from sigma.policy.model import lora
 from sigma.policy.model.decision import FactorSwap
 from sigma.policy.model.model_folder import base_digest, load_model, read_config
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base_action import zero_noise_action
 from sigma.policy.pi05.observation import base_pass
+from sigma.shared.spans import SPANS
 from sigma.training.objectives import ResidualObjective
 
 

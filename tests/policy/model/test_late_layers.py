@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from sigma.parameters import read_parameters
-from sigma.policy.adapter.spans import SPANS
 from sigma.policy.model import lora
 from sigma.policy.model.model_folder import load_model, read_config
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base_action import zero_noise_action
 from sigma.policy.pi05.observation import base_pass
 from sigma.shared.errors import SigmaError
+from sigma.shared.spans import SPANS
 from tests.policy.model.test_decision import fresh_model, trained_model
 
 LATE = {"telepathy": {"from_layer": 1, "layers": [-1], "factor_tokens": 0, "state_tokens": 0}}

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from sigma.parameters.schema import read_yaml
-from sigma.policy.adapter.spans import SPANS, span_steps
 from sigma.policy.model.heads import MLPHeads, TelepathyHeads, parameter_count
 from sigma.policy.model.residuals import ResidualHeads, matching_width
 from sigma.shared.errors import SigmaError
+from sigma.shared.spans import SPANS, span_steps
 from tests.worlds import ROOT, tiny_sizes
 
 BATCH, TOKENS = 4, 7

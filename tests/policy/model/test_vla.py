@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
-from sigma.policy.adapter.spans import SPANS
 from sigma.policy.model import lora
 from sigma.shared.errors import SigmaError
+from sigma.shared.spans import SPANS
 from tests.policy.control.test_sigma_controller import material_of_single_passes, observations, test_episode
 from tests.worlds import World, make_world
 

@@ -13,9 +13,9 @@ import pytest
 from sigma.commands import report
 from sigma.parameters import read_parameters
 from sigma.policy.adapter.adapter import Measures, SigmaTelepathyAdapter, read_calibration
-from sigma.policy.adapter.spans import SPANS
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, digest_folder, read_json, read_table, write_json, write_table
+from sigma.shared.spans import SPANS
 from sigma.shared.tables import from_table, to_table
 from sigma.studies.ablation import ablation
 from tests.arm_folders import VARIANTS, held_out, write_arm, write_arms, write_parameters

@@ -49,6 +49,11 @@ def corrections[Array: (np.ndarray, Tensor)](
     return result
 
 
+def stored_residuals[Array](columns: Mapping[str, Array]) -> dict[str, Array]:
+    """The residuals ``[W, n, D]`` by span, from their columns in Sigma's table."""
+    return {span: columns[f"residual_{span}"] for span in SPANS}
+
+
 def executed_plan[Array: (np.ndarray, Tensor)](actions: Mapping[str, Array]) -> Array:
     """The plan ``[B, T, D]`` that a robot executes, from ``[B, n, D]`` by span: each step from the finest span that
     covers it, which is step 0 from the vector, steps 1..C−1 from the chunk, the rest from the trajectory."""

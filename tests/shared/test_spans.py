@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sigma.policy.adapter.spans import corrections, executed_plan, split
+from sigma.shared.spans import corrections, executed_plan, split
 
 B, T, C, D = 3, 6, 4, 2
 
