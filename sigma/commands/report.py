@@ -16,10 +16,9 @@ def run(parameters: Parameters) -> str:
     from sigma.evaluation.summary import evaluate, split_metrics, summarise
     from sigma.policy.adapter.adapter import SigmaTelepathyAdapter, read_calibration
     from sigma.report.audit_section import read_audit
-    from sigma.report.page import build_page
+    from sigma.report.page import build_page, verdict
     from sigma.report.provenance import provenance
     from sigma.report.table import write_csv
-    from sigma.report.verdict import verdict
     from sigma.shared.files import Outputs
     from sigma.shared.records import HEADS, ORIGIN, read_record
 
@@ -37,7 +36,7 @@ def run(parameters: Parameters) -> str:
         "sigma": split_metrics(evaluation, "sigma", report.batch),
         "check_a": same_heads,
         "check_b": lower_error,
-        "sigma_eval_report": {"verdict": sentence, **summary, "data": audit.summary()},
+        "sigma_eval_report": {"verdict": sentence, **summary, "data": audit.counts | {"excluded": audit.excluded}},
         "provenance": provenance(predictions.shards["dataset"], base, predictions.features, heads, report.seed),
     }
     page = build_page(evaluation, metrics, audit, {"adapter": settings, "report": report.model_dump()})

@@ -90,9 +90,11 @@ def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], first: Pat
         "base_samples": (windows, base["base_samples"].shape[1], horizon, joints),
         **{f"residual_{span}": (windows, count, joints) for span, count in steps.items()},
     }
-    finite = ("action", "hold", "base_action", "base_zero_noise", "base_samples")
     # Residuals are not among these: one that is not finite counts as zero, as it does on a robot.
-    finite += ("tau_l2", "sem_align", "control_tau_l2", "control_sem_align")
+    finite = (
+        *("action", "hold", "base_action", "base_zero_noise", "base_samples"),
+        *("tau_l2", "sem_align", "control_tau_l2", "control_sem_align"),
+    )
     for path, columns in ((first, base), (second, sigma)):
         for name, shape in shapes.items():
             if name in columns and columns[name].shape != shape:

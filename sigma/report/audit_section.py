@@ -9,15 +9,14 @@ import numpy as np
 from pydantic import Field
 
 from sigma.report.figures import joint_trace
-from sigma.report.html import data_uri, picture
+from sigma.report.html import picture
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_table
 from sigma.shared.records import AGAIN, EPISODES, read_record
 
+COUNT = Annotated[int, Field(ge=0)]
 COUNTS = {
-    **dict.fromkeys(
-        ("episodes", "frames", "cameras", "excluded", "used", "failures", "warnings"), Annotated[int, Field(ge=0)]
-    ),
+    **dict.fromkeys(("episodes", "frames", "cameras", "excluded", "used", "failures", "warnings"), COUNT),
     "checks": dict,
 }
 """``metrics/audit.json``."""
@@ -46,9 +45,37 @@ class Audit:
         were = "was" if count == 1 else "were"
         return f"{count} of {self.counts['episodes']} recorded episodes {were} left out by the audit." if count else ""
 
-    def summary(self) -> dict[str, Any]:
-        """The counts and the excluded episodes, as JSON."""
-        return {**self.counts, "excluded": self.excluded}
+    def checks(self) -> list[dict[str, Any]]:
+        """One row for each check that found something: failures, warnings, episodes, and its worst finding."""
+
+        def badness(finding: Mapping[str, Any]) -> tuple[bool, bool, float]:
+            # A value that is NaN counts as the worst of its severity.
+            return finding["severity"] == "fail", not finding["value"] <= np.inf, finding["value"]
+
+        rows = []
+        for name in dict.fromkeys(finding["check"] for finding in self.findings):
+            findings = [finding for finding in self.findings if finding["check"] == name]
+            severities = [finding["severity"] for finding in findings]
+            row = {"check": name, "failures": severities.count("fail"), "warnings": severities.count("warn")}
+            row["episodes"] = len({finding["episode"] for finding in findings if finding["episode"] >= 0})
+            rows.append(row | {"worst": max(findings, key=badness)})
+        return sorted(rows, key=lambda row: -row["failures"])
+
+    def shown(self) -> list[dict[str, Any]]:
+        """The findings that have a picture, failures first; a trace is drawn as a data URI."""
+        shown = []
+        for number, finding in enumerate(self.findings):
+            trace, drawn = self.traces.get(number), None
+            if trace is not None:
+                state, action = (np.array(trace[name], dtype=np.float64) for name in ("state", "action"))
+                span = finding["first_frame"], finding["last_frame"]
+                drawn = picture(joint_trace(state, action, trace["joint"], trace["fps"], span))
+            films: dict[str, list[tuple[int, bytes]]] = {}
+            for camera, step, jpeg in self.frames.get(number, []):
+                films.setdefault(camera, []).append((step, jpeg))
+            if drawn or films:
+                shown.append({**finding, "trace": drawn, "films": films})
+        return sorted(shown, key=lambda row: row["severity"] != "fail")
 
 
 def read_audit(data: Path, metrics: Path) -> Audit:
@@ -70,51 +97,3 @@ def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
         if table.column_names.count(name) != 1:
             raise SigmaError(f"{path}: column {name!r} is missing; {AGAIN}")
     return table.to_pylist()
-
-
-def _by_check(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each check that found something: failures, warnings, episodes, and its worst finding."""
-    rows = []
-    for name in dict.fromkeys(finding["check"] for finding in findings):
-        of_check = [finding for finding in findings if finding["check"] == name]
-        severities = [finding["severity"] for finding in of_check]
-        rows.append(
-            {
-                "check": name,
-                "failures": severities.count("fail"),
-                "warnings": severities.count("warn"),
-                "episodes": len({finding["episode"] for finding in of_check if finding["episode"] >= 0}),
-                # A value that is NaN counts as the worst of its severity.
-                "worst": max(
-                    of_check, key=lambda row: (row["severity"] == "fail", not row["value"] <= np.inf, row["value"])
-                ),
-            }
-        )
-    return sorted(rows, key=lambda row: -row["failures"])
-
-
-def _shown(audit: Audit) -> list[dict[str, Any]]:
-    """The findings that have a picture, failures first."""
-    shown = []
-    for number, finding in enumerate(audit.findings):
-        trace, drawn = audit.traces.get(number), None
-        if trace is not None:
-            state, action = (np.array(trace[name], dtype=np.float64) for name in ("state", "action"))
-            span = finding["first_frame"], finding["last_frame"]
-            drawn = picture(joint_trace(state, action, trace["joint"], trace["fps"], span))
-        films: dict[str, list[tuple[int, str]]] = {}
-        for camera, step, jpeg in audit.frames.get(number, []):
-            films.setdefault(camera, []).append((step, data_uri("image/jpeg", jpeg)))
-        if drawn or films:
-            shown.append({**finding, "trace": drawn, "films": films})
-    return sorted(shown, key=lambda row: row["severity"] != "fail")
-
-
-def audit_section(audit: Audit) -> dict[str, Any]:
-    """What the page shows about the data, with pictures as data URIs."""
-    return {
-        "counts": audit.counts,
-        "excluded": audit.excluded,
-        "checks": _by_check(audit.findings),
-        "shown": _shown(audit),
-    }

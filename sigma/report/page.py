@@ -1,17 +1,18 @@
-"""``reports/index.html``: one self-contained file, for the person who decides whether Sigma helps."""
+"""``reports/index.html``: one self-contained file, for the person who decides whether Sigma helps, and its verdict."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from sigma.evaluation.intervals import episode_sums, ratio_of_means
+from sigma.evaluation.checks import failures
+from sigma.evaluation.intervals import Difference, episode_sums, ratio_of_means
 from sigma.evaluation.references import CHECKED, TITLES
 from sigma.evaluation.scores import METRICS
 from sigma.evaluation.summary import Evaluation
 from sigma.report import figures
-from sigma.report.audit_section import Audit, audit_section
-from sigma.report.html import data_uri, picture, render
+from sigma.report.audit_section import Audit
+from sigma.report.html import picture, render
 
 METRIC_TITLES = {
     "mse_vec": "action vector (step 0)",
@@ -22,6 +23,18 @@ METRIC_TITLES = {
     "sem_align": "semantic alignment with the text",
 }
 COMPARED = ("base", "base_one_sample", "base_zero_noise", *CHECKED)
+
+
+def verdict(
+    check_a: Mapping[str, Any], check_b: Mapping[str, Any], differences: Mapping[str, Mapping[str, Difference]]
+) -> str:
+    """One sentence on the executed plan against the frozen base, then on both checks; its words are a template's.
+
+    ``differences`` holds Sigma's against the base and each reference of CHECK B, by metric.
+    """
+    plan, missed = differences["base"]["mse_plan"], failures(differences)
+    lines = render("verdict.txt", check_a=check_a, check_b=check_b, plan=plan, missed=missed, titles=TITLES)
+    return " ".join(lines.splitlines())
 
 
 def _typical_episode(evaluation: Evaluation) -> int:
@@ -95,15 +108,6 @@ def _draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> d
     return {name: picture(svg) for name, svg in drawn.items()}
 
 
-def _worst(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The worst windows, each with its cameras' pictures."""
-    shown = []
-    for window in summary["worst_windows"]:
-        frames = evaluation.predictions.frames.get(window["window"], [])
-        shown.append({**window, "pictures": [(camera, data_uri("image/jpeg", jpeg)) for camera, jpeg in frames]})
-    return shown
-
-
 def build_page(
     evaluation: Evaluation, metrics: Mapping[str, Mapping[str, Any]], audit: Audit, thresholds: Mapping[str, Any]
 ) -> str:
@@ -129,8 +133,8 @@ def build_page(
         differences=evaluation.differences,
         episode=episode,
         pictures=_draw(evaluation, summary, episode),
-        worst=_worst(evaluation, summary),
-        data=audit_section(audit),
+        frames=evaluation.predictions.frames,
+        data=audit,
         shards=evaluation.predictions.shards,
         features=evaluation.predictions.features,
         unknown=int(np.sum(distances > thresholds["adapter"]["text_tolerance"])),

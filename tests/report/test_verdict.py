@@ -6,7 +6,7 @@ from sigma.evaluation.intervals import Difference
 from sigma.evaluation.references import CHECKED
 from sigma.evaluation.scores import METRICS
 from sigma.report.html import number
-from sigma.report.verdict import verdict
+from sigma.report.page import verdict
 
 
 def _difference(first=0.2, second=0.1, low=-0.12, high=-0.08, episodes=50):
