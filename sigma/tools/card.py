@@ -45,9 +45,9 @@ def _error(value: float) -> str:
     return f"{value:.4f}".replace("-", "−")
 
 
-def _points(entry: Mapping[str, float], low: str, high: str) -> str:
-    middle, low, high = (signed(100 * entry[key]) for key in ("difference", low, high))
-    return f"{middle} ({low} to {high})"
+def _points(entry: Mapping[str, float], *keys: str) -> str:
+    """A difference and its bounds, at these keys, in percentage points."""
+    return "{} ({} to {})".format(*(signed(100 * entry[key]) for key in keys))
 
 
 def _closed_loop() -> dict[str, Any]:
@@ -58,19 +58,15 @@ def _closed_loop() -> dict[str, Any]:
     target = min(name.split("/")[0] for name in results if "/" in name)
     names = sorted(results, key=lambda name: (not name.startswith(target), name))
     tasks = {_code(name): results[name]["arms"] for name in names} | {"mean of the base's own tasks": kept}
-    arms, gain = results[target]["arms"], results[target]["paired"]["base"]
+    gain = results[target]["paired"]["base"]
     return {
         "target": target,
-        "arms": list(ARMS.values()),
-        "rows": [
-            (name, str(scores["base"]["episodes"]), *(success(scores[arm]) for arm in ARMS))
-            for name, scores in tasks.items()
-        ],
-        "gain": _points(gain, "low", "high"),
+        "titles": ARMS,
+        "tasks": tasks,
+        "on_target": results[target]["arms"],
+        "gain": _points(gain, "difference", "low", "high"),
         "p": gain["p"],
-        "kept": _points(kept["sigma"], "difference_lo", "difference_hi"),
-        "success": arms["sigma"]["success"],
-        "rates": {arm: arms[arm]["decisions_per_second"] for arm in ("base", "sigma")},
+        "kept": _points(kept["sigma"], "difference", "difference_lo", "difference_hi"),
     }
 
 
@@ -79,16 +75,15 @@ def _metadata(name: str, config: Mapping[str, Any], license: str, measured: Mapp
     from huggingface_hub import EvalResult, ModelCardData
 
     base, dataset = config["base"], config["dataset"]
-    links: dict[str, Any] = {}
+    on_hub = dataset["revision"] is not None
+    links: dict[str, Any] = {"datasets": [dataset["source"]]} if on_hub else {}
     if base["revision"]:
         links |= {"base_model": base["source"], "base_model_relation": "adapter"}
-    if dataset["revision"]:
-        links["datasets"] = [dataset["source"]]
     results = [
         EvalResult(
             task_type="robotics",
-            dataset_type=dataset["source"] if dataset["revision"] else "recorded",
-            dataset_name=dataset["source"] if dataset["revision"] else "recorded by the author",
+            dataset_type=dataset["source"] if on_hub else "recorded",
+            dataset_name=dataset["source"] if on_hub else "recorded by the author",
             dataset_revision=dataset["revision"],
             dataset_split="test",
             metric_type=metric,
@@ -152,10 +147,11 @@ def model_card(
         joint_names=", ".join(map(_code, config["joint_names"])),
         cameras=", ".join(map(_code, config["cameras"])),
         error=_error,
+        success=success,
         **values,
     )
     measured = {metric: check_b["test"][metric]["sigma"] for metric in METRICS}
     if closed_loop:
-        measured[f"success on {closed_loop['target']}"] = closed_loop["success"]
+        measured[f"success on {closed_loop['target']}"] = closed_loop["on_target"]["sigma"]["success"]
     metadata = _metadata(name, config, license, measured)
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))

@@ -36,7 +36,8 @@ class SigmaReplay:
 
 
 def open_model(material: WindowBatches, folder: Path) -> tuple[SigmaModel, str]:
-    """The model that finetune wrote, and its base branch; one of other inputs than the material's is refused."""
+    """The model that finetune wrote, and its base branch; raises :class:`SigmaError` where it was trained on other
+    inputs than ``material``."""
     config = read_config(folder)
     if config["dataset"] != material.shards.meta["dataset"] or config["base"]["digest"] != material.meta["base_digest"]:
         raise SigmaError(f"{folder}: trained on another dataset or base than data/ holds; run `dvc repro`")
