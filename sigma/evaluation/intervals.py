@@ -87,7 +87,7 @@ def _sign_flip(sums: np.ndarray, resamples: int, seed: int) -> float:
 
     result = permutation_test(
         (sums,),
-        lambda values, axis=-1: values.sum(axis=axis),
+        np.sum,
         permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,

@@ -23,6 +23,11 @@ def picture(svg: str) -> str:
     return data_uri("image/svg+xml", svg.encode())
 
 
+def photo(jpeg: bytes) -> str:
+    """A JPEG as a data URI."""
+    return data_uri("image/jpeg", jpeg)
+
+
 def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Flatten nested values into (dotted name, text) rows."""
     rows: list[tuple[str, str]] = []
@@ -51,5 +56,5 @@ def render(template: str, *, package: str = "sigma.report", **values: Any) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "p": p_value}
+    environment.filters |= {"flat": flat, "number": number, "p": p_value, "photo": photo}
     return environment.get_template(template).render(**values)

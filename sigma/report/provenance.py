@@ -4,6 +4,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from sigma.shared.records import ORIGIN
+
 PACKAGES = ("lerobot_policy_sigma", "dvc", "lerobot", "numpy", "peft", "pyarrow", "scipy", "torch", "transformers")
 
 
@@ -18,10 +20,9 @@ def provenance(
     dataset: dict[str, Any], base: dict[str, Any], features: dict[str, Any], heads: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     """The record of one run, from the metadata that each stage left; the same inputs give the same bytes."""
-    origin = ("source", "revision", "digest")
     return {
-        "dataset": {key: dataset[key] for key in origin},
-        "base": {key: base[key] for key in origin},
+        "dataset": {key: dataset[key] for key in ORIGIN},
+        "base": {key: base[key] for key in ORIGIN},
         "base_replay": {key: features[key] for key in ("statistics", "action", "samples", "seed", "num_steps")},
         "heads": {"digest": heads["sigma"]["digest"]},
         "report": {"seed": seed},

@@ -48,24 +48,23 @@ def _committed(revision: str, path: Path) -> Any:
 
 def run(*, revision: str, frozen_tolerance: float, trained_tolerance: float) -> tuple[str, bool]:
     """A table of the largest relative difference of each file and kind, and whether all are within tolerance."""
+    tolerances = {"frozen": frozen_tolerance, "trained": trained_tolerance}
     lines, agreed = [], True
     for name in FROZEN + TRAINED:
         path = Path("metrics") / f"{name}.json"
         here, there = dict(numbers(read_json(path))), dict(numbers(_committed(revision, path)))
-        differences: dict[str, list[tuple[float, str]]] = {"frozen": [], "trained": []}
+        differences: dict[str, dict[str, float]] = {kind: {} for kind in tolerances}
         for key in sorted(here.keys() | there.keys()):
             parts = key.split(".")
-            if parts[-1] in SKIPPED:
-                continue
             trained = not TRAINED_KEYS.isdisjoint(parts) or (name in TRAINED and parts[-1] != "baseline")
-            kind = "trained" if trained else "frozen"
-            differences[kind].append((relative_difference(here.get(key), there.get(key)), key))
-        for kind, tolerance in (("frozen", frozen_tolerance), ("trained", trained_tolerance)):
-            if not differences[kind]:
-                continue
-            largest, key = max(differences[kind], key=lambda difference: difference[0])
-            within = largest <= tolerance
-            agreed &= within
-            verdict = "agrees" if within else "DIFFERS"
-            lines.append(f"{path}  {kind:8}{largest:9.2e} of {tolerance:.0e}  {verdict}  {key if largest else ''}")
+            if parts[-1] not in SKIPPED:
+                kind = "trained" if trained else "frozen"
+                differences[kind][key] = relative_difference(here.get(key), there.get(key))
+        for kind, by_key in differences.items():
+            if by_key:
+                key = max(by_key, key=by_key.__getitem__)
+                largest, tolerance = by_key[key], tolerances[kind]
+                agreed &= largest <= tolerance
+                verdict = "agrees" if largest <= tolerance else "DIFFERS"
+                lines.append(f"{path}  {kind:8}{largest:9.2e} of {tolerance:.0e}  {verdict}  {key if largest else ''}")
     return "\n".join(lines), agreed

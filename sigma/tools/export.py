@@ -34,7 +34,8 @@ def run(
     if output.exists():
         raise SigmaError(f"{output}: exists already; choose another folder")
     config, base = policy_folder.check_parts(MODEL, CALIBRATION, BASE)
-    limits = _limits(config, lower, upper, max_step, clamp)
+    chosen = {"joint_lower": lower or None, "joint_upper": upper or None, "max_step": max_step}
+    limits = _limits(config, {name: value for name, value in chosen.items() if value is not None}, clamp)
     policy = policy_folder.policy_config(config, base, adapter=adapter, n_action_steps=n_action_steps, limits=limits)
     check_action_steps(policy.n_action_steps, config)
     with atomic_directory(output) as temporary:
@@ -44,20 +45,13 @@ def run(
     return f"{output}: Sigma on {source}, {policy.n_action_steps} steps a decision, {clamped}"
 
 
-def _limits(
-    config: dict[str, Any],
-    lower: list[float] | None,
-    upper: list[float] | None,
-    max_step: float | None,
-    clamp: bool,
-) -> dict[str, Any]:
-    options = {"joint_lower": lower or None, "joint_upper": upper or None, "max_step": max_step}
-    given = {name: value for name, value in options.items() if value is not None}
+def _limits(config: dict[str, Any], chosen: dict[str, Any], clamp: bool) -> dict[str, Any]:
+    """The policy's clamp: ``chosen`` by the user, the rest by default; empty without ``clamp``."""
     if not clamp:
-        if given:
+        if chosen:
             raise SigmaError("--no-clamp: legal without --lower, --upper and --max-step")
         return {}
-    # Limits of the data's own units need no look at whether these are LeRobot's.
-    if lower and upper:
-        return {"max_step": policy_folder.TRAVEL_PER_SECOND / config["fps"]} | given
-    return policy_folder.default_limits(config, ADVICE) | given
+    # With both joint limits given it does not matter whether the data's units are LeRobot's.
+    if "joint_lower" in chosen and "joint_upper" in chosen:
+        return {"max_step": policy_folder.TRAVEL_PER_SECOND / config["fps"]} | chosen
+    return policy_folder.default_limits(config, ADVICE) | chosen

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, get_token
-from safetensors.torch import load_file
 
 from sigma.data.dataset.origin import HUB_ID
 from sigma.parameters import Parameters
@@ -16,14 +15,14 @@ from sigma.policy.lerobot.configuration_sigma import AdapterConfig
 from sigma.policy.model import heads, lora
 from sigma.policy.model.model_folder import CONFIG, load_prompter
 from sigma.policy.model.sizes import TelepathySizes
+from sigma.policy.model.tensors import read_tensors
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import atomic_directory, read_json, write_json
 from sigma.shared.hub import hub_errors
 from sigma.shared.records import read_record
-from sigma.tools.card import model_card
+from sigma.tools.card import FOLDER, model_card
 from sigma.tools.export import BASE, CALIBRATION, MODEL
 
-METRICS = Path("metrics")
 ADVICE = "publish with --no-clamp, and give limits where the policy is run"
 STATISTICS, CARD = "statistics.json", "README.md"
 
@@ -67,16 +66,13 @@ def prepare(
         raise SigmaError(f"{folder}: holds something else; name a folder that is empty, new or of an earlier publish")
     config, base = policy_folder.check_parts(MODEL, CALIBRATION, BASE)
     trained = heads.new_heads(TelepathySizes.from_dict(config["sizes"], str(MODEL / CONFIG)), config["token_rms"])
-    heads.load_heads(trained, heads.heads_file(MODEL))
+    heads.load_heads(trained, MODEL / heads.FILE)
     digest = str(heads.describe_heads(trained)["digest"])
     provenance = _provenance(digest)
     _check_adapter_settings(parameters)
     read_reference(CALIBRATION)  # refuses another format, and arrays that are not the quantiles' own
     load_prompter(MODEL, config)
-    for name in ("adapter_config.json", lora.WEIGHTS, heads.FILE):
-        if not (MODEL / name).is_file():
-            raise SigmaError(f"{MODEL / name}: not found; run `dvc repro`")
-    tensors = load_file(MODEL / lora.WEIGHTS)
+    adapter_config, tensors = read_json(MODEL / "adapter_config.json"), read_tensors(MODEL / lora.WEIGHTS)
     published = config | {kind: _without_path(config[kind]) for kind in ("base", "dataset")}
     base = _without_path(base)
     policy = policy_folder.policy_config(
@@ -88,9 +84,8 @@ def prepare(
     )
     card = model_card(
         repository,
-        Path(),
         config=published,
-        lora=read_json(MODEL / "adapter_config.json"),
+        lora=adapter_config,
         counts={"lora": sum(tensor.numel() for tensor in tensors.values()), "heads": heads.parameter_count(trained)},
         heads_digest=digest,
         packages=provenance["packages"],
@@ -109,12 +104,12 @@ def prepare(
 def _provenance(digest: str) -> dict[str, Any]:
     """``metrics/provenance.json``; raises :class:`SigmaError` where the metrics are not those of the heads with this
     digest."""
-    record = read_record(METRICS / "provenance.json", {"heads": {"digest": str}, "packages": dict})
-    check = read_record(METRICS / "check_a.json", {"digest": {"sigma": str}})
-    for name, measured in {"provenance": record["heads"]["digest"], "check_a": check["digest"]["sigma"]}.items():
+    file, check_file = FOLDER / "provenance.json", FOLDER / "check_a.json"
+    record = read_record(file, {"heads": {"digest": str}, "packages": dict})
+    check = read_record(check_file, {"digest": {"sigma": str}})
+    for path, measured in ((file, record["heads"]["digest"]), (check_file, check["digest"]["sigma"])):
         if measured != digest:
-            file = METRICS / f"{name}.json"
-            raise SigmaError(f"{file}: made with heads {measured[:12]}, {MODEL} holds {digest[:12]}; run `dvc repro`")
+            raise SigmaError(f"{path}: made with heads {measured[:12]}, {MODEL} holds {digest[:12]}; run `dvc repro`")
     return record
 
 

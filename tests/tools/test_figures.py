@@ -62,7 +62,7 @@ def test_a_changed_metric_changes_its_block_and_only_that(project):
 
 def test_metrics_of_another_form_are_one_line_that_names_block_and_key(project):
     (project / "stages/embedded/metrics.json").write_text('{"trained": {"lift": {"success": 1}}, "seeds": 1}')
-    with pytest.raises(SigmaError, match=r"figures: base: .* lacks 'success_lo'"):
+    with pytest.raises(SigmaError, match=r"figures: base: .* lacks a key \('success_lo'\)"):
         run(root=project)
 
 
