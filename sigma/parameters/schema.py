@@ -56,8 +56,10 @@ def _field_schema(model: type[BaseModel], location: tuple[Any, ...]) -> dict[str
     schema = model.model_json_schema()
     field: dict[str, Any] = schema
     for part in location:
-        entries = [field.get("additionalProperties"), *field.get("patternProperties", {}).values()]
-        field = field.get("properties", {}).get(part) or next(filter(None, entries), {})
+        # A key that is no property is one of a mapping with free keys, if anything.
+        free = (field.get("additionalProperties"), *field.get("patternProperties", {}).values())
+        known: list[dict[str, Any]] = [entry for entry in (field.get("properties", {}).get(part), *free) if entry]
+        field = known[0] if known else {}
         if "$ref" in field:
             field = schema["$defs"][field["$ref"].rsplit("/", 1)[1]]
     return field
