@@ -76,9 +76,7 @@ def _trace(view: RobotObservation | dict[str, Any]) -> np.ndarray:
 
 def check_words(prompter: Prompter, texts: Sequence[str]) -> None:
     """Raise :class:`SigmaError` naming the first word that is unknown to the policy's tokenizer."""
-    tokenizer = prompter.tokenizer
     for text in texts:
-        encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
-        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            if token == tokenizer.unk_token_id:
-                raise SigmaError(f"instruction {text!r}: the policy does not know the word {text[start:end]!r}")
+        encoded = prompter.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        for word in prompter.unknown_words(encoded["input_ids"], encoded["offset_mapping"], text):
+            raise SigmaError(f"instruction {text!r}: the policy does not know the word {word!r}")

@@ -3,7 +3,8 @@
 The carried memory is a queue of the frozen base's pooled features, addressed by control step, so that a decision reads
 exactly what training read: the decisions 1, 2, … ``history_stride`` steps ago, masked before the episode began.
 
-Legend: B environments, T horizon, A action dim, P pooled vectors, d backbone width.
+Legend: B environments, T horizon, Tc the base's chunk size, A action dim, A' the policy's padded action dim, P pooled
+vectors, d backbone width.
 """
 
 import copy
@@ -74,23 +75,29 @@ class SigmaController:
             self.adapter.calibration = adapter.calibration or read_calibration(calibration)
             self.reference = read_reference(calibration)
         self.episodes: dict[int, _Episode] = {}
-        self.scales: dict[int, list[dict[str, float]]] = {}
 
     def reset(self, indices: list[int]) -> None:
         """Forget everything about these environments: their next decision is an episode's first."""
-        for index in indices:
-            self.episodes[index] = _Episode()
-            self.scales[index] = []
+        self.episodes |= {index: _Episode() for index in indices}
 
-    def act(self, observations: Sequence[RobotObservation | dict[str, Any]], indices: list[int]) -> np.ndarray:
-        """Plans (B, T, A) in the robot's units for B environments ``indices`` that each see a
-        :class:`~sigma.policy.control.robot_observation.RobotObservation`."""
+    def act(
+        self,
+        observations: Sequence[RobotObservation | dict[str, Any]],
+        indices: list[int],
+        noise: Tensor | None = None,
+    ) -> np.ndarray:
+        """Plans (B, T, A) in the robot's units for B environments ``indices``, which give one observation each.
+
+        ``noise`` (B, Tc, A') is the base's initial noise instead of its deterministic action.
+        """
         vla = self.vla
+        noise = None if noise is None else noise.to(self.builder.device)
         steps = vla.config["sizes"]["trace"] if self.adapter is not None else 0
         observation = live_observation(vla.builder, observations, *self._past(indices), steps)
         frozen = vla.model.frozen_pass(observation)
         addresses = [("live", index, self.episodes[index].step) for index in indices]
-        proposal = vla.propose(observation, addresses, use_telepathy=self.adapter is not None, frozen=frozen)
+        use_telepathy = self.adapter is not None
+        proposal = vla.propose(observation, addresses, use_telepathy=use_telepathy, noise=noise, frozen=frozen)
         plan = proposal.base
         if self.adapter is not None:
             states = np.stack([view["state"] for view in observations])
@@ -107,10 +114,7 @@ class SigmaController:
             correction = proposal.corrections
             if not self.heads:
                 correction = split(proposal.corrected - plan, vla.config["sizes"]["chunk"])
-            execution = self.adapter.execute(plan, correction, measures)
-            plan = execution.plan
-            for row, index in enumerate(indices):
-                self.scales[index].append({span: float(scale[row]) for span, scale in execution.scales.items()})
+            plan = self.adapter.execute(plan, correction, measures).plan
         for row, index in enumerate(indices):
             episode = self.episodes[index]
             episode.features[episode.step] = frozen.pooled[row]

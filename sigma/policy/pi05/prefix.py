@@ -1,8 +1,8 @@
 """π0.5 in parts: image and text embeddings, one pass over the prefix, and the action expert over its cache.
 
 Every function runs LeRobot's own modules in LeRobot's own order, so that for one noise draw the actions equal
-``PI05Policy.predict_action_chunk`` to the bit. Two things are added: a caller may
-change or append prefix tokens, and several noise draws may share one prefix.
+``PI05Policy.predict_action_chunk`` to the bit. Two things are added: a caller may change or append prefix tokens, and
+several noise draws may share one prefix.
 
 Legend: B batch, V cameras, P tokens an image, L prompt tokens, N prefix tokens, Ns appended tokens, d language-model
 width, K noise draws, Tc action chunk, A action dim, Ap the policy's padded action dim (``config.max_action_dim``).
@@ -31,20 +31,15 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prefix after the language model.
+    """A prefix after the language model; cache and layers are None unless asked for.
 
-    Attributes:
-        cache: keys and values of every layer, which the action expert attends to; ``None`` unless asked for.
-        pad_mask: ``[B, N]`` bool, true at real tokens.
-        last: ``[B, N, d]``, after the final norm.
-        layers: ``[B, N, d]`` after each decoder layer, the last one after the final norm; ``None`` unless asked for. In
-            a pass that began later (:func:`encode_late`) the layers before it are ``None``.
+    In a pass that began later (:func:`encode_late`) the layers before it are None.
     """
 
-    cache: DynamicCache | None
-    pad_mask: Tensor
-    last: Tensor
-    layers: tuple[Tensor | None, ...] | None
+    cache: DynamicCache | None  # keys and values of every layer, which the action expert attends to
+    pad_mask: Tensor  # [B, N] bool, true at real tokens
+    last: Tensor  # [B, N, d] after the final norm
+    layers: tuple[Tensor | None, ...] | None  # [B, N, d] after each decoder layer, the last one after the final norm
 
     def layer(self, index: int) -> Tensor:
         """``[B, N, d]`` after decoder layer ``index``; raises :class:`ValueError` where the pass did not keep it."""
@@ -79,26 +74,15 @@ def text_embeddings(policy: PI05Policy, tokens: Tensor) -> Tensor:
     return policy.model.paligemma_with_expert.embed_language_tokens(tokens)
 
 
-def assemble(
-    vision: Tensor,
-    text: Tensor,
-    text_mask: Tensor,
-    camera_mask: Tensor | None = None,
-    extra: Tensor | None = None,
-) -> Prefix:
-    """Join image tokens ``[B, V, P, d]``, text ``[B, L, d]`` and appended tokens ``[B, Ns, d]`` into a prefix.
-
-    All of them attend to each other. ``text_mask`` is ``[B, L]``; ``camera_mask`` ``[B, V]`` hides absent cameras.
-    """
-    batch, views, patches, _ = vision.shape
-    if camera_mask is None:
-        camera_mask = torch.ones(batch, views, dtype=torch.bool, device=vision.device)
-    embeddings = [vision.flatten(1, 2), text]
-    masks = [camera_mask.repeat_interleave(patches, dim=1), text_mask]
+def assemble(vision: Tensor, text: Tensor, text_mask: Tensor, extra: Tensor | None = None) -> Prefix:
+    """Join image tokens ``[B, V, P, d]``, text ``[B, L, d]`` with its mask ``[B, L]``, and appended tokens
+    ``[B, Ns, d]`` into a prefix, whose real tokens all attend to each other."""
+    images = vision.flatten(1, 2)
+    parts, masks = [images, text], [text_mask.new_ones(images.shape[:2]), text_mask]
     if extra is not None:
-        embeddings.append(extra)
-        masks.append(torch.ones(extra.shape[:2], dtype=torch.bool, device=extra.device))
-    return Prefix(torch.cat(embeddings, dim=1), torch.cat(masks, dim=1))
+        parts.append(extra)
+        masks.append(text_mask.new_ones(extra.shape[:2]))
+    return Prefix(torch.cat(parts, dim=1), torch.cat(masks, dim=1))
 
 
 def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, cache: bool = True) -> Encoded:
@@ -196,14 +180,12 @@ def repeat(encoded: Encoded, draws: int) -> Encoded:
     """The same prefix ``draws`` times in a row for each sample: batch B becomes B·K, sample-major."""
     if draws == 1:
         return encoded
-    cache = DynamicCache(
-        tuple(
-            (keys.repeat_interleave(draws, dim=0), values.repeat_interleave(draws, dim=0), window)
-            for keys, values, window in encoded.keys_values()
-        )
-    )
-    # The hidden states are not needed by the action expert, so they are not repeated.
-    return Encoded(cache, encoded.pad_mask.repeat_interleave(draws, dim=0), encoded.last, None)
+    cache = [
+        (keys.repeat_interleave(draws, dim=0), values.repeat_interleave(draws, dim=0), window)
+        for keys, values, window in encoded.keys_values()
+    ]
+    # The action expert does not read the hidden states, so they are not repeated.
+    return Encoded(DynamicCache(cache), encoded.pad_mask.repeat_interleave(draws, dim=0), encoded.last, None)
 
 
 def integrate(policy: PI05Policy, encoded: Encoded, noise: Tensor, num_steps: int) -> Tensor:

@@ -24,20 +24,18 @@ from sigma.shared.errors import SigmaError
 
 WEIGHTS = "model.safetensors"
 
-# Names in published checkpoints that differ from the module's, as LeRobot's `_fix_pytorch_state_dict_keys` knows them:
-# (pattern of the stored name with its "model." prefix, replacement or None where the tensor has no place in π0.5, why).
-RENAMINGS: tuple[tuple[str, str | None, str], ...] = (
-    (r"^model\.action_time_mlp_(in|out)\.", r"model.time_mlp_\1.", "π0's name of the time MLP"),
-    (r"^model\.state_proj\.", None, "π0 projects the state; π0.5 writes it into the prompt"),
-    (
-        r"^model\.paligemma_with_expert\.gemma_expert\.model\.(layers\.\d+\.(input|post_attention)_layernorm|norm)\.weight$",
-        None,
-        "plain norms of the expert, replaced by adaRMS",
-    ),
+# Names in published checkpoints that differ from the module's, as LeRobot's `_fix_pytorch_state_dict_keys` knows them.
+# π0 names the time MLP otherwise.
+_TIME_MLP = re.compile(r"^model\.action_time_mlp_(in|out)\.")
+# Without use in π0.5: π0's projection of the state, which the prompt holds here, and plain norms of the expert, which
+# adaRMS replaces.
+_UNUSED = re.compile(
+    r"^model\.state_proj\.|"
+    r"^model\.paligemma_with_expert\.gemma_expert\.model\.(layers\.\d+\.(input|post_attention)_layernorm|norm)\.weight$"
 )
-_TOWER = "model.paligemma_with_expert.paligemma."
-# Checkpoints that tie input and output embeddings store one of the two: (missing name, stored name).
-TIED = ((_TOWER + "model.language_model.embed_tokens.weight", _TOWER + "lm_head.weight"),)
+# Checkpoints that tie input and output embeddings store the output's alone.
+_INPUT_EMBEDDINGS = "model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+_OUTPUT_EMBEDDINGS = "model.paligemma_with_expert.paligemma.lm_head.weight"
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -71,10 +69,7 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def module_name(stored: str) -> str | None:
     """The name that a stored tensor has in :class:`PI05Policy`; ``None`` where π0.5 has no use for it."""
     name = stored if stored.startswith("model.") else f"model.{stored}"
-    for pattern, replacement, _ in RENAMINGS:
-        if re.search(pattern, name):
-            return None if replacement is None else re.sub(pattern, replacement, name)
-    return name
+    return None if _UNUSED.search(name) else _TIME_MLP.sub(r"model.time_mlp_\1.", name)
 
 
 def empty_policy(config: PreTrainedConfig, dtype: str) -> PI05Policy:
@@ -122,9 +117,8 @@ def load_strictly(config: PreTrainedConfig, folder: Path, digests: dict[str, str
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SigmaError(f"{folder / WEIGHTS}: tensor {stored} holds values that are not finite")
         state[name] = tensor.to(expected[name].dtype, copy=True)
-    for name, source in TIED:
-        if name in expected and name not in state and source in state:
-            state[name] = state[source].clone()
+    if _INPUT_EMBEDDINGS not in state and _OUTPUT_EMBEDDINGS in state:
+        state[_INPUT_EMBEDDINGS] = state[_OUTPUT_EMBEDDINGS].clone()
     missing = sorted(set(expected) - set(state)) + sorted(set(digests) - seen)
     if missing:
         raise SigmaError(f"{folder / WEIGHTS}: {len(missing)} tensors are missing: {_some(missing)}")

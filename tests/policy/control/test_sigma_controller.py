@@ -188,7 +188,6 @@ def test_scale_zero_executes_the_bases_own_actions_to_the_bit(each_branch):
         np.testing.assert_array_equal(plain, closed)
         np.testing.assert_array_equal(plain, expected[:, : plain.shape[1]])
         assert not np.array_equal(sigma, plain)
-    assert all(scales == {"vector": 0, "chunk": 0, "trajectory": 0} for scales in shut.scales[0])
 
 
 def test_what_cannot_be_run_is_refused(trained):

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import torch
 from lerobot.policies.pi05.processor_pi05 import Pi05PrepareStateTokenizerProcessorStep
 from lerobot.processor import (
-    PolicyAction,
     PolicyProcessorPipeline,
     TokenizerProcessorStep,
     make_default_policy_processor_steps,
@@ -62,10 +61,7 @@ def make_pi05_small_pre_post_processors(
     config: PI05SmallConfig,
     dataset_stats: dict[str, dict[str, torch.Tensor]] | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
-) -> tuple[
-    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
-    PolicyProcessorPipeline[PolicyAction, PolicyAction],
-]:
+) -> tuple[PolicyProcessorPipeline[Any, Any], PolicyProcessorPipeline[Any, Any]]:
     """Pre- and post-processor in π0.5's order; LeRobot's factory finds this function by its name.
 
     Args:
