@@ -24,13 +24,9 @@ from sigma.shared.errors import SigmaError
 class BaseController:
     """Runs a base in closed loop, many robots in one batch.
 
-    Args:
-        base: the loaded base.
-        n_action_steps: control steps of each plan that are executed before the next decision.
-        decoding: ``sample`` (one seeded draw), ``zero_noise``, or ``mean`` of ``samples`` seeded draws.
-        samples: draws that ``mean`` averages.
-        seed: seed of the draws, addressed by robot and control step.
-        normalisation: of state and action; by default the base's own statistics.
+    ``n_action_steps`` control steps of each plan are executed before the next decision. ``decoding`` is ``sample`` (one
+    seeded draw), ``zero_noise``, or ``mean`` of ``samples`` seeded draws; the draws are addressed by robot and control
+    step. ``normalisation`` is by default that of the base's own statistics.
     """
 
     def __init__(

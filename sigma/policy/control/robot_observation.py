@@ -55,12 +55,8 @@ def live_observation(
     steps: int = 0,
 ) -> Observation:
     """Inputs of B decisions; the base alone needs neither the past ``[B, M−1, P, d]`` with its mask ``[B, M−1]`` nor a
-    trace.
-
-    ``steps`` control steps of the trace are read; with ``steps`` above 0 a view without a trace is refused.
-    """
-    base = builder.base
-    vision = builder.encode_images(stack_images(views, base.cameras, base.resolution))
+    trace, of which ``steps`` control steps are read and then required."""
+    vision = builder.encode_images(stack_images(views, builder.base.cameras, builder.base.resolution))
     states = np.stack([view["state"] for view in views])
     texts = [view["task"] for view in views]
     trace = np.stack([trace_before(_trace(view), steps) for view in views]) if steps else None

@@ -95,7 +95,7 @@ class SigmaPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Every robot begins an episode: memory, pending actions and the last command are forgotten."""
-        self._rows: list[int] | None = None
+        self._rows: list[int] | None = None  # the robots' numbers; None until the first decision fixes how many
         self._queue: deque[np.ndarray] = deque()
         self._command: np.ndarray | None = None
         self._seen: list[np.ndarray] = []  # states [B, D] of the latest control steps, as many as a decision reads

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from sigma.policy.pi05.base_origin import resolve_base
 from sigma.policy.pi05.description import ACTION, STATE, description_digest, read_facts
-from sigma.policy.pi05.observation import instruction_embedding
+from sigma.policy.pi05.observation import masked_mean
 from sigma.policy.pi05.placement import large_layers, place
-from sigma.policy.pi05.prompt import Prompt, Prompter
+from sigma.policy.pi05.prefix import text_embeddings
+from sigma.policy.pi05.prompt import INSTRUCTION, Prompt, Prompter
 from sigma.policy.pi05.weights import load_strictly
 from sigma.shared.errors import SigmaError
 from sigma.shared.quantiles import Quantiles
@@ -24,36 +25,25 @@ from sigma.shared.quantiles import Quantiles
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A frozen π0.5, ready to run.
+    """A frozen π0.5, ready to run."""
 
-    Attributes:
-        policy: LeRobot's policy in evaluation mode, no tensor trainable.
-        prompter: writes and tokenises its prompts.
-        cameras: image feature names in the policy's order (V of them).
-        state_dim, action_dim: sizes of ``observation.state`` and ``action``: the robot's joints.
-        chunk_size: actions predicted at once.
-        resolution: side of its square images in pixels.
-        num_steps: Euler steps of its sampler.
-        statistics: the checkpoint's own quantiles by feature name; ``None`` where it was published without.
-        reference: its description, as :func:`~sigma.policy.pi05.description.describe_base` gives it.
-    """
-
-    policy: PI05Policy
+    policy: PI05Policy  # in evaluation mode, no tensor trainable
     prompter: Prompter
-    cameras: tuple[str, ...]
-    state_dim: int
+    cameras: tuple[str, ...]  # image feature names in the policy's order (V of them)
+    state_dim: int  # sizes of observation.state and action: the robot's joints
     action_dim: int
-    chunk_size: int
-    resolution: int
-    num_steps: int
-    statistics: dict[str, Quantiles] | None
-    reference: dict[str, Any]
+    chunk_size: int  # actions predicted at once
+    resolution: int  # side of its square images in pixels
+    num_steps: int  # Euler steps of its sampler
+    statistics: dict[str, Quantiles] | None  # its own quantiles by feature; None where it was published without
+    reference: dict[str, Any]  # what describe_base returned
 
     def text_embedding_mean(self, prompt: Prompt) -> Tensor:
         """Mean frozen embedding ``[B, d]`` of the instruction's tokens (not the state's, not the frame words)."""
         device = next(self.policy.parameters()).device
         with torch.no_grad():
-            return instruction_embedding(self.policy, prompt.tokens.to(device), prompt.groups.to(device))
+            embedded = text_embeddings(self.policy, prompt.tokens.to(device)).float()
+            return masked_mean(embedded, prompt.groups.to(device) == INSTRUCTION)
 
 
 def load_base(

@@ -52,9 +52,7 @@ def select_normalisation(which: str, base: Base, shards: Shards) -> Normalisatio
             )
         return Normalisation(base.statistics[STATE], base.statistics[ACTION])
     stored = shards.meta["statistics"]
-    return Normalisation(
-        *(Quantiles(np.asarray(stored[name]["q01"]), np.asarray(stored[name]["q99"])) for name in (STATE, ACTION))
-    )
+    return Normalisation(*(Quantiles(stored[name]["q01"], stored[name]["q99"]) for name in (STATE, ACTION)))
 
 
 def batches(total: int, size: int, description: str) -> Iterator[np.ndarray]:

@@ -29,28 +29,22 @@ _TYPES = {"pi05": PI05Config, "pi05_small": PI05SmallConfig}
 
 
 def _configuration(folder: Path) -> PI05Config:
-    raw = read_json(folder / "config.json")
+    file = folder / "config.json"
+    raw = read_json(file)
     kind = raw.get("type") if isinstance(raw, dict) else None
     if kind not in _TYPES:
-        raise SigmaError(f"{folder / 'config.json'}: type is {kind!r}; legal: {', '.join(sorted(_TYPES))}")
+        raise SigmaError(f"{file}: type is {kind!r}; legal: {', '.join(sorted(_TYPES))}")
     try:
         config = PreTrainedConfig.from_pretrained(folder)
         config.validate_features()
     except Exception as error:  # draccus raises a wide family
-        raise SigmaError(
-            f"{folder / 'config.json'}: not a {kind} configuration ({' '.join(str(error).split())})"
-        ) from None
+        raise SigmaError(f"{file}: not a {kind} configuration ({' '.join(str(error).split())})") from None
     if config.use_relative_actions:
-        raise SigmaError(
-            f"{folder / 'config.json'}: use_relative_actions is true; checkpoints that predict relative actions are "
-            "not supported; legal: false"
-        )
-    for kind_of_feature in ("STATE", "ACTION"):
-        mode = config.normalization_mapping.get(kind_of_feature)
+        raise SigmaError(f"{file}: use_relative_actions is true; relative actions are not supported; legal: false")
+    for feature in ("STATE", "ACTION"):
+        mode = config.normalization_mapping.get(feature)
         if mode is not NormalizationMode.QUANTILES:
-            raise SigmaError(
-                f"{folder / 'config.json'}: normalization_mapping.{kind_of_feature} is {mode}; legal: QUANTILES"
-            )
+            raise SigmaError(f"{file}: normalization_mapping.{feature} is {mode}; legal: QUANTILES")
     return config
 
 
@@ -134,17 +128,15 @@ def fit_joints(config: PI05Config, joints: Mapping[str, int], where: str | Path)
 
     Raises :class:`SigmaError` for such a size, and for more joints than the vectors hold.
     """
-    sides = (
+    for feature, features, most in (
         (STATE, config.input_features, config.max_state_dim),
         (ACTION, config.output_features, config.max_action_dim),
-    )
-    for feature, features, most in sides:
+    ):
         declared, wanted = features[feature].shape[0], joints[feature]
         if declared != wanted and (declared != most or wanted > most):
             legal = f"{declared}" if declared != most else f"at most {most}"
-            raise SigmaError(
-                f"{where}: {feature} has {declared} values, the robot {wanted} joints; legal: {legal} joints"
-            )
+            sizes = f"{feature} has {declared} values, the robot {wanted} joints"
+            raise SigmaError(f"{where}: {sizes}; legal: {legal} joints")
         features[feature] = replace(features[feature], shape=(wanted,))
 
 
@@ -180,7 +172,7 @@ def read_facts(
         "num_steps": config.num_inference_steps,
         "prompt_length": config.tokenizer_max_length,
         "relative_actions": False,
-        "statistics": statistics and {name: quantiles.to_json() for name, quantiles in statistics.items()},
+        "statistics": {name: entry.to_json() for name, entry in statistics.items()} if statistics else None,
         "config": digest_file(folder / "config.json"),
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
     }
@@ -197,10 +189,8 @@ def describe_base(source: str, revision: str | None, joints: int | None = None) 
 
     ``digest`` covers the whole description but where it came from, so equal bases in two places have equal digests.
 
-    Args:
-        source: ``embedded``, a folder or a Hub id.
-        revision: commit of a Hub id.
-        joints: of the robot, where the base may declare the padded vectors that serve any (:func:`fit_joints`).
+    ``source`` is ``embedded``, a folder, or a Hub id with a commit as ``revision``. ``joints`` are the robot's, where
+    the base may declare the padded vectors that serve any (:func:`fit_joints`).
     """
     folder = resolve_base(source, revision, verify=True)
     pinned = _tokenizer_commit(folder)

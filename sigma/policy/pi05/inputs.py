@@ -14,7 +14,7 @@ from torch import Tensor
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base import Base, Quantiles
 from sigma.policy.pi05.description import ACTION, STATE
-from sigma.policy.pi05.observation import Observation, instruction_embedding
+from sigma.policy.pi05.observation import Observation
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +88,7 @@ class InputBuilder:
         The motion is the normalised trace minus the present state.
         """
         prompt = self.base.prompter(texts, normalised)
-        tokens, groups = prompt.tokens.to(self.device), prompt.groups.to(self.device)
-        with torch.no_grad():
-            text = instruction_embedding(self.base.policy, tokens, groups)
+        text = self.base.text_embedding_mean(prompt)
         if history is None or present is None:
             history = text.new_zeros(len(texts), 0, vision.shape[1] + 2, text.shape[-1])
             present = torch.zeros(len(texts), 0, dtype=torch.bool, device=self.device)
@@ -98,9 +96,9 @@ class InputBuilder:
             motion = np.zeros((len(texts), 0, normalised.shape[-1]), dtype=np.float32)
         return Observation(
             vision=vision.to(self.device, non_blocking=True),
-            tokens=tokens,
+            tokens=prompt.tokens.to(self.device),
             mask=prompt.mask.to(self.device),
-            groups=groups,
+            groups=prompt.groups.to(self.device),
             state=torch.from_numpy(normalised).to(self.device),
             text=text,
             history=history.to(self.device, non_blocking=True),

@@ -10,7 +10,7 @@ width, K noise draws, Tc action chunk, A action dim, Ap the policy's padded acti
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,10 +56,9 @@ class Encoded:
 
 
 def vision_tokens(policy: PI05Policy, images: Tensor) -> Tensor:
-    """Image tokens ``[B, V, P, d]`` of images ``[B, V, 3, S, S]``, float in [0, 1] at the policy's resolution.
+    """Image tokens ``[B, V, P, d]`` of images ``[B, V, 3, S, S]``, float in [0, 1].
 
-    Raises:
-        ValueError: the images are not at the policy's resolution; resizing belongs to the data's preparation.
+    Raises :class:`ValueError` for images at another resolution than the policy's: the data's preparation resizes.
     """
     height, width = policy.config.image_resolution
     if images.ndim != 5 or tuple(images.shape[2:]) != (3, height, width):
@@ -91,18 +90,14 @@ def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, c
     Works with LoRA attached to the language model. Raises :class:`ValueError` where a cache is asked for under gradient
     checkpointing in training mode, in which the language model makes none.
     """
-    model = _language_model(policy)
-    output = _run(model, prefix.embeddings, prefix.pad_mask, hidden_states, cache)
-    layers = tuple(output.hidden_states[1:]) if hidden_states else None
-    return Encoded(output.past_key_values, prefix.pad_mask, output.last_hidden_state, layers)
+    return _run(_language_model(policy), prefix.embeddings, prefix.pad_mask, hidden_states, cache)
 
 
 def encode_early(policy: PI05Policy, prefix: Prefix, first: int, *, cache: bool = True) -> Encoded:
     """The prefix before decoder layer ``first``: ``last`` is what that layer reads, not normed. No gradient."""
     model = _language_model(policy)
     with torch.no_grad(), _only_layers(model, 0, first):
-        output = _run(model, prefix.embeddings, prefix.pad_mask, False, cache)
-    return Encoded(output.past_key_values, prefix.pad_mask, output.last_hidden_state, None)
+        return _run(model, prefix.embeddings, prefix.pad_mask, False, cache)
 
 
 def early_part(encoded: Encoded, first: int) -> Encoded:
@@ -119,10 +114,9 @@ def encode_late(policy: PI05Policy, early: Encoded, hidden: Tensor, first: int, 
     """
     model = _language_model(policy)
     with _only_layers(model, first, len(model.layers)):
-        output = _run(model, hidden, early.pad_mask, True, cache)
-    joined = DynamicCache(tuple(early.keys_values()) + tuple(output.past_key_values)[first:]) if cache else None
-    layers = (None,) * first + tuple(output.hidden_states[1:])
-    return Encoded(joined, early.pad_mask, output.last_hidden_state, layers)
+        late = _run(model, hidden, early.pad_mask, True, cache)
+    joined = DynamicCache(tuple(early.keys_values()) + tuple(late.keys_values())[first:]) if cache else None
+    return replace(late, cache=joined, layers=(None,) * first + (late.layers or ()))
 
 
 def _language_model(policy: PI05Policy) -> Any:
@@ -152,7 +146,7 @@ def _only_layers(model: Any, first: int, last: int) -> Iterator[None]:
         model.layers, model.norm = layers, norm
 
 
-def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, cache: bool) -> Any:
+def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, cache: bool) -> Encoded:
     # As LeRobot's sample_actions sets it: eager attention takes the additive 4-D mask below, and the action expert,
     # which attends to these keys and values, runs eagerly too. Another kernel would give other last digits.
     model.config._attn_implementation = "eager"
@@ -173,7 +167,8 @@ def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, 
     )
     if cache and output.past_key_values is None:
         raise ValueError("the language model gave no cache: switch gradient checkpointing off or use eval mode")
-    return output
+    layers = tuple(output.hidden_states[1:]) if hidden_states else None
+    return Encoded(output.past_key_values, pad_mask, output.last_hidden_state, layers)
 
 
 def repeat(encoded: Encoded, draws: int) -> Encoded:
@@ -207,12 +202,8 @@ def integrate(policy: PI05Policy, encoded: Encoded, noise: Tensor, num_steps: in
 def flow_matching_loss(policy: PI05Policy, encoded: Encoded, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     """π0.5's flow-matching loss, unreduced ``[B, K, Tc, A]``, of K noise draws that share one prefix.
 
-    Equal to LeRobot's joint training forward at K = 1, because the prefix never attends to the actions.
-
-    Args:
-        actions: ``[B, Tc, A]``, normalised.
-        noise: ``[B, K, Tc, Ap]``.
-        time: ``[B, K]`` in (0, 1]; 1 is pure noise.
+    ``actions`` ``[B, Tc, A]`` are normalised, ``noise`` is ``[B, K, Tc, Ap]``, ``time`` ``[B, K]`` lies in (0, 1] and 1
+    is pure noise. Equal to LeRobot's joint training forward at K = 1, because the prefix never attends to the actions.
     """
     batch, draws = time.shape
     shared = repeat(encoded, draws)

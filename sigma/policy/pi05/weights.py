@@ -48,11 +48,6 @@ def tensor_digest(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def tensor_digests(module: nn.Module) -> dict[str, str]:
-    """Digest of every tensor in ``module.state_dict()``."""
-    return {name: tensor_digest(tensor) for name, tensor in module.state_dict().items()}
-
-
 def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of ``folder/model.safetensors`` as stored, one at a time; raises :class:`SigmaError`."""
     file = folder / WEIGHTS
@@ -87,14 +82,11 @@ def _some(names: list[str]) -> str:
 def load_strictly(config: PreTrainedConfig, folder: Path, digests: dict[str, str], *, dtype: str) -> PI05Policy:
     """The policy with the weights of ``folder`` on the CPU, in evaluation mode and without gradients.
 
-    Args:
-        config: the checkpoint's configuration.
-        digests: digest of every stored tensor, by stored name; a tensor that differs is refused.
-        dtype: ``float32`` or ``bfloat16`` (LeRobot's selection of tensors stays float32).
-
-    Raises:
-        SigmaError: a missing, extra, mis-shaped, altered or non-finite tensor, by name.
+    ``digests`` are those of every stored tensor, by stored name. ``dtype`` is ``float32`` or ``bfloat16`` (LeRobot's
+    selection of tensors stays float32). Raises :class:`SigmaError` that names a missing, extra, mis-shaped, altered or
+    non-finite tensor.
     """
+    file = folder / WEIGHTS
     policy = empty_policy(config, dtype)
     expected = policy.state_dict()
     state: dict[str, Tensor] = {}
@@ -102,9 +94,7 @@ def load_strictly(config: PreTrainedConfig, folder: Path, digests: dict[str, str
     for stored, tensor in stored_tensors(folder):
         seen.add(stored)
         if digests.get(stored) != tensor_digest(tensor):
-            raise SigmaError(
-                f"{folder / WEIGHTS}: tensor {stored} is not the one that was recorded; fetch the base again"
-            )
+            raise SigmaError(f"{file}: tensor {stored} is not the one that was recorded; fetch the base again")
         name = module_name(stored)
         if name is None:
             continue
@@ -112,43 +102,38 @@ def load_strictly(config: PreTrainedConfig, folder: Path, digests: dict[str, str
             extra.append(stored)
             continue
         if tensor.shape != expected[name].shape:
-            found, legal = tuple(tensor.shape), tuple(expected[name].shape)
-            raise SigmaError(f"{folder / WEIGHTS}: tensor {stored} has shape {found}; config.json asks for {legal}")
+            actual, legal = tuple(tensor.shape), tuple(expected[name].shape)
+            raise SigmaError(f"{file}: tensor {stored} has shape {actual}; config.json asks for {legal}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise SigmaError(f"{folder / WEIGHTS}: tensor {stored} holds values that are not finite")
+            raise SigmaError(f"{file}: tensor {stored} holds values that are not finite")
         state[name] = tensor.to(expected[name].dtype, copy=True)
     if _INPUT_EMBEDDINGS not in state and _OUTPUT_EMBEDDINGS in state:
         state[_INPUT_EMBEDDINGS] = state[_OUTPUT_EMBEDDINGS].clone()
     missing = sorted(set(expected) - set(state)) + sorted(set(digests) - seen)
     if missing:
-        raise SigmaError(f"{folder / WEIGHTS}: {len(missing)} tensors are missing: {_some(missing)}")
+        raise SigmaError(f"{file}: {len(missing)} tensors are missing: {_some(missing)}")
     if extra:
-        raise SigmaError(f"{folder / WEIGHTS}: {len(extra)} tensors have no place in {config.type}: {_some(extra)}")
+        raise SigmaError(f"{file}: {len(extra)} tensors have no place in {config.type}: {_some(extra)}")
     policy.load_state_dict(state, strict=True, assign=True)
     _fill_buffers(policy)
     policy.config.device = "cpu"
     return policy.eval().requires_grad_(False)
 
 
-def fresh_buffers(module: nn.Module) -> dict[str, Tensor] | None:
-    """The buffers of a module that no checkpoint holds, made anew; None where there is no rule for its class."""
+def fresh_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of a module that no checkpoint holds, made anew."""
     if isinstance(module, GemmaRotaryEmbedding):
         return dict(GemmaRotaryEmbedding(module.config).named_buffers())
     if isinstance(module, GemmaTextScaledWordEmbedding):
         return {"embed_scale": torch.tensor(module.scalar_embed_scale)}
     if isinstance(module, SiglipVisionEmbeddings):
         return {"position_ids": torch.arange(module.num_positions)[None]}
-    return None
+    raise RuntimeError(f"no rule to make the buffers of a {type(module).__name__}")
 
 
 def _fill_buffers(policy: nn.Module) -> None:
     """Give every buffer that is still on the meta device its value."""
-    for path, module in policy.named_modules():
-        hollow = {name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
-        if not hollow:
-            continue
-        fresh = fresh_buffers(module)
-        if fresh is None:
-            raise RuntimeError(f"{path}: no rule to make the buffers {sorted(hollow)} of a {type(module).__name__}")
-        for name, buffer in hollow.items():
-            module.register_buffer(name, fresh[name].to(buffer.dtype), persistent=False)
+    for module in policy.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                module.register_buffer(name, fresh_buffers(module)[name].to(buffer.dtype), persistent=False)
