@@ -1,7 +1,7 @@
 """Sigma as a closed-loop controller: one decision every few control steps, memory kept between.
 
-The carried memory is a queue of the frozen base's pooled features, addressed by control step, so that a decision reads
-exactly what training read: the decisions 1, 2, … ``history_stride`` steps ago, masked before the episode began.
+The memory holds the frozen base's pooled features by control step, so that a decision reads exactly what training read:
+the features of one, two, … strides (``history_stride`` control steps) ago, masked before the episode began.
 
 Legend: B environments, T horizon, Tc the base's chunk size, A action dim, A' the policy's padded action dim, P pooled
 vectors, d backbone width.
