@@ -40,7 +40,7 @@ def run(
     check_action_steps(policy.n_action_steps, config)
     with atomic_directory(output) as temporary:
         policy_folder.write_parts(temporary, model=MODEL, calibration=CALIBRATION, base=BASE, config=policy)
-    clamped = f"at most {policy.max_step:g} units a step" if policy.clamps else "no clamp"
+    clamped = f"at most {policy.max_step:g} units a step" if policy.limits else "no clamp"
     source = base["source"] + (f"@{base['revision']}" if base["revision"] else "")
     return f"{output}: Sigma on {source}, {policy.n_action_steps} steps a decision, {clamped}"
 

@@ -21,7 +21,7 @@ from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import TelepathyHeads, build_heads
 from sigma.policy.model.model_folder import base_digest
 from sigma.policy.model.sizes import TelepathySizes
-from sigma.policy.pi05.compiling import compile_layers
+from sigma.policy.pi05.placement import compile_layers
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches, adapted_actions, motion_rms

@@ -5,6 +5,7 @@ The base may be frozen, carry LoRA, or be fine-tuned.
 Legend: B robots stepped together, Tc the base's chunk size, D joints.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,19 +20,13 @@ from sigma.policy.pi05.inputs import InputBuilder, Normalisation
 from sigma.policy.pi05.observation import base_pass
 from sigma.shared.errors import SigmaError
 
-DECODINGS = ("sample", "zero_noise", "mean")
-
 
 class BaseController:
     """Runs a base in closed loop, many robots in one batch.
 
-    Args:
-        base: the loaded base.
-        n_action_steps: control steps of each plan that are executed before the next decision.
-        decoding: ``sample`` (one seeded draw), ``zero_noise``, or ``mean`` of ``samples`` seeded draws.
-        samples: draws that ``mean`` averages.
-        seed: seed of the draws, addressed by robot and control step.
-        normalisation: of state and action; by default the base's own statistics.
+    ``n_action_steps`` control steps of each plan are executed before the next decision. ``decoding`` is ``sample`` (one
+    seeded draw), ``zero_noise``, or ``mean`` of ``samples`` seeded draws; the draws are addressed by robot and control
+    step. ``normalisation`` is by default that of the base's own statistics.
     """
 
     def __init__(
@@ -55,7 +50,7 @@ class BaseController:
         self.n_action_steps, self.horizon = n_action_steps, base.chunk_size
         self.decoding, self.samples, self.seed = decoding, samples, seed
         self.builder = InputBuilder(base, normalisation)
-        self._steps: dict[int, int] = {}
+        self._steps: defaultdict[int, int] = defaultdict(int)
 
     def reset(self, indices: Sequence[int]) -> None:
         """Begin an episode for these robots."""
@@ -63,8 +58,7 @@ class BaseController:
 
     @torch.no_grad()
     def act(self, observations: Sequence[RobotObservation | dict[str, Any]], indices: Sequence[int]) -> np.ndarray:
-        """Plans ``[B, Tc, D]`` of joint targets in raw units for robots that each see a
-        :class:`~sigma.policy.control.robot_observation.RobotObservation`."""
+        """Plans ``[B, Tc, D]`` of joint targets in raw units for the robots ``indices``, one observation each."""
         base = self.builder.base
         encoded = base_pass(base.policy, live_observation(self.builder, observations)).encoded
         plans = deterministic_action(
@@ -74,8 +68,8 @@ class BaseController:
             base.num_steps,
             samples=self.samples,
             seed=self.seed,
-            addresses=[("live", index, self._steps.get(index, 0)) for index in indices],
+            addresses=[("live", index, self._steps[index]) for index in indices],
         )
         for index in indices:
-            self._steps[index] = self._steps.get(index, 0) + self.n_action_steps
+            self._steps[index] += self.n_action_steps
         return self.builder.normalisation.action.unnormalise(plans.float().cpu().numpy())

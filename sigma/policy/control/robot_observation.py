@@ -55,12 +55,8 @@ def live_observation(
     steps: int = 0,
 ) -> Observation:
     """Inputs of B decisions; the base alone needs neither the past ``[B, M−1, P, d]`` with its mask ``[B, M−1]`` nor a
-    trace.
-
-    ``steps`` control steps of the trace are read; with ``steps`` above 0 a view without a trace is refused.
-    """
-    base = builder.base
-    vision = builder.encode_images(stack_images(views, base.cameras, base.resolution))
+    trace, of which ``steps`` control steps are read and then required."""
+    vision = builder.encode_images(stack_images(views, builder.base.cameras, builder.base.resolution))
     states = np.stack([view["state"] for view in views])
     texts = [view["task"] for view in views]
     trace = np.stack([trace_before(_trace(view), steps) for view in views]) if steps else None
@@ -76,9 +72,7 @@ def _trace(view: RobotObservation | dict[str, Any]) -> np.ndarray:
 
 def check_words(prompter: Prompter, texts: Sequence[str]) -> None:
     """Raise :class:`SigmaError` naming the first word that is unknown to the policy's tokenizer."""
-    tokenizer = prompter.tokenizer
     for text in texts:
-        encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
-        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            if token == tokenizer.unk_token_id:
-                raise SigmaError(f"instruction {text!r}: the policy does not know the word {text[start:end]!r}")
+        encoded = prompter.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        for word in prompter.unknown_words(encoded["input_ids"], encoded["offset_mapping"], text):
+            raise SigmaError(f"instruction {text!r}: the policy does not know the word {word!r}")

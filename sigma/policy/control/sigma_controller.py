@@ -1,9 +1,10 @@
-"""Sigma and the frozen base as closed-loop controllers: one decision every few control steps, memory kept between.
+"""Sigma as a closed-loop controller: one decision every few control steps, memory kept between.
 
-The carried memory is a queue of the frozen base's pooled features, addressed by control step, so that a decision reads
-exactly what training read: the decisions 1, 2, … ``history_stride`` steps ago, masked before the episode began.
+The memory holds the frozen base's pooled features by control step, so that a decision reads exactly what training read:
+the features of one, two, … strides (``history_stride`` control steps) ago, masked before the episode began.
 
-Legend: B environments, T horizon, A action dim, P pooled vectors, d backbone width.
+Legend: B environments, T horizon, Tc the base's chunk size, A action dim, A' the policy's padded action dim, P pooled
+vectors, d backbone width.
 """
 
 import copy
@@ -43,74 +44,66 @@ class _Episode:
 
 
 class SigmaController:
-    """Acts in closed loop; ``adapter`` None is the frozen base alone.
+    """Acts in closed loop under an adapter with the calibration of ``models/adapter_calibration.json``.
 
-    Args:
-        vla: the model.
-        adapter: how much of Sigma's correction is applied; None for the base.
-        calibration: ``models/adapter_calibration.json``, needed with an adapter.
-        n_action_steps: control steps executed a decision; must divide the history's stride.
-        heads: False leaves the residual heads out: the action that they would correct is executed.
+    ``n_action_steps`` control steps are executed a decision; they must divide the history's stride. Without ``heads``
+    the residual heads are left out: the action that they would correct is executed.
     """
 
     def __init__(
         self,
         vla: SigmaTelepathyVLA,
         *,
-        adapter: SigmaTelepathyAdapter | None = None,
-        calibration: Path | None = None,
+        adapter: SigmaTelepathyAdapter,
+        calibration: Path,
         n_action_steps: int,
         heads: bool = True,
     ):
         check_action_steps(n_action_steps, vla.config)
-        stride, horizon = vla.config["history_stride"], vla.config["sizes"]["horizon"]
-        self.vla, self.builder = vla, vla.builder
-        self.n_action_steps, self.horizon, self.adapter, self.heads = n_action_steps, horizon, None, heads
-        self._reach = stride * (vla.config["sizes"]["history"] - 1)  # control steps that a decision looks back
-        if adapter is not None:
-            if calibration is None:
-                raise SigmaError("an adapter needs models/adapter_calibration.json")
-            self.adapter = copy.copy(adapter)  # the caller's own may serve another model
-            self.adapter.calibration = adapter.calibration or read_calibration(calibration)
-            self.reference = read_reference(calibration)
+        sizes, stride = vla.config["sizes"], vla.config["history_stride"]
+        self.vla, self.builder, self.heads = vla, vla.builder, heads
+        self.n_action_steps, self.horizon = n_action_steps, sizes["horizon"]
+        self._reach = stride * (sizes["history"] - 1)  # control steps that a decision looks back
+        self.adapter = copy.copy(adapter)  # the caller's may serve another model
+        self.adapter.calibration = adapter.calibration or read_calibration(calibration)
+        self.reference = read_reference(calibration)
         self.episodes: dict[int, _Episode] = {}
-        self.scales: dict[int, list[dict[str, float]]] = {}
 
     def reset(self, indices: list[int]) -> None:
         """Forget everything about these environments: their next decision is an episode's first."""
-        for index in indices:
-            self.episodes[index] = _Episode()
-            self.scales[index] = []
+        self.episodes |= {index: _Episode() for index in indices}
 
-    def act(self, observations: Sequence[RobotObservation | dict[str, Any]], indices: list[int]) -> np.ndarray:
-        """Plans (B, T, A) in the robot's units for B environments ``indices`` that each see a
-        :class:`~sigma.policy.control.robot_observation.RobotObservation`."""
-        vla = self.vla
-        steps = vla.config["sizes"]["trace"] if self.adapter is not None else 0
-        observation = live_observation(vla.builder, observations, *self._past(indices), steps)
+    def act(
+        self,
+        observations: Sequence[RobotObservation | dict[str, Any]],
+        indices: list[int],
+        noise: Tensor | None = None,
+    ) -> np.ndarray:
+        """Plans (B, T, A) in the robot's units for B environments ``indices``, which give one observation each.
+
+        ``noise`` (B, Tc, A') is the base's initial noise instead of its deterministic action.
+        """
+        vla, sizes = self.vla, self.vla.config["sizes"]
+        noise = None if noise is None else noise.to(self.builder.device)
+        observation = live_observation(vla.builder, observations, *self._past(indices), sizes["trace"])
         frozen = vla.model.frozen_pass(observation)
         addresses = [("live", index, self.episodes[index].step) for index in indices]
-        proposal = vla.propose(observation, addresses, use_telepathy=self.adapter is not None, frozen=frozen)
-        plan = proposal.base
-        if self.adapter is not None:
-            states = np.stack([view["state"] for view in observations])
-            hold = vla.normalisation.action.normalise(states.astype(np.float32))
-            features, texts = frozen.pooled.flatten(1).cpu().numpy(), observation.text.cpu().numpy()
-            away = distances(features, texts, self.reference)
-            telepathy = proposal.telepathy
-            measures = Measures(
-                telepathy_factors=None if telepathy is None else telepathy.factors,
-                alignment=None if telepathy is None else telepathy.alignment,
-                hold=torch.from_numpy(hold).to(plan.device),
-                **{name: torch.from_numpy(distance).to(plan) for name, distance in away.items()},
-            )
-            correction = proposal.corrections
-            if not self.heads:
-                correction = split(proposal.corrected - plan, vla.config["sizes"]["chunk"])
-            execution = self.adapter.execute(plan, correction, measures)
-            plan = execution.plan
-            for row, index in enumerate(indices):
-                self.scales[index].append({span: float(scale[row]) for span, scale in execution.scales.items()})
+        proposal = vla.propose(observation, addresses, noise=noise, frozen=frozen)
+        base, telepathy = proposal.base, proposal.telepathy
+        states = np.stack([view["state"] for view in observations])
+        hold = vla.normalisation.action.normalise(states.astype(np.float32))
+        features, texts = frozen.pooled.flatten(1).cpu().numpy(), observation.text.cpu().numpy()
+        measures = Measures(
+            telepathy_factors=None if telepathy is None else telepathy.factors,
+            alignment=None if telepathy is None else telepathy.alignment,
+            hold=torch.from_numpy(hold).to(base.device),
+            **{
+                name: torch.from_numpy(distance).to(base)
+                for name, distance in distances(features, texts, self.reference).items()
+            },
+        )
+        correction = proposal.corrections if self.heads else split(proposal.corrected - base, sizes["chunk"])
+        plan = self.adapter.execute(base, correction, measures).plan
         for row, index in enumerate(indices):
             episode = self.episodes[index]
             episode.features[episode.step] = frozen.pooled[row]

@@ -80,11 +80,6 @@ class SigmaConfig(PreTrainedConfig):
             )
 
     @property
-    def clamps(self) -> bool:
-        """Whether actions are clamped to joint limits and rate."""
-        return self.limits is not None
-
-    @property
     def limits(self) -> tuple[list[float], list[float], float] | None:
         """Lower and upper joint limits and the greatest step; None where actions are not clamped."""
         if self.joint_lower is None or self.joint_upper is None or self.max_step is None:

@@ -21,22 +21,15 @@ from sigma.policy.control.robot_observation import RobotObservation
 from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
 from sigma.policy.lerobot import policy_folder
 from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig
-from sigma.policy.model.vla import Proposal, SigmaTelepathyVLA
+from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import STATE
 from sigma.shared.errors import SigmaError
+from sigma.shared.hub import hub_errors
 
 TASK, TRACE = "task", "trace"
 REAL_TIME_CHUNKING = ("inference_delay", "prev_chunk_left_over", "execution_horizon")
-
-
-class _GivenNoise(SigmaTelepathyVLA):
-    """Takes the initial noise of one call from an attribute, because a controller has no argument for it."""
-
-    noise: Tensor | None = None
-
-    def propose(self, *arguments: Any, noise: Tensor | None = None, **options: Any) -> Proposal:
-        return super().propose(*arguments, noise=self.noise if noise is None else noise, **options)
+DOWNLOAD_OPTIONS = ("revision", "force_download", "token", "cache_dir", "local_files_only")
 
 
 class SigmaPolicy(PreTrainedPolicy):
@@ -61,36 +54,22 @@ class SigmaPolicy(PreTrainedPolicy):
         if folder is None:
             raise PolicyError(f"a policy of type sigma has no untrained form; {TRAINED_BY}: --policy.path=FOLDER")
         self.folder = folder
-        self.vla, self.controller = _load(config, folder)
+        self.controller = _load(config, folder)
+        self.vla = self.controller.vla
         self.reset()
 
     @classmethod
     def from_pretrained(
-        cls,
-        pretrained_name_or_path: str | Path,
-        *,
-        config: PreTrainedConfig | None = None,
-        force_download: bool = False,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        revision: str | None = None,
-        **_: Any,
+        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **options: Any
     ) -> "SigmaPolicy":
         """Load a folder that ``sigma export`` or :meth:`save_pretrained` wrote, or a Hub repository of its form.
 
-        Weights load strictly, whatever ``strict`` says, on the base that ``config`` names, whose tensors are compared
-        with the digests in ``base.json``. Raises :class:`PolicyError`, a :class:`SigmaError`, on any fault.
+        Of LeRobot's other ``options`` the :data:`DOWNLOAD_OPTIONS` count. Weights load strictly, whatever ``strict``
+        says, on the base that ``config`` names, whose tensors are compared with the digests in ``base.json``. Raises
+        :class:`PolicyError`, a :class:`SigmaError`, on any fault.
         """
         try:
-            folder = _fetch(
-                str(pretrained_name_or_path),
-                revision=revision,
-                force_download=force_download,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-            )
+            folder = _fetch(str(pretrained_name_or_path), options)
             config = config or PreTrainedConfig.from_pretrained(folder)
             if not isinstance(config, SigmaConfig):
                 raise SigmaError(f"{folder / 'config.json'}: type: found {config.type!r}; legal: sigma")
@@ -116,15 +95,13 @@ class SigmaPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Every robot begins an episode: memory, pending actions and the last command are forgotten."""
-        self._rows: list[int] | None = None
+        self._rows: list[int] | None = None  # the robots' numbers; None until the first decision fixes how many
         self._queue: deque[np.ndarray] = deque()
         self._command: np.ndarray | None = None
-        # States [B, D] of the control steps up to this one, as many as a decision reads.
-        self._seen: deque[np.ndarray] = deque(maxlen=self.vla.config["sizes"]["trace"] + 1)
+        self._seen: list[np.ndarray] = []  # states [B, D] of the latest control steps, as many as a decision reads
 
     def supports_rtc(self) -> bool:
-        """Real-time chunking steers the base's sampling; Sigma's residuals were trained on the base's unsteered
-        action."""
+        # Real-time chunking steers the base's sampling; Sigma's heads were trained on the base's unsteered action.
         return False
 
     @torch.no_grad()
@@ -135,22 +112,20 @@ class SigmaPolicy(PreTrainedPolicy):
         :class:`SigmaError` naming any other argument, those of real-time chunking included, and where ``trace`` is
         missing among the observations.
         """
-        self._refuse(others)
-        views = self._views(batch)
+        _refuse(others)
+        states = self._states(batch)
         if TRACE in batch:
             trace = batch[TRACE].float().cpu().numpy()
-            if trace.ndim != 3 or len(trace) != len(views):
-                raise SigmaError(f"{TRACE}: found shape {trace.shape}; legal: [{len(views)}, n, D], one a robot")
+            if trace.ndim != 3 or len(trace) != len(states):
+                raise SigmaError(f"{TRACE}: found shape {trace.shape}; legal: [{len(states)}, n, D], one a robot")
         elif self._rows is None or not self.vla.config["sizes"]["trace"]:
-            trace = _states(views)[:, None]
+            trace = states[:, None]
         else:
             raise PolicyError(
                 f"{TRACE!r} is missing: the model reads the joint states of the control steps since the last decision; "
                 "call select_action at every control step, or give them as [B, n, D]"
             )
-        for view, states in zip(views, trace, strict=True):
-            view["trace"] = states
-        return torch.from_numpy(self._clamped(self._decide(views, noise), _states(views)))
+        return torch.from_numpy(self._clamped(self._decide(batch, states, trace, noise), states))
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], noise: Tensor | None = None, **others: Any) -> Tensor:
@@ -158,20 +133,14 @@ class SigmaPolicy(PreTrainedPolicy):
 
         A clamp goes on from the last command, at first from the measured state.
         """
-        self._refuse(others)
-        views = self._views(batch) if not self._queue else None
-        states = self._measured(batch)
-        if self._seen and len(states) != len(self._seen[-1]):
-            raise SigmaError(
-                f"a batch of {len(states)} robots after one of {len(self._seen[-1])}; call reset() between"
-            )
-        self._seen.append(states)
-        if views is not None:
-            for view, trace in zip(views, np.stack(self._seen, axis=1), strict=True):
-                view["trace"] = trace
-            plan = self._decide(views, noise)[:, : self.config.n_action_steps]
+        _refuse(others)
+        states = self._states(batch)
+        seen = [*self._seen, states][-self.vla.config["sizes"]["trace"] - 1 :]
+        if not self._queue:
+            plan = self._decide(batch, states, np.stack(seen, axis=1), noise)[:, : self.config.n_action_steps]
             start = states if self._command is None else self._command
             self._queue.extend(self._clamped(plan, start).swapaxes(0, 1))
+        self._seen = seen  # only now: a refused batch leaves no trace
         self._command = self._queue.popleft()
         return torch.from_numpy(self._command.copy())
 
@@ -181,30 +150,16 @@ class SigmaPolicy(PreTrainedPolicy):
     def get_optim_params(self) -> dict:
         raise PolicyError(f"LeRobot cannot train the policy type sigma; {TRAINED_BY}")
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "SigmaPolicy":
-        """Inputs follow the weights to another device."""
-        super()._apply(fn, recurse)
-        self.vla.builder.device = next(self.vla.parameters()).device
-        return self
-
-    def _refuse(self, others: Mapping[str, Any]) -> None:
-        for name in others:
-            if name in REAL_TIME_CHUNKING:
-                raise PolicyError(f"{name}: Sigma does no real-time chunking; use --inference.type=sync")
-            raise PolicyError(f"{name}: unknown argument; legal: noise")
-
-    def _decide(self, views: list[RobotObservation], noise: Tensor | None) -> np.ndarray:
+    def _decide(
+        self, batch: Mapping[str, Any], states: np.ndarray, trace: np.ndarray, noise: Tensor | None
+    ) -> np.ndarray:
+        """The plan (B, T, A) of one decision, not clamped."""
+        views = self._views(batch, states, trace)
         self.eval()
         if self._rows is None:
             self._rows = list(range(len(views)))
             self.controller.reset(self._rows)
-        if len(views) != len(self._rows):
-            raise SigmaError(f"a batch of {len(views)} robots after one of {len(self._rows)}; call reset() between")
-        self.vla.noise = None if noise is None else noise.to(self.vla.builder.device)
-        try:
-            return self.controller.act(views, self._rows)
-        finally:
-            self.vla.noise = None
+        return self.controller.act(views, self._rows, noise=noise)
 
     def _clamped(self, plan: np.ndarray, command: np.ndarray) -> np.ndarray:
         if self.config.limits is None:
@@ -217,19 +172,17 @@ class SigmaPolicy(PreTrainedPolicy):
             clamped.append(command)
         return np.stack(clamped, axis=1)
 
-    @staticmethod
-    def _measured(batch: Mapping[str, Any]) -> np.ndarray:
-        """The states [B, D] of a batch."""
-        if STATE not in batch:
-            raise SigmaError(f"{STATE!r} is missing among {', '.join(sorted(batch))}; rename it by --rename_map")
-        return batch[STATE].float().cpu().numpy()
+    def _states(self, batch: Mapping[str, Any]) -> np.ndarray:
+        """The states [B, D] of a batch, which has as many robots as the batches before it."""
+        _require(batch, STATE)
+        states = batch[STATE].float().cpu().numpy()
+        if self._rows is not None and len(states) != len(self._rows):
+            raise SigmaError(f"a batch of {len(states)} robots after one of {len(self._rows)}; call reset() between")
+        return states
 
-    def _views(self, batch: Mapping[str, Any]) -> list[RobotObservation]:
+    def _views(self, batch: Mapping[str, Any], states: np.ndarray, trace: np.ndarray) -> list[RobotObservation]:
         cameras = self.vla.config["cameras"]
-        for key in (*cameras, STATE, TASK):
-            if key not in batch:
-                raise SigmaError(f"{key!r} is missing among {', '.join(sorted(batch))}; rename it by --rename_map")
-        states = self._measured(batch)
+        _require(batch, *cameras, TASK)
         tasks = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
         pictures = {camera: _pixels(camera, batch[camera]) for camera in cameras}
         rows = {len(states), len(tasks), *map(len, pictures.values())}
@@ -237,14 +190,26 @@ class SigmaPolicy(PreTrainedPolicy):
             raise SigmaError(f"{STATE} {states.shape}, {len(tasks)} tasks: legal: [B, D], B images and B instructions")
         return [
             RobotObservation(
-                images={camera: images[row] for camera, images in pictures.items()}, state=states[row], task=tasks[row]
+                images={camera: images[row] for camera, images in pictures.items()},
+                state=states[row],
+                task=tasks[row],
+                trace=trace[row],
             )
             for row in range(len(states))
         ]
 
 
-def _states(views: list[RobotObservation]) -> np.ndarray:
-    return np.stack([view["state"] for view in views])
+def _refuse(others: Mapping[str, Any]) -> None:
+    for name in others:
+        if name in REAL_TIME_CHUNKING:
+            raise PolicyError(f"{name}: Sigma does no real-time chunking; use --inference.type=sync")
+        raise PolicyError(f"{name}: unknown argument; legal: noise")
+
+
+def _require(batch: Mapping[str, Any], *keys: str) -> None:
+    for key in keys:
+        if key not in batch:
+            raise SigmaError(f"{key!r} is missing among {', '.join(sorted(batch))}; rename it by --rename_map")
 
 
 def _pixels(camera: str, images: Tensor) -> np.ndarray:
@@ -256,8 +221,8 @@ def _pixels(camera: str, images: Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _load(config: SigmaConfig, folder: Path) -> tuple[_GivenNoise, SigmaController]:
-    """Model and controller; everything that can be refused is refused before any weights are read."""
+def _load(config: SigmaConfig, folder: Path) -> SigmaController:
+    """The controller with its model; everything that can be refused is refused before any weights are read."""
     model, calibration = folder / policy_folder.MODEL, folder / policy_folder.CALIBRATION
     described, reference = policy_folder.check_parts(model, calibration, folder / policy_folder.BASE)
     check_action_steps(config.n_action_steps, described)
@@ -270,28 +235,21 @@ def _load(config: SigmaConfig, folder: Path) -> tuple[_GivenNoise, SigmaControll
         raise SigmaError(f"adapter: {error}") from None
     reference = {**reference, "source": config.base_source, "revision": config.base_revision}
     dtype = described["weights_dtype"]
-    vla = _GivenNoise.from_base(
+    vla = SigmaTelepathyVLA.from_base(
         base_policy=load_base(reference, device=config.device, dtype=dtype, download=True),
         lora_dir=model,
         device=config.device,
         dtype=getattr(torch, dtype),
     )
-    controller = SigmaController(vla, adapter=adapter, calibration=calibration, n_action_steps=config.n_action_steps)
-    return vla, controller
+    return SigmaController(vla, adapter=adapter, calibration=calibration, n_action_steps=config.n_action_steps)
 
 
-def _fetch(source: str, *, revision: str | None, **options: Any) -> Path:
+def _fetch(source: str, options: Mapping[str, Any]) -> Path:
     """The folder itself, or a snapshot of the Hub repository of this name."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
+    if Path(source).is_dir():
+        return Path(source)
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(
-            snapshot_download(source, revision=revision, allow_patterns=list(policy_folder.PATTERNS), **options)
-        )
-    except Exception as error:  # the Hub client raises a wide family; all of them mean "not available"
-        raise SigmaError(
-            f"{source}: no such folder, and not given by the Hub ({' '.join(str(error).split())})"
-        ) from None
+    download = {name: options[name] for name in DOWNLOAD_OPTIONS if name in options}
+    with hub_errors(f"{source}: no such folder, and not given by the Hub", source, "model"):
+        return Path(snapshot_download(source, allow_patterns=list(policy_folder.PATTERNS), **download))

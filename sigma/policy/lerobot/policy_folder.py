@@ -39,20 +39,19 @@ def default_limits(config: dict[str, Any], advice: str) -> dict[str, Any]:
     Raises :class:`SigmaError` where the training data show that the units are others (degrees, for one): the 1 % and
     99 % quantiles of the actions leave these limits. ``advice`` says what to do then.
     """
-    lower = [0.0 if GRIPPER in name else -100.0 for name in config["joint_names"]]
-    upper = [100.0] * len(lower)
-    recorded = config["normalisation"]["action"]
-    inside = [
-        low <= first and last <= high
-        for low, high, first, last in zip(lower, upper, recorded["q01"], recorded["q99"], strict=True)
-    ]
-    if not all(inside):
-        name = config["joint_names"][inside.index(False)]
-        raise SigmaError(
-            f"joint {name}: its recorded actions leave {lower[inside.index(False)]:g} to 100, so they are not in "
-            f"LeRobot's normalised units; {advice}"
-        )
-    return {"joint_lower": lower, "joint_upper": upper, "max_step": TRAVEL_PER_SECOND / config["fps"]}
+    names, recorded = config["joint_names"], config["normalisation"]["action"]
+    lower = [0.0 if GRIPPER in name else -100.0 for name in names]
+    for name, low, first, last in zip(names, lower, recorded["q01"], recorded["q99"], strict=True):
+        if first < low or last > 100.0:
+            raise SigmaError(
+                f"joint {name}: its recorded actions leave {low:g} to 100, so they are not in LeRobot's normalised "
+                f"units; {advice}"
+            )
+    return {
+        "joint_lower": lower,
+        "joint_upper": [100.0] * len(lower),
+        "max_step": TRAVEL_PER_SECOND / config["fps"],
+    }
 
 
 def policy_config(
@@ -68,9 +67,8 @@ def policy_config(
 
     By default as many steps are executed a decision as the history's stride and the short chunk allow.
     """
-    sizes, stride = config["sizes"], config["history_stride"]
-    side = base["resolution"]
-    made = SigmaConfig(
+    sizes, stride, side = config["sizes"], config["history_stride"], base["resolution"]
+    policy = SigmaConfig(
         base_source=base["source"],
         base_revision=base["revision"],
         n_action_steps=n_action_steps or max(steps for steps in range(1, sizes["chunk"] + 1) if stride % steps == 0),
@@ -86,8 +84,8 @@ def policy_config(
         license=license,
         **limits,
     )
-    made.validate_features()
-    return made
+    policy.validate_features()
+    return policy
 
 
 def check_parts(model: Path, calibration: Path, base: Path) -> tuple[dict[str, Any], dict[str, Any]]:

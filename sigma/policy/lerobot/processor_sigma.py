@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from lerobot.processor import (
-    PolicyAction,
     PolicyProcessorPipeline,
     make_default_policy_processor_steps,
     make_policy_processor_pipelines,
@@ -15,10 +14,7 @@ from sigma.policy.lerobot.configuration_sigma import SigmaConfig
 
 def make_sigma_pre_post_processors(
     config: SigmaConfig, dataset_stats: dict[str, dict[str, torch.Tensor]] | None = None
-) -> tuple[
-    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
-    PolicyProcessorPipeline[PolicyAction, PolicyAction],
-]:
+) -> tuple[PolicyProcessorPipeline[Any, Any], PolicyProcessorPipeline[Any, Any]]:
     """Pre- and post-processor; LeRobot's factory finds this function by its name.
 
     The adapter compares a correction with the raw state, the prompt holds the state in bins, and both were calibrated

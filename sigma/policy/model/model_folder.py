@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
-from transformers import AutoTokenizer
 
 from sigma.policy.model import lora
 from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import load_heads, new_heads
 from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.pi05.base import Base
-from sigma.policy.pi05.prompt import Prompter
+from sigma.policy.pi05.prompt import Prompter, read_tokenizer
 from sigma.policy.pi05.weights import tensor_digest
 from sigma.shared import records
 from sigma.shared.errors import SigmaError
@@ -106,11 +105,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def load_prompter(folder: Path, config: dict[str, Any]) -> Prompter:
     """The tokenizer that was saved with the model."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", trust_remote_code=False)
-    except Exception as error:  # a wide family; all of them mean that the files are not a tokenizer's
-        raise SigmaError(f"{folder}/tokenizer: not readable ({' '.join(str(error).split())[:200]})") from None
-    return Prompter(tokenizer, config["prompt_length"])
+    return Prompter(read_tokenizer(Path(folder) / "tokenizer"), config["prompt_length"])
 
 
 def load_model(policy: PI05Policy, folder: Path, config: dict[str, Any], heads_file: Path) -> SigmaModel:

@@ -1,8 +1,7 @@
 """The frozen π0.5 that Sigma stands on, loaded from a reference and checked against it.
 
 A base is a LeRobot policy folder: ``config.json``, ``model.safetensors``, the pre-processor's files with the
-statistics, and, where it has its own, a tokenizer folder. Nothing here trusts LeRobot's ``from_pretrained``; see
-:mod:`sigma.policy.pi05.weights`.
+statistics, and, where it has its own, a tokenizer folder.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from sigma.policy.pi05.base_origin import resolve_base
 from sigma.policy.pi05.description import ACTION, STATE, description_digest, read_facts
+from sigma.policy.pi05.observation import masked_mean
 from sigma.policy.pi05.placement import large_layers, place
 from sigma.policy.pi05.prefix import text_embeddings
 from sigma.policy.pi05.prompt import INSTRUCTION, Prompt, Prompter
@@ -25,38 +25,25 @@ from sigma.shared.quantiles import Quantiles
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A frozen π0.5, ready to run.
+    """A frozen π0.5, ready to run."""
 
-    Attributes:
-        policy: LeRobot's policy in evaluation mode, no tensor trainable.
-        prompter: writes and tokenises its prompts.
-        cameras: image feature names in the policy's order (V of them).
-        state_dim, action_dim: sizes of ``observation.state`` and ``action``: the robot's joints.
-        chunk_size: actions predicted at once.
-        resolution: side of its square images in pixels.
-        num_steps: Euler steps of its sampler.
-        statistics: the checkpoint's own quantiles by feature name; ``None`` where it was published without.
-        reference: its description, as :func:`~sigma.policy.pi05.description.describe_base` gives it.
-    """
-
-    policy: PI05Policy
+    policy: PI05Policy  # in evaluation mode, no tensor trainable
     prompter: Prompter
-    cameras: tuple[str, ...]
-    state_dim: int
+    cameras: tuple[str, ...]  # image feature names in the policy's order (V of them)
+    state_dim: int  # sizes of observation.state and action: the robot's joints
     action_dim: int
-    chunk_size: int
-    resolution: int
-    num_steps: int
-    statistics: dict[str, Quantiles] | None
-    reference: dict[str, Any]
+    chunk_size: int  # actions predicted at once
+    resolution: int  # side of its square images in pixels
+    num_steps: int  # Euler steps of its sampler
+    statistics: dict[str, Quantiles] | None  # its own quantiles by feature; None where it was published without
+    reference: dict[str, Any]  # what describe_base returned
 
     def text_embedding_mean(self, prompt: Prompt) -> Tensor:
         """Mean frozen embedding ``[B, d]`` of the instruction's tokens (not the state's, not the frame words)."""
         device = next(self.policy.parameters()).device
         with torch.no_grad():
-            embeddings = text_embeddings(self.policy, prompt.tokens.to(device)).float()
-        chosen = (prompt.groups == INSTRUCTION).to(device)[..., None]
-        return (embeddings * chosen).sum(dim=1) / chosen.sum(dim=1)
+            embedded = text_embeddings(self.policy, prompt.tokens.to(device)).float()
+            return masked_mean(embedded, prompt.groups.to(device) == INSTRUCTION)
 
 
 def load_base(
@@ -70,10 +57,12 @@ def load_base(
 ) -> Base:
     """Load the base that a reference describes, and nothing else: every digest is checked.
 
-    A snapshot of the Hub is taken from the cache, where fetching left it; only with ``download`` is the Hub asked.
-    Without ``expert`` the action expert stays on the CPU (:func:`place`). ``split``, such as
-    :func:`sigma.compute.processes.split_layers`, is given the :func:`large_layers` and the device before any of them is
-    moved there.
+    Args:
+        reference: what :func:`~sigma.policy.pi05.description.describe_base` returned when the base was fetched.
+        download: whether the Hub may be asked for a snapshot that its cache lacks.
+        expert: False leaves the action expert on the CPU (:func:`place`).
+        split: called with the :func:`large_layers` and the device before any of them is moved there, such as
+            :func:`sigma.compute.processes.split_layers`.
 
     Raises:
         SigmaError: the base is gone, altered, incomplete, relative, or its weights are not finite.
@@ -82,13 +71,8 @@ def load_base(
     origin = reference.get("tokenizer_origin", {})
     if origin is not None and not (isinstance(origin, dict) and {"source", "revision"} <= origin.keys()):
         raise SigmaError(f"{folder}: its record does not say where the tokenizer is; fetch the base again (dvc repro)")
-    config, tokenizer, statistics, description = read_facts(
-        folder,
-        reference["tokenizer_origin"],
-        {STATE: reference["state_dim"], ACTION: reference["action_dim"]},
-        verify=False,
-        download=download,
-    )
+    joints = {STATE: reference["state_dim"], ACTION: reference["action_dim"]}
+    config, tokenizer, statistics, description = read_facts(folder, origin, joints, verify=False, download=download)
     for key, value in description.items():
         if reference.get(key) != value:
             raise SigmaError(f"{folder}: its {key} is not the one that was recorded; fetch the base again (dvc repro)")

@@ -8,8 +8,6 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.hub import snapshot
 
 EMBEDDED = "embedded"
-
-
 PATTERNS = ("*.json", "*.safetensors", "*.model")
 
 

@@ -39,7 +39,7 @@ class BaseReplay:
     columns: dict[str, np.ndarray]
     pooled: Tensor  # (F, P, d) float32
     text: Tensor  # (tasks, d) float32
-    token_rms: float
+    token_rms: float  # root mean square of the tasks' token embeddings, the scale of a text token
 
 
 def select_normalisation(which: str, base: Base, shards: Shards) -> Normalisation:
@@ -52,22 +52,7 @@ def select_normalisation(which: str, base: Base, shards: Shards) -> Normalisatio
             )
         return Normalisation(base.statistics[STATE], base.statistics[ACTION])
     stored = shards.meta["statistics"]
-    return Normalisation(
-        *(Quantiles(np.asarray(stored[name]["q01"]), np.asarray(stored[name]["q99"])) for name in (STATE, ACTION))
-    )
-
-
-def identity_columns(shards: Shards) -> dict[str, np.ndarray]:
-    """The columns by which tables are joined and grouped."""
-    return {
-        "window": np.arange(len(shards.window_step)),
-        "episode": shards.window_episode,
-        "step": shards.window_step,
-        "split": np.asarray(shards.window_split, dtype=str),
-        "task": np.asarray([shards.tasks[index] for index in shards.window_task], dtype=str),
-        "kept": shards.window_kept,
-        "strided": shards.window_strided,
-    }
+    return Normalisation(*(Quantiles(stored[name]["q01"], stored[name]["q99"]) for name in (STATE, ACTION)))
 
 
 def batches(total: int, size: int, description: str) -> Iterator[np.ndarray]:
@@ -80,15 +65,6 @@ def batches(total: int, size: int, description: str) -> Iterator[np.ndarray]:
             meter.advance(len(index))
 
 
-def embedding_rms(base: Base, texts: list[str]) -> float:
-    """Root mean square of the frozen embeddings of the instructions' tokens, the scale of a text token."""
-    prompt = base.prompter(texts, np.zeros((len(texts), base.state_dim), dtype=np.float32))
-    device = next(base.policy.parameters()).device
-    with torch.no_grad():
-        embedded = prefix.text_embeddings(base.policy, prompt.tokens.to(device)).float()
-    return embedded[prompt.mask.to(device)].square().mean().sqrt().item()
-
-
 def replay_base(
     base: Base, shards: Shards, normalisation: Normalisation, parameters: "BaseParameters", *, batch: int
 ) -> BaseReplay:
@@ -96,13 +72,12 @@ def replay_base(
 
     A decision's actions come from the same pass that gives its frame's features.
     """
-    if base.chunk_size < shards.meta["horizon"]:
+    horizon = shards.meta["horizon"]
+    if base.chunk_size < horizon:
         raise SigmaError(
-            f"params.yaml: window.horizon: found {shards.meta['horizon']}; "
-            f"legal: at most the base's chunk size {base.chunk_size}"
+            f"params.yaml: window.horizon: found {horizon}; legal: at most the base's chunk size {base.chunk_size}"
         )
     builder = InputBuilder(base, normalisation)
-    horizon = shards.meta["horizon"]
     frames, windows = len(shards.frame_step), len(shards.window_step)
     decision_of = np.full(frames, -1)
     decision_of[shards.window_frames[:, -1]] = np.arange(windows)
@@ -138,7 +113,15 @@ def replay_base(
             samples[chosen[here]] = actions[here, 1:]
     deterministic = {"zero_noise": zero, "mean": samples.mean(axis=1), "sample": samples[:, 0]}[parameters.action]
     prompt = base.prompter(shards.tasks, np.zeros((len(shards.tasks), base.state_dim), dtype=np.float32))
-    columns = identity_columns(shards) | {
+    columns = {
+        # By these the later stages join and group their tables.
+        "window": np.arange(windows),
+        "episode": shards.window_episode,
+        "step": shards.window_step,
+        "split": np.asarray(shards.window_split, dtype=str),
+        "task": np.asarray([shards.tasks[index] for index in shards.window_task], dtype=str),
+        "kept": shards.window_kept,
+        "strided": shards.window_strided,
         "action": normalisation.action.normalise(shards.window_action[:, :horizon]),
         "valid": shards.window_valid[:, :horizon],
         "hold": normalisation.action.normalise(shards.frame_state[shards.window_frames[:, -1]]),
@@ -146,22 +129,21 @@ def replay_base(
         "base_zero_noise": zero,
         "base_samples": samples,
     }
-    text = base.text_embedding_mean(prompt).cpu()
-    return BaseReplay(columns, pooled, text, embedding_rms(base, shards.tasks))
+    with torch.no_grad():
+        embedded = prefix.text_embeddings(base.policy, prompt.tokens.to(builder.device)).float()
+    token_rms = embedded[prompt.mask.to(builder.device)].square().mean().sqrt().item()
+    return BaseReplay(columns, pooled, base.text_embedding_mean(prompt).cpu(), token_rms)
 
 
 def frame_pictures(shards: Shards) -> pyarrow.Table:
     """JPEG pictures of the decision frames of validation and test windows, for the report."""
     from PIL import Image
 
-    rows = np.flatnonzero(np.asarray(shards.window_split) != "train")
-    columns: dict[str, list] = {"window": [], "camera": [], "jpeg": []}
-    for window in rows:
+    rows = []
+    for window in np.flatnonzero(np.asarray(shards.window_split) != "train"):
         pictures = shards.images(shards.window_frames[window, -1:])[0]
         for camera, picture in zip(shards.meta["cameras"], pictures, strict=True):
             buffer = io.BytesIO()
             Image.fromarray(picture.permute(1, 2, 0).numpy()).save(buffer, format="JPEG", quality=90)
-            columns["window"].append(int(window))
-            columns["camera"].append(camera)
-            columns["jpeg"].append(buffer.getvalue())
-    return pyarrow.table(columns)
+            rows.append({"window": int(window), "camera": camera, "jpeg": buffer.getvalue()})
+    return pyarrow.Table.from_pylist(rows)

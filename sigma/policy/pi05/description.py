@@ -10,9 +10,10 @@ from typing import Any
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from sigma.policy.pi05.base_origin import resolve_base
+from sigma.policy.pi05.prompt import read_tokenizer
 from sigma.policy.pi05.small.configuration_pi05_small import PI05SmallConfig
 from sigma.policy.pi05.weights import stored_tensors, tensor_digest
 from sigma.shared.errors import SigmaError
@@ -28,38 +29,30 @@ _TYPES = {"pi05": PI05Config, "pi05_small": PI05SmallConfig}
 
 
 def _configuration(folder: Path) -> PI05Config:
-    raw = read_json(folder / "config.json")
+    file = folder / "config.json"
+    raw = read_json(file)
     kind = raw.get("type") if isinstance(raw, dict) else None
     if kind not in _TYPES:
-        raise SigmaError(f"{folder / 'config.json'}: type is {kind!r}; legal: {', '.join(sorted(_TYPES))}")
+        raise SigmaError(f"{file}: type is {kind!r}; legal: {', '.join(sorted(_TYPES))}")
     try:
         config = PreTrainedConfig.from_pretrained(folder)
         config.validate_features()
-    except SigmaError:
-        raise
     except Exception as error:  # draccus raises a wide family
-        raise SigmaError(
-            f"{folder / 'config.json'}: not a {kind} configuration ({' '.join(str(error).split())})"
-        ) from None
+        raise SigmaError(f"{file}: not a {kind} configuration ({' '.join(str(error).split())})") from None
     if config.use_relative_actions:
-        raise SigmaError(
-            f"{folder / 'config.json'}: use_relative_actions is true; checkpoints that predict relative actions are "
-            "not supported; legal: false"
-        )
-    for kind_of_feature in ("STATE", "ACTION"):
-        mode = config.normalization_mapping.get(kind_of_feature)
+        raise SigmaError(f"{file}: use_relative_actions is true; relative actions are not supported; legal: false")
+    for feature in ("STATE", "ACTION"):
+        mode = config.normalization_mapping.get(feature)
         if mode is not NormalizationMode.QUANTILES:
-            raise SigmaError(
-                f"{folder / 'config.json'}: normalization_mapping.{kind_of_feature} is {mode}; legal: QUANTILES"
-            )
+            raise SigmaError(f"{file}: normalization_mapping.{feature} is {mode}; legal: QUANTILES")
     return config
 
 
-def _steps(folder: Path) -> list[dict[str, Any]]:
-    """The saved pre-processor's steps, each with its ``config``; empty where the checkpoint has none."""
+def _steps(folder: Path) -> dict[str, dict[str, Any]]:
+    """The saved pre-processor's steps by registered name, each with its ``config``; none without a pre-processor."""
     file = folder / _PREPROCESSOR
     if not file.is_file():
-        return []
+        return {}
     steps = read_record(file, {"steps": [{}]}, "a base is a LeRobot policy folder")["steps"]
     for step in steps:
         config, state = step.setdefault("config", {}), step.get("state_file", "")
@@ -67,12 +60,7 @@ def _steps(folder: Path) -> list[dict[str, Any]]:
             raise SigmaError(f"{file}: config: expected a mapping, found {config!r}")
         if not isinstance(state, str) or state != Path(state).name:
             raise SigmaError(f"{file}: state_file: found {state!r}; legal: the name of a file beside it")
-    return steps
-
-
-def _step(folder: Path, name: str) -> dict[str, Any]:
-    """The pre-processor's step of this registered name; empty where there is none."""
-    return next((step for step in _steps(folder) if step.get("registry_name") == name), {})
+    return {str(step.get("registry_name")): step for step in steps}
 
 
 def _statistics(folder: Path, dims: dict[str, int], declared: dict[str, int]) -> dict[str, Quantiles] | None:
@@ -80,10 +68,10 @@ def _statistics(folder: Path, dims: dict[str, int], declared: dict[str, int]) ->
 
     Statistics of a padded vector of the ``declared`` size, narrowed to a robot's joints, are not that robot's.
     """
-    for step in _steps(folder):
-        if step.get("registry_name") == "relative_actions_processor" and step["config"].get("enabled"):
-            raise SigmaError(f"{folder / _PREPROCESSOR}: relative actions are switched on; they are not supported")
-    step = _step(folder, "normalizer_processor")
+    steps = _steps(folder)
+    if steps.get("relative_actions_processor", {"config": {}})["config"].get("enabled"):
+        raise SigmaError(f"{folder / _PREPROCESSOR}: relative actions are switched on; they are not supported")
+    step = steps.get("normalizer_processor", {})
     if "state_file" not in step:
         return None
     file = folder / step["state_file"]
@@ -112,7 +100,7 @@ def _tokenizer_commit(folder: Path) -> dict[str, str] | None:
     """Source and present commit of the tokenizer that the saved pre-processor names; None where the folder has one."""
     if (folder / "tokenizer").is_dir():
         return None
-    source = _step(folder, "tokenizer_processor").get("config", {}).get("tokenizer_name")
+    source = _steps(folder).get("tokenizer_processor", {"config": {}})["config"].get("tokenizer_name")
     if not isinstance(source, str):
         raise SigmaError(f"{folder}: no tokenizer folder, and {_PREPROCESSOR} names none")
     return {"source": source, "revision": newest_commit(source, "model", TOKENIZER_PATTERNS)}
@@ -122,21 +110,9 @@ def _tokenizer(folder: Path, pinned: dict[str, str] | None, *, verify: bool, dow
     """The policy's tokenizer: its own folder, or a Hub repository at the commit that was pinned when it was fetched."""
     place = folder / "tokenizer"
     if pinned is not None:
-        place = snapshot(
-            pinned["source"],
-            pinned["revision"],
-            "model",
-            patterns=TOKENIZER_PATTERNS,
-            verify=verify,
-            download=download,
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except Exception as error:  # a wide family; all of them mean that the files are not a tokenizer's
-        raise SigmaError(f"{place}: not readable as a tokenizer ({' '.join(str(error).split())[:200]})") from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise SigmaError(f"{place}: the tokenizer gives no character offsets; a tokenizer.json is needed")
-    return tokenizer
+        source, revision = pinned["source"], pinned["revision"]
+        place = snapshot(source, revision, "model", patterns=TOKENIZER_PATTERNS, verify=verify, download=download)
+    return read_tokenizer(place)
 
 
 def _dims(config: PI05Config) -> dict[str, int]:
@@ -152,19 +128,15 @@ def fit_joints(config: PI05Config, joints: Mapping[str, int], where: str | Path)
 
     Raises :class:`SigmaError` for such a size, and for more joints than the vectors hold.
     """
-    sides = (
+    for feature, features, most in (
         (STATE, config.input_features, config.max_state_dim),
         (ACTION, config.output_features, config.max_action_dim),
-    )
-    for feature, features, most in sides:
+    ):
         declared, wanted = features[feature].shape[0], joints[feature]
-        if declared == wanted:
-            continue
-        if declared != most or wanted > most:
+        if declared != wanted and (declared != most or wanted > most):
             legal = f"{declared}" if declared != most else f"at most {most}"
-            raise SigmaError(
-                f"{where}: {feature} has {declared} values, the robot {wanted} joints; legal: {legal} joints"
-            )
+            sizes = f"{feature} has {declared} values, the robot {wanted} joints"
+            raise SigmaError(f"{where}: {sizes}; legal: {legal} joints")
         features[feature] = replace(features[feature], shape=(wanted,))
 
 
@@ -178,9 +150,8 @@ def read_facts(
 ) -> tuple[PI05Config, PreTrainedTokenizerFast, dict[str, Quantiles] | None, dict[str, Any]]:
     """Everything but the weights, and the JSON-ready description of it.
 
-    Args:
-        pinned: the tokenizer's repository.
-        joints: the robot's sizes of state and action; None takes those that the configuration declares.
+    ``pinned`` is the tokenizer's repository. ``joints`` are the robot's sizes of state and action, by default those
+    that the configuration declares.
     """
     config, tokenizer = _configuration(folder), _tokenizer(folder, pinned, verify=verify, download=download)
     declared = _dims(config)
@@ -201,9 +172,7 @@ def read_facts(
         "num_steps": config.num_inference_steps,
         "prompt_length": config.tokenizer_max_length,
         "relative_actions": False,
-        "statistics": None
-        if statistics is None
-        else {name: quantiles.to_json() for name, quantiles in statistics.items()},
+        "statistics": {name: entry.to_json() for name, entry in statistics.items()} if statistics else None,
         "config": digest_file(folder / "config.json"),
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
     }
@@ -220,10 +189,8 @@ def describe_base(source: str, revision: str | None, joints: int | None = None) 
 
     ``digest`` covers the whole description but where it came from, so equal bases in two places have equal digests.
 
-    Args:
-        source: ``embedded``, a folder or a Hub id.
-        revision: commit of a Hub id.
-        joints: of the robot, where the base may declare the padded vectors that serve any (:func:`fit_joints`).
+    ``source`` is ``embedded``, a folder, or a Hub id with a commit as ``revision``. ``joints`` are the robot's, where
+    the base may declare the padded vectors that serve any (:func:`fit_joints`).
     """
     folder = resolve_base(source, revision, verify=True)
     pinned = _tokenizer_commit(folder)

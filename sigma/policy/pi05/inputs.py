@@ -14,7 +14,7 @@ from torch import Tensor
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base import Base, Quantiles
 from sigma.policy.pi05.description import ACTION, STATE
-from sigma.policy.pi05.observation import Observation, instruction_embedding
+from sigma.policy.pi05.observation import Observation
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,11 @@ class InputBuilder:
 
     def __init__(self, base: Base, normalisation: Normalisation):
         self.base, self.normalisation = base, normalisation
-        self.device = next(base.policy.parameters()).device
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy computes now: LeRobot may move it after it was loaded."""
+        return next(self.base.policy.parameters()).device
 
     def encode_images(self, images: Tensor, *, gradient: bool = False) -> Tensor:
         """Image tokens (B, V, n, d) of uint8 images (B, V, 3, S, S) at the policy's resolution.
@@ -59,16 +63,15 @@ class InputBuilder:
     ) -> Observation:
         """Join image tokens (B, V, n, d), raw states (B, D) and instructions with the past.
 
-        Args:
-            history, present: pooled features (B, M−1, P, d) and their mask; without them the history is empty, which is
-                what the frozen base reads.
-            trace: (B, R, D) raw states of the control steps before this one, oldest first; without it R is 0.
+        ``history`` (B, M−1, P, d) and its mask ``present`` are the pooled features of earlier decisions; without them
+        the history is empty, which is what the frozen base reads. ``trace`` (B, R, D) holds the raw states of the
+        control steps before this one, oldest first; without it R is 0.
         """
-        quantiles = self.normalisation.state
-        normalised = quantiles.normalise(np.asarray(states, dtype=np.float32))
+        normalise = self.normalisation.state.normalise
+        normalised = normalise(np.asarray(states, dtype=np.float32))
         motion = None
         if trace is not None:
-            motion = quantiles.normalise(np.asarray(trace, dtype=np.float32)) - normalised[:, None]
+            motion = normalise(np.asarray(trace, dtype=np.float32)) - normalised[:, None]
         return self.normalised_observation(vision, normalised, texts, history, present, motion)
 
     def normalised_observation(
@@ -85,26 +88,22 @@ class InputBuilder:
         The motion is the normalised trace minus the present state.
         """
         prompt = self.base.prompter(texts, normalised)
-        tokens, groups = prompt.tokens.to(self.device), prompt.groups.to(self.device)
-        with torch.no_grad():
-            text = instruction_embedding(self.base.policy, tokens, groups)
+        text = self.base.text_embedding_mean(prompt)
         if history is None or present is None:
             history = text.new_zeros(len(texts), 0, vision.shape[1] + 2, text.shape[-1])
             present = torch.zeros(len(texts), 0, dtype=torch.bool, device=self.device)
-        state = torch.from_numpy(normalised).to(self.device)
         if motion is None:
             motion = np.zeros((len(texts), 0, normalised.shape[-1]), dtype=np.float32)
-        mask = prompt.mask.to(self.device)
         return Observation(
-            vision.to(self.device, non_blocking=True),
-            tokens,
-            mask,
-            groups,
-            state,
-            text,
-            history.to(self.device, non_blocking=True),
-            present.to(self.device, non_blocking=True),
-            torch.from_numpy(motion).to(self.device),
+            vision=vision.to(self.device, non_blocking=True),
+            tokens=prompt.tokens.to(self.device),
+            mask=prompt.mask.to(self.device),
+            groups=prompt.groups.to(self.device),
+            state=torch.from_numpy(normalised).to(self.device),
+            text=text,
+            history=history.to(self.device, non_blocking=True),
+            present=present.to(self.device, non_blocking=True),
+            motion=torch.from_numpy(motion).to(self.device),
         )
 
 
@@ -118,16 +117,11 @@ def trace_before(states: np.ndarray, steps: int) -> np.ndarray:
 
 
 def gather_history(pooled: Tensor, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Pooled features of the earlier decisions.
+    """Pooled features (B, M−1, P, d) of the earlier decisions, zero where absent, and their mask (B, M−1).
 
-    Args:
-        pooled: (F, P, d) of every stored frame.
-        frames: (B, M) frame ids of each window, oldest first, the decision's own last; −1 before the episode began.
-
-    Returns:
-        history (B, M−1, P, d), zero where absent, and its mask (B, M−1).
+    ``pooled`` (F, P, d) are those of every stored frame; ``frames`` (B, M) the frame ids of each window, oldest first,
+    the decision's own last, −1 before the episode began.
     """
     earlier = torch.from_numpy(np.ascontiguousarray(frames[:, :-1]))
     present = earlier >= 0
-    history = pooled[earlier.clamp_min(0)] * present[..., None, None]
-    return history, present
+    return pooled[earlier.clamp_min(0)] * present[..., None, None], present

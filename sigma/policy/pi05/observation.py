@@ -66,11 +66,6 @@ def pool(last: Tensor, views: int, image_tokens: int, groups: Tensor) -> Tensor:
     return torch.cat([cameras, torch.stack(pooled, dim=1)], dim=1)
 
 
-def instruction_embedding(policy: PI05Policy, tokens: Tensor, groups: Tensor) -> Tensor:
-    """(B, d) mean of the frozen input embeddings of the instruction's tokens."""
-    return masked_mean(prefix.text_embeddings(policy, tokens).float(), groups == INSTRUCTION)
-
-
 def base_pass(policy: PI05Policy, observation: Observation, *, hidden_states: bool = False) -> BasePass:
     """One pass over the policy's own prefix of image tokens and prompt, without Sigma's tokens and FiLM."""
     vision = observation.vision

@@ -1,8 +1,16 @@
-"""Which parts of a policy are on the device."""
+"""Which parts of a policy are on the device, and which are compiled for training."""
+
+import os
+import shutil
 
 import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import nn
+
+from sigma.shared.errors import SigmaError
+
+# The parts of a layer that read no key-value cache.
+_COMPILED = ("input_layernorm", "post_attention_layernorm", "mlp")
 
 
 def large_layers(policy: PI05Policy) -> list[nn.Module]:
@@ -36,3 +44,23 @@ def place(policy: PI05Policy, device: str | torch.device, *, expert: bool = True
         for owner, name, part in parts:
             setattr(owner, name, part)
     return policy
+
+
+def compile_layers(policy: PI05Policy) -> None:
+    """Have ``torch.compile`` compile feed-forward blocks and norms of language model and expert at their first call.
+
+    Each is compiled once for all layers. Attention is left as it is: it writes into a cache that differs from layer to
+    layer, and each layer would be compiled anew. Names of weights stay. Raises :class:`SigmaError` where there is no
+    C++ compiler, which torch's own compiler works with.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise SigmaError(
+            f"params.yaml: machine.compile: found true without a C++ compiler ({compiler} is not on the path); "
+            "legal: false, or install g++"
+        )
+    towers = policy.model.paligemma_with_expert
+    for model in (towers.paligemma.model.language_model, towers.gemma_expert.model):
+        for layer in model.layers:
+            for part in _COMPILED:
+                getattr(layer, part).compile()

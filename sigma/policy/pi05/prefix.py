@@ -1,8 +1,8 @@
 """π0.5 in parts: image and text embeddings, one pass over the prefix, and the action expert over its cache.
 
 Every function runs LeRobot's own modules in LeRobot's own order, so that for one noise draw the actions equal
-``PI05Policy.predict_action_chunk`` to the bit. Two things are added: a caller may
-change or append prefix tokens, and several noise draws may share one prefix.
+``PI05Policy.predict_action_chunk`` to the bit. Two things are added: a caller may change or append prefix tokens, and
+several noise draws may share one prefix.
 
 Legend: B batch, V cameras, P tokens an image, L prompt tokens, N prefix tokens, Ns appended tokens, d language-model
 width, K noise draws, Tc action chunk, A action dim, Ap the policy's padded action dim (``config.max_action_dim``).
@@ -10,7 +10,7 @@ width, K noise draws, Tc action chunk, A action dim, Ap the policy's padded acti
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,20 +31,15 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prefix after the language model.
+    """A prefix after the language model; cache and layers are None unless asked for.
 
-    Attributes:
-        cache: keys and values of every layer, which the action expert attends to; ``None`` unless asked for.
-        pad_mask: ``[B, N]`` bool, true at real tokens.
-        last: ``[B, N, d]``, after the final norm.
-        layers: ``[B, N, d]`` after each decoder layer, the last one after the final norm; ``None`` unless asked for. In
-            a pass that began later (:func:`encode_late`) the layers before it are ``None``.
+    In a pass that began later (:func:`encode_late`) the layers before it are None.
     """
 
-    cache: DynamicCache | None
-    pad_mask: Tensor
-    last: Tensor
-    layers: tuple[Tensor | None, ...] | None
+    cache: DynamicCache | None  # keys and values of every layer, which the action expert attends to
+    pad_mask: Tensor  # [B, N] bool, true at real tokens
+    last: Tensor  # [B, N, d] after the final norm
+    layers: tuple[Tensor | None, ...] | None  # [B, N, d] after each decoder layer, the last one after the final norm
 
     def layer(self, index: int) -> Tensor:
         """``[B, N, d]`` after decoder layer ``index``; raises :class:`ValueError` where the pass did not keep it."""
@@ -61,10 +56,9 @@ class Encoded:
 
 
 def vision_tokens(policy: PI05Policy, images: Tensor) -> Tensor:
-    """Image tokens ``[B, V, P, d]`` of images ``[B, V, 3, S, S]``, float in [0, 1] at the policy's resolution.
+    """Image tokens ``[B, V, P, d]`` of images ``[B, V, 3, S, S]``, float in [0, 1].
 
-    Raises:
-        ValueError: the images are not at the policy's resolution; resizing belongs to the data's preparation.
+    Raises :class:`ValueError` for images at another resolution than the policy's: the data's preparation resizes.
     """
     height, width = policy.config.image_resolution
     if images.ndim != 5 or tuple(images.shape[2:]) != (3, height, width):
@@ -79,26 +73,15 @@ def text_embeddings(policy: PI05Policy, tokens: Tensor) -> Tensor:
     return policy.model.paligemma_with_expert.embed_language_tokens(tokens)
 
 
-def assemble(
-    vision: Tensor,
-    text: Tensor,
-    text_mask: Tensor,
-    camera_mask: Tensor | None = None,
-    extra: Tensor | None = None,
-) -> Prefix:
-    """Join image tokens ``[B, V, P, d]``, text ``[B, L, d]`` and appended tokens ``[B, Ns, d]`` into a prefix.
-
-    All of them attend to each other. ``text_mask`` is ``[B, L]``; ``camera_mask`` ``[B, V]`` hides absent cameras.
-    """
-    batch, views, patches, _ = vision.shape
-    if camera_mask is None:
-        camera_mask = torch.ones(batch, views, dtype=torch.bool, device=vision.device)
-    embeddings = [vision.flatten(1, 2), text]
-    masks = [camera_mask.repeat_interleave(patches, dim=1), text_mask]
+def assemble(vision: Tensor, text: Tensor, text_mask: Tensor, extra: Tensor | None = None) -> Prefix:
+    """Join image tokens ``[B, V, P, d]``, text ``[B, L, d]`` with its mask ``[B, L]``, and appended tokens
+    ``[B, Ns, d]`` into a prefix, whose real tokens all attend to each other."""
+    images = vision.flatten(1, 2)
+    parts, masks = [images, text], [text_mask.new_ones(images.shape[:2]), text_mask]
     if extra is not None:
-        embeddings.append(extra)
-        masks.append(torch.ones(extra.shape[:2], dtype=torch.bool, device=extra.device))
-    return Prefix(torch.cat(embeddings, dim=1), torch.cat(masks, dim=1))
+        parts.append(extra)
+        masks.append(text_mask.new_ones(extra.shape[:2]))
+    return Prefix(torch.cat(parts, dim=1), torch.cat(masks, dim=1))
 
 
 def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, cache: bool = True) -> Encoded:
@@ -107,18 +90,14 @@ def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, c
     Works with LoRA attached to the language model. Raises :class:`ValueError` where a cache is asked for under gradient
     checkpointing in training mode, in which the language model makes none.
     """
-    model = _language_model(policy)
-    output = _run(model, prefix.embeddings, prefix.pad_mask, hidden_states, cache)
-    layers = tuple(output.hidden_states[1:]) if hidden_states else None
-    return Encoded(output.past_key_values, prefix.pad_mask, output.last_hidden_state, layers)
+    return _run(_language_model(policy), prefix.embeddings, prefix.pad_mask, hidden_states, cache)
 
 
 def encode_early(policy: PI05Policy, prefix: Prefix, first: int, *, cache: bool = True) -> Encoded:
     """The prefix before decoder layer ``first``: ``last`` is what that layer reads, not normed. No gradient."""
     model = _language_model(policy)
     with torch.no_grad(), _only_layers(model, 0, first):
-        output = _run(model, prefix.embeddings, prefix.pad_mask, False, cache)
-    return Encoded(output.past_key_values, prefix.pad_mask, output.last_hidden_state, None)
+        return _run(model, prefix.embeddings, prefix.pad_mask, False, cache)
 
 
 def early_part(encoded: Encoded, first: int) -> Encoded:
@@ -135,10 +114,9 @@ def encode_late(policy: PI05Policy, early: Encoded, hidden: Tensor, first: int, 
     """
     model = _language_model(policy)
     with _only_layers(model, first, len(model.layers)):
-        output = _run(model, hidden, early.pad_mask, True, cache)
-    joined = DynamicCache(tuple(early.keys_values()) + tuple(output.past_key_values)[first:]) if cache else None
-    layers = (None,) * first + tuple(output.hidden_states[1:])
-    return Encoded(joined, early.pad_mask, output.last_hidden_state, layers)
+        late = _run(model, hidden, early.pad_mask, True, cache)
+    joined = DynamicCache(tuple(early.keys_values()) + tuple(late.keys_values())[first:]) if cache else None
+    return replace(late, cache=joined, layers=(None,) * first + (late.layers or ()))
 
 
 def _language_model(policy: PI05Policy) -> Any:
@@ -168,7 +146,7 @@ def _only_layers(model: Any, first: int, last: int) -> Iterator[None]:
         model.layers, model.norm = layers, norm
 
 
-def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, cache: bool) -> Any:
+def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, cache: bool) -> Encoded:
     # As LeRobot's sample_actions sets it: eager attention takes the additive 4-D mask below, and the action expert,
     # which attends to these keys and values, runs eagerly too. Another kernel would give other last digits.
     model.config._attn_implementation = "eager"
@@ -189,21 +167,20 @@ def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, 
     )
     if cache and output.past_key_values is None:
         raise ValueError("the language model gave no cache: switch gradient checkpointing off or use eval mode")
-    return output
+    layers = tuple(output.hidden_states[1:]) if hidden_states else None
+    return Encoded(output.past_key_values, pad_mask, output.last_hidden_state, layers)
 
 
 def repeat(encoded: Encoded, draws: int) -> Encoded:
     """The same prefix ``draws`` times in a row for each sample: batch B becomes B·K, sample-major."""
     if draws == 1:
         return encoded
-    cache = DynamicCache(
-        tuple(
-            (keys.repeat_interleave(draws, dim=0), values.repeat_interleave(draws, dim=0), window)
-            for keys, values, window in encoded.keys_values()
-        )
-    )
-    # The hidden states are not needed by the action expert, so they are not repeated.
-    return Encoded(cache, encoded.pad_mask.repeat_interleave(draws, dim=0), encoded.last, None)
+    cache = [
+        (keys.repeat_interleave(draws, dim=0), values.repeat_interleave(draws, dim=0), window)
+        for keys, values, window in encoded.keys_values()
+    ]
+    # The action expert does not read the hidden states, so they are not repeated.
+    return Encoded(DynamicCache(cache), encoded.pad_mask.repeat_interleave(draws, dim=0), encoded.last, None)
 
 
 def integrate(policy: PI05Policy, encoded: Encoded, noise: Tensor, num_steps: int) -> Tensor:
@@ -225,12 +202,8 @@ def integrate(policy: PI05Policy, encoded: Encoded, noise: Tensor, num_steps: in
 def flow_matching_loss(policy: PI05Policy, encoded: Encoded, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     """π0.5's flow-matching loss, unreduced ``[B, K, Tc, A]``, of K noise draws that share one prefix.
 
-    Equal to LeRobot's joint training forward at K = 1, because the prefix never attends to the actions.
-
-    Args:
-        actions: ``[B, Tc, A]``, normalised.
-        noise: ``[B, K, Tc, Ap]``.
-        time: ``[B, K]`` in (0, 1]; 1 is pure noise.
+    ``actions`` ``[B, Tc, A]`` are normalised, ``noise`` is ``[B, K, Tc, Ap]``, ``time`` ``[B, K]`` lies in (0, 1] and 1
+    is pure noise. Equal to LeRobot's joint training forward at K = 1, because the prefix never attends to the actions.
     """
     batch, draws = time.shape
     shared = repeat(encoded, draws)

@@ -7,11 +7,12 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sigma.shared.errors import SigmaError
 from sigma.shared.instructions import clean_instruction
@@ -41,15 +42,24 @@ def discretise_state(states: np.ndarray) -> np.ndarray:
     return np.digitize(states, bins=_BIN_EDGES) - 1
 
 
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a folder; raises :class:`SigmaError` where it is broken or gives no character offsets."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a wide family; all of them mean that the files are not a tokenizer's
+        raise SigmaError(f"{folder}: not readable as a tokenizer ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise SigmaError(f"{folder}: the tokenizer gives no character offsets; a tokenizer.json is needed")
+    return tokenizer
+
+
 class Prompter:
     """Writes and tokenises prompts exactly as LeRobot's π0.5 pre-processor does, and marks each token's role.
 
     ``unknown`` counts the words that the tokenizer does not know; each is logged as a warning when first seen.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
-        if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise SigmaError("the policy's tokenizer gives no character offsets; a tokenizer.json is needed")
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int):
         self.tokenizer, self.max_length = tokenizer, max_length
         self.unknown: Counter[str] = Counter()
 
@@ -83,13 +93,13 @@ class Prompter:
             for start, end, role in parts:
                 # A token may carry the space before it, so one shared character decides.
                 groups[row, : len(ids)][[first < end and last > start for first, last in offsets]] = role
-            self._count_unknown(ids, offsets, prompts[row])
-        return Prompt(torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(groups))
-
-    def _count_unknown(self, ids: list[int], offsets: list[tuple[int, int]], prompt: str) -> None:
-        for token, (start, end) in zip(ids, offsets, strict=True):
-            if token == self.tokenizer.unk_token_id:
-                word = prompt[start:end]
+            for word in self.unknown_words(ids, offsets, prompts[row]):
                 if word not in self.unknown:
                     log.warning("the policy's tokenizer does not know the word %r; it reads it as <unk>", word)
                 self.unknown[word] += 1
+        return Prompt(torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(groups))
+
+    def unknown_words(self, ids: list[int], offsets: list[tuple[int, int]], text: str) -> list[str]:
+        """The words of a tokenised text that the tokenizer does not know."""
+        unknown = self.tokenizer.unk_token_id
+        return [text[start:end] for token, (start, end) in zip(ids, offsets, strict=True) if token == unknown]

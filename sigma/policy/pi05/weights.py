@@ -24,20 +24,18 @@ from sigma.shared.errors import SigmaError
 
 WEIGHTS = "model.safetensors"
 
-# Names in published checkpoints that differ from the module's, as LeRobot's `_fix_pytorch_state_dict_keys` knows them:
-# (pattern of the stored name with its "model." prefix, replacement or None where the tensor has no place in π0.5, why).
-RENAMINGS: tuple[tuple[str, str | None, str], ...] = (
-    (r"^model\.action_time_mlp_(in|out)\.", r"model.time_mlp_\1.", "π0's name of the time MLP"),
-    (r"^model\.state_proj\.", None, "π0 projects the state; π0.5 writes it into the prompt"),
-    (
-        r"^model\.paligemma_with_expert\.gemma_expert\.model\.(layers\.\d+\.(input|post_attention)_layernorm|norm)\.weight$",
-        None,
-        "plain norms of the expert, replaced by adaRMS",
-    ),
+# Names in published checkpoints that differ from the module's, as LeRobot's `_fix_pytorch_state_dict_keys` knows them.
+# π0 names the time MLP otherwise.
+_TIME_MLP = re.compile(r"^model\.action_time_mlp_(in|out)\.")
+# Without use in π0.5: π0's projection of the state, which the prompt holds here, and plain norms of the expert, which
+# adaRMS replaces.
+_UNUSED = re.compile(
+    r"^model\.state_proj\.|"
+    r"^model\.paligemma_with_expert\.gemma_expert\.model\.(layers\.\d+\.(input|post_attention)_layernorm|norm)\.weight$"
 )
-_TOWER = "model.paligemma_with_expert.paligemma."
-# Checkpoints that tie input and output embeddings store one of the two: (missing name, stored name).
-TIED = ((_TOWER + "model.language_model.embed_tokens.weight", _TOWER + "lm_head.weight"),)
+# Checkpoints that tie input and output embeddings store the output's alone.
+_INPUT_EMBEDDINGS = "model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+_OUTPUT_EMBEDDINGS = "model.paligemma_with_expert.paligemma.lm_head.weight"
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -48,11 +46,6 @@ def tensor_digest(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{data.dtype}{tuple(data.shape)}".encode())
     digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def tensor_digests(module: nn.Module) -> dict[str, str]:
-    """Digest of every tensor in ``module.state_dict()``."""
-    return {name: tensor_digest(tensor) for name, tensor in module.state_dict().items()}
 
 
 def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -71,10 +64,7 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def module_name(stored: str) -> str | None:
     """The name that a stored tensor has in :class:`PI05Policy`; ``None`` where π0.5 has no use for it."""
     name = stored if stored.startswith("model.") else f"model.{stored}"
-    for pattern, replacement, _ in RENAMINGS:
-        if re.search(pattern, name):
-            return None if replacement is None else re.sub(pattern, replacement, name)
-    return name
+    return None if _UNUSED.search(name) else _TIME_MLP.sub(r"model.time_mlp_\1.", name)
 
 
 def empty_policy(config: PreTrainedConfig, dtype: str) -> PI05Policy:
@@ -92,14 +82,11 @@ def _some(names: list[str]) -> str:
 def load_strictly(config: PreTrainedConfig, folder: Path, digests: dict[str, str], *, dtype: str) -> PI05Policy:
     """The policy with the weights of ``folder`` on the CPU, in evaluation mode and without gradients.
 
-    Args:
-        config: the checkpoint's configuration.
-        digests: digest of every stored tensor, by stored name; a tensor that differs is refused.
-        dtype: ``float32`` or ``bfloat16`` (LeRobot's selection of tensors stays float32).
-
-    Raises:
-        SigmaError: a missing, extra, mis-shaped, altered or non-finite tensor, by name.
+    ``digests`` are those of every stored tensor, by stored name. ``dtype`` is ``float32`` or ``bfloat16`` (LeRobot's
+    selection of tensors stays float32). Raises :class:`SigmaError` that names a missing, extra, mis-shaped, altered or
+    non-finite tensor.
     """
+    file = folder / WEIGHTS
     policy = empty_policy(config, dtype)
     expected = policy.state_dict()
     state: dict[str, Tensor] = {}
@@ -107,9 +94,7 @@ def load_strictly(config: PreTrainedConfig, folder: Path, digests: dict[str, str
     for stored, tensor in stored_tensors(folder):
         seen.add(stored)
         if digests.get(stored) != tensor_digest(tensor):
-            raise SigmaError(
-                f"{folder / WEIGHTS}: tensor {stored} is not the one that was recorded; fetch the base again"
-            )
+            raise SigmaError(f"{file}: tensor {stored} is not the one that was recorded; fetch the base again")
         name = module_name(stored)
         if name is None:
             continue
@@ -117,44 +102,38 @@ def load_strictly(config: PreTrainedConfig, folder: Path, digests: dict[str, str
             extra.append(stored)
             continue
         if tensor.shape != expected[name].shape:
-            found, legal = tuple(tensor.shape), tuple(expected[name].shape)
-            raise SigmaError(f"{folder / WEIGHTS}: tensor {stored} has shape {found}; config.json asks for {legal}")
+            actual, legal = tuple(tensor.shape), tuple(expected[name].shape)
+            raise SigmaError(f"{file}: tensor {stored} has shape {actual}; config.json asks for {legal}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise SigmaError(f"{folder / WEIGHTS}: tensor {stored} holds values that are not finite")
+            raise SigmaError(f"{file}: tensor {stored} holds values that are not finite")
         state[name] = tensor.to(expected[name].dtype, copy=True)
-    for name, source in TIED:
-        if name in expected and name not in state and source in state:
-            state[name] = state[source].clone()
+    if _INPUT_EMBEDDINGS not in state and _OUTPUT_EMBEDDINGS in state:
+        state[_INPUT_EMBEDDINGS] = state[_OUTPUT_EMBEDDINGS].clone()
     missing = sorted(set(expected) - set(state)) + sorted(set(digests) - seen)
     if missing:
-        raise SigmaError(f"{folder / WEIGHTS}: {len(missing)} tensors are missing: {_some(missing)}")
+        raise SigmaError(f"{file}: {len(missing)} tensors are missing: {_some(missing)}")
     if extra:
-        raise SigmaError(f"{folder / WEIGHTS}: {len(extra)} tensors have no place in {config.type}: {_some(extra)}")
+        raise SigmaError(f"{file}: {len(extra)} tensors have no place in {config.type}: {_some(extra)}")
     policy.load_state_dict(state, strict=True, assign=True)
     _fill_buffers(policy)
     policy.config.device = "cpu"
     return policy.eval().requires_grad_(False)
 
 
-def fresh_buffers(module: nn.Module) -> dict[str, Tensor] | None:
-    """The buffers of a module that no checkpoint holds, made anew; None where there is no rule for its class."""
+def fresh_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of a module that no checkpoint holds, made anew."""
     if isinstance(module, GemmaRotaryEmbedding):
         return dict(GemmaRotaryEmbedding(module.config).named_buffers())
     if isinstance(module, GemmaTextScaledWordEmbedding):
         return {"embed_scale": torch.tensor(module.scalar_embed_scale)}
     if isinstance(module, SiglipVisionEmbeddings):
         return {"position_ids": torch.arange(module.num_positions)[None]}
-    return None
+    raise RuntimeError(f"no rule to make the buffers of a {type(module).__name__}")
 
 
 def _fill_buffers(policy: nn.Module) -> None:
     """Give every buffer that is still on the meta device its value."""
-    for path, module in policy.named_modules():
-        hollow = {name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
-        if not hollow:
-            continue
-        fresh = fresh_buffers(module)
-        if fresh is None:
-            raise RuntimeError(f"{path}: no rule to make the buffers {sorted(hollow)} of a {type(module).__name__}")
-        for name, buffer in hollow.items():
-            module.register_buffer(name, fresh[name].to(buffer.dtype), persistent=False)
+    for module in policy.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                module.register_buffer(name, fresh_buffers(module)[name].to(buffer.dtype), persistent=False)

@@ -7,7 +7,7 @@ import numpy as np
 
 from sigma.parameters import Parameters
 from sigma.policy.model import lora
-from sigma.policy.pi05.compiling import compile_layers
+from sigma.policy.pi05.placement import compile_layers
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches

@@ -18,7 +18,7 @@ def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: i
     from sigma.policy.control.controller import BaseController
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.description import describe_base
-    from sigma.policy.pi05.small.initialisation import fan_in_initialise
+    from sigma.policy.pi05.small.modeling_pi05_small import fan_in_initialise
     from sigma.shared.errors import SigmaError
     from sigma.shared.files import write_json
     from sigma.shared.progress import progress

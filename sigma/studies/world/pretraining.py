@@ -24,8 +24,7 @@ from sigma.policy.pi05.prefix import (
 )
 from sigma.policy.pi05.prompt import Prompter
 from sigma.policy.pi05.small.base_folder import small_config
-from sigma.policy.pi05.small.initialisation import fan_in_initialise
-from sigma.policy.pi05.small.modeling_pi05_small import PI05SmallPolicy
+from sigma.policy.pi05.small.modeling_pi05_small import PI05SmallPolicy, fan_in_initialise
 from sigma.policy.pi05.small.tokenizer import build_tokenizer
 from sigma.shared.quantiles import Quantiles
 from sigma.shared.seeding import generator

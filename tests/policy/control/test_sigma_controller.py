@@ -20,10 +20,14 @@ def calibration(world: World):
 
 
 def controller(world: World, *, vla=None, n_action_steps: int = STRIDE, **bounds) -> SigmaController:
-    adapter = SigmaTelepathyAdapter(**bounds) if bounds else None
+    adapter = SigmaTelepathyAdapter(**bounds)
     return SigmaController(
         vla or world.vla(), adapter=adapter, calibration=calibration(world), n_action_steps=n_action_steps
     )
+
+
+def base_controller(world: World) -> BaseController:
+    return BaseController(world.base(), n_action_steps=STRIDE)
 
 
 def observations(world: World, episode: int, step: int) -> dict:
@@ -115,7 +119,7 @@ def test_the_latest_states_are_read_as_motion_and_a_view_without_them_is_refused
     for empty in (None, seen["trace"][:0]):
         with pytest.raises(SigmaError, match=words):
             acted(trace=empty)
-    base = controller(trained)
+    base = base_controller(trained)
     base.reset([0])
     base.act([{name: value for name, value in seen.items() if name != "trace"}], [0])
 
@@ -131,12 +135,12 @@ def test_without_the_residual_heads_the_policy_that_they_correct_acts_alone(each
         n_action_steps=STRIDE,
         heads=False,
     )
-    whole, base = controller(each_branch, vla=vla, **bounds), controller(each_branch, vla=vla)
+    whole, base = controller(each_branch, vla=vla, **bounds), base_controller(each_branch)
     adapted, seen = vla.config["branch"] == "adapted", observations(each_branch, test_episode(each_branch), 0)
     plans = []
     for one in (alone, whole, base):
         one.reset([0])
-        plans.append(one.act([seen], [0]))
+        plans.append(one.act([seen], [0])[:, : alone.horizon])
     observation = live_observation(vla.builder, [seen], *vla.empty_past(1), vla.config["sizes"]["trace"])
     output = vla.decide(observation, [("live", 0, 0)])
     frozen, corrected = output["base_action_trajectory"], output["corrected_action_trajectory"]
@@ -175,30 +179,22 @@ def test_the_memory_holds_no_more_than_a_decision_can_read(trained):
 def test_scale_zero_executes_the_bases_own_actions_to_the_bit(each_branch):
     episode = test_episode(each_branch)
     shut = controller(each_branch, min_scale=0.0, max_scale=0.0)
-    without = controller(each_branch)
-    base = BaseController(each_branch.base(), n_action_steps=STRIDE)
     full = controller(each_branch, min_scale=1.0, max_scale=1.0)
-    controllers = [base, without, shut, full]
+    controllers = [base_controller(each_branch), shut, full]
     for one in controllers:
         one.reset([0])
     for step in (0, 4, 8):
-        expected, plain, closed, sigma = (
-            one.act([observations(each_branch, episode, step)], [0]) for one in controllers
-        )
-        np.testing.assert_array_equal(plain, closed)
-        np.testing.assert_array_equal(plain, expected[:, : plain.shape[1]])
-        assert not np.array_equal(sigma, plain)
-    assert all(scales == {"vector": 0, "chunk": 0, "trajectory": 0} for scales in shut.scales[0])
+        expected, closed, sigma = (one.act([observations(each_branch, episode, step)], [0]) for one in controllers)
+        np.testing.assert_array_equal(closed, expected[:, : closed.shape[1]])
+        assert not np.array_equal(sigma, closed)
 
 
 def test_what_cannot_be_run_is_refused(trained):
     vla = trained.vla()
     for steps in (0, 3, 16):
         with pytest.raises(SigmaError, match="n_action_steps"):
-            SigmaController(vla, n_action_steps=steps)
-    with pytest.raises(SigmaError, match=r"adapter_calibration\.json"):
-        SigmaController(vla, adapter=SigmaTelepathyAdapter(), n_action_steps=STRIDE)
-    live = SigmaController(vla, n_action_steps=STRIDE)
+            controller(trained, vla=vla, n_action_steps=steps)
+    live = controller(trained, vla=vla)
     live.reset([0])
     blind = observations(trained, test_episode(trained), 0)
     del blind["images"]["observation.images.wrist"]
@@ -208,7 +204,7 @@ def test_what_cannot_be_run_is_refused(trained):
 
 @torch.no_grad()
 def test_cameras_may_go_by_their_short_names(trained):
-    live = controller(trained)
+    live = base_controller(trained)
     live.reset([0, 1])
     full = observations(trained, test_episode(trained), 0)
     short = full | {"images": {name.rsplit(".", 1)[1]: picture for name, picture in full["images"].items()}}

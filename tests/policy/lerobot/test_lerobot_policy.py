@@ -249,7 +249,7 @@ def test_the_clamp_holds_limits_and_rate_from_the_measured_state_on(trained, tmp
 
 def test_an_action_that_is_not_a_number_stops_the_robot(trained, tmp_path, monkeypatch):
     policy, before, _ = load(write_policy(trained, tmp_path / "policy", clamp=True, **WIDE))
-    monkeypatch.setattr(policy.controller, "act", lambda seen, rows: np.full((2, 8, 6), np.nan, np.float32))
+    monkeypatch.setattr(policy.controller, "act", lambda *_, **__: np.full((2, 8, 6), np.nan, np.float32))
     with pytest.raises(NonFiniteActionError):
         policy.select_action(before(lerobot_batch(views(trained, 0))))
 

@@ -107,7 +107,7 @@ def test_a_tokenizer_that_is_gone_is_named(model_world):
     folder = model_world.root / "models/sigma"
     (folder / "tokenizer/tokenizer.json").unlink()
     (folder / "tokenizer/tokenizer_config.json").unlink()
-    with pytest.raises(SigmaError, match="tokenizer: not readable"):
+    with pytest.raises(SigmaError, match="tokenizer: not readable as a tokenizer"):
         load_prompter(folder, read_config(folder))
 
 

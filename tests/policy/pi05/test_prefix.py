@@ -38,9 +38,9 @@ def lerobot_batch(inputs):
     }
 
 
-def encoded(policy, inputs, *, extra=None, camera_mask=None, hidden_states=False):
+def encoded(policy, inputs, *, extra=None, hidden_states=False):
     text = text_embeddings(policy, inputs["tokens"])
-    prefix = assemble(vision_tokens(policy, inputs["images"]), text, inputs["mask"], camera_mask, extra)
+    prefix = assemble(vision_tokens(policy, inputs["images"]), text, inputs["mask"], extra)
     return encode(policy, prefix, hidden_states=hidden_states)
 
 
@@ -104,21 +104,6 @@ def test_image_tokens_equal_lerobots_embedding(policy, inputs):
 def test_images_of_another_size_are_refused(policy):
     with pytest.raises(ValueError, match=r"\[B, V, 3, 32, 32\]"):
         vision_tokens(policy, torch.rand(1, 2, 3, 16, 16))
-
-
-@torch.no_grad()
-def test_a_hidden_camera_cannot_change_the_action(policy, inputs):
-    hide = torch.tensor([[True, False]] * BATCH)
-    noise = inputs["noise"][:, :1]
-    actions = integrate(policy, encoded(policy, inputs, camera_mask=hide), noise, 5)
-    other = {**inputs, "images": inputs["images"].clone()}
-    other["images"][:, 1] = 0.5
-    assert torch.equal(integrate(policy, encoded(policy, other, camera_mask=hide), noise, 5), actions)
-    assert not torch.equal(integrate(policy, encoded(policy, other), noise, 5), actions)
-    # LeRobot gives an absent camera a blank image with mask 0: the same actions as hiding it here.
-    batch = lerobot_batch(inputs)
-    del batch[CAMERAS[1]]
-    assert torch.equal(policy.predict_action_chunk(batch, noise=noise[:, 0], num_steps=5), actions[:, 0])
 
 
 @torch.no_grad()

@@ -33,13 +33,13 @@ def save_base(
     *,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write weights in ``dtype``, configuration, tokenizer, and LeRobot's processors with the statistics, or nothing.
+    """Write weights in ``dtype``, configuration, tokenizer, and LeRobot's processors, or nothing.
 
-    Args:
-        statistics: quantiles of ``observation.state`` and ``action``.
+    ``statistics`` are the quantiles of ``observation.state`` and ``action``.
     """
     stats = {
-        name: {"q01": torch.from_numpy(one.q01), "q99": torch.from_numpy(one.q99)} for name, one in statistics.items()
+        feature: {"q01": torch.from_numpy(quantiles.q01), "q99": torch.from_numpy(quantiles.q99)}
+        for feature, quantiles in statistics.items()
     }
     weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in policy.state_dict().items()}
     with atomic_directory(folder) as temporary:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import torch
 from lerobot.policies.pi05.processor_pi05 import Pi05PrepareStateTokenizerProcessorStep
 from lerobot.processor import (
-    PolicyAction,
     PolicyProcessorPipeline,
     TokenizerProcessorStep,
     make_default_policy_processor_steps,
@@ -62,20 +61,15 @@ def make_pi05_small_pre_post_processors(
     config: PI05SmallConfig,
     dataset_stats: dict[str, dict[str, torch.Tensor]] | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
-) -> tuple[
-    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
-    PolicyProcessorPipeline[PolicyAction, PolicyAction],
-]:
+) -> tuple[PolicyProcessorPipeline[Any, Any], PolicyProcessorPipeline[Any, Any]]:
     """Pre- and post-processor in π0.5's order; LeRobot's factory finds this function by its name.
 
-    Args:
-        config: the policy's configuration; relative actions are not supported.
-        dataset_stats: ``q01`` and ``q99`` of ``observation.state`` and ``action``.
-        tokenizer: the policy's tokenizer; by default the one that :func:`build_tokenizer` makes.
+    ``dataset_stats`` are ``q01`` and ``q99`` of ``observation.state`` and ``action``; the tokenizer is by default that
+    of :func:`build_tokenizer`. Raises :class:`SigmaError` for relative actions.
     """
     if config.use_relative_actions:
         raise SigmaError("use_relative_actions: the small π0.5 predicts absolute actions; legal: false")
-    tokenizer = build_tokenizer() if tokenizer is None else tokenizer
+    tokenizer = tokenizer or build_tokenizer()
     steps = make_default_policy_processor_steps(config, dataset_stats)
     return make_policy_processor_pipelines(
         input_steps=[
@@ -84,7 +78,9 @@ def make_pi05_small_pre_post_processors(
             # The prompt writes the state in bins of [-1, 1], so normalisation comes first.
             steps.normalize,
             Pi05PrepareStateTokenizerProcessorStep(max_state_dim=config.max_state_dim),
-            EmbeddedTokenizerProcessorStep(tokenizer=tokenizer, max_length=config.tokenizer_max_length),
+            EmbeddedTokenizerProcessorStep(
+                tokenizer=tokenizer or build_tokenizer(), max_length=config.tokenizer_max_length
+            ),
             steps.to_device,
         ],
         output_steps=[steps.unnormalize, steps.to_cpu],
