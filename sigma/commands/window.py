@@ -1,5 +1,6 @@
 """Cut episodes into windows, split them by episode, and write the shards that every later stage reads."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,26 +82,14 @@ def run(parameters: Parameters) -> str:
     splits = split_episodes(first_tasks(dataset, used), section.validation, section.test, section.seed)
     statistics = train_statistics(dataset, splits["train"])
     refuse_constant_joints(statistics, dataset.joint_names, section.exclude_joints)
-    protocol = Protocol(
-        horizon=section.horizon,
-        chunk_size=base["chunk_size"],
-        history=section.history,
-        history_stride=section.history_stride,
-        train_stride=section.train_stride,
-        eval_stride=section.eval_stride,
-        trace=section.trace,
-    )
+    strides = {"history_stride", "train_stride", "eval_stride"}
+    cut = section.model_dump(include={"horizon", "history", "trace"} | strides)
+    protocol = Protocol(chunk_size=base["chunk_size"], **cut)
     limits = Filter(section.min_action_norm, section.min_motion)
     windows = candidate_windows(dataset, splits, protocol, limits, statistics)
     meta = {
-        "horizon": section.horizon,
+        **asdict(protocol),
         "chunk": section.chunk,
-        "chunk_size": base["chunk_size"],
-        "history": section.history,
-        "history_stride": section.history_stride,
-        "trace": section.trace,
-        "train_stride": section.train_stride,
-        "eval_stride": section.eval_stride,
         "fps": dataset.fps,
         "cameras": list(cameras),
         "dataset_cameras": list(cameras.values()),

@@ -100,11 +100,9 @@ def decode(
     wanted = None if steps is None else frozenset(steps)
     if dataset.cameras[camera].kind == "image":
         yield from _decode_images(dataset, episode, camera, wanted)
-    elif films is not None:
-        yield from _decode_video(dataset, episode, camera, wanted, films)
-    else:
-        with Films() as opened:
-            yield from _decode_video(dataset, episode, camera, wanted, opened)
+        return
+    with Films() as opened:
+        yield from _decode_video(dataset, episode, camera, wanted, films or opened)
 
 
 def _decode_video(

@@ -94,9 +94,9 @@ def saturated_joint(audited: AuditedEpisode) -> Iterator[Measure]:
     A clipped sensor does that, and a joint at its stop: there the state no longer answers the action. A gripper that is
     closed much of the time does it too, so this warns.
     """
-    state, summary = audited.rows.state, audited.summary
-    moving = summary.high[STATE] > summary.low[STATE]
-    clipped = ((state == summary.low[STATE]) | (state == summary.high[STATE])) & moving
+    state, dataset = audited.rows.state, audited.summary.actual[STATE]
+    lowest, highest = dataset["min"], dataset["max"]
+    clipped = ((state == lowest) | (state == highest)) & (highest > lowest)
     share = clipped.mean(axis=0) if len(state) else np.zeros(0)
     for joint in np.flatnonzero(share):
         frames = np.flatnonzero(clipped[:, joint])
