@@ -20,7 +20,20 @@ class Section(BaseModel):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping; duplicate keys, several documents and other top-level types are refused."""
+    """Read a file with one YAML mapping; raises :class:`SigmaError` as :func:`parse_yaml` does."""
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError:
+        raise SigmaError(f"{path}: not found; run the command from the project's root") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SigmaError(f"{path}: not readable ({error})") from None
+
+
+def parse_yaml(text: str, path: Path) -> dict[str, Any]:
+    """Parse one YAML mapping; duplicate keys, several documents and other top-level types are refused.
+
+    An error names the text ``path``.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
     from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
@@ -28,12 +41,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     yaml = YAML(typ="safe", pure=True)
     yaml.allow_duplicate_keys = False
     depth = 0
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SigmaError(f"{path}: not found; run the command from the project's root") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SigmaError(f"{path}: not readable ({error})") from None
     try:
         for event in yaml.parse(text):
             line = event.start_mark.line + 1

@@ -5,6 +5,7 @@ any other is no finding. Tables are read and judged first, then each video is de
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from sigma.data.audit.checks.episode_tables import ROWS
 from sigma.data.audit.checks.films import FILMS
 from sigma.data.audit.checks.joints import JOINTS
 from sigma.data.audit.checks.metadata import DATASET, STRUCTURE
-from sigma.data.audit.limits import CHECKS, PLACE, Limits
+from sigma.data.audit.limits import PLACE, Limits
 from sigma.data.audit.measures import WHOLE_DATASET, AuditedEpisode, FilmedEpisode, Measure, Settings, Summary
 from sigma.data.audit.rows import Tables, read_tables
 from sigma.data.audit.thumbnails import trace_camera
@@ -164,11 +165,10 @@ def choose_episodes(
 def count_findings(findings: Iterable[Finding], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Failures and warnings in the dataset and in the episodes in use, and findings by check where there are any."""
     relevant = [finding for finding in findings if finding.episode in (WHOLE_DATASET, *chosen["used"])]
-    by_check = {name: sum(finding.check == name for finding in relevant) for name in CHECKS}
     return {
         "excluded": len(chosen["excluded"]),
         "used": len(chosen["used"]),
         "failures": sum(finding.severity == "fail" for finding in relevant),
         "warnings": sum(finding.severity == "warn" for finding in relevant),
-        "checks": {name: count for name, count in by_check.items() if count},
+        "checks": dict(Counter(finding.check for finding in relevant)),
     }
