@@ -63,8 +63,8 @@ def _field_schema(model: type[BaseModel], location: tuple[Any, ...]) -> dict[str
     schema = model.model_json_schema()
     field: dict[str, Any] = schema
     for part in location:
-        entries = [field.get("additionalProperties"), *field.get("patternProperties", {}).values()]
-        field = field.get("properties", {}).get(part) or next(filter(None, entries), {})
+        entries: list[Any] = [field.get("properties", {}).get(part), field.get("additionalProperties")]
+        field = next(filter(None, [*entries, *field.get("patternProperties", {}).values()]), {})
         if "$ref" in field:
             field = schema["$defs"][field["$ref"].rsplit("/", 1)[1]]
     return field

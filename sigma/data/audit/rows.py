@@ -6,7 +6,7 @@ with it. The audit has to say where the fault is, so that the episode can be lef
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from reprlib import repr as short
@@ -35,13 +35,13 @@ class StoredRows:
     """
 
     count: int
+    faults: dict[str, tuple[int, str]]
     state: np.ndarray
     action: np.ndarray
     timestamp: np.ndarray
     frame_index: np.ndarray
     index: np.ndarray
     task: np.ndarray
-    faults: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def readable(self) -> bool:
@@ -71,7 +71,7 @@ class Tables:
 
 
 def _values(column: pyarrow.ChunkedArray) -> np.ndarray | None:
-    """A column of numbers as float64 with NaN where a value is missing; none where it holds no numbers."""
+    """A column of numbers as float64 with NaN where a value is missing; None where it holds no numbers."""
     if not (pyarrow.types.is_floating(column.type) or pyarrow.types.is_integer(column.type)):
         return None
     return column.cast(pyarrow.float64(), safe=False).fill_null(np.nan).to_numpy()
@@ -125,7 +125,7 @@ def _episode(table: pyarrow.Table, width: int, declared_types: dict[str, str]) -
             faults[name] = (UNREADABLE, f"is {stored}, not numbers")
         else:
             columns[name] = _whole(values) if name in COUNTERS else values
-    return StoredRows(table.num_rows, *columns.values(), faults=faults)
+    return StoredRows(table.num_rows, faults, *columns.values())
 
 
 def _file(path: Path) -> pyarrow.Table:

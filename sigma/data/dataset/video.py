@@ -68,7 +68,7 @@ class _Film:
         self._frames = (
             (float(frame.pts * time_base), frame) for frame in self.container.decode(stream) if frame.pts is not None
         )
-        self._upcoming: Any = None
+        self._upcoming: tuple[float, Any] | None = None  # decoded, but not yet used
 
     def reaches(self, start: float, period: float) -> bool:
         """Whether the frame at ``start`` lies ahead, and so near that decoding on is cheaper than a seek."""
@@ -76,12 +76,12 @@ class _Film:
 
     def until(self, end: float) -> Iterator[tuple[float, Any]]:
         """(time, frame) in order, before ``end`` seconds; the next call goes on from there."""
-        while (upcoming := self._upcoming or next(self._frames, None)) is not None:
-            self._upcoming = upcoming if upcoming[0] >= end else None
-            if self._upcoming:
+        while True:
+            self._upcoming = self._upcoming or next(self._frames, None)
+            if self._upcoming is None or self._upcoming[0] >= end:
                 return
-            self.last_time = upcoming[0]
-            yield upcoming
+            (self.last_time, frame), self._upcoming = self._upcoming, None
+            yield self.last_time, frame
 
 
 def decode(

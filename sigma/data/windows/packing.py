@@ -25,7 +25,7 @@ from sigma.shared.resize import to_resolution
 
 @dataclass(frozen=True)
 class StoredCameras:
-    """What of the cameras is stored: dataset cameras in the base's order, and the base's resolution."""
+    """The dataset's cameras that are stored, in the base's order, and the base's resolution."""
 
     cameras: tuple[str, ...]
     resolution: int
