@@ -50,15 +50,13 @@ class Finding:
 
     @property
     def rank(self) -> tuple:
-        """The worst has the lowest: failures before warnings, then by margin; of equal ones the check that is listed
-        first, then by value.
-        """
+        """The key to sort by, the worst first: failures, then margin, then the order of the checks, then value."""
         value = self.value if math.isfinite(self.value) else math.inf
         return self.severity != "fail", -self.margin, PLACE[self.check], -value, self.episode
 
     @property
     def place(self) -> str:
-        """Where it is, in words."""
+        """What it concerns, in words: the dataset or an episode."""
         return "dataset" if self.episode == WHOLE_DATASET else f"episode {self.episode}"
 
     @staticmethod

@@ -61,6 +61,11 @@ class AuditedEpisode:
     summary: Summary
     settings: Settings
 
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """Names of the joints, in the order of the columns of state and action."""
+        return self.dataset.joint_names
+
 
 @dataclass(frozen=True)
 class FilmedEpisode:

@@ -60,14 +60,12 @@ class Declared:
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables of a dataset: rows and declarations by episode, how many rows belong to no episode, and how many
-    frames ``meta/info.json`` declares beyond the episodes' lengths.
-    """
+    """All tables of a dataset: rows and declarations by episode."""
 
     rows: dict[int, StoredRows]
     declared: dict[int, Declared]
-    strays: int
-    frame_excess: int
+    strays: int  # rows that belong to no episode
+    frame_excess: int  # frames that meta/info.json declares beyond the episodes' lengths
 
 
 def _values(column: pyarrow.ChunkedArray) -> np.ndarray | None:

@@ -96,9 +96,8 @@ def named_file(root: Path, info: dict[str, Any], where: str, **fields: Any) -> s
 
 
 def _is_template(template: str, fields: dict[str, Any]) -> bool:
-    """Whether a template uses these fields alone, plain or with a number of digits. A format of another kind could read
-    attributes of what it is given, or fill the memory.
-    """
+    """Whether a template uses these fields alone, plain or with a number of digits."""
+    # Any other format could read attributes of what it is given, or fill the memory.
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError:

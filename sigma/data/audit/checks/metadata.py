@@ -103,6 +103,5 @@ def short_episode(audited: AuditedEpisode) -> Iterator[Measure]:
     """Frames missing to ``audit.min_frames``. An episode shorter than a window's horizon gives no held-out window at
     all, and its training windows are mostly padding: often a recording that was aborted.
     """
-    yield Measure(
-        max(audited.settings.min_frames - audited.episode.length, 0), detail=f"{audited.episode.length} frames"
-    )
+    length = audited.episode.length
+    yield Measure(max(audited.settings.min_frames - length, 0), detail=f"{length} frames")
