@@ -1,5 +1,6 @@
 """Cut episodes into windows, split them by episode, and write the shards that every later stage reads."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,35 +73,23 @@ def run(parameters: Parameters) -> str:
     cameras = _choose_cameras(base, list(dataset.cameras), section.cameras)
     episodes = records.read_record(EPISODES, records.EPISODES)
     used, excluded = episodes["used"], len(episodes["excluded"])
-    for episode in used:
-        if not 0 <= episode < len(dataset.episodes):
-            raise SigmaError(
-                f"{EPISODES}: used: no episode {episode} in {DATASET}; run the audit stage again (dvc repro)"
-            )
+    unknown = set(used) - set(range(len(dataset.episodes)))
+    if unknown:
+        raise SigmaError(
+            f"{EPISODES}: used: no episode {min(unknown)} in {DATASET}; run the audit stage again (dvc repro)"
+        )
 
     splits = split_episodes(first_tasks(dataset, used), section.validation, section.test, section.seed)
     statistics = train_statistics(dataset, splits["train"])
     refuse_constant_joints(statistics, dataset.joint_names, section.exclude_joints)
-    protocol = Protocol(
-        horizon=section.horizon,
-        chunk_size=base["chunk_size"],
-        history=section.history,
-        history_stride=section.history_stride,
-        train_stride=section.train_stride,
-        eval_stride=section.eval_stride,
-        trace=section.trace,
-    )
-    limits = Filter(section.min_action_norm, section.min_motion)
-    windows = candidate_windows(dataset, splits, protocol, limits, statistics)
+    strides = {"history_stride", "train_stride", "eval_stride"}
+    cut = section.model_dump(include={"horizon", "history", "trace"} | strides)
+    protocol = Protocol(chunk_size=base["chunk_size"], **cut)
+    bounds = Filter(section.min_action_norm, section.min_motion)
+    windows = candidate_windows(dataset, splits, protocol, bounds, statistics)
     meta = {
-        "horizon": section.horizon,
+        **asdict(protocol),
         "chunk": section.chunk,
-        "chunk_size": base["chunk_size"],
-        "history": section.history,
-        "history_stride": section.history_stride,
-        "trace": section.trace,
-        "train_stride": section.train_stride,
-        "eval_stride": section.eval_stride,
         "fps": dataset.fps,
         "cameras": list(cameras),
         "dataset_cameras": list(cameras.values()),
@@ -113,16 +102,16 @@ def run(parameters: Parameters) -> str:
         "counts": count_windows(windows),
         "dataset": {key: record[key] for key in ("source", "revision", "digest")},
     }
-    view = StoredCameras(tuple(cameras.values()), base["resolution"])
-    shards = write_shards(
-        SHARDS, dataset, view, protocol, windows, meta, section.shard_mib * 2**20, Workers.of(parameters.machine)
-    )
+    stored, budget = StoredCameras(tuple(cameras.values()), base["resolution"]), section.shard_mib * 2**20
+    workers = Workers.of(parameters.machine)
+    shards = write_shards(SHARDS, dataset, stored, protocol, windows, meta, budget, workers)
     counts, frames = meta["counts"], sum(shard["frames"] for shard in shards)
-    split = {name: len(members) for name, members in splits.items()}
     recorded = {"recorded": len(dataset.episodes), "excluded": excluded}
+    split = {name: len(members) for name, members in splits.items()}
     write_json(METRICS, {"episodes": recorded | split, "windows": counts, "frames": frames})
-    kept = ", ".join(f"{name} {counts[name]['kept']} of {counts[name]['candidates']}" for name in counts)
+    kept = ", ".join(f"{name} {count['kept']} of {count['candidates']}" for name, count in counts.items())
     strided = sum(count["strided"] for count in counts.values())
-    kept += f" windows; {strided} without overlap"
-    left_out = f"{excluded} of {len(dataset.episodes)} episodes excluded by the audit"
-    return f"window: kept {kept}; {frames} frames in {len(shards)} shards; {left_out}"
+    return (
+        f"window: kept {kept} windows; {strided} without overlap; {frames} frames in {len(shards)} shards; "
+        f"{excluded} of {len(dataset.episodes)} episodes excluded by the audit"
+    )

@@ -26,20 +26,20 @@ FORMAT_VERSION = 2
 META, WINDOWS = "meta.json", "windows.parquet"
 AGAIN = "run the window stage again (dvc repro window)"
 
-# Name: (dtype, dimensions). Frame tensors share their first size F, window tensors W.
-TENSORS: dict[str, tuple[torch.dtype, int]] = {
-    "frame_images": (torch.uint8, 5),  # [F, V, 3, S, S]
-    "frame_state": (torch.float32, 2),  # [F, D], raw units
-    "frame_trace": (torch.float32, 3),  # [F, L, D], raw units, the states of the L steps before; L may be 0
-    "frame_episode": (torch.int64, 1),
-    "frame_step": (torch.int64, 1),
-    "frame_task": (torch.int64, 1),
-    "window_episode": (torch.int64, 1),
-    "window_step": (torch.int64, 1),
-    "window_task": (torch.int64, 1),
-    "window_frames": (torch.int64, 2),  # [W, M], rows of this shard, oldest first; −1 before the episode began
-    "window_action": (torch.float32, 3),  # [W, T, D], raw units, the last action repeated past the episode's end
-    "window_valid": (torch.bool, 2),  # [W, T]
+# Name: (dtype, shape).
+TENSORS: dict[str, tuple[torch.dtype, str]] = {
+    "frame_images": (torch.uint8, "F V 3 S S"),
+    "frame_state": (torch.float32, "F D"),  # raw units
+    "frame_trace": (torch.float32, "F L D"),  # raw units, the states of the L steps before; L may be 0
+    "frame_episode": (torch.int64, "F"),
+    "frame_step": (torch.int64, "F"),
+    "frame_task": (torch.int64, "F"),
+    "window_episode": (torch.int64, "W"),
+    "window_step": (torch.int64, "W"),
+    "window_task": (torch.int64, "W"),
+    "window_frames": (torch.int64, "W M"),  # rows of this shard, oldest first; −1 before the episode began
+    "window_action": (torch.float32, "W T D"),  # raw units, the last action repeated past the episode's end
+    "window_valid": (torch.bool, "W T"),
 }
 
 
@@ -76,36 +76,29 @@ def _check_tensors(tensors: Mapping[str, Any], name: str) -> None:
     if missing:
         raise SigmaError(f"{name}: tensor {missing[0]!r} is missing")
     sizes: dict[str, int] = {}
-    for key, (dtype, dimensions) in TENSORS.items():
-        tensor = tensors[key]
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype or tensor.ndim != dimensions:
-            raise SigmaError(f"{name}: tensor {key!r} is not {dtype} with {dimensions} dimensions")
-        group = key.partition("_")[0]
-        if sizes.setdefault(group, len(tensor)) != len(tensor):
-            raise SigmaError(f"{name}: tensor {key!r} has {len(tensor)} rows where others have {sizes[group]}")
+    for key, (dtype, shape) in TENSORS.items():
+        tensor, letters = tensors[key], shape.split()
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype or tensor.ndim != len(letters):
+            raise SigmaError(f"{name}: tensor {key!r} is not {dtype} with {len(letters)} dimensions")
+        if sizes.setdefault(letters[0], len(tensor)) != len(tensor):
+            raise SigmaError(f"{name}: tensor {key!r} has {len(tensor)} rows where others have {sizes[letters[0]]}")
 
 
 def _check_values(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any], path: Path) -> None:
     """Refuse sizes that differ from ``meta.json``, non-finite numbers, and references to missing rows or tasks."""
-    joints, steps, tasks = len(meta["joint_names"]), meta["chunk_size"], len(meta["tasks"])
-    shapes = {
-        "frame_images": (len(meta["cameras"]), 3, meta["resolution"], meta["resolution"]),
-        "frame_state": (joints,),
-        "frame_trace": (meta["trace"], joints),
-        "window_frames": (meta["history"],),
-        "window_action": (steps, joints),
-        "window_valid": (steps,),
-    }
-    for key, shape in shapes.items():
-        actual = tuple(tensors[key].shape[1:])
-        if actual != shape:
-            raise SigmaError(f"{path}: tensor {key!r} has rows of shape {actual}, {META} says {shape}; {AGAIN}")
+    sizes = {"V": len(meta["cameras"]), "3": 3, "S": meta["resolution"], "D": len(meta["joint_names"])}
+    sizes |= {"L": meta["trace"], "M": meta["history"], "T": meta["chunk_size"]}
+    for key, (_, shape) in TENSORS.items():
+        actual, expected = tuple(tensors[key].shape[1:]), tuple(sizes[letter] for letter in shape.split()[1:])
+        if actual != expected:
+            raise SigmaError(f"{path}: tensor {key!r} has rows of shape {actual}, {META} says {expected}; {AGAIN}")
     for key in ("frame_state", "frame_trace", "window_action"):
         if not torch.isfinite(tensors[key]).all():
             raise SigmaError(f"{path}: tensor {key!r} holds a non-finite number; {AGAIN}")
     frames, observed = len(tensors["frame_step"]), tensors["window_frames"]
     if ((observed < -1) | (observed >= frames)).any() or (observed[:, -1] < 0).any():
         raise SigmaError(f"{path}: tensor 'window_frames' names a frame that the shard does not hold; {AGAIN}")
+    tasks = len(meta["tasks"])
     for key in ("frame_task", "window_task"):
         unknown = tensors[key][(tensors[key] < 0) | (tensors[key] >= tasks)]
         if len(unknown):
@@ -142,18 +135,15 @@ def _load_shard(folder: Path, index: int, meta: Mapping[str, Any], verify: bool)
 class Shards:
     """All shards of a folder as one set of arrays; images stay on disk until they are asked for.
 
-    Frame ids are global: rows of the shards one after the other. Arrays (NumPy): ``frame_state`` float32 [F, D] in raw
-    units; ``frame_episode``, ``frame_step``, ``frame_task`` int64 [F]; ``window_episode``, ``window_step``,
-    ``window_task`` int64 [W]; ``window_split`` str [W]; ``window_kept``, ``window_strided`` bool [W]; ``window_frames``
-    int64 [W, M] (−1 where masked); ``window_action`` float32 [W, T, D] in raw units; ``window_valid`` bool [W, T];
-    ``frame_trace`` float32 [F, L, D] in raw units: joint states of the L = ``meta["trace"]`` control steps before the
-    frame, oldest first; before the episode began its first state is repeated.
+    Frame ids are global: rows of the shards one after the other. Types and shapes are those of :data:`TENSORS`.
     """
 
     folder: Path
     meta: dict[str, Any]
     tasks: list[str]
     frame_state: np.ndarray
+    # Joint states of the L control steps before the frame, oldest first. Before the episode began its first state is
+    # repeated.
     frame_trace: np.ndarray
     frame_episode: np.ndarray
     frame_step: np.ndarray
@@ -161,10 +151,10 @@ class Shards:
     window_episode: np.ndarray
     window_step: np.ndarray
     window_task: np.ndarray
-    window_split: np.ndarray
-    window_kept: np.ndarray
-    window_strided: np.ndarray
-    window_frames: np.ndarray
+    window_split: np.ndarray  # str [W]
+    window_kept: np.ndarray  # bool [W]
+    window_strided: np.ndarray  # bool [W]
+    window_frames: np.ndarray  # global frame ids, −1 before the episode began
     window_action: np.ndarray
     window_valid: np.ndarray
     _images: tuple[torch.Tensor, ...]
@@ -193,8 +183,8 @@ class Shards:
         if table.column_names != names:
             raise SigmaError(f"{folder / WINDOWS}: expected the columns {', '.join(names)}; {AGAIN}")
         ids = table["window"].to_numpy()
-        order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]
-        stored = {name: table[name].to_numpy()[order] for name in names[1:]}
+        order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]  # −1: a window that is not stored
+        split, kept, strided = (table[name].to_numpy()[order] for name in names[1:])
         loaded = [_load_shard(folder, index, meta, verify) for index in range(len(meta["shards"]))]
         if not loaded:
             raise SigmaError(f"{folder / META}: no shard is listed; {AGAIN}")
@@ -202,10 +192,10 @@ class Shards:
         joined = {
             name: np.concatenate([shard[name].numpy() for shard in loaded])
             for name in TENSORS
-            if name not in ("frame_images", "window_frames")
+            if name != "frame_images"
         }
-        frames = [shard["window_frames"].numpy() for shard in loaded]
-        frames = [np.where(rows >= 0, rows + first, -1) for rows, first in zip(frames, first_frame, strict=False)]
+        offset = np.repeat(first_frame[:-1], [record["windows"] for record in meta["shards"]])[:, None]
+        joined["window_frames"] = np.where(joined["window_frames"] >= 0, joined["window_frames"] + offset, -1)
         if len(order) != len(joined["window_step"]):
             raise SigmaError(
                 f"{folder / WINDOWS}: {len(order)} stored windows, the shards hold another number; {AGAIN}"
@@ -214,10 +204,9 @@ class Shards:
             folder=folder,
             meta=meta,
             tasks=list(meta["tasks"]),
-            window_split=stored["split"].astype(str),
-            window_kept=stored["kept"].astype(bool),
-            window_strided=stored["strided"].astype(bool),
-            window_frames=np.concatenate(frames),
+            window_split=split.astype(str),
+            window_kept=kept.astype(bool),
+            window_strided=strided.astype(bool),
             _images=tuple(shard["frame_images"] for shard in loaded),
             _first_frame=first_frame,
             **joined,

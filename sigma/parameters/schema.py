@@ -20,7 +20,20 @@ class Section(BaseModel):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping; duplicate keys, several documents and other top-level types are refused."""
+    """Read a file with one YAML mapping; raises :class:`SigmaError` as :func:`parse_yaml` does."""
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError:
+        raise SigmaError(f"{path}: not found; run the command from the project's root") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SigmaError(f"{path}: not readable ({error})") from None
+
+
+def parse_yaml(text: str, path: Path) -> dict[str, Any]:
+    """Parse one YAML mapping; duplicate keys, several documents and other top-level types are refused.
+
+    An error names the text ``path``.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
     from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
@@ -28,12 +41,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     yaml = YAML(typ="safe", pure=True)
     yaml.allow_duplicate_keys = False
     depth = 0
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SigmaError(f"{path}: not found; run the command from the project's root") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SigmaError(f"{path}: not readable ({error})") from None
     try:
         for event in yaml.parse(text):
             line = event.start_mark.line + 1
@@ -56,10 +63,8 @@ def _field_schema(model: type[BaseModel], location: tuple[Any, ...]) -> dict[str
     schema = model.model_json_schema()
     field: dict[str, Any] = schema
     for part in location:
-        # A key that is no property is one of a mapping with free keys, if anything.
-        free = (field.get("additionalProperties"), *field.get("patternProperties", {}).values())
-        known: list[dict[str, Any]] = [entry for entry in (field.get("properties", {}).get(part), *free) if entry]
-        field = known[0] if known else {}
+        entries: list[Any] = [field.get("properties", {}).get(part), field.get("additionalProperties")]
+        field = next(filter(None, [*entries, *field.get("patternProperties", {}).values()]), {})
         if "$ref" in field:
             field = schema["$defs"][field["$ref"].rsplit("/", 1)[1]]
     return field

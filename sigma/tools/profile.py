@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sigma.parameters import read_parameters
-from sigma.parameters.schema import PARAMS_FILE, read_yaml
+from sigma.parameters.schema import PARAMS_FILE, parse_yaml, read_yaml
 from sigma.shared.errors import SigmaError
 
 DEFAULT = "embedded"
@@ -36,20 +36,12 @@ def names() -> list[str]:
 
 def default_values(package: Path) -> dict[str, Any]:
     """Every parameter as it is shipped with the package in this folder: its own copy, else the checkout's."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     copy = package / "profiles" / f"{DEFAULT}.yaml"
     if copy.is_file():
         return read_yaml(copy)
     file = package.parent / PARAMS_FILE
     committed = _committed(file)
-    if committed is None:
-        return read_yaml(file)
-    try:
-        return YAML(typ="safe").load(committed)
-    except YAMLError as error:
-        raise SigmaError(f"{file}: not valid YAML as last committed: {' '.join(str(error).split())}") from None
+    return read_yaml(file) if committed is None else parse_yaml(committed, Path(f"{file}, as last committed"))
 
 
 def _committed(file: Path) -> str | None:
@@ -62,24 +54,6 @@ def _committed(file: Path) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _merged(first: Any, second: Any, profile: str, place: str = "") -> Any:
-    """``first`` with the leaves of ``second``; a key that ``first`` lacks is an error."""
-    if not _is_section(first, place) or not isinstance(second, Mapping):
-        return second
-    unknown = sorted(set(second) - set(first))
-    if unknown:
-        raise SigmaError(f"profile {profile}: {_join(place, unknown[0])}: no such parameter")
-    return {key: _merged(value, second.get(key, value), profile, _join(place, key)) for key, value in first.items()}
-
-
-def _join(place: str, key: Any) -> str:
-    return f"{place}.{key}" if place else str(key)
-
-
-def _is_section(value: Any, place: str) -> bool:
-    return isinstance(value, Mapping) and place not in _FREE_KEYS
-
-
 def load(name: str) -> dict[str, Any]:
     """Every parameter of a profile; raises :class:`SigmaError` for an unknown name."""
     if name not in names():
@@ -87,25 +61,41 @@ def load(name: str) -> dict[str, Any]:
     if name == DEFAULT:
         return default_values(_package())
     differing = read_yaml(_package() / "profiles" / f"{name}.yaml")
-    return _merged(load(differing.pop("extends")), differing, name)
+    values = load(differing.pop("extends"))
+    known = dict(leaves(values))
+    for key, value in leaves(differing):
+        if key not in known:
+            raise SigmaError(f"profile {name}: {key}: no such parameter")
+        _set(values, key, value)
+    return values
 
 
-def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every parameter by its dotted name."""
-    if _is_section(value, place):
-        for key, child in value.items():
-            yield from leaves(child, _join(place, key))
-    else:
-        yield place, value
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in _FREE_KEYS:
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _set(values: Any, name: str, value: Any) -> None:
+    """Change the parameter of this dotted name in place; a loaded YAML document keeps its comments."""
+    *sections, key = name.split(".")
+    for section in sections:
+        values = values[section]
+    values[key] = value
 
 
 def differences(name: str, file: Path = PARAMS_FILE) -> list[tuple[str, Any, Any]]:
     """Parameters whose value in ``file`` is not the profile's: (name, in the file, in the profile)."""
     here, there = dict(leaves(read_yaml(file))), dict(leaves(load(name)))
+    missing = object()  # None is a value
     return [
         (key, here.get(key), there.get(key))
-        for key in dict.fromkeys([*there, *here])
-        if key not in here or key not in there or here[key] != there[key]
+        for key in there | here
+        if here.get(key, missing) != there.get(key, missing)
     ]
 
 
@@ -175,15 +165,6 @@ def _on_one_line(value: Any) -> Any:
     return line
 
 
-def _write_into(document: Any, values: Mapping[str, Any], place: str = "") -> None:
-    """Change the leaves of a loaded YAML document in place, so that its comments stay."""
-    for key, value in values.items():
-        if _is_section(value, _join(place, key)):
-            _write_into(document[key], value, _join(place, key))
-        elif document[key] != value:
-            document[key] = _on_one_line(value)
-
-
 def use(name: str, file: Path, revisions: Mapping[str, str | None]) -> str:
     """Write a profile's values into ``file``, comments kept, after checking them all; returns one line."""
     from sigma.shared.files import atomic_file
@@ -200,9 +181,10 @@ def use(name: str, file: Path, revisions: Mapping[str, str | None]) -> str:
         raise SigmaError(
             f"{file}: {min(unshared)} stands in this file or in the profile, not in both; take the shipped params.yaml"
         )
-    changed = sum(old[key] != value for key, value in new.items())
-    _write_into(document, values)
+    changed = [key for key, value in new.items() if old[key] != value]
+    for key in changed:
+        _set(document, key, _on_one_line(new[key]))
     with atomic_file(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
         yaml.dump(document, stream)
     pins = "".join(f"; {kind} pinned to {commit[:12]}" for kind, commit in pinned.items())
-    return f"profile: {name} written into {file}, {changed} values changed{pins}"
+    return f"profile: {name} written into {file}, {len(changed)} values changed{pins}"

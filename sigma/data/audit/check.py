@@ -1,6 +1,6 @@
 """A check of the audit: a function that measures, and beside it the limits that judge what it measures."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 
@@ -34,17 +34,8 @@ class Check[Function: Callable[..., Iterator]]:
         return self.function.__name__
 
 
-class CheckGroup[Function: Callable[..., Iterator]](Iterable[Check[Function]]):
-    """Checks that look at the same thing, in the order in which they are written.
-
-    ``@GROUP.check(warn=…, fail=…, unit=…, reason=…)`` above a function adds it to the group.
-    """
-
-    def __init__(self) -> None:
-        self._checks: list[Check[Function]] = []
-
-    def __iter__(self) -> Iterator[Check[Function]]:
-        return iter(self._checks)
+class CheckGroup[Function: Callable[..., Iterator]](list[Check[Function]]):
+    """Checks that look at the same thing, in the order in which they are written."""
 
     def check(
         self, *, warn: float | None, fail: float | None, unit: str, reason: str
@@ -52,7 +43,7 @@ class CheckGroup[Function: Callable[..., Iterator]](Iterable[Check[Function]]):
         """A decorator that adds a function with its limits to the group and leaves the function as it is."""
 
         def add(function: Function) -> Function:
-            self._checks.append(Check(function, Limit(warn, fail), unit, reason))
+            self.append(Check(function, Limit(warn, fail), unit, reason))
             return function
 
         return add

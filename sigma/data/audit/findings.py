@@ -5,6 +5,7 @@ any other is no finding. Tables are read and judged first, then each video is de
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from sigma.compute.workers import Workers
+from sigma.data.audit.check import Check
 from sigma.data.audit.checks.cameras import CAMERAS
 from sigma.data.audit.checks.episode_tables import ROWS
 from sigma.data.audit.checks.films import FILMS
 from sigma.data.audit.checks.joints import JOINTS
 from sigma.data.audit.checks.metadata import DATASET, STRUCTURE
-from sigma.data.audit.limits import CHECKS, PLACE, Limits
+from sigma.data.audit.limits import PLACE, Limits
 from sigma.data.audit.measures import WHOLE_DATASET, AuditedEpisode, FilmedEpisode, Measure, Settings, Summary
 from sigma.data.audit.rows import Tables, read_tables
 from sigma.data.audit.thumbnails import trace_camera
@@ -46,22 +48,27 @@ class Finding:
         """The value as a multiple of the threshold; infinite where the threshold is 0."""
         return self.value / self.threshold if self.threshold and math.isfinite(self.value) else math.inf
 
+    @property
+    def rank(self) -> tuple:
+        """The key to sort by, the worst first: failures, then margin, then the order of the checks, then value."""
+        value = self.value if math.isfinite(self.value) else math.inf
+        return self.severity != "fail", -self.margin, PLACE[self.check], -value, self.episode
+
+    @property
+    def place(self) -> str:
+        """What it concerns, in words: the dataset or an episode."""
+        return "dataset" if self.episode == WHOLE_DATASET else f"episode {self.episode}"
+
     @staticmethod
     def schema() -> pa.Schema:
         """Columns of the table, so that one without rows has them too."""
-        whole, words = pa.int64(), pa.string()
-        types = (whole, words, words, pa.float64(), pa.float64(), whole, whole, words, words)
-        return pa.schema(list(zip(Finding.__dataclass_fields__, types, strict=True)))
+        types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+        return pa.schema([(name, types[kind]) for name, kind in Finding.__annotations__.items()])
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Failures before warnings, then by margin; of equal ones the check that is listed first, then by value."""
-
-    def rank(finding: Finding) -> tuple:
-        value = finding.value if math.isfinite(finding.value) else math.inf
-        return finding.severity != "fail", -finding.margin, PLACE[finding.check], -value, finding.episode
-
-    return sorted(findings, key=rank)
+    """Findings in the order of their rank."""
+    return sorted(findings, key=lambda finding: finding.rank)
 
 
 def _judge(name: str, episode: int, limits: Limits, measures: Iterable[Measure]) -> Iterator[Finding]:
@@ -69,26 +76,28 @@ def _judge(name: str, episode: int, limits: Limits, measures: Iterable[Measure])
     for measure in measures:
         verdict = limits[name].judge(measure.value)
         if verdict is not None:
-            frames = (measure.first_frame, measure.last_frame)
+            severity, threshold = verdict
             yield Finding(
-                episode, name, verdict[0], float(measure.value), verdict[1], *frames, measure.subject, measure.detail
+                episode, name, severity, threshold=threshold, **vars(measure) | {"value": float(measure.value)}
             )
+
+
+def _apply(checks: Iterable[Check], subject: Any, episode: int, limits: Limits) -> list[Finding]:
+    """The findings of ``checks`` in ``subject``, which is what their functions read."""
+    with np.errstate(all="ignore"):
+        return [finding for check in checks for finding in _judge(check.name, episode, limits, check.function(subject))]
 
 
 def audit_tables(
     dataset: Dataset, tables: Tables, summary: Summary, limits: Limits, settings: Settings
 ) -> list[Finding]:
     """What is wrong with metadata and tables; rows that cannot be read are not judged beyond that."""
-    findings: list[Finding] = []
-    for dataset_check in DATASET:
-        findings += _judge(dataset_check.name, WHOLE_DATASET, limits, dataset_check.function(summary))
-    with np.errstate(all="ignore"):
-        for episode in dataset.episodes:
-            rows, declared = tables.rows[episode.index], tables.declared[episode.index]
-            audited = AuditedEpisode(episode, rows, declared, dataset, summary, settings)
-            for group in (STRUCTURE, ROWS, JOINTS) if rows.readable else (STRUCTURE,):
-                for check in group:
-                    findings += _judge(check.name, episode.index, limits, check.function(audited))
+    findings = _apply(DATASET, summary, WHOLE_DATASET, limits)
+    for episode in dataset.episodes:
+        rows, declared = tables.rows[episode.index], tables.declared[episode.index]
+        audited = AuditedEpisode(episode, rows, declared, dataset, summary, settings)
+        checks = [*STRUCTURE, *ROWS, *JOINTS] if rows.readable else STRUCTURE
+        findings += _apply(checks, audited, episode.index, limits)
     return findings
 
 
@@ -100,11 +109,7 @@ def audit_cameras(
     ``position`` float [n, D] is how far each joint is along its range.
     """
     traces = {camera: trace_camera(dataset, episode, camera) for camera in dataset.cameras}
-    filmed = FilmedEpisode(episode, dataset.fps, traces, position)
-    findings: list[Finding] = []
-    with np.errstate(all="ignore"):
-        for check in CAMERAS:
-            findings += _judge(check.name, episode.index, limits, check.function(filmed))
+    findings = _apply(CAMERAS, FilmedEpisode(episode, dataset.fps, traces, position), episode.index, limits)
     return findings, {camera: trace.signature(dataset.fps) for camera, trace in traces.items() if len(trace.steps)}
 
 
@@ -158,11 +163,10 @@ def choose_episodes(
 def count_findings(findings: Iterable[Finding], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Failures and warnings in the dataset and in the episodes in use, and findings by check where there are any."""
     relevant = [finding for finding in findings if finding.episode in (WHOLE_DATASET, *chosen["used"])]
-    by_check = {name: sum(finding.check == name for finding in relevant) for name in CHECKS}
     return {
         "excluded": len(chosen["excluded"]),
         "used": len(chosen["used"]),
         "failures": sum(finding.severity == "fail" for finding in relevant),
         "warnings": sum(finding.severity == "warn" for finding in relevant),
-        "checks": {name: count for name, count in by_check.items() if count},
+        "checks": dict(Counter(finding.check for finding in relevant)),
     }

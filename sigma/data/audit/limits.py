@@ -22,7 +22,7 @@ PLACE = {name: place for place, name in enumerate(CHECKS)}
 
 
 def choose_limits(overrides: Mapping[str, LimitOverride]) -> dict[str, Limit]:
-    """The limits of every check: its own, but for those that ``audit.limits`` overrides.
+    """The limits of every check: those written beside it, except where ``audit.limits`` overrides them.
 
     Raises :class:`SigmaError` for a name that no check has, and for a check that would fail below its warning.
     """

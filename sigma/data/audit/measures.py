@@ -39,12 +39,8 @@ class Settings:
 class Summary:
     """What one pass over all tables gives: statistics of each feature, and comparisons between episodes."""
 
-    # By feature, over all frames, each [D]. ``span`` is a joint's range and never 0.
-    low: dict[str, np.ndarray]
-    high: dict[str, np.ndarray]
-    mean: dict[str, np.ndarray]
-    std: dict[str, np.ndarray]
-    span: dict[str, np.ndarray]
+    actual: dict[str, dict[str, np.ndarray]]  # by feature, statistics of all frames, each [D]
+    span: dict[str, np.ndarray]  # by feature, a joint's range [D], never 0
     stored: dict[str, Statistics]  # meta/stats.json
     strays: int  # rows that belong to no episode
     frame_excess: int  # frames that meta/info.json declares beyond the episodes' lengths
@@ -64,6 +60,11 @@ class AuditedEpisode:
     dataset: Dataset
     summary: Summary
     settings: Settings
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """Names of the joints, in the order of the columns of state and action."""
+        return self.dataset.joint_names
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sigma.data.audit.findings import Finding, worst_first
+from sigma.data.audit.findings import Finding
 from sigma.data.audit.limits import VIDEO_CHECKS
 from sigma.data.audit.measures import WHOLE_DATASET
 from sigma.data.audit.rows import StoredRows, read_tables
@@ -21,20 +22,18 @@ TRACES = pa.schema(
     [("finding", pa.int64()), ("joint", pa.string()), ("fps", pa.int64())]
     + [(name, pa.list_(pa.float32())) for name in ("state", "action")]
 )
-FRAMES = pa.schema(
-    [("finding", pa.int64()), ("camera", pa.string()), ("step", pa.int64()), ("jpeg", pa.binary())],
-)
+FRAMES = pa.schema([("finding", pa.int64()), ("camera", pa.string()), ("step", pa.int64()), ("jpeg", pa.binary())])
 
 
 def choose_findings(findings: Sequence[Finding], count: int) -> list[int]:
     """Indices of the findings to show: the worst of each check first, then the second worst of each, and so on."""
-    place = {id(finding): number for number, finding in enumerate(findings)}
     taken: Counter[str] = Counter()
-    ranked: list[tuple[bool, int, int, int]] = []
-    for finding in worst_first(findings):
+    rounds: dict[int, tuple[bool, int]] = {}
+    for number in sorted(range(len(findings)), key=lambda number: findings[number].rank):
+        finding = findings[number]
         taken[finding.check] += 1
-        ranked.append((finding.severity != "fail", taken[finding.check], len(ranked), place[id(finding)]))
-    return [number for *_, number in sorted(ranked)[:count]]
+        rounds[number] = finding.severity != "fail", taken[finding.check]
+    return sorted(rounds, key=lambda number: rounds[number])[:count]
 
 
 def _is_filmed(finding: Finding, dataset: Dataset) -> bool:
@@ -52,7 +51,7 @@ def _trace(finding: Finding, rows: StoredRows, joints: Sequence[str]) -> tuple[s
 
 def traces_table(dataset: Dataset, findings: Sequence[Finding], shown: Sequence[int]) -> pa.Table:
     """State and action of one joint over the episode, for each shown finding that concerns rows that can be read."""
-    columns: dict[str, list] = {name: [] for name in TRACES.names}
+    traces = []
     rows_of = read_tables(dataset).rows if shown else {}
     for number in shown:
         finding = findings[number]
@@ -61,9 +60,8 @@ def traces_table(dataset: Dataset, findings: Sequence[Finding], shown: Sequence[
         rows = rows_of[finding.episode]
         if rows.readable and rows.count:
             joint, state, action = _trace(finding, rows, dataset.joint_names)
-            for name, value in zip(TRACES.names, (number, joint, dataset.fps, state, action), strict=True):
-                columns[name].append(value)
-    return pa.table(columns, schema=TRACES)
+            traces.append({"finding": number, "joint": joint, "fps": dataset.fps, "state": state, "action": action})
+    return pa.Table.from_pylist(traces, schema=TRACES)
 
 
 def _steps(finding: Finding, length: int) -> list[int]:
@@ -83,13 +81,13 @@ def _jpeg(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _frames(dataset: Dataset, finding: Finding) -> Iterator[tuple[str, int, bytes]]:
-    """Camera, step and JPEG of frames of the camera that the finding names, else of all cameras."""
+def _frames(dataset: Dataset, finding: Finding) -> Iterator[dict[str, Any]]:
+    """Frames of the camera that the finding names, else of all cameras."""
     episode = dataset.episodes[finding.episode]
     for camera in (finding.subject,) if finding.subject in dataset.cameras else dataset.cameras:
         try:
             for step, image in decode(dataset, episode, camera, _steps(finding, episode.length)):
-                yield camera, step, _jpeg(image)
+                yield {"camera": camera, "step": step, "jpeg": _jpeg(image)}
         except SigmaError:
             # The finding itself says that decoding broke off; the page shows the frames before that.
             continue
@@ -97,11 +95,9 @@ def _frames(dataset: Dataset, finding: Finding) -> Iterator[tuple[str, int, byte
 
 def frames_table(dataset: Dataset, findings: Sequence[Finding], shown: Sequence[int]) -> pa.Table:
     """A few frames for each shown finding that concerns a camera."""
-    columns: dict[str, list] = {name: [] for name in FRAMES.names}
+    frames: list[dict[str, Any]] = []
     for number in shown:
         finding = findings[number]
         if finding.episode != WHOLE_DATASET and _is_filmed(finding, dataset):
-            for frame in _frames(dataset, finding):
-                for name, value in zip(FRAMES.names, (number, *frame), strict=True):
-                    columns[name].append(value)
-    return pa.table(columns, schema=FRAMES)
+            frames += [{"finding": number, **frame} for frame in _frames(dataset, finding)]
+    return pa.Table.from_pylist(frames, schema=FRAMES)

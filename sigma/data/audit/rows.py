@@ -6,7 +6,7 @@ with it. The audit has to say where the fault is, so that the episode can be lef
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from reprlib import repr as short
@@ -17,10 +17,9 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from sigma.data.dataset.columns import column_names
-from sigma.data.dataset.dataset import ACTION, STATE, Dataset
+from sigma.data.dataset.dataset import ACTION, STATE, Dataset, episode_records
 from sigma.shared.errors import SigmaError
-from sigma.shared.files import read_json, read_table
+from sigma.shared.files import read_json
 
 VECTORS, TIME = (STATE, ACTION), "timestamp"
 COUNTERS = ("frame_index", "index", "task_index")
@@ -36,13 +35,13 @@ class StoredRows:
     """
 
     count: int
+    faults: dict[str, tuple[int, str]]
     state: np.ndarray
     action: np.ndarray
     timestamp: np.ndarray
     frame_index: np.ndarray
     index: np.ndarray
     task: np.ndarray
-    faults: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def readable(self) -> bool:
@@ -61,16 +60,16 @@ class Declared:
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables of a dataset: rows and declarations by episode, and how many rows belong to no episode."""
+    """All tables of a dataset: rows and declarations by episode."""
 
     rows: dict[int, StoredRows]
     declared: dict[int, Declared]
-    strays: int
-    total_frames: int | None
+    strays: int  # rows that belong to no episode
+    frame_excess: int  # frames that meta/info.json declares beyond the episodes' lengths
 
 
 def _values(column: pyarrow.ChunkedArray) -> np.ndarray | None:
-    """A column of numbers as float64 with NaN where a value is missing; none where it holds no numbers."""
+    """A column of numbers as float64 with NaN where a value is missing; None where it holds no numbers."""
     if not (pyarrow.types.is_floating(column.type) or pyarrow.types.is_integer(column.type)):
         return None
     return column.cast(pyarrow.float64(), safe=False).fill_null(np.nan).to_numpy()
@@ -83,27 +82,18 @@ def _whole(values: np.ndarray) -> np.ndarray:
 
 def _matrix(column: pyarrow.ChunkedArray, width: int) -> tuple[np.ndarray, int]:
     """A column of vectors as float32 [n, width] with NaN where values are missing, and the rows of another length."""
-    kind = column.type
-    if not (pyarrow.types.is_list(kind) or pyarrow.types.is_fixed_size_list(kind) or pyarrow.types.is_large_list(kind)):
-        values = _values(column) if width == 1 else None
-        if values is None:
-            return np.zeros((0, width), np.float32), len(column)
-        return values[:, None].astype(np.float32), 0
-    if not (pyarrow.types.is_floating(kind.value_type) or pyarrow.types.is_integer(kind.value_type)):
+    kind, types = column.type, pyarrow.types
+    if types.is_list(kind) or types.is_fixed_size_list(kind) or types.is_large_list(kind):
+        fits = pyarrow.compute.equal(pyarrow.compute.list_value_length(column), width)  # null where a vector is missing
+        numbers = _values(pyarrow.compute.list_flatten(column.filter(fits)))
+    else:  # a vector of one number may be stored as a number
+        fits = pyarrow.array(np.ones(len(column), dtype=bool))
+        numbers = _values(column) if width == 1 else None
+    if numbers is None:
         return np.zeros((0, width), np.float32), len(column)
-    array = column.combine_chunks()
-    lengths = pyarrow.compute.list_value_length(array)
-    if not array.null_count and pyarrow.compute.all(pyarrow.compute.equal(lengths, width)).as_py() in (True, None):
-        flat = array.flatten().cast(pyarrow.float64(), safe=False).fill_null(np.nan)
-        return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width), 0
-    values = np.full((len(array), width), np.nan, dtype=np.float32)
-    misfits = 0
-    for row, vector in enumerate(array.to_pylist()):
-        if vector is not None and len(vector) == width:
-            values[row] = [np.nan if value is None else value for value in vector]
-        elif vector is not None:
-            misfits += 1
-    return values, misfits
+    values = np.full((len(column), width), np.nan, dtype=np.float32)
+    values[fits.fill_null(False).to_numpy(zero_copy_only=False)] = numbers.reshape(-1, width)
+    return values, pyarrow.compute.sum(pyarrow.compute.invert(fits)).as_py() or 0
 
 
 def _stored_type(kind: pyarrow.DataType) -> str:
@@ -120,23 +110,20 @@ def _episode(table: pyarrow.Table, width: int, declared_types: dict[str, str]) -
         if name not in table.column_names:
             faults[name] = (UNREADABLE, "is missing")
             continue
-        column, stored = table[name], _stored_type(table.schema.field(name).type)
-        if name in VECTORS:
-            vectors, misfits = _matrix(column, width)
-            if misfits:
-                faults[name] = (UNREADABLE, f"has no {width} numbers in {misfits} rows")
-                continue
-            columns[name] = vectors
-        else:
-            values = _values(column)
-            if values is None:
-                faults[name] = (UNREADABLE, f"is {stored}, not numbers")
-                continue
-            columns[name] = _whole(values) if name in COUNTERS else values
+        stored = _stored_type(table[name].type)
         if stored != declared_types.get(name, stored):
             faults[name] = (OTHER_TYPE, f"is stored as {stored}, declared as {declared_types[name]}")
-    state, action, timestamp, frame_index, index, task = (columns[name] for name in COLUMNS)
-    return StoredRows(table.num_rows, state, action, timestamp, frame_index, index, task, faults)
+        if name in VECTORS:
+            vectors, misfits = _matrix(table[name], width)
+            if misfits:
+                faults[name] = (UNREADABLE, f"has no {width} numbers in {misfits} rows")
+            else:
+                columns[name] = vectors
+        elif (values := _values(table[name])) is None:
+            faults[name] = (UNREADABLE, f"is {stored}, not numbers")
+        else:
+            columns[name] = _whole(values) if name in COUNTERS else values
+    return StoredRows(table.num_rows, faults, *columns.values())
 
 
 def _file(path: Path) -> pyarrow.Table:
@@ -162,16 +149,8 @@ def _declared_number(root: Path, record: Mapping[str, Any], key: str) -> Any:
 def _declared(dataset: Dataset) -> dict[int, Declared]:
     """What the tables of ``meta/episodes`` say of each episode."""
     declared: dict[int, Declared] = {}
-    records: list[dict[str, Any]] = []
     before = 0
-    for path in sorted((dataset.root / "meta" / "episodes").glob("*/*.parquet")):
-        table = read_table(path)
-        kept = [name for name in column_names(table, path) if not name.startswith("stats/")]
-        try:
-            records += table.select(kept).to_pylist()
-        except (KeyError, ValueError) as error:  # ValueError covers bytes that are not text
-            raise SigmaError(f"{path}: not readable as a table of episodes ({error})") from None
-    for record in sorted(records, key=lambda record: record["episode_index"]):
+    for record in episode_records(dataset.root, "length", "dataset_", "videos/"):
         number = partial(_declared_number, dataset.root, record)
         ends = number("dataset_from_index"), number("dataset_to_index")
         spans = {}
@@ -212,4 +191,4 @@ def read_tables(dataset: Dataset) -> Tables:
             rows[index] = _episode(table.slice(begin, end - begin), width, types)
         strays += len(owner) - int((after - first).sum())
     total = info.get("total_frames")
-    return Tables(rows, _declared(dataset), strays, total if isinstance(total, int) else None)
+    return Tables(rows, _declared(dataset), strays, total - dataset.frames if isinstance(total, int) else 0)

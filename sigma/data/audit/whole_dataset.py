@@ -9,12 +9,11 @@ from sigma.data.audit.checks.joints import lead_of_action
 from sigma.data.audit.measures import Summary
 from sigma.data.audit.rows import StoredRows, Tables
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset
+from sigma.data.dataset.statistics import feature_statistics
 
 # Frames are the same where every joint's state and action lie in the same cell of this share of the joint's range.
 # There are two grids of cells, half a cell apart, so that two values on either side of a border share a cell in one.
 CELL = 0.01
-# Share of a joint's values at either end that its range leaves out, as in π0.5's normalisation.
-OUTERMOST = 0.01
 
 
 def _joined(rows: Mapping[int, StoredRows], width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,12 +75,11 @@ def find_overlaps(dataset: Dataset, tables: Tables) -> dict[tuple[int, str], flo
     return overlaps
 
 
-def _span(values: np.ndarray) -> np.ndarray:
-    """Range of each column [N, D] between its 1 % and 99 % quantiles, so that one glitch does not make every other
-    fault small; the whole range where that is zero, and 1 where the whole range is zero too.
+def _span(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Range of each joint between its 1 % and 99 % quantiles, so that one glitch does not make every other fault small;
+    the whole range where that is zero, and 1 where the whole range is zero too.
     """
-    inner = np.ptp(np.quantile(values, [OUTERMOST, 1 - OUTERMOST], axis=0), axis=0)
-    whole = np.ptp(values, axis=0)
+    inner, whole = columns["q99"] - columns["q01"], columns["max"] - columns["min"]
     return np.where(inner > 0, inner, np.where(whole > 0, whole, 1.0))
 
 
@@ -89,9 +87,11 @@ def summarise(dataset: Dataset, tables: Tables) -> Summary:
     """Statistics, repeated frames, leads and overlaps; frames that are not finite are left to their own check."""
     width, rows = len(dataset.joint_names), tables.rows
     state, action, episode = _joined(rows, width)
-    features = {STATE: state, ACTION: action}
-    any_frames = {name: values if len(values) else np.zeros((1, width)) for name, values in features.items()}
-    span = {name: _span(values) for name, values in any_frames.items()}
+    actual = {}
+    for feature, values in ((STATE, state), (ACTION, action)):
+        statistics = feature_statistics(values if len(values) else np.zeros((1, width)))
+        actual[feature] = {name: np.array(column) for name, column in statistics.items()}
+    span = {feature: _span(columns) for feature, columns in actual.items()}
     reach = max(dataset.fps, 8)
     with np.errstate(invalid="ignore"):
         all_leads = {
@@ -101,14 +101,11 @@ def summarise(dataset: Dataset, tables: Tables) -> Summary:
         }
     leads = {index: lead for index, lead in all_leads.items() if lead is not None}
     return Summary(
-        low={name: values.min(axis=0) for name, values in any_frames.items()},
-        high={name: values.max(axis=0) for name, values in any_frames.items()},
+        actual=actual,
         span=span,
-        mean={name: values.mean(axis=0) for name, values in any_frames.items()},
-        std={name: values.std(axis=0) for name, values in any_frames.items()},
         stored=dataset.stored_statistics(),
         strays=tables.strays,
-        frame_excess=0 if tables.total_frames is None else tables.total_frames - dataset.frames,
+        frame_excess=tables.frame_excess,
         leads=leads,
         usual_lead=float(np.median(list(leads.values()))) if leads else 0.0,
         repeats=find_repeats(state, action, np.concatenate([span[STATE], span[ACTION]]), episode),

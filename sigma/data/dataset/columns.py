@@ -1,21 +1,16 @@
 """Columns of a LeRobotDataset's tables as arrays, or one line that says why not."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 
 from sigma.shared.errors import SigmaError
 
-if TYPE_CHECKING:
-    import pyarrow
 
-
-def read_rows(path: Path, columns: list[str], episode: int | None = None) -> "pyarrow.Table":
+def read_rows(path: Path, columns: list[str], episode: int | None = None) -> pyarrow.Table:
     """These columns of one episode, or of all episodes with their ``episode_index``, in stored order."""
-    import pyarrow
-    import pyarrow.parquet
-
     try:
         if episode is None:
             return pyarrow.parquet.read_table(path, columns=[*columns, "episode_index"])
@@ -24,7 +19,7 @@ def read_rows(path: Path, columns: list[str], episode: int | None = None) -> "py
         raise SigmaError(f"{path}: not readable as a LeRobot table ({' '.join(str(error).split())})") from None
 
 
-def column_names(table: "pyarrow.Table", path: Path) -> list[str]:
+def column_names(table: pyarrow.Table, path: Path) -> list[str]:
     """Names of a table's columns."""
     try:
         return table.column_names
@@ -32,14 +27,14 @@ def column_names(table: "pyarrow.Table", path: Path) -> list[str]:
         raise SigmaError(f"{path}: a column's name is not text") from None
 
 
-def one_column(table: "pyarrow.Table", column: str, path: Path) -> "pyarrow.ChunkedArray":
+def one_column(table: pyarrow.Table, column: str, path: Path) -> pyarrow.ChunkedArray:
     """The column of this name, which must be there exactly once."""
     if column_names(table, path).count(column) != 1:
         raise SigmaError(f"{path}: column {column!r} is missing or there twice")
     return table[column]
 
 
-def vector(table: "pyarrow.Table", column: str, dtype: type, path: Path) -> np.ndarray:
+def vector(table: pyarrow.Table, column: str, dtype: type, path: Path) -> np.ndarray:
     """A non-null numeric column as ``dtype``, [n]; for an integer ``dtype`` every number must be whole."""
     values = one_column(table, column, path)
     if values.null_count:
@@ -53,7 +48,7 @@ def vector(table: "pyarrow.Table", column: str, dtype: type, path: Path) -> np.n
     return numbers.astype(dtype)
 
 
-def matrix(table: "pyarrow.Table", column: str, width: int, path: Path) -> np.ndarray:
+def matrix(table: pyarrow.Table, column: str, width: int, path: Path) -> np.ndarray:
     """A column with a vector of ``width`` numbers in each row, as float32 [n, width]."""
     rows = one_column(table, column, path).to_pylist()
     if not rows:
@@ -67,7 +62,7 @@ def matrix(table: "pyarrow.Table", column: str, width: int, path: Path) -> np.nd
     return values
 
 
-def texts(table: "pyarrow.Table", column: str, path: Path) -> list[str]:
+def texts(table: pyarrow.Table, column: str, path: Path) -> list[str]:
     """A column of texts; a null is an empty text."""
     try:
         return ["" if text is None else str(text) for text in one_column(table, column, path).to_pylist()]

@@ -165,7 +165,8 @@ def _tasks(root: Path) -> tuple[str, ...]:
     return tuple(text_of[index] for index in range(table.num_rows))
 
 
-def _episode_records(root: Path) -> list[dict[str, Any]]:
+def episode_records(root: Path, *columns: str) -> list[dict[str, Any]]:
+    """The entries of ``meta/episodes`` by episode: ``episode_index`` and the columns whose names begin with these."""
     files = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
         raise SigmaError(f"{root}/meta/episodes: no table of episodes found; the dataset is incomplete")
@@ -173,10 +174,10 @@ def _episode_records(root: Path) -> list[dict[str, Any]]:
     for file in files:
         table = read_table(file)
         numbers = vector(table, "episode_index", np.int64, file).tolist()
-        kept = [name for name in column_names(table, file) if name == "length" or name.startswith(("data/", "videos/"))]
+        kept = [name for name in column_names(table, file) if name.startswith(columns)]
         try:
             rows = table.select(kept).to_pylist()
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError) as error:  # a column that is there twice, or bytes that are not text
             raise SigmaError(f"{file}: not readable as a table of episodes ({error})") from None
         records += [row | {"episode_index": number} for row, number in zip(rows, numbers, strict=True)]
     return sorted(records, key=lambda record: record["episode_index"])
@@ -211,7 +212,7 @@ def open_dataset(root: Path) -> Dataset:
         raise SigmaError(f"{info_path}: robot_type: expected a name or null, found {short(info['robot_type'])}")
     joint_names, cameras = read_joint_names(features, info_path), read_cameras(features, info_path)
     episodes = []
-    for position, record in enumerate(_episode_records(root)):
+    for position, record in enumerate(episode_records(root, "length", "data/", "videos/")):
         if record["episode_index"] != position:
             raise SigmaError(f"{root}/meta/episodes: episode {position} is missing or listed twice")
         try:
@@ -226,24 +227,14 @@ def open_dataset(root: Path) -> Dataset:
 
 
 def _episode(root: Path, info: dict[str, Any], record: dict[str, Any], cameras: dict[str, Camera]) -> Episode:
-    table = named_file(
-        root,
-        info.get("data_path"),
-        "data_path",
-        chunk_index=int(record["data/chunk_index"]),
-        file_index=int(record["data/file_index"]),
-    )
+    def place(prefix: str) -> dict[str, int]:
+        return {name: int(record[f"{prefix}/{name}"]) for name in ("chunk_index", "file_index")}
+
+    table = named_file(root, info, "data_path", **place("data"))
     videos = {}
     for key, camera in cameras.items():
         if camera.kind == "video":
-            path = named_file(
-                root,
-                info.get("video_path"),
-                "video_path",
-                video_key=key,
-                chunk_index=int(record[f"videos/{key}/chunk_index"]),
-                file_index=int(record[f"videos/{key}/file_index"]),
-            )
+            path = named_file(root, info, "video_path", video_key=key, **place(f"videos/{key}"))
             start = float(record[f"videos/{key}/from_timestamp"])
             if not 0 <= start < math.inf:
                 raise ValueError(f"videos/{key}/from_timestamp: found {start}; legal: seconds from 0")

@@ -74,8 +74,12 @@ def read_cameras(features: dict[str, Any], info: Path) -> dict[str, Camera]:
     return cameras
 
 
-def named_file(root: Path, template: Any, where: str, **fields: Any) -> str:
-    """The file a template names, relative to the root; one that leaves the folder or is missing is refused."""
+def named_file(root: Path, info: dict[str, Any], where: str, **fields: Any) -> str:
+    """The file that the template at ``info[where]`` names, relative to the root.
+
+    A file that leaves the folder or is missing is refused.
+    """
+    template = info.get(where)
     if not isinstance(template, str) or not _is_template(template, fields):
         raise SigmaError(f"{root}/meta/info.json: {where}: not a path template: {template!r}")
     name = template.format(**fields)
@@ -92,9 +96,8 @@ def named_file(root: Path, template: Any, where: str, **fields: Any) -> str:
 
 
 def _is_template(template: str, fields: dict[str, Any]) -> bool:
-    """Whether a template uses these fields alone, plain or with a number of digits. A format of another kind could read
-    attributes of what it is given, or fill the memory.
-    """
+    """Whether a template uses these fields alone, plain or with a number of digits."""
+    # Any other format could read attributes of what it is given, or fill the memory.
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError:

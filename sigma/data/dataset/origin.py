@@ -13,7 +13,6 @@ from sigma.shared.hub import snapshot
 
 EMBEDDED = "embedded"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-REVISION = re.compile(r"[0-9a-f]{40}")
 
 
 def locate_dataset(source: str, revision: str | None) -> Path:
@@ -40,7 +39,7 @@ def locate_dataset(source: str, revision: str | None) -> Path:
             f"params.yaml: fetch.dataset.source: {source!r} is no folder here; "
             "legal: embedded, a LeRobotDataset folder, or a Hub id such as lerobot/svla_so101_pickplace"
         )
-    if revision is None or not REVISION.fullmatch(revision):
+    if revision is None:
         raise SigmaError(
             f"params.yaml: fetch.dataset.revision: {source!r} is no folder here, and as a Hub id it needs a commit; "
             "legal: 40 hex digits"

@@ -16,14 +16,8 @@ def feature_statistics(values: np.ndarray) -> Statistics:
     """
     exact = np.asarray(values, dtype=np.float64)
     q01, q99 = np.quantile(exact, [0.01, 0.99], axis=0, method="linear")
-    columns = {
-        "q01": q01,
-        "q99": q99,
-        "mean": exact.mean(axis=0),
-        "std": exact.std(axis=0),
-        "min": exact.min(axis=0),
-        "max": exact.max(axis=0),
-    }
+    columns = {"q01": q01, "q99": q99, "mean": exact.mean(axis=0), "std": exact.std(axis=0)}
+    columns |= {"min": exact.min(axis=0), "max": exact.max(axis=0)}
     return {name: column.tolist() for name, column in columns.items()}
 
 

@@ -63,29 +63,25 @@ class _Film:
             raise SigmaError(f"{path}: the video stream has no time base")
         # One tick early: a seek to the exact time may land behind the frame that starts there.
         self.container.seek(round(start / time_base) - 1, stream=stream)
-        self.time_base = time_base
         self.last_time = -math.inf  # of the last frame that was used
-        self._frames = self.container.decode(stream)
-        self._returned: Any = None
+        # Frames without a time are skipped.
+        self._frames = (
+            (float(frame.pts * time_base), frame) for frame in self.container.decode(stream) if frame.pts is not None
+        )
+        self._upcoming: tuple[float, Any] | None = None  # decoded, but not yet used
 
     def reaches(self, start: float, period: float) -> bool:
         """Whether the frame at ``start`` lies ahead, and so near that decoding on is cheaper than a seek."""
         return period / 2 < start - self.last_time <= NEAR
 
-    def frames(self) -> Iterator[tuple[float, Any]]:
-        """(time, frame) in order; frames without a time are skipped."""
-        if self._returned is not None:
-            time, frame = self._returned
-            self._returned, self.last_time = None, time
-            yield time, frame
-        for frame in self._frames:
-            if frame.pts is not None:
-                self.last_time = float(frame.pts * self.time_base)
-                yield self.last_time, frame
-
-    def give_back(self, time: float, frame: Any, before: float) -> None:
-        """Let :meth:`frames` begin with this frame again; ``before`` is the time of the frame before it."""
-        self._returned, self.last_time = (time, frame), before
+    def until(self, end: float) -> Iterator[tuple[float, Any]]:
+        """(time, frame) in order, before ``end`` seconds; the next call goes on from there."""
+        while True:
+            self._upcoming = self._upcoming or next(self._frames, None)
+            if self._upcoming is None or self._upcoming[0] >= end:
+                return
+            (self.last_time, frame), self._upcoming = self._upcoming, None
+            yield self.last_time, frame
 
 
 def decode(
@@ -93,18 +89,16 @@ def decode(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (step, uint8 [H, W, 3]) for an episode's frames in order; ``steps`` selects some, none means all.
 
-    A frame belongs to the step whose time it has, give or take ``TOLERANCE``; other frames are skipped. Seeking for
-    single frames is about forty times slower than one pass, so one pass it is; with ``films`` one pass over a file of
+    A frame belongs to the step whose time it has, give or take ``TOLERANCE``; other frames are skipped. Frames are
+    decoded in one pass, which is about forty times faster than to seek each; with ``films``, in one pass over a file of
     many episodes. Raises :class:`SigmaError` where the file cannot be decoded; a step that is not in it is left out.
     """
     wanted = None if steps is None else frozenset(steps)
     if dataset.cameras[camera].kind == "image":
         yield from _decode_images(dataset, episode, camera, wanted)
-    elif films is not None:
-        yield from _decode_video(dataset, episode, camera, wanted, films)
-    else:
-        with Films() as opened:
-            yield from _decode_video(dataset, episode, camera, wanted, opened)
+        return
+    with Films() as opened:
+        yield from _decode_video(dataset, episode, camera, wanted, films or opened)
 
 
 def _decode_video(
@@ -115,17 +109,11 @@ def _decode_video(
     last = episode.length - 1 if wanted is None else max(wanted, default=-1)
     try:
         film = films.at(camera, path, segment.start, 1 / dataset.fps)
-        before = film.last_time
-        for time, frame in film.frames():
+        for time, frame in film.until(segment.start + (last + 0.5) / dataset.fps):
             ticks = (time - segment.start) * dataset.fps
             step = round(ticks)
-            if step > last:
-                film.give_back(time, frame, before)
-                return
-            before = time
             if step >= 0 and abs(ticks - step) <= TOLERANCE and (wanted is None or step in wanted):
                 yield step, frame.to_ndarray(format="rgb24")
-        films.close(camera)  # nothing is left to read on
     except SigmaError:
         films.close(camera)
         raise

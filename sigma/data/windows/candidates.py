@@ -94,8 +94,8 @@ def candidate_windows(
             "motion": motions,
             "strided": is_strided(steps, len(rows.action), protocol.horizon),
         }
-        for name, values in part.items():
-            columns.setdefault(name, []).append(values)
+        for column, values in part.items():
+            columns.setdefault(column, []).append(values)
     windows = {name: np.concatenate(values) for name, values in columns.items()}
     for name in SPLITS:
         of_split = windows["split"] == name
@@ -118,15 +118,9 @@ def stored_windows(windows: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def count_windows(windows: Mapping[str, np.ndarray]) -> dict[str, dict[str, int]]:
-    """By split: candidates, kept ones, and those filtered for each reason."""
-    counts = {}
-    for name in SPLITS:
-        of_split = windows["split"] == name
-        counts[name] = {
-            "candidates": int(of_split.sum()),
-            "kept": int((of_split & windows["kept"]).sum()),
-            "strided": int((of_split & windows["strided"]).sum()),
-        }
-        for reason in ("min_action_norm", "min_motion"):
-            counts[name][reason] = int((of_split & (windows["reason"] == reason)).sum())
-    return counts
+    """By split: candidates, kept and strided ones, and those filtered for each reason."""
+    flags: dict[str, Any] = {"candidates": True, "kept": windows["kept"], "strided": windows["strided"]}
+    flags |= {reason: windows["reason"] == reason for reason in ("min_action_norm", "min_motion")}
+    return {
+        name: {key: int(((windows["split"] == name) & flag).sum()) for key, flag in flags.items()} for name in SPLITS
+    }

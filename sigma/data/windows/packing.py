@@ -25,15 +25,10 @@ from sigma.shared.resize import to_resolution
 
 @dataclass(frozen=True)
 class StoredCameras:
-    """What of the cameras is stored: dataset cameras in the base's order, and the base's resolution."""
+    """The dataset's cameras that are stored, in the base's order, and the base's resolution."""
 
     cameras: tuple[str, ...]
     resolution: int
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one frame's images."""
-        return len(self.cameras) * 3 * self.resolution**2
 
 
 def observed_steps(steps: np.ndarray, protocol: Protocol) -> np.ndarray:
@@ -106,20 +101,15 @@ def _rows_of(
 
 
 def _decode_into(
-    images: torch.Tensor,
-    dataset: Dataset,
-    episode: Episode,
-    stored_cameras: StoredCameras,
-    steps: np.ndarray,
-    films: Films,
+    images: torch.Tensor, dataset: Dataset, episode: Episode, stored: StoredCameras, steps: np.ndarray, films: Films
 ) -> None:
     """Fill ``images`` [n, V, 3, S, S] with the frames of ``steps`` [n]; each camera is decoded once."""
     row_of = {int(step): row for row, step in enumerate(steps)}
-    for position, camera in enumerate(stored_cameras.cameras):
+    for position, camera in enumerate(stored.cameras):
         missing = set(row_of)
         for step, image in decode(dataset, episode, camera, row_of, films):
             frame = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-            images[row_of[step], position] = to_resolution(frame, stored_cameras.resolution)
+            images[row_of[step], position] = to_resolution(frame, stored.resolution)
             missing.discard(step)
         if missing:
             raise SigmaError(
@@ -148,23 +138,17 @@ def write_shards(
         int(episode): windows["step"][stored & (windows["episode"] == episode)]
         for episode in np.unique(windows["episode"][stored])
     }
-    frame_bytes = stored_cameras.frame_bytes + protocol.trace * len(dataset.joint_names) * 4
+    image_bytes = len(stored_cameras.cameras) * 3 * stored_cameras.resolution**2
+    frame_bytes = image_bytes + protocol.trace * len(dataset.joint_names) * 4
     sizes = {
         episode: len(observed_steps(steps, protocol)) * frame_bytes + steps.size * protocol.chunk_size * 4
         for episode, steps in steps_of.items()
     }
     groups = group_episodes(sizes, budget)
-    slim = dataset.for_workers()
+    slim, episodes = dataset.for_workers(), dataset.episodes
     with atomic_directory(target.resolve()) as folder:
         jobs = [
-            (
-                folder,
-                index,
-                slim,
-                stored_cameras,
-                protocol,
-                [(dataset.episodes[item], steps_of[item]) for item in group],
-            )
+            (folder, index, slim, stored_cameras, protocol, [(episodes[item], steps_of[item]) for item in group])
             for index, group in enumerate(groups)
         ]
         records = list(workers.run(write_episodes, jobs, "window"))
@@ -180,5 +164,4 @@ def _windows_table(windows: Mapping[str, np.ndarray], stored: np.ndarray, groups
     for index in range(len(groups)):
         row[shard == index] = np.arange((shard == index).sum())
     window = np.where(stored, np.cumsum(stored) - 1, -1)
-    text = {name: pa.array(windows[name].tolist(), pa.string()) for name in ("split", "reason")}
-    return pa.table({"window": window, **windows, **text, "shard": shard, "row": row})
+    return pa.table({"window": window, **windows, "shard": shard, "row": row})

@@ -113,8 +113,8 @@ def test_after_an_episode_that_cannot_be_decoded_the_file_is_opened_anew(dataset
     episode, after = dataset.episodes[:2]
     with Films() as films:
         assert len(list(decode(dataset, episode, CAMERAS[0], films=films))) == episode.length
-        monkeypatch.setattr(films._open[CAMERAS[0]], "_returned", (0.0, "no frame"))
-        monkeypatch.setattr(films._open[CAMERAS[0]], "_frames", iter(["none either"]))
+        upcoming = (after.videos[CAMERAS[0]].start, "no frame")
+        monkeypatch.setattr(films._open[CAMERAS[0]], "_upcoming", upcoming)
         with pytest.raises(SigmaError, match="episode 1 cannot be decoded"):
             list(decode(dataset, after, CAMERAS[0], films=films))
         assert len(list(decode(dataset, after, CAMERAS[0], films=films))) == after.length

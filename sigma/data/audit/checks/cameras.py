@@ -144,10 +144,9 @@ def twin_cameras(filmed: FilmedEpisode) -> Iterator[Measure]:
     """Likeness of two cameras' pictures, 1 where they are the same. Two keys of the recorder were given one device, and
     the other view was never recorded.
     """
-    seen: dict[str, np.ndarray] = {}
-    for camera, trace in filmed.cameras.items():
-        now = trace.signature(filmed.fps)
-        for other, before in seen.items():
-            if not blank_frames(trace).all():
-                yield Measure(likeness(now, before), detail=f"{camera} shows what {other} shows")
-        seen[camera] = now
+    signatures = {camera: trace.signature(filmed.fps) for camera, trace in filmed.cameras.items()}
+    for place, (camera, signature) in enumerate(signatures.items()):
+        if not blank_frames(filmed.cameras[camera]).all():
+            for earlier in list(signatures)[:place]:
+                value = likeness(signature, signatures[earlier])
+                yield Measure(value, detail=f"{camera} shows what {earlier} shows")

@@ -109,10 +109,8 @@ def clock_rate(audited: AuditedEpisode) -> Iterator[Measure]:
     """
     step = _usual_step(audited.rows.timestamp)
     if np.isfinite(step):
-        rate = 1 / step
-        yield Measure(
-            abs(rate / audited.dataset.fps - 1), detail=f"{rate:.4g} rows a second, {audited.dataset.fps} declared"
-        )
+        rate, fps = 1 / step, audited.dataset.fps
+        yield Measure(abs(rate / fps - 1), detail=f"{rate:.4g} rows a second, {fps} declared")
 
 
 @ROWS.check(warn=None, fail=0.0, unit="share of frames", reason="a share: no frame may be without an instruction")

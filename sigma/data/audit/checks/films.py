@@ -44,8 +44,8 @@ def swapped_cameras(signatures: Signatures) -> Iterator[tuple[int, Measure]]:
         for other in names:
             between = np.abs(usual[camera] - usual[other]).mean()
             if other != camera and between > STILL:
-                gone = 1 - np.abs(view - usual[other]).mean() / between
-                yield episode, Measure(float(max(gone, 0.0)), subject=camera, detail=f"looks like {other}")
+                share = 1 - np.abs(view - usual[other]).mean() / between
+                yield episode, Measure(float(max(share, 0.0)), subject=camera, detail=f"looks like {other}")
 
 
 @FILMS.check(
@@ -62,18 +62,17 @@ def duplicate_video(signatures: Signatures) -> Iterator[tuple[int, Measure]]:
     recordings of one task differ widely somewhere at nearly every moment.
     """
     for camera in sorted({camera for cameras in signatures.values() for camera in cameras}):
-        held = [
-            (episode, cameras[camera])
+        films = {
+            episode: cameras[camera]
             for episode, cameras in signatures.items()
             if camera in cameras and cameras[camera].std(axis=(1, 2)).max() >= FLAT
-        ]
-        moments = np.array([len(frames) for _, frames in held])
+        }
+        episodes, moments = list(films), np.array([len(frames) for frames in films.values()])
         longest = moments.max(initial=0)
-        padded = [np.pad(frames, ((0, longest - len(frames)), (0, 0), (0, 0))) for _, frames in held]
-        films = np.stack(padded) if padded else np.zeros(0)
-        for row in range(1, len(held)):
-            apart = np.abs(films[:row].astype(np.int16) - films[row]).max(axis=(2, 3))
-            both = np.arange(longest) < np.minimum(moments[:row], moments[row])[:, None]
-            nearest = int((np.where(both, apart, 0).sum(axis=1) / both.sum(axis=1)).argmin())
-            value = likeness(held[row][1], held[nearest][1])
-            yield held[row][0], Measure(value, subject=camera, detail=f"as in episode {held[nearest][0]}")
+        padded = [np.pad(frames, ((0, longest - len(frames)), (0, 0), (0, 0))) for frames in films.values()]
+        for row in range(1, len(films)):
+            apart = np.abs(np.stack(padded[:row]).astype(np.int16) - padded[row]).max(axis=(2, 3))
+            shared = np.arange(longest) < np.minimum(moments[:row], moments[row])[:, None]
+            nearest = episodes[int((np.where(shared, apart, 0).sum(axis=1) / shared.sum(axis=1)).argmin())]
+            value = likeness(films[episodes[row]], films[nearest])
+            yield episodes[row], Measure(value, subject=camera, detail=f"as in episode {nearest}")

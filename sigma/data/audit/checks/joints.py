@@ -23,14 +23,14 @@ def runs(flags: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _stalls(audited: AuditedEpisode, still: np.ndarray, moving: np.ndarray, feature: str) -> Iterator[Measure]:
     """Seconds over which every column of ``still`` repeats to the bit while a joint of ``moving`` travels."""
-    span, names = audited.summary.span[feature], audited.dataset.joint_names
+    span = audited.summary.span[feature]
     for first, last in runs((np.diff(still, axis=0) == 0).all(axis=1)):
         travel = np.nan_to_num(np.ptp(moving[first : last + 2], axis=0) / span)
         joint = int(travel.argmax())
         if travel[joint] > TRAVEL:
             seconds = (last - first + 1) / audited.dataset.fps
             detail = f"{feature} meanwhile covered {100 * float(travel[joint]):.0f} % of the joint's range"
-            yield Measure(seconds, first, last + 1, names[joint], detail)
+            yield Measure(seconds, first, last + 1, audited.joint_names[joint], detail)
 
 
 @JOINTS.check(
@@ -79,7 +79,7 @@ def dead_joint(audited: AuditedEpisode) -> Iterator[Measure]:
         return
     travel = np.ptp(action, axis=0) / audited.summary.span[ACTION]
     for joint in np.flatnonzero((state == state[:1]).all(axis=0)):
-        yield Measure(float(travel[joint]), 0, len(state) - 1, audited.dataset.joint_names[joint], "never moves")
+        yield Measure(float(travel[joint]), 0, len(state) - 1, audited.joint_names[joint], "never moves")
 
 
 @JOINTS.check(
@@ -94,14 +94,14 @@ def saturated_joint(audited: AuditedEpisode) -> Iterator[Measure]:
     A clipped sensor does that, and a joint at its stop: there the state no longer answers the action. A gripper that is
     closed much of the time does it too, so this warns.
     """
-    state, summary = audited.rows.state, audited.summary
-    moving = summary.high[STATE] > summary.low[STATE]
-    clipped = ((state == summary.low[STATE]) | (state == summary.high[STATE])) & moving
+    state, dataset = audited.rows.state, audited.summary.actual[STATE]
+    lowest, highest = dataset["min"], dataset["max"]
+    clipped = ((state == lowest) | (state == highest)) & (highest > lowest)
     share = clipped.mean(axis=0) if len(state) else np.zeros(0)
     for joint in np.flatnonzero(share):
         frames = np.flatnonzero(clipped[:, joint])
         detail = "at the lowest or highest value of the dataset"
-        yield Measure(float(share[joint]), int(frames[0]), int(frames[-1]), audited.dataset.joint_names[joint], detail)
+        yield Measure(float(share[joint]), int(frames[0]), int(frames[-1]), audited.joint_names[joint], detail)
 
 
 def _largest_step(audited: AuditedEpisode, values: np.ndarray, feature: str) -> Iterator[Measure]:
@@ -109,8 +109,8 @@ def _largest_step(audited: AuditedEpisode, values: np.ndarray, feature: str) -> 
     moved = np.where(np.isfinite(moved), moved, np.nan)
     if np.isfinite(moved).any():
         step, joint = np.unravel_index(int(np.nanargmax(moved)), moved.shape)
-        name = audited.dataset.joint_names[joint]
-        yield Measure(float(moved[step, joint]), int(step), int(step) + 1, name, f"{feature} in one step")
+        name, first = audited.joint_names[joint], int(step)
+        yield Measure(float(moved[step, joint]), first, first + 1, name, f"{feature} in one step")
 
 
 @JOINTS.check(
@@ -160,9 +160,7 @@ def diverging_action(audited: AuditedEpisode) -> Iterator[Measure]:
     apart = np.abs(rows.action - rows.state) / audited.summary.span[STATE]
     lasting = np.nan_to_num(np.quantile(apart, LASTING, axis=0))
     joint = int(lasting.argmax())
-    yield Measure(
-        float(lasting[joint]), 0, rows.count - 1, audited.dataset.joint_names[joint], "between action and state"
-    )
+    yield Measure(float(lasting[joint]), 0, rows.count - 1, audited.joint_names[joint], "between action and state")
 
 
 def lead_of_action(state: np.ndarray, action: np.ndarray, span: np.ndarray, reach: int) -> int | None:
@@ -229,7 +227,7 @@ def outside_range(audited: AuditedEpisode) -> Iterator[Measure]:
         beyond = np.maximum(np.maximum(lower - low, high - upper), 0) / (upper - lower)
         joint = int(beyond.argmax())
         detail = f"{feature} reaches from {low[joint]:.4g} to {high[joint]:.4g}"
-        yield Measure(float(beyond[joint]), subject=audited.dataset.joint_names[joint], detail=detail)
+        yield Measure(float(beyond[joint]), subject=audited.joint_names[joint], detail=detail)
 
 
 @JOINTS.check(

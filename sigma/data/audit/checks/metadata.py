@@ -27,21 +27,15 @@ def stale_statistics(summary: Summary) -> Iterator[Measure]:
     estimates.
     """
     for feature in (STATE, ACTION):
-        actual = {"min": summary.low, "max": summary.high, "mean": summary.mean, "std": summary.std}
-        for name, values in actual.items():
-            try:
-                stored = np.asarray(summary.stored[feature][name], dtype=np.float64).ravel()
-            except (KeyError, IndexError):
-                continue
-            except (TypeError, ValueError):
-                yield Measure(1.0, detail=f"{feature}.{name} is no list of numbers")
-                continue
-            if stored.shape != values[feature].shape:
-                detail = f"{feature}.{name}: {stored.size} values for {values[feature].size} joints"
-                yield Measure(1.0, detail=detail)
-                continue
-            off = np.abs(stored - values[feature]) / summary.span[feature]
-            yield Measure(float(off.max()), detail=f"{feature}.{name} of joint {int(off.argmax())}")
+        all_stored = summary.stored.get(feature, {})
+        for name in [name for name in ("min", "max", "mean", "std") if name in all_stored]:
+            stored = np.asarray(all_stored[name], dtype=np.float64).ravel()
+            actual = summary.actual[feature][name]
+            if stored.shape == actual.shape:
+                off = np.abs(stored - actual) / summary.span[feature]
+                yield Measure(float(off.max()), detail=f"{feature}.{name} of joint {int(off.argmax())}")
+            else:
+                yield Measure(1.0, detail=f"{feature}.{name}: {stored.size} values for {actual.size} joints")
 
 
 @DATASET.check(warn=None, fail=0.0, unit="rows or frames", reason="a count: any difference is a fault")
@@ -109,6 +103,5 @@ def short_episode(audited: AuditedEpisode) -> Iterator[Measure]:
     """Frames missing to ``audit.min_frames``. An episode shorter than a window's horizon gives no held-out window at
     all, and its training windows are mostly padding: often a recording that was aborted.
     """
-    yield Measure(
-        max(audited.settings.min_frames - audited.episode.length, 0), detail=f"{audited.episode.length} frames"
-    )
+    length = audited.episode.length
+    yield Measure(max(audited.settings.min_frames - length, 0), detail=f"{length} frames")
