@@ -55,8 +55,10 @@ class ResidualHeads(nn.Module):
         super().__init__()
         self.sizes, self.read_factors = sizes, read_factors
         self.mix = LayerMix(len(sizes.read_layers), sizes.width, sizes.inner)
+        inputs = sizes.pools * sizes.inner + sizes.state_dim + sizes.factors * sizes.factor_dim * read_factors
+        inputs += sizes.horizon * sizes.action_dim * sizes.read_base_action
         self.trunk = nn.Sequential(
-            nn.Linear(self._inputs(), hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden)
+            nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden)
         )
         steps = span_steps(sizes.chunk, sizes.horizon)
         heads = {span: nn.Linear(hidden, count * sizes.action_dim) for span, count in steps.items()}
@@ -64,13 +66,6 @@ class ResidualHeads(nn.Module):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         self.out = nn.ModuleDict(heads)
-
-    def _inputs(self) -> int:
-        sizes = self.sizes
-        count = sizes.pools * sizes.inner + sizes.state_dim
-        if sizes.read_base_action:
-            count += sizes.horizon * sizes.action_dim
-        return count + sizes.factors * sizes.factor_dim * self.read_factors
 
     def forward(
         self,
