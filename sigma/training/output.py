@@ -20,7 +20,7 @@ def write_model(result: TrainingResult, folder: Path) -> None:
             base=batches.base,
             weights_digest=result.base_digest,
             branch=result.branch,
-            sizes=result.sizes,
+            sizes=result.model.heads.sizes,
             features_meta=batches.meta,
             shards_meta=batches.shards.meta,
             selected_step=result.selected,

@@ -141,9 +141,14 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every LoRA parameter by its full name, in a stable order."""
+    return {name: parameter for name, parameter in sorted(model.named_parameters()) if ".lora_" in name}
+
+
 def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Every LoRA parameter, in a stable order."""
-    return [parameter for name, parameter in sorted(model.named_parameters()) if ".lora_" in name]
+    return list(named_parameters(model).values())
 
 
 @contextmanager

@@ -34,10 +34,8 @@ class LayerMix(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         """(B, N, d) of each layer to (B, N, w)."""
         weights = self.logits.softmax(0)
-        mixed = sum(
-            weight * norm(feature.float()) for weight, norm, feature in zip(weights, self.norms, features, strict=True)
-        )
-        return self.project(mixed)
+        parts = zip(weights, self.norms, features, strict=True)
+        return self.project(sum(weight * norm(feature.float()) for weight, norm, feature in parts))
 
 
 class ResidualHeads(nn.Module):
