@@ -27,7 +27,7 @@ from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches, adapted_actions, motion_rms
 from sigma.training.loop import Curve, Phase, PhaseResult
 from sigma.training.objectives import FlowObjective, ResidualObjective, WindowObjective, evaluating
-from sigma.training.setup import check_autocast, inputs_key, schedule, sections, split_windows, views
+from sigma.training.setup import check_autocast, illegal, inputs_key, schedule, sections, split_windows, views
 from sigma.training.state import Scratch
 
 
@@ -107,23 +107,22 @@ class Trainer:
 
     def _check(self) -> None:
         """Refuse parameters that are legal each by itself and not together."""
-        adapted, flow, frozen_lora = self.branch == "adapted", self.losses.flow, not self.train.lora_learning_rate
-        faults = {
-            "train.flow_steps: found 0 with base.branch adapted; legal: integer ≥ 1": adapted
-            and not self.train.flow_steps,
-            "train.lora_learning_rate: found 0 with base.branch adapted, whose flow phase trains LoRA; "
-            "legal: > 0": adapted and frozen_lora,
-            f"loss.flow: found {flow} with train.lora_learning_rate 0, where nothing learns from it; legal: 0": flow
-            and frozen_lora,
-            f"loss.flow: found {flow} with base.branch adapted, whose LoRA is trained before the residuals; "
-            "legal: 0": adapted and flow,
-            "train.gradient_checkpointing: found true with flow matching, whose action expert reads a cache that "
-            "checkpointing cannot keep; legal: false, or base.branch frozen with loss.flow 0": (adapted or flow)
-            and self.train.gradient_checkpointing,
-        }
-        for fault, present in faults.items():
-            if present:
-                raise SigmaError(f"params.yaml: {fault}")
+        train, flow, adapted = self.train, self.losses.flow, self.branch == "adapted"
+        if adapted and not train.flow_steps:
+            raise illegal("train.flow_steps", 0, "with base.branch adapted", "integer ≥ 1")
+        if adapted and not train.lora_learning_rate:
+            reason = "with base.branch adapted, whose flow phase trains LoRA"
+            raise illegal("train.lora_learning_rate", 0, reason, "> 0")
+        if flow and not train.lora_learning_rate:
+            raise illegal("loss.flow", flow, "with train.lora_learning_rate 0, where nothing learns from it", "0")
+        if adapted and flow:
+            raise illegal(
+                "loss.flow", flow, "with base.branch adapted, whose LoRA is trained before the residuals", "0"
+            )
+        if train.gradient_checkpointing and (adapted or flow):
+            reason = "with flow matching, whose action expert reads a cache that checkpointing cannot keep"
+            legal = "false, or base.branch frozen with loss.flow 0"
+            raise illegal("train.gradient_checkpointing", "true", reason, legal)
 
     def key(self) -> str:
         """Digest of every input: a checkpoint of anything else is never resumed."""
@@ -175,37 +174,10 @@ class Trainer:
             # B stays zero, so the backbone is the base's; and no gradient of LoRA's enters the clipped norm.
             _freeze(adapter)
             adapter = {}
-        carried: dict[str, Any] = {}
-        results: list[PhaseResult] = []
-        trained = 0
+        results, carried, trained = [], {}, 0
         if self.branch == "adapted":
-            before = {f"heads.{name}": parameter for name, parameter in model.heads.before_pass().items()}
-            phase = self._flow_phase(model, adapter, before)
-            # A saved residual phase carries the flow phase before it; without any state another training may have it.
-            finished = saved if saved.get("phase") == "residual" else None
-            if not saved:
-                finished = scratch.kept(self.flow_key())
-            if finished is not None:
-                # With no step left, run() takes over these weights and this curve.
-                phase.step = phase.schedule.steps
-                phase.averaged = phase.best["tensors"] = finished["adapter"]
-                phase.curve.train, phase.curve.validation = finished["flow_curve"]
-            elif saved:
-                phase.load_state(saved["state"])
-            flow = phase.run(scratch, {}, self.train.batch)
-            results.append(flow)
-            # A phase that an earlier run finished has no optimizer here that could count.
-            trained = finished["flow_trained"] if finished else flow.trained
-            learned = {name: parameter.detach().clone() for name, parameter in (adapter | before).items()}
-            carried = {
-                "adapter": learned,
-                "flow_curve": [flow.curve.train, flow.curve.validation],
-                "flow_trained": trained,
-            }
-            if finished is None:
-                scratch.keep(self.flow_key(), carried)
-            _freeze(adapter | before)
-            adapter = {}
+            flow, carried = self._run_flow(model, adapter, scratch, saved)
+            results, trained, adapter = [flow], carried["flow_trained"], {}
         phase = self._residual_phase(model, adapter)
         if saved.get("phase") == "residual":
             phase.load_state(saved["state"])
@@ -213,7 +185,7 @@ class Trainer:
         results.append(residual)
         return TrainingResult(
             model=model.eval(),
-            # Of all processes: where they share the base's layers, each holds a part of the weights.
+            # Every process computes it: where the base's layers are split, all of them gather a tensor together.
             base_digest=base_digest(model.policy),
             material=batches,
             branch=self.branch,
@@ -224,6 +196,35 @@ class Trainer:
             trainable=trained + residual.trained,
             speed={result.curve.name: result.speed for result in results},
         )
+
+    def _run_flow(
+        self, model: SigmaModel, adapter: dict[str, nn.Parameter], scratch: Scratch, saved: dict[str, Any]
+    ) -> tuple[PhaseResult, dict[str, Any]]:
+        """Run or take over the flow phase and freeze what it trained; gives what the residual phase's state carries."""
+        before = {f"heads.{name}": parameter for name, parameter in model.heads.before_pass().items()}
+        phase = self._flow_phase(model, adapter, before)
+        # A saved residual phase carries the flow phase before it; without any state another training may have it.
+        finished = saved if saved.get("phase") == "residual" else None
+        if not saved:
+            finished = scratch.kept(self.flow_key())
+        if finished:
+            # With no step left, run() takes over these weights and this curve.
+            phase.step = phase.schedule.steps
+            phase.averaged = phase.best["tensors"] = finished["adapter"]
+            phase.curve.train, phase.curve.validation = finished["flow_curve"]
+        elif saved:
+            phase.load_state(saved["state"])
+        result = phase.run(scratch, {}, self.train.batch)
+        carried = {
+            "adapter": {name: parameter.detach().clone() for name, parameter in (adapter | before).items()},
+            "flow_curve": [result.curve.train, result.curve.validation],
+            # A phase that an earlier run finished has no optimizer here that could count.
+            "flow_trained": finished["flow_trained"] if finished else result.trained,
+        }
+        if not finished:
+            scratch.keep(self.flow_key(), carried)
+        _freeze(adapter | before)
+        return result, carried
 
     def _flow_phase(
         self, model: SigmaModel, adapter: dict[str, nn.Parameter], before: dict[str, nn.Parameter]
