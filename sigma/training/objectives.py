@@ -5,12 +5,13 @@ Legend: B batch, T horizon, A action dim.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sigma.compute import processes
 from sigma.parameters.training import LossParameters, TrainParameters
@@ -34,7 +35,7 @@ from sigma.training.sampler import WindowSampler
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Without gradients and without dropout inside the block."""
     before = model.training
     model.eval()
@@ -45,23 +46,22 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(before)
 
 
+@dataclass(eq=False)
 class WindowObjective(Objective):
     """An objective on the train windows, validated on the validation windows.
 
-    Args:
-        parts: row numbers of the windows, by ``train`` and ``validation``; a step's rows count within ``train``.
+    ``parts`` holds row numbers of the windows, by ``train`` and ``validation``; a step's rows count within ``train``.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        batches: WindowBatches,
-        parameters: TrainParameters,
-        parts: Mapping[str, np.ndarray],
-    ):
-        self.model, self.batches, self.parameters = model, batches, parameters
-        self.train, self.validation = parts["train"], parts["validation"]
-        self.joints = batches.scored_joints()
+    model: nn.Module
+    batches: WindowBatches
+    parameters: TrainParameters
+    parts: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        parameters = self.parameters
+        self.train, self.validation = self.parts["train"], self.parts["validation"]
+        self.joints = self.batches.scored_joints()
         self.extra_metrics: dict[str, float] = {}
         self.sampler = WindowSampler(len(self.train), parameters.batch * parameters.accumulation, parameters.seed)
 
@@ -76,30 +76,19 @@ class WindowObjective(Objective):
         self.batches.read_ahead(self.train[rows], numbers)
 
 
+@dataclass(eq=False)
 class FlowObjective(WindowObjective):
     """Flow matching of LoRA on language model and action expert, or of the whole policy.
 
     The weights are selected not by the flow-matching loss but by the error of the executed action, which also selects
-    Sigma's; the loss is recorded beside it.
-
-    Args:
-        losses: with them the norm of the anticipated factors, which flow matching shapes, is held to ``tau_norm``.
+    Sigma's; the loss is recorded beside it. With ``losses`` the norm of the anticipated factors, which flow matching
+    shapes, is held to ``tau_norm``.
     """
 
     name = "flow"
     model: SigmaModel | FlowModel
-
-    def __init__(
-        self,
-        model: SigmaModel | FlowModel,
-        batches: WindowBatches,
-        parameters: TrainParameters,
-        parts: Mapping[str, np.ndarray],
-        losses: LossParameters | None = None,
-        tau_norm: float = 1.0,
-    ):
-        super().__init__(model, batches, parameters, parts)
-        self.losses, self.tau_norm = losses, tau_norm
+    losses: LossParameters | None = None
+    tau_norm: float = 1.0
 
     def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]:
         part, policy = slice(start, start + len(rows)), self.model.policy
@@ -140,6 +129,7 @@ class FlowObjective(WindowObjective):
         return torch.cat(errors).mean().item()
 
 
+@dataclass(eq=False)
 class ResidualObjective(WindowObjective):
     """Residual regression at three scales with TRAF, the loss's other terms, and flow matching if ``loss.flow`` is set.
 
@@ -151,21 +141,14 @@ class ResidualObjective(WindowObjective):
 
     name = "residual"
     model: SigmaModel
+    losses: LossParameters
+    head_base: Callable[[np.ndarray], Tensor]
+    bank: Tensor
+    tau_norm: float
 
-    def __init__(
-        self,
-        model: SigmaModel,
-        batches: WindowBatches,
-        parameters: TrainParameters,
-        losses: LossParameters,
-        parts: Mapping[str, np.ndarray],
-        head_base: Callable[[np.ndarray], Tensor],
-        bank: Tensor,
-        tau_norm: float,
-    ):
-        super().__init__(model, batches, parameters, parts)
-        self.losses, self.head_base, self.bank, self.tau_norm = losses, head_base, bank, tau_norm
-        traf = losses.traf
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        traf = self.losses.traf
         self.hard = HardWindows(len(self.train), traf.top_k, traf.focus, traf.decay)
         self.step_errors: list[tuple[np.ndarray, np.ndarray]] = []
         self.weights = self.hard.weights()

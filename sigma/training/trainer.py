@@ -263,7 +263,7 @@ class Trainer:
         # require a gradient; the bank must not keep the graph beyond a step.
         bank = torch.cat([embeddings(tsac.bank), embeddings(batches.shards.tasks)]).detach()
         objective = ResidualObjective(
-            model, batches, self.train, self.losses, self.parts, head_base, bank, self._tau_norm()
+            model, batches, self.train, self.parts, self.losses, head_base, bank, self._tau_norm()
         )
         heads = {f"heads.{name}": p for name, p in model.heads.named_parameters() if p.requires_grad}
         return self._phase(objective, (heads, self.train.learning_rate), (adapter, self.train.lora_learning_rate))

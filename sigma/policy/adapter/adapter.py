@@ -17,31 +17,11 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from sigma.policy.adapter.calibration import (
-    calibrate,
-    read_calibration,
-    read_reference,
-    reference_set,
-    write_calibration,
-)
-from sigma.policy.adapter.limits import NonFiniteActionError, limit_action
-from sigma.policy.adapter.measures import Measures, feature_distance, motion_ratio, rms, text_distance
+from sigma.policy.adapter.calibration import read_calibration, read_reference
+from sigma.policy.adapter.measures import Measures, motion_ratio, rms
 from sigma.shared.spans import SPANS, corrections, executed_plan
 
-__all__ = [
-    "Execution",
-    "Measures",
-    "NonFiniteActionError",
-    "SigmaTelepathyAdapter",
-    "calibrate",
-    "feature_distance",
-    "limit_action",
-    "read_calibration",
-    "read_reference",
-    "reference_set",
-    "text_distance",
-    "write_calibration",
-]
+__all__ = ["Execution", "Measures", "SigmaTelepathyAdapter", "read_calibration", "read_reference"]
 
 # With every x at 1 the five terms of a known instruction add up to 2.5, three temperatures below the threshold: scale
 # 0.97. An instruction twice the tolerance away adds 8: scale below 0.03.
