@@ -11,13 +11,8 @@ import numpy as np
 
 from sigma.data.audit.findings import Finding
 from sigma.data.audit.pictures import FRAMES, TRACES
-from sigma.policy.adapter.adapter import (
-    calibrate,
-    feature_distance,
-    reference_set,
-    text_distance,
-    write_calibration,
-)
+from sigma.policy.adapter.calibration import calibrate, reference_set, write_calibration
+from sigma.policy.adapter.measures import feature_distance, text_distance
 from sigma.shared.files import write_json, write_table
 from sigma.shared.tables import to_table
 

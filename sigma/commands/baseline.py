@@ -42,23 +42,11 @@ def run(parameters: Parameters) -> str:
         outputs.table(FRAMES, frame_pictures(shards))
         folder = outputs.folder(FEATURES)
         save_file({"pooled": result.pooled, "text": result.text}, folder / "features.safetensors")
-        write_json(
-            folder / "meta.json",
-            {
-                "base_digest": reference["digest"],
-                "normalisation": normalisation.to_json(),
-                "statistics": base_parameters.statistics,
-                "action": base_parameters.action,
-                "samples": base_parameters.samples,
-                "seed": base_parameters.seed,
-                "num_steps": base.num_steps,
-                "dtype": base_parameters.dtype,
-                "token_rms": result.token_rms,
-                "frames": len(result.pooled),
-                "pools": result.pooled.shape[1],
-                "width": result.pooled.shape[2],
-            },
-        )
+        frames, pools, width = result.pooled.shape
+        meta = {"base_digest": reference["digest"], "normalisation": normalisation.to_json()}
+        meta |= base_parameters.model_dump(include={"statistics", "action", "samples", "seed", "dtype"})
+        meta |= {"num_steps": base.num_steps, "token_rms": result.token_rms}
+        write_json(folder / "meta.json", meta | {"frames": frames, "pools": pools, "width": width})
     return (
         f"baseline: {len(result.columns['window'])} windows, {base_parameters.samples} samples each, "
         f"{len(result.pooled)} frames of features"

@@ -58,21 +58,16 @@ def _check_shares(parameters: Parameters, processes: int, fsdp: bool) -> None:
 
     Processes that split the base's layers make every pass together, so each needs equally many windows.
     """
-    train, lora = parameters.train, parameters.lora
-    windows = train.batch * train.accumulation
+    from sigma.training.setup import illegal
+
+    key, dropout = "machine.processes", parameters.lora.dropout
+    windows = parameters.train.batch * parameters.train.accumulation
+    step = f"{windows} windows an optimizer step (train.batch × train.accumulation)"
     if processes > windows:
-        raise SigmaError(
-            f"params.yaml: machine.processes: found {processes} with {windows} windows an optimizer step (train.batch "
-            f"× train.accumulation); legal: integer from 1 to {windows}"
-        )
+        raise illegal(key, processes, f"with {step}", f"integer from 1 to {windows}")
     if fsdp and windows % processes:
-        raise SigmaError(
-            f"params.yaml: machine.processes: found {processes} with machine.fsdp true and {windows} windows an "
-            "optimizer step (train.batch × train.accumulation), which must be shared out evenly; legal: a divisor of "
-            f"{windows}, or machine.fsdp false"
-        )
-    if lora.dropout:
-        raise SigmaError(
-            f"params.yaml: machine.processes: found {processes} with lora.dropout {lora.dropout}, whose masks are "
-            "drawn for a whole batch; legal: 1, or lora.dropout 0"
-        )
+        reason = f"with machine.fsdp true and {step}, which must be shared out evenly"
+        raise illegal(key, processes, reason, f"a divisor of {windows}, or machine.fsdp false")
+    if dropout:
+        reason = f"with lora.dropout {dropout}, whose masks are drawn for a whole batch"
+        raise illegal(key, processes, reason, "1, or lora.dropout 0")

@@ -40,24 +40,20 @@ class Augmentation:
     def apply(self, images: Tensor, frames: Sequence[int] | np.ndarray, numbers: Sequence[int] | np.ndarray) -> Tensor:
         """View ``numbers[i]`` of the images of ``frames[i]``, uint8 (B, V, 3, S, S) like ``images``."""
         rows = [
-            view(image, int(frame), int(number), self.shift, self.light, self.seed) if number else image
+            self._view(image, int(frame), int(number)) if number else image
             for image, frame, number in zip(images, frames, numbers, strict=True)
         ]
         return torch.stack(rows)
 
-
-def view(image: Tensor, frame: int, number: int, shift: int, light: float, seed: int) -> Tensor:
-    """One view of one frame's images, uint8 (V, 3, S, S); each camera is altered on its own."""
-    draw = generator(seed, "view", frame, number)
-    cameras, _, height, width = image.shape
-    moves = draw.integers(-shift, shift + 1, size=(cameras, 2))
-    contrast, brightness = draw.uniform(-light, light, size=(2, cameras, 1, 1, 1)).astype(np.float32)
-    padded = functional.pad(image.float(), (shift,) * 4, mode="replicate")
-    moved = torch.stack(
-        [
-            picture[:, shift + down : shift + down + height, shift + right : shift + right + width]
-            for picture, (down, right) in zip(padded, moves.tolist(), strict=True)
-        ]
-    )
-    lit = (moved - 127.5) * (1 + torch.from_numpy(contrast)) + 127.5 + 255 * torch.from_numpy(brightness)
-    return lit.round().clamp(0, 255).to(torch.uint8)
+    def _view(self, image: Tensor, frame: int, number: int) -> Tensor:
+        """One view of one frame's images, uint8 (V, 3, S, S); each camera is altered on its own."""
+        draw, shift = generator(self.seed, "view", frame, number), self.shift
+        cameras, _, height, width = image.shape
+        moves = draw.integers(-shift, shift + 1, size=(cameras, 2))
+        light = draw.uniform(-self.light, self.light, size=(2, cameras, 1, 1, 1)).astype(np.float32)
+        contrast, brightness = torch.from_numpy(light)
+        padded = functional.pad(image.float(), (shift,) * 4, mode="replicate")
+        pictures = zip(padded, (moves + shift).tolist(), strict=True)
+        moved = torch.stack([picture[:, top : top + height, left : left + width] for picture, (top, left) in pictures])
+        lit = (moved - 127.5) * (1 + contrast) + 127.5 + 255 * brightness
+        return lit.round().clamp(0, 255).to(torch.uint8)

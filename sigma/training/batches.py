@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib.resources
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,11 +40,6 @@ class _Read:
     history: Tensor  # (B, M−1, P, d)
     present: Tensor  # (B, M−1)
     now: Tensor  # (B, P, d)
-
-    def pinned(self) -> "_Read":
-        """The same in pinned memory, from which a GPU copies while it computes."""
-        moved = {name: getattr(self, name).pin_memory() for name in ("images", "history", "present", "now")}
-        return replace(self, **moved)
 
 
 @dataclass(eq=False)
@@ -113,8 +110,10 @@ class WindowBatches:
             images = torch.stack([self.vision[key] for key in keys])
         else:
             images = self.views.apply(self.shards.images(now), now, numbers)
-        read = _Read(cached, images, *gather_history(self.pooled, frames), self.pooled[now])
-        return read.pinned() if self.builder.device.type == "cuda" else read
+        tensors = [images, *gather_history(self.pooled, frames), self.pooled[now]]
+        if self.builder.device.type == "cuda":
+            tensors = [tensor.pin_memory() for tensor in tensors]  # a GPU copies from it while it computes
+        return _Read(cached, *tensors)
 
     def observation(
         self,
@@ -147,20 +146,11 @@ class WindowBatches:
 
     def decide(self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind) -> Tensor:
         """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""
-        shards = self.shards
-        addresses: list[tuple[Key, ...]] = [
-            (int(shards.window_episode[row]), int(shards.window_step[row])) for row in windows
-        ]
-        action = deterministic_action(
-            kind,
-            policy,
-            encoded,
-            self.meta["num_steps"],
-            samples=self.meta["samples"],
-            seed=self.meta["seed"],
-            addresses=addresses,
-        )
-        return action[:, : self.shards.meta["horizon"]]
+        shards, meta = self.shards, self.meta
+        addresses: list[tuple[Key, ...]] = [(shards.window_episode[row], shards.window_step[row]) for row in windows]
+        draws: dict[str, Any] = {"samples": meta["samples"], "seed": meta["seed"], "addresses": addresses}
+        action = deterministic_action(kind, policy, encoded, meta["num_steps"], **draws)
+        return action[:, : shards.meta["horizon"]]
 
 
 def load_batches(
@@ -182,20 +172,16 @@ def load_batches(
     if meta["base_digest"] != reference["digest"]:
         raise SigmaError(f"{features}: made with another base than {base_file}; run `dvc repro baseline`")
     shards = Shards.open(shards_folder)
+    file = features / "features.safetensors"
     try:
-        pooled = load_file(features / "features.safetensors")["pooled"]
+        pooled = load_file(file)["pooled"]
     except (SafetensorError, OSError, KeyError) as error:
-        raise SigmaError(
-            f"{features / 'features.safetensors'}: not readable ({' '.join(str(error).split())})"
-        ) from None
-    shape = tuple(meta[name] for name in ("frames", "pools", "width"))
-    faults = {
-        f"has shape {tuple(pooled.shape)}, meta.json says {shape}": pooled.shape != shape,
-        "holds a non-finite number": not all(torch.isfinite(part).all() for part in pooled.split(4096)),
-    }
-    for fault, present in faults.items():
-        if present:
-            raise SigmaError(f"{features / 'features.safetensors'}: pooled {fault}; run `dvc repro baseline`")
+        raise SigmaError(f"{file}: not readable ({' '.join(str(error).split())})") from None
+    shape, expected = tuple(pooled.shape), tuple(meta[name] for name in ("frames", "pools", "width"))
+    if shape != expected:
+        raise SigmaError(f"{file}: pooled has shape {shape}, meta.json says {expected}; run `dvc repro baseline`")
+    if not all(torch.isfinite(part).all() for part in pooled.split(4096)):
+        raise SigmaError(f"{file}: pooled holds a non-finite number; run `dvc repro baseline`")
     columns, _ = read_columns(baseline, COLUMNS)
     if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
         raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")
@@ -216,15 +202,25 @@ def motion_rms(batches: WindowBatches, windows: np.ndarray) -> Tensor:
     return torch.from_numpy(np.sqrt(np.square(motion, dtype=np.float64).mean((0, 1)))).float().clamp_min(0.01)
 
 
+def map_parts[Part](make: Callable[[slice], Part], total: int, batch: int) -> list[Part]:
+    """The results of ``make`` for every ``batch`` of ``total`` rows, shared out over the processes, without gradients.
+
+    Tensors among the results must be on the CPU.
+    """
+    starts = range(0, total, batch)
+    with torch.no_grad():
+        parts = [make(slice(start, start + batch)) for start in processes.local_shard(starts)]
+    return processes.gather_parts(parts, len(starts))
+
+
 def adapted_actions(model: SigmaModel, batches: WindowBatches, windows: np.ndarray, batch: int) -> Tensor:
     """Deterministic action (B, T, A) of the adapted policy, by the same rule as the frozen base's."""
-    actions, starts = [], range(0, len(windows), batch)
-    with torch.no_grad():
-        for start in processes.local_shard(starts):
-            rows = windows[start : start + batch]
-            passed = model.adapted_pass(batches.observation(rows))
-            actions.append(batches.decide(model.policy, passed.encoded, rows, batches.meta["action"]).cpu())
-    return torch.cat(processes.gather_parts(actions, len(starts))).to(batches.builder.device)
+
+    def act(rows: slice) -> Tensor:
+        passed = model.adapted_pass(batches.observation(windows[rows]))
+        return batches.decide(model.policy, passed.encoded, windows[rows], batches.meta["action"]).cpu()
+
+    return torch.cat(map_parts(act, len(windows), batch)).to(batches.builder.device)
 
 
 def code_digest() -> str:

@@ -3,8 +3,6 @@
 Legend: B batch, R noise draws, Tc the base's chunk size, Ap the padded action dim.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
@@ -12,13 +10,12 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from peft import PeftModel
 from torch import Tensor, nn
 
+from sigma.parameters.training import TrainParameters
+from sigma.policy.model import lora
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.observation import BasePass, Observation, base_pass
 from sigma.shared.seeding import Key, generator
-
-if TYPE_CHECKING:
-    from sigma.parameters.training import TrainParameters
-    from sigma.training.batches import WindowBatches
+from sigma.training.batches import WindowBatches
 
 # Output embeddings of the two language models: checkpoints carry them, π0.5 reads neither.
 _UNREAD = ".lm_head."
@@ -50,10 +47,10 @@ class FlowModel(nn.Module):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that flow matching trains, by name, in a stable order."""
+        if not self.whole:
+            return lora.named_parameters(self.tuned)
         named = sorted(self.tuned.named_parameters())
-        if self.whole:
-            return {name: parameter for name, parameter in named if _UNREAD not in f".{name}"}
-        return {name: parameter for name, parameter in named if ".lora_" in name}
+        return {name: parameter for name, parameter in named if _UNREAD not in f".{name}"}
 
 
 def draw_noise_and_time(config: PI05Config, batch: int, draws: int, *address: Key) -> tuple[Tensor, Tensor]:
@@ -70,7 +67,7 @@ def draw_noise_and_time(config: PI05Config, batch: int, draws: int, *address: Ke
 
 
 def step_noise(
-    config: PI05Config, parameters: "TrainParameters", step: int, part: slice, total: int
+    config: PI05Config, parameters: TrainParameters, step: int, part: slice, total: int
 ) -> tuple[Tensor, Tensor]:
     """Noise and time of one micro-batch: a slice of the whole step's, so that how it is cut cannot change the draws."""
     noise, time = draw_noise_and_time(config, total, parameters.flow_draws, parameters.seed, "flow", step)
@@ -78,12 +75,7 @@ def step_noise(
 
 
 def flow_loss(
-    policy: PI05Policy,
-    batches: "WindowBatches",
-    passed: BasePass,
-    windows: np.ndarray,
-    noise: Tensor,
-    time: Tensor,
+    policy: PI05Policy, batches: WindowBatches, passed: BasePass, windows: np.ndarray, noise: Tensor, time: Tensor
 ) -> Tensor:
     """π0.5's flow-matching loss of each window (B,), masked at padded steps and at joints excluded by name.
 

@@ -183,10 +183,9 @@ class Phase:
                 if self.step % schedule.checkpoint_every == 0 and self.step < schedule.steps:
                     scratch.save(carried | {"phase": self.objective.name, "state": self.state()})
                 meter.advance(1, note)
-        tensors = self.best["tensors"] if schedule.select == "best" else self.averaged
-        last = self.curve.validation[-1]
-        chosen = self.best if schedule.select == "best" else {"step": last["step"], "value": last["value"]}
-        self._assign(tensors)
+        best = schedule.select == "best"
+        chosen = self.best if best else self.curve.validation[-1]
+        self._assign(self.best["tensors"] if best else self.averaged)
         # AdamW keeps a state of just those parameters that it has moved.
         trained = sum(parameter.numel() for parameter in self.optimizer.state)
         return PhaseResult(self.curve, int(chosen["step"]), float(chosen["value"]), trained, self.speed.points)

@@ -21,31 +21,22 @@ from sigma.parameters.training import LossParameters
 from sigma.policy.model.telepathy import TelepathyState
 
 
-def residual_errors(
-    residuals: Mapping[str, Tensor], target: Tensor, valid: Tensor, joints: Tensor
-) -> dict[str, Tensor]:
-    """Mean squared error of each window (B,), by span, against r* = a* − a_base, over valid steps and scored joints.
-
-    Args:
-        residuals: predictions (B, n, A) by span.
-        target: (B, T, A) residual target.
-        valid: (B, T) bool, False at padded steps.
-        joints: (A,) bool, False at joints that are excluded by name.
-    """
-    errors = {}
-    for span, predicted in residuals.items():
-        steps = predicted.shape[1]
-        weight = (valid[:, :steps, None] & joints).to(predicted.dtype)
-        squared = (predicted - target[:, :steps]).square() * weight
-        errors[span] = squared.sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
-    return errors
-
-
 def plan_error(plan: Tensor, action: Tensor, valid: Tensor, joints: Tensor) -> Tensor:
-    """mse_plan of each window (B,): squared error of an executed plan (B, T, A) over valid steps and scored joints."""
+    """mse_plan of each window (B,): squared error of an executed plan (B, T, A) over valid steps and scored joints.
+
+    ``valid`` (B, T) is False at padded steps, ``joints`` (A,) at joints that are excluded by name.
+    """
     error = (plan - action).square()
     weight = (valid[..., None] & joints).to(error.dtype)
     return (error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
+
+
+def residual_errors(
+    residuals: Mapping[str, Tensor], target: Tensor, valid: Tensor, joints: Tensor
+) -> dict[str, Tensor]:
+    """The same of residuals (B, n, A) by span, against their target r* = a* − a_base (B, T, A)."""
+    lengths = {span: predicted.shape[1] for span, predicted in residuals.items()}
+    return {span: plan_error(residuals[span], target[:, :n], valid[:, :n], joints) for span, n in lengths.items()}
 
 
 class HardWindows:
@@ -90,10 +81,8 @@ class HardWindows:
 
 def curriculum(progress: float, start: float, end: float) -> float:
     """TSAC's ramp: 0 before ``start``, 1 after ``end`` (shares of training), half a cosine between."""
-    if progress >= end:
-        return 1.0
-    if progress <= start:
-        return 0.0
+    if progress >= end or progress <= start:
+        return float(progress >= end)
     return 0.5 - 0.5 * math.cos(math.pi * (progress - start) / (end - start))
 
 
@@ -133,20 +122,12 @@ def tau_norm_loss(factors: Tensor, norm: float, band: float) -> Tensor:
 
 @dataclass(frozen=True)
 class TermInputs:
-    """What a term of the loss may read of a batch of decisions.
-
-    Attributes:
-        telepathy: memory, intent and factors of the decisions.
-        text: (B, d) mean frozen embedding of each window's instruction.
-        bank: (J, d) of other instructions.
-        tau_norm: the norm that the factors are held to.
-        loss: the section ``loss`` of params.yaml.
-    """
+    """What a term of the loss may read of a batch of decisions."""
 
     telepathy: TelepathyState
-    text: Tensor
-    bank: Tensor
-    tau_norm: float
+    text: Tensor  # (B, d) mean frozen embedding of each window's instruction
+    bank: Tensor  # (J, d) of other instructions
+    tau_norm: float  # the norm that the factors are held to
     loss: LossParameters
 
 
@@ -181,7 +162,6 @@ CONTROLS = {
 def weighted_terms(inputs: TermInputs, ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of the terms, the alignments times the curriculum's ``ramp``, and each without its weight."""
     values = {name: term.value(inputs) for name, term in (ALIGNMENTS | CONTROLS).items()}
-    alignments, controls = (
-        [term.weight(inputs.loss) * values[name] for name, term in terms.items()] for terms in (ALIGNMENTS, CONTROLS)
-    )
-    return reduce(torch.add, controls, ramp * reduce(torch.add, alignments)), values
+    weighted = {name: term.weight(inputs.loss) * values[name] for name, term in (ALIGNMENTS | CONTROLS).items()}
+    alignments = reduce(torch.add, [weighted[name] for name in ALIGNMENTS])
+    return reduce(torch.add, [weighted[name] for name in CONTROLS], ramp * alignments), values

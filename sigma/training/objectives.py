@@ -6,10 +6,12 @@ Legend: B batch, T horizon, A action dim.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sigma.compute import processes
 from sigma.parameters.training import LossParameters, TrainParameters
@@ -17,7 +19,7 @@ from sigma.policy.model.decision import AdaptedPass, SigmaModel
 from sigma.policy.pi05.observation import BasePass
 from sigma.shared.seeding import generator
 from sigma.shared.spans import ABBREVIATIONS, executed_plan
-from sigma.training.batches import WindowBatches
+from sigma.training.batches import WindowBatches, map_parts
 from sigma.training.flow import FlowModel, draw_noise_and_time, flow_loss, step_noise
 from sigma.training.loop import Objective
 from sigma.training.losses import (
@@ -33,7 +35,7 @@ from sigma.training.sampler import WindowSampler
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Without gradients and without dropout inside the block."""
     before = model.training
     model.eval()
@@ -44,66 +46,49 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(before)
 
 
+@dataclass(eq=False)
 class WindowObjective(Objective):
     """An objective on the train windows, validated on the validation windows.
 
-    Args:
-        parts: row numbers of the windows, by ``train`` and ``validation``; a step's rows count within ``train``.
+    ``parts`` holds row numbers of the windows, by ``train`` and ``validation``; a step's rows count within ``train``.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        batches: WindowBatches,
-        parameters: TrainParameters,
-        parts: Mapping[str, np.ndarray],
-    ):
-        self.model, self.batches, self.parameters = model, batches, parameters
-        self.train, self.validation = parts["train"], parts["validation"]
-        self.joints = batches.scored_joints()
+    model: nn.Module
+    batches: WindowBatches
+    parameters: TrainParameters
+    parts: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        parameters = self.parameters
+        self.train, self.validation = self.parts["train"], self.parts["validation"]
+        self.joints = self.batches.scored_joints()
         self.extra_metrics: dict[str, float] = {}
         self.sampler = WindowSampler(len(self.train), parameters.batch * parameters.accumulation, parameters.seed)
+
+    def rows(self, step: int) -> np.ndarray:
+        return self.sampler.rows(step)
+
+    def upcoming_rows(self, step: int) -> np.ndarray | None:
+        return self.sampler.rows(step)
 
     def read_ahead(self, rows: np.ndarray, step: int, start: int, total: int) -> None:
         numbers = self.batches.views.draw_numbers(step, slice(start, start + len(rows)), total)
         self.batches.read_ahead(self.train[rows], numbers)
 
 
-@dataclass(frozen=True)
-class TauControl:
-    """How the norm of the anticipated factors is held while flow matching shapes them; see ``loss.tau``."""
-
-    weight: float
-    norm: float
-    band: float
-
-
+@dataclass(eq=False)
 class FlowObjective(WindowObjective):
     """Flow matching of LoRA on language model and action expert, or of the whole policy.
 
     The weights are selected not by the flow-matching loss but by the error of the executed action, which also selects
-    Sigma's; the loss is recorded beside it.
+    Sigma's; the loss is recorded beside it. With ``losses`` the norm of the anticipated factors, which flow matching
+    shapes, is held to ``tau_norm``.
     """
 
     name = "flow"
     model: SigmaModel | FlowModel
-
-    def __init__(
-        self,
-        model: SigmaModel | FlowModel,
-        batches: WindowBatches,
-        parameters: TrainParameters,
-        parts: Mapping[str, np.ndarray],
-        tau: TauControl | None = None,
-    ):
-        super().__init__(model, batches, parameters, parts)
-        self.tau = tau
-
-    def rows(self, step: int) -> np.ndarray:
-        return self.sampler.rows(step)
-
-    def upcoming_rows(self, step: int) -> np.ndarray:
-        return self.sampler.rows(step)
+    losses: LossParameters | None = None
+    tau_norm: float = 1.0
 
     def loss(self, rows: np.ndarray, step: int, start: int, total: int) -> tuple[Tensor, dict[str, float]]:
         part, policy = slice(start, start + len(rows)), self.model.policy
@@ -112,9 +97,9 @@ class FlowObjective(WindowObjective):
         passed = self._pass(windows, self.batches.views.draw_numbers(step, part, total))
         losses = flow_loss(policy, self.batches, passed, windows, noise, time)
         objective, logs = losses.sum() / total, {"flow": losses.sum().item() / total}
-        if self.tau is not None and isinstance(passed, AdaptedPass) and passed.anticipation is not None:
-            tau = tau_norm_loss(passed.anticipation.factors, self.tau.norm, self.tau.band) * len(rows) / total
-            objective = objective + self.tau.weight * tau
+        if self.losses is not None and isinstance(passed, AdaptedPass) and passed.anticipation is not None:
+            tau = tau_norm_loss(passed.anticipation.factors, self.tau_norm, self.losses.tau_band) * len(rows) / total
+            objective = objective + self.losses.tau * tau
             logs |= {"tau": tau.item()}
         return objective, logs
 
@@ -128,22 +113,23 @@ class FlowObjective(WindowObjective):
         ``extra_metrics["flow"]`` is then their flow-matching loss, under noise that is the same at every validation.
         """
         batches, policy, draws = self.batches, self.model.policy, self.parameters.flow_draws
-        errors, losses = [], []
         address = (self.parameters.seed, "flow-validation")
         noise, time = draw_noise_and_time(policy.config, len(self.validation), draws, *address)
+
+        def measure(rows: slice) -> tuple[Tensor, Tensor]:
+            windows = self.validation[rows]
+            passed = self._pass(windows)
+            plan = batches.decide(policy, passed.encoded, windows, "zero_noise")
+            error = plan_error(plan, *batches.targets(windows), self.joints)
+            return error.cpu(), flow_loss(policy, batches, passed, windows, noise[rows], time[rows]).cpu()
+
         with evaluating(self.model):
-            starts = range(0, len(self.validation), batch)
-            for start in processes.local_shard(starts):
-                rows = slice(start, start + batch)
-                windows = self.validation[rows]
-                passed = self._pass(windows)
-                plan = batches.decide(policy, passed.encoded, windows, "zero_noise")
-                errors.append(plan_error(plan, *batches.targets(windows), self.joints).cpu())
-                losses.append(flow_loss(policy, batches, passed, windows, noise[rows], time[rows]).cpu())
-        self.extra_metrics = {"flow": torch.cat(processes.gather_parts(losses, len(starts))).mean().item()}
-        return torch.cat(processes.gather_parts(errors, len(starts))).mean().item()
+            errors, losses = zip(*map_parts(measure, len(self.validation), batch), strict=True)
+        self.extra_metrics = {"flow": torch.cat(losses).mean().item()}
+        return torch.cat(errors).mean().item()
 
 
+@dataclass(eq=False)
 class ResidualObjective(WindowObjective):
     """Residual regression at three scales with TRAF, the loss's other terms, and flow matching if ``loss.flow`` is set.
 
@@ -155,21 +141,14 @@ class ResidualObjective(WindowObjective):
 
     name = "residual"
     model: SigmaModel
+    losses: LossParameters
+    head_base: Callable[[np.ndarray], Tensor]
+    bank: Tensor
+    tau_norm: float
 
-    def __init__(
-        self,
-        model: SigmaModel,
-        batches: WindowBatches,
-        parameters: TrainParameters,
-        losses: LossParameters,
-        parts: Mapping[str, np.ndarray],
-        head_base: Callable[[np.ndarray], Tensor],
-        bank: Tensor,
-        tau_norm: float,
-    ):
-        super().__init__(model, batches, parameters, parts)
-        self.losses, self.head_base, self.bank, self.tau_norm = losses, head_base, bank, tau_norm
-        traf = losses.traf
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        traf = self.losses.traf
         self.hard = HardWindows(len(self.train), traf.top_k, traf.focus, traf.decay)
         self.step_errors: list[tuple[np.ndarray, np.ndarray]] = []
         self.weights = self.hard.weights()
@@ -231,20 +210,17 @@ class ResidualObjective(WindowObjective):
 
     def validate(self, batch: int) -> float:
         """mse_plan of the validation windows at scale 1, in normalised units."""
-        sums, total, count = [], 0.0, 0
+
+        def error_sum(rows: slice) -> float:
+            windows = self.validation[rows]
+            base = self.head_base(windows)
+            plan = base + executed_plan(self.model(self.batches.observation(windows), base).residuals)
+            return plan_error(plan, *self.batches.targets(windows), self.joints).sum().item()
+
         with evaluating(self.model):
-            starts = range(0, len(self.validation), batch)
-            for start in processes.local_shard(starts):
-                windows = self.validation[start : start + batch]
-                action, valid = self.batches.targets(windows)
-                base = self.head_base(windows)
-                decision = self.model(self.batches.observation(windows), base)
-                plan = base + executed_plan(decision.residuals)
-                sums.append((plan_error(plan, action, valid, self.joints).sum().item(), len(windows)))
-        for error, length in processes.gather_parts(sums, len(starts)):
-            total += error
-            count += length
-        return total / count
+            # Not the built-in sum, whose compensated addition would change the last digits.
+            total = reduce(add, map_parts(error_sum, len(self.validation), batch))
+        return total / len(self.validation)
 
     def state(self) -> dict[str, Tensor]:
         return {"errors": torch.from_numpy(self.hard.errors.copy())}

@@ -1,6 +1,7 @@
 """The outputs of a training: the model folder and the curves."""
 
 from pathlib import Path
+from typing import Any
 
 from sigma.policy.model import lora
 from sigma.policy.model.heads import save_heads
@@ -20,7 +21,7 @@ def write_model(result: TrainingResult, folder: Path) -> None:
             base=batches.base,
             weights_digest=result.base_digest,
             branch=result.branch,
-            sizes=result.sizes,
+            sizes=result.model.heads.sizes,
             features_meta=batches.meta,
             shards_meta=batches.shards.meta,
             selected_step=result.selected,
@@ -34,20 +35,14 @@ def write_curves(result: TrainingResult, folder: Path) -> None:
 
     with atomic_directory(folder) as temporary:
         for curve in result.curves:
-            with Live(
-                dir=str(temporary / curve.name),
-                report=None,
-                save_dvc_exp=False,
-                dvcyaml=None,
-                monitor_system=False,
-            ) as live:
-                at_step = {int(point["step"]): point for point in curve.validation}
+            settings: dict[str, Any] = {"report": None, "save_dvc_exp": False, "dvcyaml": None, "monitor_system": False}
+            with Live(dir=str(temporary / curve.name), **settings) as live:
+                validated = {point["step"]: point for point in curve.validation}
                 for point in curve.train:
                     live.step = int(point["step"])
-                    for name, value in point.items():
-                        if name != "step":
-                            live.log_metric(f"train/{name}", value)
-                    if live.step in at_step:
-                        for name, value in at_step[live.step].items():
-                            if name != "step":
-                                live.log_metric(f"validation/{'error' if name == 'value' else name}", value)
+                    metrics = {f"train/{name}": value for name, value in point.items()}
+                    for name, value in validated.get(point["step"], {}).items():
+                        metrics[f"validation/{'error' if name == 'value' else name}"] = value
+                    for name, value in metrics.items():
+                        if not name.endswith("/step"):
+                            live.log_metric(name, value)

@@ -15,13 +15,11 @@ class Prefetcher[Value]:
 
     def __init__(self, make: Callable[..., Value]):
         self.make = make
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sigma-ahead")  # its thread starts with the first request
         self._pending: tuple[Any, Future[Value]] | None = None
 
     def request(self, *arrays: np.ndarray) -> None:
         """Begin to make the result of these arrays."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="sigma-ahead")
         self._pending = (_key(arrays), self._pool.submit(self.make, *arrays))
 
     def take(self, *arrays: np.ndarray) -> Value:

@@ -19,6 +19,11 @@ from sigma.training.batches import WindowBatches, code_digest
 from sigma.training.loop import Schedule
 
 
+def illegal(key: str, value: object, reason: str, legal: str) -> SigmaError:
+    """The error that refuses ``value`` at ``key`` of params.yaml because of other parameters or the machine."""
+    return SigmaError(f"params.yaml: {key}: found {value} {reason}; legal: {legal}")
+
+
 def split_windows(batches: WindowBatches) -> dict[str, np.ndarray]:
     """Row numbers of the train and of the validation windows; raises :class:`SigmaError` where a part has none."""
     parts = {name: np.flatnonzero(batches.split == name) for name in ("train", "validation")}
@@ -34,13 +39,11 @@ def check_autocast(train: TrainParameters, batches: WindowBatches) -> None:
     if train.autocast is None:
         return
     if batches.dtype != "float32":
-        raise SigmaError(
-            f"params.yaml: train.autocast: found {train.autocast} with base.dtype {batches.dtype}, which computes so "
-            "already; legal: null, or base.dtype float32"
-        )
+        reason = f"with base.dtype {batches.dtype}, which computes so already"
+        raise illegal("train.autocast", train.autocast, reason, "null, or base.dtype float32")
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        name = torch.cuda.get_device_name(device)
-        raise SigmaError(f"params.yaml: train.autocast: found {train.autocast} on {name}, which lacks it; legal: null")
+        reason = f"on {torch.cuda.get_device_name(device)}, which lacks it"
+        raise illegal("train.autocast", train.autocast, reason, "null")
 
 
 def views(train: TrainParameters) -> Augmentation:

@@ -27,8 +27,7 @@ from sigma.shared.files import atomic_file, read_torch
 
 def scratch_root() -> Path:
     """``$SIGMA_SCRATCH``, else ``sigma-scratch`` beside DVC's cache, else ``.sigma-scratch`` in the current folder."""
-    chosen = os.environ.get("SIGMA_SCRATCH")
-    if chosen:
+    if chosen := os.environ.get("SIGMA_SCRATCH"):
         return Path(chosen)
     answer = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False)
     if answer.returncode == 0 and answer.stdout.strip():

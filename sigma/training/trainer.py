@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sigma.parameters import Parameters
 from sigma.parameters.telepathy import TelepathyParameters
@@ -26,8 +26,8 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches, adapted_actions, motion_rms
 from sigma.training.loop import Curve, Phase, PhaseResult
-from sigma.training.objectives import FlowObjective, ResidualObjective, TauControl
-from sigma.training.setup import check_autocast, inputs_key, schedule, sections, split_windows, views
+from sigma.training.objectives import FlowObjective, ResidualObjective, WindowObjective, evaluating
+from sigma.training.setup import check_autocast, illegal, inputs_key, schedule, sections, split_windows, views
 from sigma.training.state import Scratch
 
 
@@ -47,7 +47,6 @@ class TrainingResult:
     base_digest: str
     material: WindowBatches
     branch: str
-    sizes: TelepathySizes
     curves: list[Curve]
     steps: int
     selected: int
@@ -79,23 +78,10 @@ def telepathy_sizes(batches: WindowBatches, parameters: TelepathyParameters) -> 
         pools=batches.pooled.shape[1],
         state_dim=base.state_dim,
         action_dim=base.action_dim,
-        horizon=meta["horizon"],
-        chunk=meta["chunk"],
-        history=meta["history"],
-        trace=meta["trace"],
+        **{key: meta[key] for key in ("horizon", "chunk", "history", "trace")},
         inner=parameters.width,
-        factors=parameters.factors,
-        factor_dim=parameters.factor_dim,
-        state_tokens=parameters.state_tokens,
-        factor_tokens=parameters.factor_tokens,
-        head_width=parameters.head_width,
         read_layers=read,
-        film=parameters.film,
-        memory=parameters.memory,
-        factor_source=parameters.factor_source,
-        read_base_action=parameters.read_base_action,
-        architecture=parameters.architecture,
-        from_layer=parameters.from_layer,
+        **parameters.model_dump(exclude={"width", "layers", "tau_norm"}),
     )
 
 
@@ -116,29 +102,27 @@ class Trainer:
         self.parts = split_windows(batches)
         batches.views = views(self.train)
         check_autocast(self.train, batches)
-        if self.branch == "adapted" and not self.train.flow_steps:
-            raise SigmaError("params.yaml: train.flow_steps: found 0 with base.branch adapted; legal: integer ≥ 1")
-        if self.branch == "adapted" and not self.train.lora_learning_rate:
-            raise SigmaError(
-                "params.yaml: train.lora_learning_rate: found 0 with base.branch adapted, whose flow phase trains "
-                "LoRA; legal: > 0"
-            )
-        if self.losses.flow and not self.train.lora_learning_rate:
-            raise SigmaError(
-                f"params.yaml: loss.flow: found {self.losses.flow} with train.lora_learning_rate 0, where nothing "
-                "learns from it; legal: 0"
-            )
-        if self.branch == "adapted" and self.losses.flow:
-            raise SigmaError(
-                f"params.yaml: loss.flow: found {self.losses.flow} with base.branch adapted, whose LoRA is trained "
-                "before the residuals; legal: 0"
-            )
-        if self.train.gradient_checkpointing and (self.branch == "adapted" or self.losses.flow):
-            raise SigmaError(
-                "params.yaml: train.gradient_checkpointing: found true with flow matching, whose action expert reads "
-                "a cache that checkpointing cannot keep; legal: false, or base.branch frozen with loss.flow 0"
-            )
+        self._check()
         self.sizes = telepathy_sizes(batches, self.telepathy)
+
+    def _check(self) -> None:
+        """Refuse parameters that are legal each by itself and not together."""
+        train, flow, adapted = self.train, self.losses.flow, self.branch == "adapted"
+        if adapted and not train.flow_steps:
+            raise illegal("train.flow_steps", 0, "with base.branch adapted", "integer ≥ 1")
+        if adapted and not train.lora_learning_rate:
+            reason = "with base.branch adapted, whose flow phase trains LoRA"
+            raise illegal("train.lora_learning_rate", 0, reason, "> 0")
+        if flow and not train.lora_learning_rate:
+            raise illegal("loss.flow", flow, "with train.lora_learning_rate 0, where nothing learns from it", "0")
+        if adapted and flow:
+            raise illegal(
+                "loss.flow", flow, "with base.branch adapted, whose LoRA is trained before the residuals", "0"
+            )
+        if train.gradient_checkpointing and (adapted or flow):
+            reason = "with flow matching, whose action expert reads a cache that checkpointing cannot keep"
+            legal = "false, or base.branch frozen with loss.flow 0"
+            raise illegal("train.gradient_checkpointing", "true", reason, legal)
 
     def key(self) -> str:
         """Digest of every input: a checkpoint of anything else is never resumed."""
@@ -165,11 +149,8 @@ class Trainer:
             compile_layers(self.material.base.policy)
         adapted = lora.attach(
             self.material.base.policy,
-            rank=self.lora.rank,
-            alpha=self.lora.alpha,
-            dropout=self.lora.dropout,
+            **self.lora.model_dump(),
             towers=("language", "expert") if expert else ("language",),
-            projections=self.lora.projections,
             from_layer=self.sizes.from_layer,
             seed=seed_from(self.train.seed, "lora") % 2**63,
         )
@@ -188,112 +169,106 @@ class Trainer:
         if self.train.cache_vision:
             batches.cache_vision(np.concatenate(list(self.parts.values())), self.train.batch)
         saved = scratch.load() or {}
-        adapter = {name: parameter for name, parameter in sorted(model.adapted.named_parameters()) if ".lora_" in name}
+        adapter = lora.named_parameters(model.adapted)
         if not self.train.lora_learning_rate:
             # B stays zero, so the backbone is the base's; and no gradient of LoRA's enters the clipped norm.
-            for parameter in adapter.values():
-                parameter.requires_grad_(False)
+            _freeze(adapter)
             adapter = {}
-        curves: list[Curve] = []
-        steps = trained = 0
-        speed: dict[str, list[dict[str, float]]] = {}
-        before: dict[str, torch.nn.Parameter] = {}
+        results, carried, trained = [], {}, 0
         if self.branch == "adapted":
-            before = {f"heads.{name}": parameter for name, parameter in model.heads.before_pass().items()}
-            phase = self._flow_phase(model, adapter, before)
-            # A saved residual phase carries the flow phase before it; without any state another training may have it.
-            finished = saved if saved.get("phase") == "residual" else None
-            if not saved:
-                finished = scratch.kept(self.flow_key())
-            result = self._run_phase(phase, scratch, saved, {}, finished)
-            curves, steps, speed = [result.curve], self.train.flow_steps, {"flow": result.speed}
-            # A phase that an earlier run finished has no optimizer here that could count.
-            trained = finished["flow_trained"] if finished else result.trained
-            for parameter in (adapter | before).values():
-                parameter.requires_grad_(False)
-        phase = self._residual_phase(model, {} if self.branch == "adapted" else adapter)
-        carried: dict[str, Any] = {}
-        if curves:
-            learned = {name: parameter.detach().clone() for name, parameter in (adapter | before).items()}
-            carried = {"adapter": learned, "flow_curve": [curves[0].train, curves[0].validation]}
-            carried["flow_trained"] = trained
-            if finished is None:
-                scratch.keep(self.flow_key(), carried)
-        result = self._run_phase(phase, scratch, saved, carried)
+            flow, carried = self._run_flow(model, adapter, scratch, saved)
+            results, trained, adapter = [flow], carried["flow_trained"], {}
+        phase = self._residual_phase(model, adapter)
+        if saved.get("phase") == "residual":
+            phase.load_state(saved["state"])
+        residual = phase.run(scratch, carried, self.train.batch)
+        results.append(residual)
         return TrainingResult(
-            model.eval(),
-            base_digest(model.policy),
-            batches,
-            self.branch,
-            self.sizes,
-            [*curves, result.curve],
-            steps + self.train.steps,
-            result.selected,
-            result.validation,
-            trained + result.trained,
-            speed | {"residual": result.speed},
+            model=model.eval(),
+            # Every process computes it: where the base's layers are split, all of them gather a tensor together.
+            base_digest=base_digest(model.policy),
+            material=batches,
+            branch=self.branch,
+            curves=[result.curve for result in results],
+            steps=self.train.steps + (self.train.flow_steps if carried else 0),
+            selected=residual.selected,
+            validation=residual.validation,
+            trainable=trained + residual.trained,
+            speed={result.curve.name: result.speed for result in results},
         )
 
-    def _run_phase(
-        self,
-        phase: Phase,
-        scratch: Scratch,
-        saved: dict[str, Any],
-        carried: dict[str, Any],
-        finished: dict[str, Any] | None = None,
-    ) -> PhaseResult:
-        if finished is not None:
+    def _run_flow(
+        self, model: SigmaModel, adapter: dict[str, nn.Parameter], scratch: Scratch, saved: dict[str, Any]
+    ) -> tuple[PhaseResult, dict[str, Any]]:
+        """Run or take over the flow phase and freeze what it trained; gives what the residual phase's state carries."""
+        before = {f"heads.{name}": parameter for name, parameter in model.heads.before_pass().items()}
+        phase = self._flow_phase(model, adapter, before)
+        # A saved residual phase carries the flow phase before it; without any state another training may have it.
+        finished = saved if saved.get("phase") == "residual" else None
+        if not saved:
+            finished = scratch.kept(self.flow_key())
+        if finished:
             # With no step left, run() takes over these weights and this curve.
             phase.step = phase.schedule.steps
             phase.averaged = phase.best["tensors"] = finished["adapter"]
             phase.curve.train, phase.curve.validation = finished["flow_curve"]
-        elif saved.get("phase") == phase.objective.name:
+        elif saved:
             phase.load_state(saved["state"])
-        return phase.run(scratch, carried, self.train.batch)
+        result = phase.run(scratch, {}, self.train.batch)
+        carried = {
+            "adapter": {name: parameter.detach().clone() for name, parameter in (adapter | before).items()},
+            "flow_curve": [result.curve.train, result.curve.validation],
+            # A phase that an earlier run finished has no optimizer here that could count.
+            "flow_trained": finished["flow_trained"] if finished else result.trained,
+        }
+        if not finished:
+            scratch.keep(self.flow_key(), carried)
+        _freeze(adapter | before)
+        return result, carried
 
     def _flow_phase(
-        self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter], before: dict[str, torch.nn.Parameter]
+        self, model: SigmaModel, adapter: dict[str, nn.Parameter], before: dict[str, nn.Parameter]
     ) -> Phase:
-        control = TauControl(self.losses.tau, self._tau_norm(), self.losses.tau_band)
-        objective = FlowObjective(model, self.material, self.train, self.parts, control)
-        groups = [(adapter, self.train.lora_learning_rate)]
-        if before:
-            groups.append((before, self.train.learning_rate))
-        return Phase(objective, groups, schedule(self.train, self.train.flow_steps))
+        objective = FlowObjective(model, self.material, self.train, self.parts, self.losses, self._tau_norm())
+        return self._phase(objective, (adapter, self.train.lora_learning_rate), (before, self.train.learning_rate))
+
+    def _phase(self, objective: WindowObjective, *groups: tuple[dict[str, nn.Parameter], float]) -> Phase:
+        steps = self.train.flow_steps if objective.name == "flow" else self.train.steps
+        return Phase(objective, [group for group in groups if group[0]], schedule(self.train, steps))
 
     def _tau_norm(self) -> float:
         return self.telepathy.tau_norm or (self.sizes.factors * self.sizes.factor_dim) ** 0.5
 
-    def _residual_phase(self, model: SigmaModel, adapter: dict[str, torch.nn.Parameter]) -> Phase:
-        batches = self.material
+    def _residual_phase(self, model: SigmaModel, adapter: dict[str, nn.Parameter]) -> Phase:
+        batches, base, tsac = self.material, self.material.base, self.losses.tsac
         head_base: Callable[[np.ndarray], Tensor] = batches.base_action
         if self.branch == "adapted":
-            windows = np.concatenate(list(self.parts.values()))
-            order = np.full(len(batches.split), -1)
-            order[windows] = np.arange(len(windows))
-            model.eval()
             # The adapted policy is frozen by now, so that its actions are computed once.
-            actions = adapted_actions(model, batches, windows, self.train.batch)
-            model.train()
+            windows = np.concatenate(list(self.parts.values()))
+            with evaluating(model):
+                actions = adapted_actions(model, batches, windows, self.train.batch)
+            of_window = actions.new_full((len(batches.split), *actions.shape[1:]), torch.nan)
+            of_window[torch.from_numpy(windows)] = actions
 
             def adapted_action(windows: np.ndarray) -> Tensor:
-                return actions[torch.from_numpy(order[windows])]
+                return of_window[torch.from_numpy(windows)]
 
             head_base = adapted_action
-        tsac, base = self.losses.tsac, batches.base
-        prompt = base.prompter(tsac.bank, np.zeros((len(tsac.bank), base.state_dim), dtype=np.float32))
-        # Gradient checkpointing makes embeddings require a gradient; the bank must not keep the graph beyond a step.
-        bank = torch.cat([base.text_embedding_mean(prompt), self._instructions()]).detach()
+
+        def embeddings(texts: list[str]) -> Tensor:
+            prompt = base.prompter(texts, np.zeros((len(texts), base.state_dim), dtype=np.float32))
+            return base.text_embedding_mean(prompt)
+
+        # The dataset's own instructions too: each is a contrast to the others. Gradient checkpointing makes embeddings
+        # require a gradient; the bank must not keep the graph beyond a step.
+        bank = torch.cat([embeddings(tsac.bank), embeddings(batches.shards.tasks)]).detach()
         objective = ResidualObjective(
-            model, batches, self.train, self.losses, self.parts, head_base, bank, self._tau_norm()
+            model, batches, self.train, self.parts, self.losses, head_base, bank, self._tau_norm()
         )
         heads = {f"heads.{name}": p for name, p in model.heads.named_parameters() if p.requires_grad}
-        groups = [(heads, self.train.learning_rate)]
-        if adapter:
-            groups.append((adapter, self.train.lora_learning_rate))
-        return Phase(objective, groups, schedule(self.train, self.train.steps))
+        return self._phase(objective, (heads, self.train.learning_rate), (adapter, self.train.lora_learning_rate))
 
-    def _instructions(self) -> Tensor:
-        """Mean embeddings (tasks, d) of the dataset's instructions; in the bank each is a contrast to the others."""
-        base, tasks = self.material.base, self.material.shards.tasks
-        return base.text_embedding_mean(base.prompter(tasks, np.zeros((len(tasks), base.state_dim), dtype=np.float32)))
+
+def _freeze(parameters: dict[str, nn.Parameter]) -> None:
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)

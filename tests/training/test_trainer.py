@@ -487,7 +487,7 @@ def validation_objective(world: World, model, material) -> ResidualObjective:
     parameters = world.configure()
     parts = {name: np.flatnonzero(material.split == name) for name in ("train", "validation")}
     head_base, bank = material.base_action, torch.zeros(1, 24)
-    return ResidualObjective(model, material, parameters.train, parameters.loss, parts, head_base, bank, 1.0)
+    return ResidualObjective(model, material, parameters.train, parts, parameters.loss, head_base, bank, 1.0)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(own, trained):

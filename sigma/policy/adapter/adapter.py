@@ -12,35 +12,16 @@ design. One function serves NumPy arrays and torch tensors, so that the report a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from array_api_compat import array_namespace
 
-from sigma.policy.adapter.calibration import (
-    calibrate,
-    read_calibration,
-    read_reference,
-    reference_set,
-    write_calibration,
-)
-from sigma.policy.adapter.limits import NonFiniteActionError, limit_action
-from sigma.policy.adapter.measures import Measures, feature_distance, motion_ratio, rms, text_distance
+from sigma.policy.adapter.calibration import read_calibration, read_reference
+from sigma.policy.adapter.measures import Measures, motion_ratio, rms
 from sigma.shared.spans import SPANS, corrections, executed_plan
 
-__all__ = [
-    "Execution",
-    "Measures",
-    "NonFiniteActionError",
-    "SigmaTelepathyAdapter",
-    "calibrate",
-    "feature_distance",
-    "limit_action",
-    "read_calibration",
-    "read_reference",
-    "reference_set",
-    "text_distance",
-    "write_calibration",
-]
+__all__ = ["Execution", "Measures", "SigmaTelepathyAdapter", "read_calibration", "read_reference"]
 
 # With every x at 1 the five terms of a known instruction add up to 2.5, three temperatures below the threshold: scale
 # 0.97. An instruction twice the tolerance away adds 8: scale below 0.03.
@@ -109,20 +90,10 @@ class SigmaTelepathyAdapter:
     def _tau(self, factors: Any, xp: Any) -> Any:
         norm = xp.sqrt(xp.sum(factors * factors, axis=tuple(range(1, factors.ndim))))
         if self.calibration is None:
-            size = 1
-            for length in factors.shape[1:]:
-                size *= length
-            return xp.abs(norm / size**0.5 - 1.0)
+            return xp.abs(norm / prod(factors.shape[1:]) ** 0.5 - 1.0)
         return xp.abs(norm - self._unit("tau_l2_median")) / self._unit("tau_l2_deviation_q95")
 
-    def risk(
-        self,
-        base_action: Any,
-        residual: Any,
-        measures: Measures = _NO_MEASURES,
-        *,
-        span: str = "vector",
-    ) -> Any:
+    def risk(self, base_action: Any, residual: Any, measures: Measures = _NO_MEASURES, *, span: str = "vector") -> Any:
         """Risk of each window, ``[B]``; a measure that is None adds nothing.
 
         ``base_action`` and ``residual`` are ``[B, D]`` or ``[B, n, D]`` in normalised units. A residual that is not
@@ -131,19 +102,16 @@ class SigmaTelepathyAdapter:
         """
         if span not in SPANS:
             raise ValueError(f"span {span!r}: legal: {', '.join(SPANS)}")
-        if tuple(base_action.shape) != tuple(residual.shape):
-            raise ValueError(
-                f"base action {tuple(base_action.shape)} and residual {tuple(residual.shape)} differ in shape"
-            )
+        shapes = tuple(base_action.shape), tuple(residual.shape)
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"base action {shapes[0]} and residual {shapes[1]} differ in shape")
         xp = array_namespace(base_action, residual)
-        wide = _wide(base_action, xp)
+        wide, weights = _wide(base_action, xp), self.weights
         base, residual = xp.astype(base_action, wide), _finite_or_zero(xp.astype(residual, wide), xp)
-        optional = (
-            *(measures.telepathy_factors, measures.alignment, measures.hold),
-            *(measures.feature_distance, measures.text_distance),
+        # In the order of the fields of `Measures`.
+        factors, alignment, hold, features, text = (
+            None if values is None else xp.astype(values, wide) for values in vars(measures).values()
         )
-        factors, alignment, hold, features, text = (None if x is None else xp.astype(x, wide) for x in optional)
-        weights = self.weights
         risk = weights["size"] / self._unit("residual_q95", span) * rms(residual)
         risk = risk + weights["motion"] / self._unit("motion_ratio_q95", span) * motion_ratio(residual, base, hold)
         if alignment is not None:
@@ -181,8 +149,8 @@ class SigmaTelepathyAdapter:
         *,
         base_action_vector: Any,
         telepathy_residual: Any,
-        telepathy_factors: Any | None = None,
-        alignment: Any | None = None,
+        telepathy_factors: Any = None,
+        alignment: Any = None,
     ) -> Any:
         """The blended action of one span, as the source's card calls it."""
         risk = self.risk(base_action_vector, telepathy_residual, Measures(telepathy_factors, alignment))
@@ -194,7 +162,7 @@ class SigmaTelepathyAdapter:
         residuals: Mapping[str, Any],
         measures: Measures = _NO_MEASURES,
         *,
-        adapted_action: Any | None = None,
+        adapted_action: Any = None,
     ) -> Execution:
         """Blend all three spans and put the executed plan together.
 

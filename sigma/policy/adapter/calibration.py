@@ -68,7 +68,7 @@ def calibrate(
     by_span = {}
     for span in SPANS:
         correction = np.asarray(corrections[span], dtype=np.float64)
-        base = np.asarray(base_action, dtype=np.float64)[:, : correction.shape[1]]
+        base = np.asarray(base_action[:, : correction.shape[1]], dtype=np.float64)
         ratio = motion_ratio(correction, base, np.asarray(hold, dtype=np.float64))
         by_span[span] = {
             "residual_q95": _quantile(rms(correction), 0.95, f"the {span} residual"),
@@ -118,8 +118,8 @@ def read_calibration(path: Path) -> dict[str, Any]:
             check_record(calibration[key], POSITIVE, f"{path}: ", AGAIN, key)
     arrays = Path(path).with_suffix(".safetensors").name
     if calibration["reference"]["file"] != arrays:
-        found = calibration["reference"]["file"]
-        raise SigmaError(f"{path}: reference.file: found {found!r}; legal: {arrays}; {AGAIN}")
+        actual = calibration["reference"]["file"]
+        raise SigmaError(f"{path}: reference.file: found {actual!r}; legal: {arrays}; {AGAIN}")
     return calibration
 
 

@@ -34,11 +34,11 @@ class Measures:
     card's call gives no more than these two.
     """
 
-    telepathy_factors: Any | None = None  # [B, K, E] τ
-    alignment: Any | None = None  # [B] cosine of semantic factors and instruction
-    hold: Any | None = None  # [B, D] the state now as a normalised action: what holding still would command
-    feature_distance: Any | None = None  # [B] from the calibration windows
-    text_distance: Any | None = None  # [B] from the calibration instructions
+    telepathy_factors: Any = None  # [B, K, E] τ
+    alignment: Any = None  # [B] cosine of semantic factors and instruction
+    hold: Any = None  # [B, D] the state now as a normalised action: what holding still would command
+    feature_distance: Any = None  # [B] from the calibration windows
+    text_distance: Any = None  # [B] from the calibration instructions
 
 
 def rms(values: Any) -> Any:
@@ -51,18 +51,16 @@ def rms(values: Any) -> Any:
     return xp.sqrt(xp.mean(values * values, axis=tuple(range(1, values.ndim))))
 
 
-def motion_ratio(residual: Any, base_action: Any, hold: Any | None = None) -> Any:
+def motion_ratio(residual: Any, base_action: Any, hold: Any = None) -> Any:
     """Size of the residual over the base's own motion on the same span: ``[B]``.
 
     ``residual`` and ``base_action`` are ``[B, D]`` or ``[B, n, D]``; ``hold`` ``[B, D]`` is the state now in the
     action's normalised units. Without it the motion is measured from the middle of every joint's range.
     """
     xp = array_namespace(residual, base_action)
-    if hold is None:
-        motion = base_action
-    else:
-        motion = base_action - (hold if base_action.ndim == 2 else xp.expand_dims(hold, axis=1))
-    return rms(residual) / (rms(motion) + MOTION_FLOOR)
+    if hold is not None:
+        base_action = base_action - (hold if base_action.ndim == 2 else xp.expand_dims(hold, axis=1))
+    return rms(residual) / (rms(base_action) + MOTION_FLOOR)
 
 
 def feature_distance(
@@ -85,10 +83,9 @@ def feature_distance(
 
     features = np.asarray(features, dtype=np.float64)
     reference = np.asarray(calibration_features, dtype=np.float64)
+    shapes = f"features {features.shape} and calibration features {reference.shape}"
     if features.ndim != 2 or reference.ndim != 2 or features.shape[1] != reference.shape[1]:
-        raise ValueError(
-            f"features {features.shape} and calibration features {reference.shape} must be [n, F] and [m, F]"
-        )
+        raise ValueError(f"{shapes} must be [n, F] and [m, F]")
     deviation = reference.std(axis=0)
     typical = sqrt(float(np.mean(deviation**2))) or 1.0
     deviation = np.maximum(deviation, DEVIATION_FLOOR * typical)
@@ -113,11 +110,12 @@ def feature_distance(
 
 def text_distance(texts: np.ndarray, calibration_texts: np.ndarray) -> np.ndarray:
     """Cosine distance of each embedding ``[n, d]`` to the nearest row of ``calibration_texts [m, d]``: ``[n]``."""
-    rows, reference = (np.asarray(array, dtype=np.float64) for array in (texts, calibration_texts))
-    rows, reference = (
-        array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12) for array in (rows, reference)
-    )
-    return np.clip(1.0 - (rows @ reference.T).max(axis=1), 0.0, 2.0)
+
+    def unit(rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows, dtype=np.float64)
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+    return np.clip(1.0 - (unit(texts) @ unit(calibration_texts).T).max(axis=1), 0.0, 2.0)
 
 
 def distances(features: np.ndarray, texts: np.ndarray, reference: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

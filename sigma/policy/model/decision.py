@@ -84,53 +84,41 @@ class SigmaModel(nn.Module):
             frozen: :meth:`frozen_pass` of these decisions, where the caller has made it already and the adapted pass
                 shares its first layers (``sizes.from_layer``).
         """
-        if self.heads.sizes.from_layer:
-            return self._late_pass(observation, film=film, swap=swap, cache=cache, frozen=frozen)
+        heads, first = self.heads, self.heads.sizes.from_layer
+        (views, patches), film = observation.vision.shape[1:3], film and heads.sizes.film
+        anticipation = self._anticipate(observation, swap)
+        if first:
+            # The layers before `first` are the frozen base's own; FiLM acts on what the first adapted layer reads.
+            if frozen is None:
+                early = prefix.encode_early(self.policy, self._assemble(observation), first, cache=cache)
+            else:
+                early = prefix.early_part(frozen.encoded, first)
+            hidden = early.last
+            if film and anticipation is not None and isinstance(heads, TelepathyHeads):
+                image = hidden[:, : views * patches].unflatten(1, (views, patches))
+                modulated = heads.film(image, anticipation.factors).flatten(1, 2)
+                hidden = torch.cat([modulated, hidden[:, views * patches :]], dim=1)
+            encoded = prefix.encode_late(self.policy, early, hidden, first, cache=cache)
+        else:
+            embedded = self._assemble(observation, anticipation, film=film)
+            encoded = prefix.encode(self.policy, embedded, hidden_states=True, cache=cache)
+        return AdaptedPass(encoded, pool(encoded.last, views, patches, observation.groups), anticipation)
+
+    def _assemble(
+        self, observation: Observation, anticipation: Anticipation | None = None, *, film: bool = False
+    ) -> prefix.Prefix:
+        """The base's prefix; with an anticipation also FiLM on the image tokens, and state and factor tokens."""
         heads, vision, extra = self.heads, observation.vision, []
         text = prefix.text_embeddings(self.policy, observation.tokens)
-        anticipation = self._anticipate(observation, swap)
         if isinstance(heads, TelepathyHeads) and anticipation is not None:
-            if film and heads.sizes.film:
+            if film:
                 vision = heads.film(vision, anticipation.factors)
             if heads.state_encoder is not None:
                 extra.append(heads.state_encoder(observation.state).to(text.dtype))
             if heads.factor_tokens is not None:
                 extra.append(heads.factor_tokens(anticipation.factors).to(text.dtype))
-        embedded = prefix.assemble(
-            vision.to(text.dtype), text, observation.mask, extra=torch.cat(extra, dim=1) if extra else None
-        )
-        encoded = prefix.encode(self.policy, embedded, hidden_states=True, cache=cache)
-        pooled = pool(encoded.last, vision.shape[1], vision.shape[2], observation.groups)
-        return AdaptedPass(encoded, pooled, anticipation)
-
-    def _late_pass(
-        self,
-        observation: Observation,
-        *,
-        film: bool,
-        swap: FactorSwap | None,
-        cache: bool,
-        frozen: BasePass | None,
-    ) -> AdaptedPass:
-        """The adapted pass whose layers before ``sizes.from_layer`` are the frozen base's own; FiLM acts on what the
-        first adapted layer reads."""
-        heads, vision = self.heads, observation.vision
-        first, (views, patches) = heads.sizes.from_layer, vision.shape[1:3]
-        if frozen is None:
-            embedded = prefix.assemble(
-                vision, prefix.text_embeddings(self.policy, observation.tokens), observation.mask
-            )
-            early = prefix.encode_early(self.policy, embedded, first, cache=cache)
-        else:
-            early = prefix.early_part(frozen.encoded, first)
-        hidden = early.last
-        anticipation = self._anticipate(observation, swap)
-        if isinstance(heads, TelepathyHeads) and anticipation is not None and film and heads.sizes.film:
-            image = hidden[:, : views * patches].unflatten(1, (views, patches))
-            modulated = heads.film(image, anticipation.factors).flatten(1, 2)
-            hidden = torch.cat([modulated, hidden[:, views * patches :]], dim=1)
-        encoded = prefix.encode_late(self.policy, early, hidden, first, cache=cache)
-        return AdaptedPass(encoded, pool(encoded.last, views, patches, observation.groups), anticipation)
+        appended = torch.cat(extra, dim=1) if extra else None
+        return prefix.assemble(vision.to(text.dtype), text, observation.mask, extra=appended)
 
     def _anticipate(self, observation: Observation, swap: FactorSwap | None) -> Anticipation | None:
         """Memory, intent and factors before the adapted pass; None for the residual MLP, which has none to swap."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sigma.policy.model.residuals import ResidualHeads, matching_width
+from sigma.policy.model.residuals import ResidualHeads, matching_width, parameter_count
 from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.model.telepathy import FactorTokens, FiLM, StateEncoder, TelepathyPath
 from sigma.policy.model.tensors import check_tensors, read_tensors
@@ -57,11 +57,6 @@ class MLPHeads(nn.Module):
 
 
 Heads = TelepathyHeads | MLPHeads
-
-
-def parameter_count(module: nn.Module) -> int:
-    """How many numbers its parameters hold."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def new_heads(sizes: TelepathySizes, token_rms: float) -> Heads:

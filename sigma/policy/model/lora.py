@@ -5,23 +5,21 @@ LeRobot's own default for π0.5 adapts only the action expert's q and v.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import permutations, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
 from torch import nn
 
 from sigma.policy.model.tensors import check_tensors, read_tensors
 from sigma.shared.errors import SigmaError
 from sigma.shared.records import read_record
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _TOWERS = {"language": r"paligemma\.model\.language_model", "expert": r"gemma_expert\.model"}
 Tower = Literal["language", "expert"]
@@ -33,20 +31,12 @@ _DEEPEST = 64
 WEIGHTS, SOURCE_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
 
-def target_pattern(towers: "Sequence[Tower]", projections: "Sequence[str]", from_layer: int = 0) -> str:
+def target_pattern(towers: Sequence[Tower], projections: Sequence[str], from_layer: int = 0) -> str:
     """The regular expression over module names that PEFT matches in full; the language model's from a layer on."""
     names = "|".join(_TOWERS[tower] for tower in towers)
     skipped = "|".join(str(layer) for layer in range(from_layer))
     before = rf"(?!.*{_TOWERS['language']}\.layers\.({skipped})\.)" if skipped else ""
     return rf"{before}.*\.({names})\.layers\.\d+\.self_attn\.({'|'.join(projections)})_proj"
-
-
-def _legal_patterns() -> Iterator[str]:
-    """Every pattern that :func:`attach` gives PEFT: towers and projections in the order of the parameters."""
-    towers: tuple[tuple[Tower, ...], ...] = (("language",), ("expert",), ("language", "expert"))
-    projections = [order for count in range(1, 5) for order in permutations("qkvo", count)]
-    for first, chosen, order in product(range(_DEEPEST), towers, projections):
-        yield target_pattern(chosen, order, first)
 
 
 def _refuse_second(policy: nn.Module) -> None:
@@ -60,8 +50,8 @@ def attach(
     rank: int,
     alpha: float,
     dropout: float,
-    towers: "Sequence[Tower]" = ("language",),
-    projections: "Sequence[str]" = ("q", "k", "v", "o"),
+    towers: Sequence[Tower] = ("language",),
+    projections: Sequence[str] = ("q", "k", "v", "o"),
     from_layer: int = 0,
     seed: int,
 ) -> PeftModel:
@@ -90,14 +80,11 @@ def save(model: PeftModel, folder: Path) -> None:
 
 def weights_file(folder: Path) -> Path:
     """``adapter_model.safetensors``, or the source's ``adapter_model.bin`` where only that is there."""
-    file = Path(folder) / WEIGHTS
-    source = Path(folder) / SOURCE_WEIGHTS
+    file, source = Path(folder) / WEIGHTS, Path(folder) / SOURCE_WEIGHTS
     return source if source.is_file() and not file.is_file() else file
 
 
 def _read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-    from peft import PeftConfig
-
     weights, config_file = weights_file(folder), Path(folder) / "adapter_config.json"
     for file in (config_file, weights):
         if not file.is_file():
@@ -112,7 +99,11 @@ def _read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
 
 def _check_config(config: dict[str, Any], file: Path) -> None:
     """Refuse settings that this project does not write: some make PEFT import a module or run a pattern without end."""
-    if config["target_modules"] not in _legal_patterns():
+    # Every pattern that `attach` gives PEFT: towers and projections in the order of the parameters.
+    towers: tuple[tuple[Tower, ...], ...] = (("language",), ("expert",), ("language", "expert"))
+    orders = [order for count in range(1, 5) for order in permutations("qkvo", count)]
+    patterns = (target_pattern(*choice) for choice in product(towers, orders, range(_DEEPEST)))
+    if config["target_modules"] not in patterns:
         legal = f"such as {target_pattern(('language',), 'qkvo')}"
         raise SigmaError(f"{file}: target_modules: found {config['target_modules']!r}; legal: {legal}")
     usual = json.loads(json.dumps(LoraConfig(bias="none").to_dict(), default=list))
@@ -122,18 +113,15 @@ def _check_config(config: dict[str, Any], file: Path) -> None:
             raise SigmaError(f"{file}: {key}: found {value!r}; legal: {legal}")
 
 
-def load(policy: nn.Module, folder: Path, *, trainable: bool = False) -> PeftModel:
+def load(policy: nn.Module, folder: Path) -> PeftModel:
     """Attach a saved adapter strictly: every LoRA tensor of the model must be in the file, and no other.
 
     Raises :class:`SigmaError` naming the first tensor that is missing, extra, misshapen or not finite; the policy is
     then what it was before.
     """
-    from peft import set_peft_model_state_dict
-    from peft.utils import get_peft_model_state_dict
-
     _refuse_second(policy)
     config, tensors = _read(Path(folder))
-    config.inference_mode = not trainable
+    config.inference_mode = True
     try:
         model = get_peft_model(policy, config)
     except (ValueError, TypeError) as error:
@@ -145,12 +133,7 @@ def load(policy: nn.Module, folder: Path, *, trainable: bool = False) -> PeftMod
         model.unload()
         raise
     set_peft_model_state_dict(model, tensors)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    if trainable:
-        for parameter in lora_parameters(model):
-            parameter.requires_grad_(True)
-    return model
+    return model.requires_grad_(False)
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
@@ -158,13 +141,18 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every LoRA parameter by its full name, in a stable order."""
+    return {name: parameter for name, parameter in sorted(model.named_parameters()) if ".lora_" in name}
+
+
 def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Every LoRA parameter, in a stable order."""
-    return [parameter for name, parameter in sorted(model.named_parameters()) if ".lora_" in name]
+    return list(named_parameters(model).values())
 
 
 @contextmanager
-def disabled(model: nn.Module, only: "Sequence[str] | None" = None) -> Iterator[None]:
+def disabled(model: nn.Module, only: Sequence[str] | None = None) -> Iterator[None]:
     """Switch adapters off inside the block: all of them, or the modules whose full names are in ``only``."""
     chosen = [layer for name, layer in lora_layers(model).items() if only is None or name in only]
     before = [layer.disable_adapters for layer in chosen]

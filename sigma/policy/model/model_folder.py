@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 
 from sigma.policy.model import lora
@@ -32,19 +31,12 @@ _FORM = {
 }
 
 
-def base_tensors(policy: PI05Policy) -> dict[str, torch.Tensor]:
-    """The base's own tensors by their original names, also where LoRA has wrapped their modules."""
-    return {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in policy.state_dict().items()
-        if ".lora_" not in name
-    }
-
-
 def base_digest(policy: PI05Policy) -> str:
     """One digest over every tensor of the base as loaded; LoRA beside them does not change it."""
+    # LoRA wraps a module of the base, which moves the module's own tensors to `base_layer`.
+    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in policy.state_dict().items()}
     digest = hashlib.sha256()
-    for name, tensor in sorted(base_tensors(policy).items()):
+    for name, tensor in sorted(item for item in tensors.items() if ".lora_" not in item[0]):
         digest.update(f"{name}:{tensor_digest(tensor)}".encode())
     return digest.hexdigest()
 
@@ -66,26 +58,18 @@ def model_config(
     selected_step: int,
 ) -> dict[str, Any]:
     """Everything that running the model needs besides the weights, JSON-ready."""
-    reference = {key: value for key, value in base.reference.items() if key != "tensors"}
+    from_features = ("token_rms", "normalisation", "samples", "seed", "num_steps")
+    from_shards = ("history_stride", "cameras", "joint_names", "exclude_joints", "dataset", "fps")
     return {
         "format_version": FORMAT_VERSION,
-        "base": reference,
+        "base": {key: value for key, value in base.reference.items() if key != "tensors"},
         "branch": branch,
         "sizes": sizes.to_dict(),
-        "token_rms": features_meta["token_rms"],
-        "normalisation": features_meta["normalisation"],
-        "history_stride": shards_meta["history_stride"],
+        **{key: features_meta[key] for key in from_features},
+        **{key: shards_meta[key] for key in from_shards},
         "base_action": features_meta["action"],
-        "samples": features_meta["samples"],
-        "seed": features_meta["seed"],
-        "num_steps": features_meta["num_steps"],
-        "cameras": list(shards_meta["cameras"]),
-        "joint_names": shards_meta["joint_names"],
-        "exclude_joints": shards_meta["exclude_joints"],
         "prompt_length": base.prompter.max_length,
         "selected_step": selected_step,
-        "dataset": shards_meta["dataset"],
-        "fps": shards_meta["fps"],
         "weights_digest": weights_digest,
         "weights_dtype": weights_dtype(base.policy),
     }

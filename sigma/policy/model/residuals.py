@@ -7,8 +7,8 @@ Legend: B batch, N tokens, P pooled vectors (V cameras, instruction, state), L l
 width, h hidden width, D state dim, A action dim, T horizon, C chunk, K factors, E factor dim.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
-from math import isqrt
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,8 @@ class LayerMix(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         """(B, N, d) of each layer to (B, N, w)."""
         weights = self.logits.softmax(0)
-        mixed = sum(
-            weight * norm(feature.float()) for weight, norm, feature in zip(weights, self.norms, features, strict=True)
-        )
-        return self.project(mixed)
+        parts = zip(weights, self.norms, features, strict=True)
+        return self.project(sum(weight * norm(feature.float()) for weight, norm, feature in parts))
 
 
 class ResidualHeads(nn.Module):
@@ -55,8 +53,10 @@ class ResidualHeads(nn.Module):
         super().__init__()
         self.sizes, self.read_factors = sizes, read_factors
         self.mix = LayerMix(len(sizes.read_layers), sizes.width, sizes.inner)
+        inputs = sizes.pools * sizes.inner + sizes.state_dim + sizes.factors * sizes.factor_dim * read_factors
+        inputs += sizes.horizon * sizes.action_dim * sizes.read_base_action
         self.trunk = nn.Sequential(
-            nn.Linear(self._inputs(), hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden)
+            nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden)
         )
         steps = span_steps(sizes.chunk, sizes.horizon)
         heads = {span: nn.Linear(hidden, count * sizes.action_dim) for span, count in steps.items()}
@@ -64,13 +64,6 @@ class ResidualHeads(nn.Module):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         self.out = nn.ModuleDict(heads)
-
-    def _inputs(self) -> int:
-        sizes = self.sizes
-        count = sizes.pools * sizes.inner + sizes.state_dim
-        if sizes.read_base_action:
-            count += sizes.horizon * sizes.action_dim
-        return count + sizes.factors * sizes.factor_dim * self.read_factors
 
     def forward(
         self,
@@ -107,19 +100,24 @@ class ResidualHeads(nn.Module):
         return {span: predicted[span] - steps for span, steps in split(base, self.sizes.chunk).items()}
 
 
-def matching_width(sizes: TelepathySizes, wanted: int) -> int:
-    """The hidden width h at which heads without factors have about ``wanted`` parameters: h² + b·h + c, solved for h.
+def parameter_count(module: nn.Module) -> int:
+    """How many numbers its parameters hold."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
-    Raises :class:`SigmaError` where the nearest h misses by more than 2 %: the comparison would not be one of equals.
+
+def matching_width(sizes: TelepathySizes, wanted: int) -> int:
+    """The hidden width at which heads without factors have about ``wanted`` parameters.
+
+    Raises :class:`SigmaError` where the nearest one misses by more than 2 %: the comparison would not be one of equals.
     """
-    with torch.device("meta"):
-        heads = {h: ResidualHeads(sizes, h, read_factors=False) for h in (1, 2)}
-    count = {h: sum(parameter.numel() for parameter in module.parameters()) for h, module in heads.items()}
-    linear = count[2] - count[1] - 3
-    constant = count[1] - 1 - linear
-    root = (isqrt(linear**2 + 4 * max(wanted - constant, 0)) - linear) // 2
-    width = min((max(root, 1), root + 1), key=lambda h: abs(h * h + linear * h + constant - wanted))
-    nearest = width * width + linear * width + constant
+
+    def count(hidden: int) -> int:
+        with torch.device("meta"):
+            return parameter_count(ResidualHeads(sizes, hidden, read_factors=False))
+
+    above = bisect_left(range(2**20), wanted, lo=1, key=count)
+    width = min(max(above - 1, 1), above, key=lambda hidden: abs(count(hidden) - wanted))
+    nearest = count(width)
     if abs(nearest - wanted) > 0.02 * wanted:
         raise SigmaError(
             f"params.yaml: telepathy: a residual MLP has {nearest:,} parameters where the telepathy heads of these "

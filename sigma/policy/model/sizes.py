@@ -41,22 +41,20 @@ class TelepathySizes:
     def to_dict(self) -> dict[str, Any]:
         """As JSON; ``from_layer`` is left out where it is 0, its default."""
         data = asdict(self) | {"read_layers": list(self.read_layers)}
-        return data if self.from_layer else {key: value for key, value in data.items() if key != "from_layer"}
+        if not self.from_layer:
+            del data["from_layer"]
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str) -> "TelepathySizes":
         """Rebuild from JSON; raises :class:`SigmaError` that names a missing or unknown key, or a wrong value."""
         names = {field.name for field in fields(cls)}
-        wrong = sorted(names ^ ({"from_layer"} | set(data)))
-        if wrong:
-            raise SigmaError(
-                f"{source}: heads: key {wrong[0]!r} is missing or unknown; expected {', '.join(sorted(names))}"
-            )
+        if wrong := sorted(names ^ ({"from_layer"} | set(data))):
+            legal = ", ".join(sorted(names))
+            raise SigmaError(f"{source}: heads: key {wrong[0]!r} is missing or unknown; expected {legal}")
         try:
             return TypeAdapter(cls).validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            key, message = first["loc"][0], first["msg"]
-            raise SigmaError(
-                f"{source}: heads: {key}: {message[0].lower()}{message[1:]}, found {first['input']!r}"
-            ) from None
+            message = f"{first['loc'][0]}: {first['msg'][0].lower()}{first['msg'][1:]}, found {first['input']!r}"
+            raise SigmaError(f"{source}: heads: {message}") from None

@@ -70,42 +70,47 @@ class MotionEncoder(nn.Module):
         return self.mlp((motion.float() / self.rms).flatten(1))
 
 
-class FactorTokens(nn.Module):
-    """Tokens (B, N_f, d) that pass the anticipated factors (B, K, E) to the backbone, as large as text embeddings."""
-
-    def __init__(self, sizes: TelepathySizes, token_rms: float):
-        super().__init__()
-        self.tokens, self.width = sizes.factor_tokens, sizes.width
-        self.project = nn.Linear(sizes.factors * sizes.factor_dim, sizes.factor_tokens * sizes.width)
-        self.norm = nn.LayerNorm(sizes.width, elementwise_affine=False)
-        self.register_buffer("token_rms", torch.tensor(float(token_rms)))
-
-    def forward(self, factors: Tensor) -> Tensor:
-        tokens = self.project(normalise_factors(factors).flatten(1)).unflatten(-1, (self.tokens, self.width))
-        return self.norm(tokens) * self.token_rms
-
-
-class StateEncoder(nn.Module):
-    """An MLP from the normalised state (B, D) to ``N_s`` tokens (B, N_s, d) at the scale of the text embeddings.
+class AppendedTokens(nn.Module):
+    """Tokens (B, N, d) that are appended to the prompt, at the scale of its text embeddings.
 
     ``token_rms`` is the root mean square of the frozen base's text embeddings: the backbone was not trained on tokens
     of another size.
     """
 
-    def __init__(self, sizes: TelepathySizes, token_rms: float):
+    token_rms: Tensor
+
+    def __init__(self, width: int, token_rms: float):
         super().__init__()
-        self.tokens, self.width = sizes.state_tokens, sizes.width
-        self.mlp = nn.Sequential(
-            nn.Linear(sizes.state_dim, sizes.inner),
-            nn.GELU(),
-            nn.Linear(sizes.inner, sizes.state_tokens * sizes.width),
-        )
-        self.norm = nn.LayerNorm(sizes.width, elementwise_affine=False)
+        self.width = width
         self.register_buffer("token_rms", torch.tensor(float(token_rms)))
 
+    def scaled(self, flat: Tensor) -> Tensor:
+        """(B, N·d) as tokens (B, N, d) of the right size."""
+        return functional.layer_norm(flat.unflatten(-1, (-1, self.width)), (self.width,)) * self.token_rms
+
+
+class FactorTokens(AppendedTokens):
+    """``N_f`` tokens that pass the anticipated factors (B, K, E) to the backbone."""
+
+    def __init__(self, sizes: TelepathySizes, token_rms: float):
+        super().__init__(sizes.width, token_rms)
+        self.project = nn.Linear(sizes.factors * sizes.factor_dim, sizes.factor_tokens * sizes.width)
+
+    def forward(self, factors: Tensor) -> Tensor:
+        return self.scaled(self.project(normalise_factors(factors).flatten(1)))
+
+
+class StateEncoder(AppendedTokens):
+    """An MLP from the normalised state (B, D) to ``N_s`` tokens."""
+
+    def __init__(self, sizes: TelepathySizes, token_rms: float):
+        super().__init__(sizes.width, token_rms)
+        self.mlp = nn.Sequential(
+            nn.Linear(sizes.state_dim, sizes.inner), nn.GELU(), nn.Linear(sizes.inner, sizes.state_tokens * sizes.width)
+        )
+
     def forward(self, state: Tensor) -> Tensor:
-        tokens = self.mlp(state).unflatten(-1, (self.tokens, self.width))
-        return self.norm(tokens) * self.token_rms
+        return self.scaled(self.mlp(state))
 
 
 def normalise_factors(factors: Tensor) -> Tensor:

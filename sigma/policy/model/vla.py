@@ -34,7 +34,6 @@ from sigma.shared.spans import corrections, split
 
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
 
-_TASK = "task"
 # Names of the source's card -> fields of TelepathyState.
 _TELEPATHY_OUTPUTS = {
     "telepathy_factors": "factors",
@@ -64,11 +63,9 @@ class Proposal:
         for name, actions in (("base_action", split(self.base, chunk)), ("telepathy_residual", self.corrections)):
             output |= {f"{name}_{span}": action for span, action in actions.items()}
             output[f"{name}_vector"] = actions["vector"][:, 0]
-        if self.decision is None:
-            return output
-        output["corrected_action_trajectory"] = self.corrected
-        for key, name in _TELEPATHY_OUTPUTS.items():
-            output[key] = None if self.telepathy is None else getattr(self.telepathy, name)
+        if self.decision is not None:
+            output["corrected_action_trajectory"] = self.corrected
+            output |= {key: getattr(self.telepathy, name, None) for key, name in _TELEPATHY_OUTPUTS.items()}
         return output
 
 
@@ -168,9 +165,9 @@ class SigmaTelepathyVLA(nn.Module):
         """
         if batch is not None:
             observation = self._from_batch(batch)
+        elif vis_obs is None or robot_state is None or texts is None:
+            raise SigmaError("give either a π0.5 batch or vis_obs, robot_state and texts")
         else:
-            if vis_obs is None or robot_state is None or texts is None:
-                raise SigmaError("give either a π0.5 batch or vis_obs, robot_state and texts")
             observation = self._from_sequence(vis_obs, robot_state, texts)
         addresses = [("call", row) for row in range(len(observation.state))]
         return self.decide(observation, addresses, use_telepathy=use_telepathy, noise=noise)
@@ -197,13 +194,13 @@ class SigmaTelepathyVLA(nn.Module):
             noise: (B, Tc, A') the base's initial noise instead of its deterministic action.
             frozen: the frozen base's pass over these decisions, where the caller has made it already.
         """
-        chunk = self.config["sizes"]["chunk"]
         with torch.no_grad():
             frozen = frozen or self.model.frozen_pass(observation)
             observation = observation.with_frozen_features(frozen.pooled)
             base = self._base_action(frozen.encoded, addresses, noise, adapters=False)
             if not use_telepathy:
-                return Proposal(base, base, split(torch.zeros_like(base), chunk), None)
+                zero = split(torch.zeros_like(base), self.config["sizes"]["chunk"])
+                return Proposal(base, base, zero, None)
             corrected, adapted = base, self.config["branch"] == "adapted"
             passed = self.model.adapted_pass(observation, cache=adapted, frozen=frozen)
             if adapted:
@@ -214,20 +211,13 @@ class SigmaTelepathyVLA(nn.Module):
     def _base_action(
         self, encoded: prefix.Encoded, addresses: Sequence[tuple], noise: Tensor | None, *, adapters: bool
     ) -> Tensor:
-        config, policy = self.config, self.model.policy
+        config, policy, steps = self.config, self.model.policy, self.config["num_steps"]
+        draws: dict[str, Any] = {"samples": config["samples"], "seed": config["seed"], "addresses": addresses}
         with nullcontext() if adapters else lora.disabled(self.model.adapted):
             if noise is not None:
-                action = prefix.integrate(policy, encoded, noise[:, None], config["num_steps"])[:, 0]
+                action = prefix.integrate(policy, encoded, noise[:, None], steps)[:, 0]
             else:
-                action = deterministic_action(
-                    config["base_action"],
-                    policy,
-                    encoded,
-                    config["num_steps"],
-                    samples=config["samples"],
-                    seed=config["seed"],
-                    addresses=addresses,
-                )
+                action = deterministic_action(config["base_action"], policy, encoded, steps, **draws)
         return action[:, : config["sizes"]["horizon"]]
 
     def _from_sequence(self, vis_obs: Tensor, robot_state: Tensor, texts: Sequence[str]) -> Observation:
@@ -246,17 +236,16 @@ class SigmaTelepathyVLA(nn.Module):
             raise SigmaError("vis_obs: legal values lie in [0, 1]")
         batch, steps = vis_obs.shape[:2]
         stride, history = self.config["history_stride"], self.config["sizes"]["history"]
-        times = [steps - 1 - stride * back for back in reversed(range(history))]
-        used = [time for time in times if time >= 0]
-        images = to_resolution((vis_obs[:, used] * 255).round().to(torch.uint8), self.builder.base.resolution)
-        states = robot_state[:, used].float().cpu().numpy()
-        vision = self.builder.encode_images(images.flatten(0, 1)).unflatten(0, (batch, len(used)))
-        whole = robot_state.float().cpu().numpy()
-        trace = np.stack([trace_before(rows, self.config["sizes"]["trace"]) for rows in whole])
+        times = range((steps - 1) % stride, steps, stride)[-history:]
+        images = (vis_obs[:, times] * 255).round().to(torch.uint8)
+        images = to_resolution(images, self.builder.base.resolution).flatten(0, 1)
+        vision = self.builder.encode_images(images).unflatten(0, (batch, len(times)))
+        states = robot_state.float().cpu().numpy()
+        trace = np.stack([trace_before(rows, self.config["sizes"]["trace"]) for rows in states])
         past, present = self.empty_past(batch)
-        for index in range(len(used) - 1):
-            place = history - len(used) + index
-            earlier = self.builder.observation(vision[:, index], states[:, index], texts)
+        for index, time in enumerate(times[:-1]):
+            place = history - len(times) + index
+            earlier = self.builder.observation(vision[:, index], states[:, time], texts)
             past[:, place], present[:, place] = self.model.frozen_pass(earlier).pooled, True
         return self.builder.observation(vision[:, -1], states[:, -1], texts, past, present, trace)
 
@@ -268,16 +257,16 @@ class SigmaTelepathyVLA(nn.Module):
 
     def _from_batch(self, batch: Mapping[str, Any]) -> Observation:
         """A π0.5 batch: images in [0, 1], a normalised state, and the prompt that LeRobot's processor wrote."""
-        for key in (*self.config["cameras"], STATE, _TASK):
+        for key in (*self.config["cameras"], STATE, "task"):
             if key not in batch:
                 raise SigmaError(f"batch: {key!r} is missing; it is given by the policy's pre-processor")
         images = torch.stack([batch[name] for name in self.config["cameras"]], dim=1)
         pixels = to_resolution((images.float() * 255).round().to(torch.uint8), self.builder.base.resolution)
         texts = []
-        for prompt in batch[_TASK]:
+        for prompt in batch["task"]:
             head, _, tail = prompt.partition(", State: ")
             if not head.startswith("Task: ") or not tail:
-                raise SigmaError(f"batch: {_TASK!r}: {prompt!r} is not a π0.5 prompt")
+                raise SigmaError(f"batch: 'task': {prompt!r} is not a π0.5 prompt")
             texts.append(head.removeprefix("Task: "))
         states = batch[STATE].float().cpu().numpy()
         vision = self.builder.encode_images(pixels)

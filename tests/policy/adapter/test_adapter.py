@@ -10,17 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sigma.policy.adapter.adapter import (
-    Measures,
-    SigmaTelepathyAdapter,
+from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.adapter.calibration import (
     calibrate,
-    feature_distance,
     read_calibration,
     read_reference,
     reference_set,
-    text_distance,
     write_calibration,
 )
+from sigma.policy.adapter.measures import Measures, feature_distance, text_distance
 from sigma.shared.errors import SigmaError
 from sigma.shared.spans import SPANS, span_steps, split
 
