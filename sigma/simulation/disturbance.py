@@ -15,7 +15,7 @@ PUSH_STEPS = (5, 25)  # the push falls on a control step drawn from here, the la
 
 
 class Disturbance:
-    """One episode's share of a setting; ``task`` and ``seed`` are its address."""
+    """What a setting does in one episode; ``task`` and ``seed`` are its address."""
 
     def __init__(self, setting: Setting, task: str, seed: int):
         self.setting = setting
@@ -28,17 +28,14 @@ class Disturbance:
         draw = generator("camera", *self._address)
         shift, axis = draw.standard_normal((2, 3))
         self._shift = setting.camera_metres * shift / np.linalg.norm(shift)
-        turn = np.empty(4)
-        mujoco.mju_axisAngle2Quat(turn, axis / np.linalg.norm(axis), np.radians(setting.camera_degrees))
-        matrix = np.empty(9)
-        mujoco.mju_quat2Mat(matrix, turn)
+        quaternion, matrix = np.empty(4), np.empty(9)
+        mujoco.mju_axisAngle2Quat(quaternion, axis / np.linalg.norm(axis), np.radians(setting.camera_degrees))
+        mujoco.mju_quat2Mat(matrix, quaternion)
         self._turn = matrix.reshape(3, 3)
 
     def wording(self, instruction: str) -> str:
-        """What the policy is told."""
-        wordings = self.setting.paraphrases.get(instruction, ())
-        if not wordings:
-            return instruction
+        """The instruction that the policy is given."""
+        wordings = self.setting.paraphrases.get(instruction) or [instruction]
         return wordings[int(generator("paraphrase", *self._address).integers(len(wordings)))]
 
     def action(self, action: np.ndarray) -> np.ndarray:
@@ -50,20 +47,19 @@ class Disturbance:
     def push(self, world: World, step: int) -> None:
         """Give the cube its push, if this is the control step of it."""
         if self.setting.push and step == self._push_step:
-            dof = world.model.joint("cube").dofadr[0]
-            world.data.qvel[dof : dof + 2] += self._push
+            world.data.joint("cube").qvel[:2] += self._push
 
     def render(self, world: World, camera: str, size: int) -> np.ndarray:
         """A camera's view, uint8 [size, size, 3], from where this setting has put it."""
         moved = self.setting.camera_metres or self.setting.camera_degrees
         if not moved or camera != SHIFTED_CAMERA:
             return world.render(camera, size)
-        # The model is shared by all worlds; a camera's pose of the moment lies in the data.
-        number, data = world.model.camera(CAMERAS[camera]).id, world.data
-        place, frame = data.cam_xpos[number].copy(), data.cam_xmat[number].copy()
-        data.cam_xpos[number] = place + self._shift
-        data.cam_xmat[number] = (self._turn @ frame.reshape(3, 3)).ravel()
+        # All worlds share the model; the camera's present pose lies in the data.
+        pose = world.data.camera(CAMERAS[camera])
+        position, frame = pose.xpos.copy(), pose.xmat.copy()
+        pose.xpos[:] = position + self._shift
+        pose.xmat[:] = (self._turn @ frame.reshape(3, 3)).ravel()
         try:
             return world.render(camera, size)
         finally:
-            data.cam_xpos[number], data.cam_xmat[number] = place, frame
+            pose.xpos[:], pose.xmat[:] = position, frame

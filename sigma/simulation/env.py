@@ -4,8 +4,8 @@ Importing this module registers it: ``gymnasium.make("sigma.simulation.env:Sigma
 name without the module once it has been imported.
 """
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -40,12 +40,15 @@ class SO101Env(gym.Env):
     Reward is 1 with success, which terminates the episode; after ``max_steps`` control steps (by default the task's own
     limit) it is truncated. ``info`` holds ``success``, ``progress`` in [0, 1] and ``wrong_box``.
 
-    ``reset(seed=n)`` always gives the same episode, and none that :mod:`sigma.simulation.record` can write. A setting's
-    ``delay`` belongs to who plans, and is not applied here.
+    ``reset(seed=n)`` always gives the same episode, and none that :mod:`sigma.simulation.record` can write. The caller
+    who plans applies a setting's ``delay``; this environment does not.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (Gymnasium's own attribute)
     observation_space: spaces.Dict
+    scenario: Scenario  # of the present episode, as the two below
+    disturbance: Disturbance
+    monitor: Monitor
 
     def __init__(
         self,
@@ -59,23 +62,15 @@ class SO101Env(gym.Env):
         self.task = task_named(task)
         for camera in cameras:
             camera_named(camera)
-        self.cameras, self.size, self.render_mode = tuple(cameras), size, render_mode
-        self.setting = setting
+        self.cameras, self.size, self.render_mode, self.setting = tuple(cameras), size, render_mode, setting
         self.max_steps = self.task.max_steps if max_steps is None else max_steps
         low, high = unit_ranges()
         image = spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = spaces.Box(low, high, dtype=np.float32)
-        self.observation_space = spaces.Dict(
-            {
-                "images": spaces.Dict({camera: image for camera in self.cameras}),
-                "state": spaces.Box(-np.inf, np.inf, (len(low),), np.float32),
-                "task": TEXT,
-            }
-        )
+        images = spaces.Dict({camera: image for camera in self.cameras})
+        state = spaces.Box(-np.inf, np.inf, low.shape, np.float32)
+        self.observation_space = spaces.Dict({"images": images, "state": state, "task": TEXT})
         self.world = World()
-        self.scenario: Scenario
-        self.disturbance: Disturbance
-        self.monitor: Monitor
         self.steps = 0
 
     def reset(
@@ -88,17 +83,16 @@ class SO101Env(gym.Env):
 
     def begin(self, seed: int, instruction: str | None = None) -> None:
         """:meth:`reset` without rendering."""
-        self.scenario = self.task.scenario(seed_from("rollout", self.task.name, seed), instruction)
+        scenario = self.task.scenario(seed_from("rollout", self.task.name, seed), instruction)
         self.disturbance = Disturbance(self.setting, self.task.name, seed)
         # The goal stays that of the task's own instruction, whatever the wording.
-        wording = self.disturbance.wording(self.scenario.instruction)
-        self.scenario = dataclasses.replace(self.scenario, instruction=wording)
+        self.scenario = replace(scenario, instruction=self.disturbance.wording(scenario.instruction))
         self.world.reset(self.scenario.layout)
         self.monitor = Monitor(self.task, self.scenario, self.world)
         self.steps = 0
 
     def observe(self) -> dict[str, Any]:
-        """The present observation; this is what renders."""
+        """The present observation; only this renders."""
         images = {camera: self.disturbance.render(self.world, camera, self.size) for camera in self.cameras}
         return {"images": images, "state": self.world.state(), "task": self.scenario.instruction}
 

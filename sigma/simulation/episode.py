@@ -1,10 +1,10 @@
-"""One closed-loop episode: plans come in, control steps go out, and how it ended is read from the simulator.
+"""One closed-loop episode: it takes plans, executes control steps and reads from the simulator how it ended.
 
 Legend: T steps of a plan, n steps executed of it, d steps of delay, N control steps of the episode.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +37,8 @@ class EpisodeSpec:
 class RolloutResult:
     """How one episode ended.
 
-    ``milestones`` counts those passed, ``decisions`` the plans that were made, ``failure`` is None or one of
-    :mod:`sigma.simulation.failures`; ``actions`` float32 [N, 6] are those that were asked for at each control step.
+    ``failure`` is None or a kind of :mod:`sigma.simulation.failures`, ``milestones`` the number passed, ``decisions``
+    the number of plans made; ``actions`` float32 [N, 6] are those that the policy asked for at each control step.
     """
 
     seed: int
@@ -56,39 +56,34 @@ class RolloutResult:
 class Episode:
     """One running episode.
 
-    With a delay of d control steps the robot waits d steps for its first plan. From then on the plan from the
-    observation of step t takes over at step t + d and says, by its own step d, what is to be done there; what the robot
-    did meanwhile came from the plan before.
+    With a delay of d control steps the robot waits d steps for its first plan. After that, the plan made from the
+    observation of step t takes over at step t + d, with its own step d; until then the robot follows the plan before.
     """
 
     def __init__(self, seed: int, spec: EpisodeSpec, env: SO101Env | None = None):
         self.seed, self.spec, self.env = seed, spec, env or spec.environment()
         self.done, self.stopped, self.decisions = False, False, 0
-        self._plans: deque[tuple[int, np.ndarray]] = deque()  # the step at which each takes over, and what it says
+        self._plans: deque[tuple[int, np.ndarray]] = deque()  # the step at which each takes over, and the plan
         self._actions: list[np.ndarray] = []
         self.env.begin(seed)
         self._states = [self.env.world.state()]
 
     def observe(self) -> dict[str, Any]:
-        """What the environment shows, and ``trace`` float32 [n, 6]: the states of all control steps up to now."""
+        """The environment's observation, and ``trace`` float32 [n, 6]: the states of all control steps up to now."""
         return self.env.observe() | {"trace": np.stack(self._states)}
 
     def execute(self, plan: np.ndarray) -> None:
         """Take a plan [T, 6], T ≥ n + d, made from the present observation, and act for n control steps."""
-        now, delay = self.env.steps, self.spec.setting.delay
-        self._plans.append((now + delay, plan[delay:] if self.decisions else plan))
+        present, delay = self.env.steps, self.spec.setting.delay
+        self._plans.append((present + delay, plan[delay:] if self.decisions else plan))
         self.decisions += 1
-        for _ in range(self.spec.n_action_steps):
+        for now in range(present, present + self.spec.n_action_steps):
             if self.done:
                 return
-            self.step(self._planned())
-
-    def _planned(self) -> np.ndarray:
-        now = self.env.steps
-        while len(self._plans) > 1 and self._plans[1][0] <= now:
-            self._plans.popleft()
-        begins, plan = self._plans[0]
-        return self.hold() if now < begins else plan[now - begins]
+            while len(self._plans) > 1 and self._plans[1][0] <= now:
+                self._plans.popleft()
+            begin, current = self._plans[0]
+            self.step(self.hold() if now < begin else current[now - begin])
 
     def hold(self) -> np.ndarray:
         """The action that stays where the last one led."""
@@ -131,15 +126,16 @@ def expert_episode(seed: int, spec: EpisodeSpec) -> RolloutResult:
         episode.step(waiting.popleft() if len(waiting) > spec.setting.delay else episode.hold())
         if episode.done:
             return episode.result()
-    while waiting and not episode.done:
-        episode.step(waiting.popleft())
+    for action in waiting:  # the actions that are still delayed when the expert has ended
+        if not episode.done:
+            episode.step(action)
     return episode.result()
 
 
-def replay(seed: int, spec: EpisodeSpec, actions: np.ndarray) -> Mapping[str, np.ndarray]:
+def replay(seed: int, spec: EpisodeSpec, actions: np.ndarray) -> dict[str, np.ndarray]:
     """The views of an episode that was played with these actions: camera -> uint8 [N + 1, size, size, 3].
 
-    The simulator is deterministic, so that nothing has to be kept while episodes are played but their actions.
+    The simulator is deterministic, so the actions of a played episode are all that has to be kept of it.
     """
     env = spec.environment()
     env.begin(seed)

@@ -1,8 +1,8 @@
 """A scripted expert that knows the simulator's poses: a task's waypoints, joined by minimum-jerk motions.
 
 The motion is that of Flash and Hogan (1985). A waypoint's goal is read from the world at every step, so that the expert
-follows a cube which was nudged. Its plan does not depend on where noise has put the arm: the action it names is the
-clean one, and following it leads back.
+follows a cube that was nudged. Its plan does not depend on where noise has moved the arm: the action is the clean one,
+and executing it leads back.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,7 @@ def demonstrate(world: World, task: str, scenario: Scenario) -> Iterator[tuple[n
     The caller steps the world between two items. Raises :class:`SigmaError` for an unknown task.
     """
     command = world.command.copy()
-    place, opening = world.gripper_position, float(command[5])
-    roll = float(command[4])
+    place, opening, roll = world.gripper_position, float(command[5]), float(command[4])
     for waypoint in task_named(task).waypoints(scenario):
         first_place, first_opening, first_roll = place, opening, roll
         start = Start(world.gripper_position, world.cube_position)

@@ -27,8 +27,7 @@ def failure_kind(world: World, monitor: Monitor, *, stopped: bool = False) -> st
     if monitor.wrong_box:
         return WRONG_BOX
     task, goal = monitor.task, monitor.scenario.goal
-    was_held = task.starts_held or grasped in task.milestones[: monitor.passed]
-    if not was_held:
+    if not task.starts_held and grasped not in task.milestones[: monitor.passed]:  # the cube was never held
         if monitor.passed == 0:
             return NOT_REACHED
         return NOT_GRASPED if grasped in task.milestones else TIME_LIMIT

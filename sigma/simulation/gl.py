@@ -1,7 +1,12 @@
-"""The one place that imports MuJoCo, after it has chosen an off-screen GL library: MuJoCo reads the choice once."""
+"""The one place that imports MuJoCo and the robot's model, after it has chosen an off-screen GL library.
+
+MuJoCo reads the choice once, when it is imported. Importing this raises :class:`SigmaError` where one is not installed.
+"""
 
 import ctypes.util
 import os
+
+from sigma.shared.errors import SigmaError
 
 
 def _select_gl() -> None:
@@ -15,6 +20,12 @@ def _select_gl() -> None:
 
 _select_gl()
 
-import mujoco  # noqa: E402
+try:
+    import mujoco
+    import so101_nexus
+except ModuleNotFoundError as error:
+    raise SigmaError(
+        f"the simulator needs the package {error.name}: install lerobot_policy_sigma[simulation]"
+    ) from None
 
-__all__ = ["mujoco"]
+__all__ = ["mujoco", "so101_nexus"]

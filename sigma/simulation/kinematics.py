@@ -1,7 +1,7 @@
 """Inverse kinematics of the arm: damped least squares on the gripper frame (Buss, 2004), jaws down, roll fixed.
 
-Five joints cannot hold position and full orientation. Roll is given, which keeps every task in one family of jaw
-directions; the four others solve the position, and the downward direction as far as the reach allows.
+Five joints cannot reach every position with every orientation. The roll is given, so that the jaws of every task close
+in about the same direction; the four other joints solve for the position, and point down as far as the reach allows.
 """
 
 import functools
@@ -31,18 +31,16 @@ def _damped(matrix: np.ndarray, error: np.ndarray) -> np.ndarray:
 def inverse(position: np.ndarray, roll: float = GRASP_ROLL, guess: np.ndarray | None = None) -> np.ndarray:
     """Joint angles [5] in radians that bring the gripper frame to ``position`` [3], pointing down where it can.
 
-    ``guess`` [4] (pan, lift, elbow, flex) is where the search begins; without it, a pose above the table facing the
-    position.
+    ``guess`` [4] (pan, lift, elbow, flex) is where the search begins; by default above the table, facing the position.
     """
     model, data = build_model(), _scratch()
     site = model.site("gripperframe").id
     low, high = (limit[:4] for limit in joint_ranges())
     address = np.array([model.joint(name).qposadr[0] for name in JOINTS])
     dofs = np.array([model.joint(name).dofadr[0] for name in JOINTS[:4]])
-    offset = position[:2] - PAN_AXIS
     q = np.array(_GUESS if guess is None else guess, np.float64)
     if guess is None:
-        q[0] = -np.arctan2(offset[1], offset[0])
+        q[0] = -np.arctan2(*(position[:2] - PAN_AXIS)[::-1])
     jacobian, rotation = np.zeros((3, model.nv)), np.zeros((3, model.nv))
     for _ in range(60):
         data.qpos[address[:5]] = [*q, roll]

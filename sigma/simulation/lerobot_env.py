@@ -24,8 +24,7 @@ class LeRobotSO101Env(gym.Env):
     render_mode = "rgb_array"
 
     def __init__(self, task: str, cameras: tuple[str, ...], size: int, max_steps: int | None = None):
-        self.env = SO101Env(task, cameras, size, max_steps)
-        self.task = task
+        self.env, self.task = SO101Env(task, cameras, size, max_steps), task
         self._max_episode_steps = self.env.max_steps
         space = self.env.observation_space
         self.observation_space = spaces.Dict({"pixels": space["images"], "agent_pos": space["state"]})

@@ -5,6 +5,7 @@ choice of a GL library is left alone; :mod:`sigma.simulation.lerobot_env` is the
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
@@ -32,22 +33,18 @@ class SigmaSO101EnvConfig(EnvConfig):
     episode_length: int | None = None
 
     def __post_init__(self) -> None:
-        images = {f"observation.images.{camera}": (self.size, self.size, 3) for camera in self.cameras}
+        shape = (self.size, self.size, 3)
         self.features = {
             "action": PolicyFeature(FeatureType.ACTION, (JOINTS,)),
             "agent_pos": PolicyFeature(FeatureType.STATE, (JOINTS,)),
-            **{name: PolicyFeature(FeatureType.VISUAL, shape) for name, shape in images.items()},
+            **{f"observation.images.{name}": PolicyFeature(FeatureType.VISUAL, shape) for name in self.cameras},
         }
         self.features_map = {name: name for name in self.features} | {"agent_pos": "observation.state"}
 
     @property
     def gym_kwargs(self) -> dict:
-        return {
-            "task": self.task,
-            "cameras": tuple(self.cameras),
-            "size": self.size,
-            "max_steps": self.episode_length,
-        }
+        cameras = tuple(self.cameras)
+        return {"task": self.task, "cameras": cameras, "size": self.size, "max_steps": self.episode_length}
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, gym.vector.VectorEnv]]:
         """``n_envs`` environments that step together, in processes of their own where ``use_async_envs`` asks for them.
@@ -59,18 +56,10 @@ class SigmaSO101EnvConfig(EnvConfig):
 
         if self.fps != SigmaSO101EnvConfig.fps:
             raise SigmaError(f"env.fps: found {self.fps}; legal: {SigmaSO101EnvConfig.fps}")
-        try:
-            from sigma.simulation.lerobot_env import LeRobotSO101Env
-        except ModuleNotFoundError as error:
-            raise SigmaError(
-                f"the simulator needs the package {error.name}: install lerobot_policy_sigma[simulation]"
-            ) from None
-        options = self.gym_kwargs
-        LeRobotSO101Env(**options)  # a wrong task is refused here, not in another process
+        from sigma.simulation.lerobot_env import LeRobotSO101Env
 
-        def make() -> gym.Env:
-            return LeRobotSO101Env(**options)
-
+        make = partial(LeRobotSO101Env, **self.gym_kwargs)
+        make()  # a wrong task is refused here, not in another process
         makers = [freeze_after_episode_end(make)] * n_envs
         vector: gym.vector.VectorEnv
         if use_async_envs and n_envs > 1:

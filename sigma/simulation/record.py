@@ -1,7 +1,6 @@
 """Demonstrations on disk: the expert's successes as a LeRobotDataset v3.0, written by LeRobot's own writer."""
 
 import functools
-import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,11 +15,12 @@ from sigma.shared.files import atomic_directory
 from sigma.shared.progress import track
 from sigma.shared.seeding import generator, seed_from
 from sigma.simulation.expert import NOISE_MEMORY, demonstrate
-from sigma.simulation.scene import CAMERAS, CONTROL_HZ, FEATURE_NAMES, World, camera_named, unit_ranges
+from sigma.simulation.scene import CAMERAS, CONTROL_HZ, FEATURE_NAMES, World, unit_ranges
 from sigma.simulation.tasks import Monitor, task_named
 
 ROBOT_TYPE = "so101_follower"
 _ATTEMPTS = 20
+_world = functools.cache(World)  # one in each process
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def demonstration(name: str, seed: int, index: int, noise: float, cameras: Seque
 
     Instructions take turns over the index. Raises :class:`SigmaError` where every attempt fails.
     """
-    world = _world()
-    instructions = task_named(name).instructions
+    world, instructions = _world(), task_named(name).instructions
     for tries in range(_ATTEMPTS):
         address = seed_from("record", name, seed, index, tries)
         success = attempt(world, name, address, instructions[index % len(instructions)], noise, cameras, size)
@@ -80,14 +79,8 @@ def demonstration(name: str, seed: int, index: int, noise: float, cameras: Seque
     raise SigmaError(f"{name}: the expert failed {_ATTEMPTS} times in a row with noise={noise}; lower the noise")
 
 
-@functools.cache
-def _world() -> World:
-    """This process's one world."""
-    return World()
-
-
 def demonstrations(jobs: Sequence[tuple], workers: int) -> Iterator[Demonstration]:
-    """Episodes of :func:`demonstration` for each argument tuple, in order, from ``workers`` processes."""
+    """The :func:`demonstration` of each argument tuple, in order, from ``workers`` processes; one is this process."""
     if workers == 1:
         yield from (demonstration(*job) for job in jobs)
         return
@@ -101,28 +94,21 @@ def demonstrations(jobs: Sequence[tuple], workers: int) -> Iterator[Demonstratio
             yield waiting.popleft().result()
 
 
-def features(cameras: Sequence[str], size: int) -> dict[str, dict]:
+def _features(size: int) -> dict[str, dict]:
     """The LeRobot feature specification of the simulator's episodes."""
     vector = {"dtype": "float32", "shape": (len(FEATURE_NAMES),), "names": list(FEATURE_NAMES)}
     image = {"dtype": "video", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
-    views = {f"observation.images.{camera}": dict(image) for camera in cameras}
+    views = {f"observation.images.{camera}": dict(image) for camera in CAMERAS}
     return {"observation.state": dict(vector), "action": dict(vector), **views}
 
 
 def record(
-    output: Path,
-    tasks: Sequence[str],
-    episodes: Sequence[int],
-    seed: int,
-    size: int,
-    noise: float,
-    workers: int,
-    cameras: Sequence[str] = tuple(CAMERAS),
+    output: Path, tasks: Sequence[str], episodes: Sequence[int], seed: int, size: int, noise: float, workers: int
 ) -> dict[str, int]:
     """Write demonstrations to the new folder ``output``, ``episodes[i]`` of ``tasks[i]``, tasks taking turns.
 
     Returns the counts ``episodes``, ``frames`` and ``rejected``. Raises :class:`SigmaError` for an unknown task or
-    camera, or where ``output`` exists.
+    where ``output`` exists.
     """
     import av
     import datasets
@@ -134,24 +120,22 @@ def record(
         raise SigmaError(f"{output}: exists already; name a new folder")
     for name in tasks:
         task_named(name)
-    for camera in cameras:
-        camera_named(camera)
     av.logging.set_libav_level(av.logging.ERROR)  # else the encoder prints a page for every episode
     datasets.disable_progress_bars()
     jobs = [
-        (name, seed, index, noise, tuple(cameras), size)
+        (name, seed, index, noise, tuple(CAMERAS), size)
         for index in range(max(episodes))
         for name, count in zip(tasks, episodes, strict=True)
         if index < count
     ]
     rejected = 0
     with atomic_directory(output) as temporary:
-        root = temporary / "dataset"
+        temporary.rmdir()  # LeRobot makes the folder itself, and refuses one that is there
         dataset = LeRobotDataset.create(
             repo_id=f"sigma/{output.name}",
             fps=CONTROL_HZ,
-            features=features(cameras, size),
-            root=root,
+            features=_features(size),
+            root=temporary,
             robot_type=ROBOT_TYPE,
             video_backend="pyav",
             rgb_encoder=RGBEncoderConfig(vcodec="h264", g=10, crf=23, preset="medium"),
@@ -159,22 +143,9 @@ def record(
         )
         for episode in track(demonstrations(jobs, workers), "recording", len(jobs)):
             rejected += episode.rejected
-            for step in range(len(episode.actions)):
+            for step, (state, action) in enumerate(zip(episode.states, episode.actions, strict=True)):
                 views = {f"observation.images.{camera}": images[step] for camera, images in episode.images.items()}
-                dataset.add_frame(
-                    {
-                        "observation.state": episode.states[step],
-                        "action": episode.actions[step],
-                        "task": episode.instruction,
-                        **views,
-                    }
-                )
+                dataset.add_frame({"observation.state": state, "action": action, "task": episode.instruction, **views})
             dataset.save_episode(parallel_encoding=False)
         dataset.finalize()
-        frames = dataset.meta.total_frames
-        for item in root.iterdir():
-            shutil.move(item, temporary / item.name)
-        root.rmdir()
-        for file in temporary.rglob("*.mp4"):
-            file.chmod(0o644)  # LeRobot leaves its videos readable by their owner alone
-    return {"episodes": len(jobs), "frames": frames, "rejected": rejected}
+    return {"episodes": len(jobs), "frames": dataset.meta.total_frames, "rejected": rejected}

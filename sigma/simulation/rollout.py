@@ -32,9 +32,9 @@ class RolloutPolicy(Protocol):
 class FixedRows:
     """Calls a policy with the same number of rows every time, an episode always in the row it began in.
 
-    Kernels differ between batch shapes in their last bits, and a closed loop makes much of a last bit. With this, an
-    episode does not depend on which others still run; rows that are free hold copies of another's observation.
-    ``seconds`` is what the policy has taken so far.
+    Kernels differ between batch shapes in their last bits, and a closed loop amplifies them. So an episode does not
+    depend on which others still run; free rows hold copies of another's observation. ``seconds`` is the time that the
+    policy has taken so far.
     """
 
     def __init__(self, policy: RolloutPolicy, rows: int):
@@ -68,8 +68,7 @@ def run_rollouts(
     batch: int | None = None,
     crew: EpisodePool | None = None,
 ) -> list[RolloutResult]:
-    """Play one episode a seed, ``batch`` at a time (by default all), in the processes of ``crew`` (by default this
-    one).
+    """Play an episode for each seed, ``batch`` at a time (by default all), in ``crew`` (by default this process).
 
     Raises :class:`SigmaError` where the policy's plans have another shape, or are shorter than n + d.
     """
@@ -77,25 +76,26 @@ def run_rollouts(
     results = []
     for first in range(0, len(seeds), batch):
         group = list(seeds)[first : first + batch]
-        seen = crew.begin(group, spec)
+        observations = crew.begin(group, spec)
         policy.reset(group)
-        while running := [seed for seed in group if seed in seen]:
-            plans = np.asarray(policy.act([seen[seed] for seed in running], running))
+        while running := [seed for seed in group if seed in observations]:
+            plans = np.asarray(policy.act([observations[seed] for seed in running], running))
             if (
                 plans.ndim != 3
-                or len(plans) != len(running)
+                or (len(plans), plans.shape[2]) != (len(running), len(JOINTS))
                 or plans.shape[1] < needed
-                or plans.shape[2] != len(JOINTS)
             ):
                 raise SigmaError(
                     f"rollout: the policy returned plans of shape {plans.shape}; "
                     f"legal: ({len(running)}, at least {needed}, {len(JOINTS)})"
                 )
-            seen = crew.advance(dict(zip(running, plans, strict=True)))
-        results += crew.results()
+            observations = crew.advance(dict(zip(running, plans, strict=True)))
+        ended = crew.results(group)
+        results += [ended[seed] for seed in group]
     return results
 
 
 def run_expert(seeds: Sequence[int], spec: EpisodeSpec, *, crew: EpisodePool | None = None) -> list[RolloutResult]:
     """The scripted expert, without noise of its own, in the same episodes: the ceiling of :func:`run_rollouts`."""
-    return (crew or EpisodePool()).expert(seeds, spec)
+    results = (crew or EpisodePool()).expert(seeds, spec)
+    return [results[seed] for seed in seeds]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sigma.shared.errors import SigmaError
-from sigma.simulation.gl import mujoco
+from sigma.simulation.gl import mujoco, so101_nexus
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 FEATURE_NAMES = tuple(f"{joint}.pos" for joint in JOINTS)
@@ -29,6 +29,7 @@ CUBE_MASS = 0.012
 BOX_HALF = 0.036  # outer half width; the inner one is smaller by WALL
 BOX_HEIGHT = 0.022
 WALL = 0.003
+_FIXED_JAW, _MOVING_JAW = "gripper", "moving_jaw_so101_v1"  # bodies of the model
 _JAW_OFFSET = 0.0065  # from the gripper frame to the centre of a cube that touches the fixed jaw
 PAN_AXIS = np.array([0.0388353, 0.0])  # where the shoulder's vertical axis meets the table
 
@@ -46,9 +47,8 @@ def _clustered(path: Path, cell: float) -> tuple[np.ndarray, np.ndarray]:
     """
     facet = np.dtype([("normal", "<f4", 3), ("vertices", "<f4", (3, 3)), ("attribute", "<u2")])
     raw = path.read_bytes()
-    corners = np.frombuffer(raw, facet, count=int.from_bytes(raw[80:84], "little"), offset=84)["vertices"].reshape(
-        -1, 3
-    )
+    facets = np.frombuffer(raw, facet, count=int.from_bytes(raw[80:84], "little"), offset=84)
+    corners = facets["vertices"].reshape(-1, 3)
     cells, index = np.unique(np.floor(corners / cell).astype(np.int64), axis=0, return_inverse=True)
     index = index.reshape(-1)
     count = np.bincount(index, minlength=len(cells))[:, None]
@@ -77,18 +77,16 @@ def _add_box(spec: mujoco.MjSpec, name: str) -> None:
     """An open tray on a mocap body, so that every episode can place it without another model."""
     body = spec.worldbody.add_body(name=f"{name}_box", mocap=True)
     wall, half, height = WALL / 2, BOX_HALF, BOX_HEIGHT / 2
-    parts: list[tuple[tuple[float, ...], tuple[float, ...]]] = [((half, half, 0.001), (0, 0, 0.001))]
-    parts += [((wall, half, height), (side * (half - wall), 0, height)) for side in (-1, 1)]
-    parts += [((half, wall, height), (0, side * (half - wall), height)) for side in (-1, 1)]
-    for size, pos in parts:
+    floor = ((half, half, 0.001), (0, 0, 0.001))
+    across = [((wall, half, height), (side * (half - wall), 0, height)) for side in (-1, 1)]
+    along = [((half, wall, height), (0, side * (half - wall), height)) for side in (-1, 1)]
+    for size, pos in (floor, *across, *along):
         body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=size, pos=pos, rgba=_COLOURS[name])
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def build_model() -> mujoco.MjModel:
     """The compiled scene. One model serves every world of a process: what varies lives in the data."""
-    import so101_nexus
-
     path = so101_nexus.get_so101_mujoco_model_path()
     spec = mujoco.MjSpec.from_file(str(path))
     _simplify_visuals(spec, path.parent / spec.meshdir)
@@ -99,9 +97,8 @@ def build_model() -> mujoco.MjModel:
     spec.visual.headlight.diffuse = [0.3] * 3
     spec.visual.headlight.specular = [0.0] * 3
     world = spec.worldbody
-    world.add_light(
-        pos=[0.2, 0.3, 1.5], dir=[0, -0.2, -1], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, diffuse=[0.35] * 3
-    )
+    sun = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
+    world.add_light(pos=[0.2, 0.3, 1.5], dir=[0, -0.2, -1], type=sun, diffuse=[0.35] * 3)
     world.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05], rgba=[0.55, 0.53, 0.5, 1])
     for name in BOXES:
         _add_box(spec, name)
@@ -160,50 +157,42 @@ class World:
         self.model = build_model()
         self.data = mujoco.MjData(self.model)
         self._joints = np.array([self.model.joint(name).qposadr[0] for name in JOINTS])
-        self._cube = self.model.joint("cube").qposadr[0]
-        self._cube_dof = self.model.joint("cube").dofadr[0]
-        self._site = self.model.site("gripperframe").id
         self._boxes = {name: self.model.body(f"{name}_box").mocapid[0] for name in BOXES}
-        self._cube_geom = self.model.geom("cube").id
-        self._fixed_jaw, self._moving_jaw = self.model.body("gripper").id, self.model.body("moving_jaw_so101_v1").id
+        # Views of the data: they always show the present.
+        self._cube, self._gripper = self.data.joint("cube"), self.data.site("gripperframe")
         self._command: np.ndarray = np.zeros(6)
 
     def reset(self, layout: Layout) -> None:
         """Place everything and let it settle; with ``held`` the gripper closes on the cube in mid-air."""
-        mujoco.mj_resetData(self.model, self.data)
         data = self.data
+        mujoco.mj_resetData(self.model, data)
         self._command = np.array(layout.joints, np.float64)
         data.qpos[self._joints] = self._command
         for name, (x, y) in layout.boxes.items():
             data.mocap_pos[self._boxes[name]] = (x, y, 0)
         x, y, yaw = layout.cube
-        data.qpos[self._cube : self._cube + 7] = (x, y, CUBE_HALF, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        self._cube.qpos[:] = (x, y, CUBE_HALF, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
         data.ctrl[:] = self._command
         mujoco.mj_forward(self.model, data)
         if layout.held:
             self._grasp()
-        self._physics(PHYSICS_HZ // 5)
+        mujoco.mj_step(self.model, data, nstep=PHYSICS_HZ // 5)
+        mujoco.mj_forward(self.model, data)
 
     def _grasp(self) -> None:
         """Close the jaws around the cube, which is held still in mid-air between them until they touch it."""
         pose = np.empty(7)
-        rotation = self.data.xmat[self._fixed_jaw].reshape(3, 3)
+        rotation = self.data.body(_FIXED_JAW).xmat.reshape(3, 3)
         pose[:3] = self.gripper_position + rotation @ (-_JAW_OFFSET, 0, 0)
-        mujoco.mju_mat2Quat(pose[3:], self.data.site_xmat[self._site])
-        closing = np.linspace(self._command[5], joint_ranges()[0][5], PHYSICS_HZ // 2)
-        for target in closing:
-            self.data.qpos[self._cube : self._cube + 7] = pose
-            self.data.qvel[self._cube_dof : self._cube_dof + 6] = 0
+        mujoco.mju_mat2Quat(pose[3:], self._gripper.xmat)
+        closed = joint_ranges()[0][5]
+        for target in np.linspace(self._command[5], closed, PHYSICS_HZ // 2):
+            self._cube.qpos[:], self._cube.qvel[:] = pose, 0
             self.data.ctrl[5] = target
             mujoco.mj_step(self.model, self.data)
             if self.jaw_contacts()[1]:
                 break
-        self._command[5] = joint_ranges()[0][5]
-        self.data.ctrl[5] = self._command[5]
-
-    def _physics(self, steps: int) -> None:
-        mujoco.mj_step(self.model, self.data, nstep=steps)
-        mujoco.mj_forward(self.model, self.data)
+        self._command[5] = self.data.ctrl[5] = closed
 
     def step(self, action: np.ndarray) -> None:
         """Advance one control step towards ``action`` [6], absolute joint targets in normalised units."""
@@ -227,15 +216,15 @@ class World:
     @property
     def gripper_position(self) -> np.ndarray:
         """The point between the jaws, [3]."""
-        return self.data.site_xpos[self._site].copy()
+        return self._gripper.xpos.copy()
 
     @property
     def cube_position(self) -> np.ndarray:
-        return self.data.qpos[self._cube : self._cube + 3].copy()
+        return self._cube.qpos[:3].copy()
 
     @property
     def cube_speed(self) -> float:
-        return float(np.linalg.norm(self.data.qvel[self._cube_dof : self._cube_dof + 3]))
+        return float(np.linalg.norm(self._cube.qvel[:3]))
 
     def box_position(self, name: str) -> np.ndarray:
         """The centre of a box's floor, [3]."""
@@ -252,10 +241,9 @@ class World:
 
     def jaw_contacts(self) -> tuple[bool, bool]:
         """Whether the cube touches the fixed and the moving jaw."""
-        contacts = self.data.contact
-        pairs = contacts.geom[(contacts.geom == self._cube_geom).any(axis=1)]
-        touching = set(self.model.geom_bodyid[pairs.ravel()])
-        return self._fixed_jaw in touching, self._moving_jaw in touching
+        pairs = self.data.contact.geom
+        touching = set(self.model.geom_bodyid[pairs[(pairs == self.model.geom("cube").id).any(axis=1)].ravel()])
+        return self.model.body(_FIXED_JAW).id in touching, self.model.body(_MOVING_JAW).id in touching
 
     def render(self, camera: str, size: int = IMAGE_SIZE) -> np.ndarray:
         """A camera's view, uint8 [size, size, 3]."""
@@ -279,7 +267,7 @@ def _renderer(size: int) -> mujoco.Renderer:
         raise SigmaError(
             "the simulator cannot render: no off-screen GL library; on Debian or Ubuntu install libosmesa6"
         ) from None
-    renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-    renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-    renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = 0
+    effects = mujoco.mjtRndFlag
+    for effect in (effects.mjRND_SHADOW, effects.mjRND_REFLECTION, effects.mjRND_SKYBOX):
+        renderer.scene.flags[effect] = 0
     return renderer

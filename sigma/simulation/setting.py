@@ -1,4 +1,4 @@
-"""What a closed-loop run is: the section ``rollout`` of a parameter file, and a harder setting of an episode.
+"""The section ``rollout`` of a parameter file, and a harder setting of an episode.
 
 Loads neither MuJoCo nor torch.
 """
@@ -17,16 +17,16 @@ SettingName = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*$")]
 
 
 class Setting(Section):
-    """How an episode differs from the plain one; each field is off by default, and changes nothing but what it says.
+    """How an episode differs from the plain one; each field is off by default and changes only what it names.
 
     Attributes:
         action_noise: standard deviation of white noise on each executed joint target, normalised units.
         push: horizontal velocity that the cube is given once, metres a second, at a drawn step in a drawn direction.
         camera_metres: the camera ``up`` stands this far from its place, in a drawn direction.
-        camera_degrees: and is turned by this angle about a drawn axis.
+        camera_degrees: the same camera is turned by this angle about a drawn axis.
         paraphrases: instruction -> other wordings, one of which is drawn; an instruction not listed stays.
         delay: control steps from an observation to the first action that its plan decides.
-        n_action_steps: control steps executed a decision, instead of the run's own.
+        n_action_steps: control steps executed a decision, instead of the number of the section.
     """
 
     action_noise: float = Field(default=0.0, ge=0, le=100)

@@ -5,7 +5,7 @@ Sigma learns, ``BASE_TASKS`` are what a base policy is trained on: the same scen
 and none of them ever lets go of the cube. Distances, thresholds and durations are our own design.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from sigma.shared.seeding import generator
 from sigma.simulation.kinematics import GRASP_ROLL, OPEN, inverse
 from sigma.simulation.scene import BOX_HALF, BOXES, CONTROL_HZ, CUBE_HALF, PAN_AXIS, Layout, World
 from sigma.simulation.setting import TARGET
-from sigma.simulation.waypoints import Waypoint, hold_over, pick, place, push, reach, stay_at_cube, stay_lifted
+from sigma.simulation.waypoints import LIFT, PICK, PUSH, REACH, Waypoint, hold_over, place
 
 HELD_STEPS = CONTROL_HZ // 2  # a success must last this long
 _LIFTED = 0.045  # height of the cube's centre above the table
@@ -41,18 +41,21 @@ class Scenario:
         return self.goal
 
 
+def _within(distance: float, first: np.ndarray, second: np.ndarray) -> bool:
+    return bool(np.linalg.norm(first - second) < distance)
+
+
 # Milestones. Each reads the world after a control step; `monitor` knows how the episode began.
 def near(world: World, _: "Monitor") -> bool:
-    return bool(np.linalg.norm(world.gripper_position - world.cube_position) < 2 * _REACHED)
+    return _within(2 * _REACHED, world.gripper_position, world.cube_position)
 
 
 def enclosed(world: World, _: "Monitor") -> bool:
-    return bool(np.linalg.norm(world.gripper_position - world.cube_position) < _REACHED)
+    return _within(_REACHED, world.gripper_position, world.cube_position)
 
 
 def undisturbed(world: World, monitor: "Monitor") -> bool:
-    moved = np.linalg.norm(world.cube_position - monitor.cube_start)
-    return enclosed(world, monitor) and bool(moved < 2 * _REACHED)
+    return enclosed(world, monitor) and _within(2 * _REACHED, world.cube_position, monitor.cube_start)
 
 
 def grasped(world: World, _: "Monitor") -> bool:
@@ -65,9 +68,9 @@ def lifted(world: World, monitor: "Monitor") -> bool:
 
 def behind(world: World, _: "Monitor") -> bool:
     """The jaws are low and on the robot's side of the cube."""
-    gripper, cube = world.gripper_position, world.cube_position
-    radial = np.linalg.norm(gripper[:2] - PAN_AXIS) < np.linalg.norm(cube[:2] - PAN_AXIS)
-    return bool(radial and gripper[2] < 0.04 and np.linalg.norm(gripper[:2] - cube[:2]) < 0.06)
+    gripper, cube = world.gripper_position, world.cube_position[:2]
+    nearer = _within(float(np.linalg.norm(cube - PAN_AXIS)), gripper[:2], PAN_AXIS)
+    return nearer and bool(gripper[2] < 0.04) and _within(0.06, gripper[:2], cube)
 
 
 def moved(world: World, monitor: "Monitor") -> bool:
@@ -87,8 +90,7 @@ def over_goal(world: World, monitor: "Monitor") -> bool:
 
 
 def near_goal(world: World, monitor: "Monitor") -> bool:
-    offset = world.cube_position[:2] - world.box_position(monitor.scenario.box)[:2]
-    return bool(np.linalg.norm(offset) < 2 * BOX_HALF)
+    return _within(2 * BOX_HALF, world.cube_position[:2], world.box_position(monitor.scenario.box)[:2])
 
 
 def held_over_goal(world: World, monitor: "Monitor") -> bool:
@@ -113,7 +115,7 @@ class Task:
     name: str
     instructions: tuple[str, ...]  # small letters and spaces; a box that one names is the episode's goal
     milestones: tuple[Milestone, ...]
-    waypoints: Callable[[Scenario], list[Waypoint]]  # of the expert
+    waypoints: Callable[[Scenario], Sequence[Waypoint]]  # of the expert
     max_steps: int  # control steps (10 Hz) after which an episode has failed
     starts_held: bool = False
     distances: tuple[float, float] = (0.15, 0.27)  # of the cube from the shoulder's axis, metres
@@ -133,9 +135,18 @@ class Task:
         return Scenario(_layout(draw, self), instruction, goal, pace=float(draw.uniform(1.0, 1.35)))
 
 
-def _polar(draw: np.random.Generator, radius: tuple[float, float], angle: float) -> np.ndarray:
-    distance, direction = draw.uniform(*radius), draw.uniform(-angle, angle)
-    return PAN_AXIS + distance * np.array([np.cos(direction), np.sin(direction)])
+Boxes = dict[str, tuple[float, float]]
+
+
+def _polar(
+    draw: np.random.Generator, radius: tuple[float, float], angle: float, boxes: Boxes, room: float
+) -> np.ndarray:
+    """A point [2] of the table in front of the arm, more than ``room`` from the centre of every box."""
+    while True:
+        distance, direction = draw.uniform(*radius), draw.uniform(-angle, angle)
+        point = PAN_AXIS + distance * np.array([np.cos(direction), np.sin(direction)])
+        if min(np.linalg.norm(point - np.array(box)) for box in boxes.values()) > room:
+            return point
 
 
 def _layout(draw: np.random.Generator, task: Task) -> Layout:
@@ -144,15 +155,10 @@ def _layout(draw: np.random.Generator, task: Task) -> Layout:
     for name in BOXES:
         boxes[name] = (float(draw.uniform(0.14, 0.28)), float(side * draw.uniform(0.09, 0.145)))
         side = -side
-    while True:  # the open jaws need room between the cube and a box
-        cube = _polar(draw, task.distances, 0.5)
-        if min(np.linalg.norm(cube - np.array(box)) for box in boxes.values()) > 0.085:
-            break
+    cube = _polar(draw, task.distances, 0.5, boxes, 0.085)  # the open jaws need room between the cube and a box
     yaw = np.arctan2(*(cube - PAN_AXIS)[::-1]) + draw.uniform(-0.25, 0.25)
-    while True:  # a held cube begins beside the boxes, not over one
-        start = _polar(draw, (0.15, 0.25), 0.35)
-        if not task.starts_held or min(np.linalg.norm(start - np.array(box)) for box in boxes.values()) > 0.065:
-            break
+    # A held cube begins beside the boxes, not over one.
+    start = _polar(draw, (0.15, 0.25), 0.35, boxes, 0.065 if task.starts_held else 0.0)
     opening = OPEN if task.starts_held else draw.uniform(0.0, OPEN)
     roll = GRASP_ROLL + draw.uniform(-0.25, 0.25)
     height = draw.uniform(0.08, 0.12) if task.starts_held else draw.uniform(0.1, 0.17)
@@ -201,31 +207,19 @@ TASKS = {
             TARGET,
             ("put the cube in the red box", "put the cube in the blue box"),
             (near, grasped, lifted, over_goal, released_in_goal, at_rest_in_goal),
-            lambda scenario: [*pick(), *place(scenario.box)],
+            lambda scenario: [*PICK, *place(scenario.box)],
             max_steps=110,
         ),
-        Task(
-            "reach",
-            ("move the gripper to the cube",),
-            (near, enclosed, undisturbed),
-            lambda _: [*reach(), *stay_at_cube()],
-            max_steps=50,
-        ),
+        Task("reach", ("move the gripper to the cube",), (near, enclosed, undisturbed), lambda _: REACH, max_steps=50),
         Task(
             "push",
             ("push the cube forward",),
             (behind, moved, pushed),
-            lambda _: push(),
+            lambda _: PUSH,
             max_steps=80,
             distances=(0.18, 0.24),
         ),
-        Task(
-            "lift",
-            ("lift the cube",),
-            (near, grasped, lifted),
-            lambda _: [*pick(), *stay_lifted()],
-            max_steps=70,
-        ),
+        Task("lift", ("lift the cube",), (near, grasped, lifted), lambda _: [*PICK, LIFT], max_steps=70),
         Task(
             "carry",
             ("hold the cube over the red box", "hold the cube over the blue box"),

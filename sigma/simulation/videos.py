@@ -31,15 +31,15 @@ class Film:
 def choose(results: Sequence[RolloutResult], count: int) -> list[RolloutResult]:
     """The successes and then the failures of the lowest seeds, ``count`` of each where there are as many."""
     ordered = sorted(results, key=lambda result: result.seed)
-    successes, failures = ([result for result in ordered if result.success is kind] for kind in (True, False))
+    successes, failures = ([result for result in ordered if result.success is success] for success in (True, False))
     return successes[:count] + failures[:count]
 
 
 def film(result: RolloutResult, views: Mapping[str, np.ndarray]) -> Film:
-    """The cameras' views ``[N, H, W, 3]`` side by side."""
+    """The film of an episode, with the cameras' views ``[N, H, W, 3]`` side by side."""
     outcome = "success" if result.success else "failure"
-    ending = "success" if result.success else result.failure
-    caption = f"seed {result.seed}, {result.instruction}: {ending} after {result.steps / CONTROL_HZ:.1f} s"
+    seconds = result.steps / CONTROL_HZ
+    caption = f"seed {result.seed}, {result.instruction}: {result.failure or outcome} after {seconds:.1f} s"
     return Film(f"{outcome}-{result.seed}", caption, np.concatenate(list(views.values()), axis=2))
 
 
@@ -73,7 +73,7 @@ def contact_sheet(films: Sequence[Film]) -> Image.Image:
     rows = []
     for film in films:
         times = np.linspace(0, len(film.frames) - 1, SHEET_COLUMNS).round().astype(int)
-        rows.append(_captioned(np.concatenate(list(film.frames[times]), axis=1), film.caption))
+        rows.append(_captioned(np.concatenate(film.frames[times], axis=1), film.caption))
     return Image.fromarray(np.concatenate(rows, axis=0))
 
 

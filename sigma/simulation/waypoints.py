@@ -1,4 +1,4 @@
-"""What the scripted expert's motions are made of: waypoints whose goals are read from the simulator at every step.
+"""The waypoints of the scripted expert's motions; their goals are read from the simulator at every step.
 
 Heights, times and distances are our own design.
 """
@@ -67,24 +67,22 @@ def _through(_: World, start: Start) -> np.ndarray:
     return _beside(start.cube, _PUSH, _TIP, _GRASP)
 
 
-def reach() -> list[Waypoint]:
-    """Put the open jaws around the cube."""
-    return [Waypoint(_at_cube(_ABOVE), OPEN), Waypoint(_at_cube(_GRASP), OPEN, 0.8, slack=0.4)]
+APPROACH = Waypoint(_at_cube(_ABOVE), OPEN)
+AROUND_CUBE = Waypoint(_at_cube(_GRASP), OPEN, 0.8, slack=0.4)
+GRASP = Waypoint(_here(_GRASP), CLOSED, 0.5, slack=0.2)
+LIFT = Waypoint(_here(_LIFT), CLOSED, 0.8, slack=0.5)
 
-
-def stay_at_cube() -> list[Waypoint]:
-    """Keep the open jaws around the cube."""
-    return [Waypoint(_at_cube(_GRASP), OPEN, 0.8, slack=0.4)]
-
-
-def pick() -> list[Waypoint]:
-    """Grasp the cube and lift it."""
-    return [*reach(), Waypoint(_here(_GRASP), CLOSED, 0.5, slack=0.2), *stay_lifted()]
-
-
-def stay_lifted() -> list[Waypoint]:
-    """Lift the grasped cube, or keep it lifted."""
-    return [Waypoint(_here(_LIFT), CLOSED, 0.8, slack=0.5)]
+# Put the open jaws around the cube and keep them there.
+REACH = (APPROACH, AROUND_CUBE, AROUND_CUBE)
+# Grasp the cube and lift it.
+PICK = (APPROACH, AROUND_CUBE, GRASP, LIFT)
+# Go behind the cube with closed jaws and push it away from the robot.
+PUSH = (
+    Waypoint(_behind(_ABOVE), CLOSED),
+    Waypoint(_behind(_GRASP), CLOSED, 0.8, slack=0.4),
+    Waypoint(_through, CLOSED, 1.4, slack=0.4),
+    Waypoint(_here(_GRASP), CLOSED, 0.6, slack=0.5),
+)
 
 
 def place(box: str) -> list[Waypoint]:
@@ -100,13 +98,3 @@ def place(box: str) -> list[Waypoint]:
 def hold_over(box: str) -> list[Waypoint]:
     """Carry the grasped cube to a box and hold it there."""
     return [Waypoint(_at_box(box, _CARRY), CLOSED), Waypoint(_at_box(box, _CARRY), CLOSED, 0.8, slack=0.5)]
-
-
-def push() -> list[Waypoint]:
-    """Go behind the cube with closed jaws and push it away from the robot."""
-    return [
-        Waypoint(_behind(_ABOVE), CLOSED),
-        Waypoint(_behind(_GRASP), CLOSED, 0.8, slack=0.4),
-        Waypoint(_through, CLOSED, 1.4, slack=0.4),
-        Waypoint(_here(_GRASP), CLOSED, 0.6, slack=0.5),
-    ]

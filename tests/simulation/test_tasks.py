@@ -11,7 +11,7 @@ from sigma.simulation.record import demonstration
 from sigma.simulation.rollout import run_expert
 from sigma.simulation.scene import CUBE_HALF, World
 from sigma.simulation.tasks import BASE_TASKS, HELD_STEPS, TARGET, TASKS, Monitor, Task, behind, moved, task_named
-from sigma.simulation.waypoints import push
+from sigma.simulation.waypoints import PUSH
 
 
 @pytest.mark.parametrize("task", (*BASE_TASKS, TARGET))
@@ -22,7 +22,7 @@ def test_expert_solves_fresh_seeds(task):
 
 
 def test_a_new_task_is_one_entry(monkeypatch):
-    nudge = Task("nudge", ("nudge the cube",), (behind, moved), lambda _: push(), max_steps=80)
+    nudge = Task("nudge", ("nudge the cube",), (behind, moved), lambda _: PUSH, max_steps=80)
     monkeypatch.setitem(TASKS, nudge.name, nudge)
     assert demonstration("nudge", 0, 0, 1.0, (), 96).instruction == "nudge the cube"
     assert all(result.success for result in run_expert(range(3), EpisodeSpec("nudge")))

@@ -4,13 +4,12 @@ from pathlib import Path
 
 
 def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: int, execute: int, samples: int) -> str:
-    """Roll out each task from ``seeds`` seeds and write the scores as JSON; returns one line.
+    """Roll out the policy folder ``base`` in each task from ``seeds`` seeds and write the scores; returns one line.
 
-    Args:
-        base: the policy folder.
-        output: JSON file; ``trained`` and ``random`` hold the :func:`~sigma.evaluation.success.score` of each task.
-        execute: steps of each plan that are executed before the policy looks again.
-        samples: 0 integrates from zero noise, n ≥ 1 averages n seeded samples.
+    ``trained`` and ``random`` of the JSON file ``output`` hold the :func:`~sigma.evaluation.success.score` of each
+    task. ``execute`` steps of each plan are executed before the policy looks again. ``samples``: 0 integrates from zero
+    noise, n ≥ 1 averages n seeded samples. Raises :class:`SigmaError` for an unknown task, a base that does not load,
+    and where the simulator is not installed or cannot render.
     """
     import os
 
@@ -19,17 +18,10 @@ def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: i
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.description import describe_base
     from sigma.policy.pi05.small.modeling_pi05_small import fan_in_initialise
-    from sigma.shared.errors import SigmaError
     from sigma.shared.files import write_json
     from sigma.shared.progress import progress
-
-    try:
-        from sigma.simulation.parallel import EpisodePool, check_renderer
-    except ModuleNotFoundError as error:
-        if error.name not in ("mujoco", "so101_nexus", "gymnasium"):
-            raise
-        raise SigmaError(f"closed-loop: {error.name} is not installed; install the extra 'simulation'") from None
     from sigma.simulation.episode import EpisodeSpec
+    from sigma.simulation.parallel import EpisodePool, check_renderer
     from sigma.simulation.rollout import FixedRows, run_rollouts
     from sigma.simulation.tasks import task_named
 
@@ -42,21 +34,15 @@ def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: i
     figures: dict[str, dict[str, dict[str, float]]] = {}
     with progress("closed loop", 2 * len(tasks)) as meter, EpisodePool(min(2, os.cpu_count() or 1)) as crew:
         for name, policy in (("trained", trained), ("random", untrained)):
+            decoding = "mean" if samples else "zero_noise"
             controller = BaseController(
-                policy,
-                n_action_steps=execute,
-                decoding="mean" if samples else "zero_noise",
-                samples=samples,
-                seed=first_seed,
+                policy, n_action_steps=execute, decoding=decoding, samples=samples, seed=first_seed
             )
             figures[name] = {}
             for task in tasks:
-                results = run_rollouts(
-                    FixedRows(controller, seeds),
-                    range(first_seed, first_seed + seeds),
-                    EpisodeSpec(task, execute, size=policy.resolution),
-                    crew=crew,
-                )
+                spec = EpisodeSpec(task, execute, size=policy.resolution)
+                episodes = range(first_seed, first_seed + seeds)
+                results = run_rollouts(FixedRows(controller, seeds), episodes, spec, crew=crew)
                 figures[name][task] = score(
                     [result.success for result in results],
                     [result.progress for result in results],

@@ -3,7 +3,6 @@
 Legend: F frames of all episodes, V cameras, S side of an image, D joints, T action horizon, E episodes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,26 +51,26 @@ class Demonstrations:
         return [self.instructions[index] for index in self.episode[frames]]
 
     def statistics(self, frames: np.ndarray) -> dict[str, Quantiles]:
-        """Exact quantiles of state and action over ``frames``; a joint that never moves is refused."""
+        """Exact quantiles of state and action over ``frames``; a joint that never moves raises :class:`SigmaError`."""
         quantiles = {}
         for feature, values in (("observation.state", self.states), ("action", self.actions)):
             columns = feature_statistics(values[frames])
             quantiles[feature] = Quantiles(np.asarray(columns["q01"]), np.asarray(columns["q99"]))
-            if quantiles[feature].constant.any():
-                joint = int(np.argmax(quantiles[feature].constant))
+            if (constant := quantiles[feature].constant).any():
+                joint = int(np.argmax(constant))
                 raise SigmaError(f"{feature}: joint {joint} never moves in the demonstrations; it cannot be normalised")
         return quantiles
 
 
-def load_demonstrations(folder: Path, resolution: int, cameras: Sequence[str] | None = None) -> Demonstrations:
-    """Decode a LeRobotDataset v3.0 folder; ``cameras`` defaults to all of its image features in their order."""
+def load_demonstrations(folder: Path, resolution: int) -> Demonstrations:
+    """Decode a LeRobotDataset v3.0 folder, with all of its cameras.
+
+    Raises :class:`SigmaError` where an episode's rows or images are not as many as the metadata says.
+    """
     dataset = open_dataset(folder)
-    cameras = tuple(dataset.cameras if cameras is None else cameras)
-    missing = [camera for camera in cameras if camera not in dataset.cameras]
-    if missing:
-        raise SigmaError(f"{folder}: no camera {missing[0]!r}; it has {', '.join(dataset.cameras)}")
+    cameras = tuple(dataset.cameras)
     images = torch.zeros(dataset.frames, len(cameras), 3, resolution, resolution, dtype=torch.uint8)
-    states, actions, episodes, ends, instructions = [], [], [], [], []
+    states, actions, instructions = [], [], []
     start = 0
     for episode in track(dataset.episodes, f"decoding {folder.name}", len(dataset.episodes)):
         rows = dataset.read(episode)
@@ -84,35 +83,25 @@ def load_demonstrations(folder: Path, resolution: int, cameras: Sequence[str] | 
             images[start : start + episode.length, view] = to_resolution(torch.stack(frames), resolution)
         states.append(rows.state)
         actions.append(rows.action)
-        episodes.append(np.full(episode.length, episode.index))
         instructions.append(dataset.tasks[int(rows.task[0])])
         start += episode.length
-        ends.append(start)
-    return Demonstrations(
-        cameras,
-        images,
-        np.concatenate(states),
-        np.concatenate(actions),
-        np.concatenate(episodes),
-        np.array(ends),
-        tuple(instructions),
-    )
+    lengths = [episode.length for episode in dataset.episodes]
+    episodes = np.repeat([episode.index for episode in dataset.episodes], lengths)
+    vectors = np.concatenate(states), np.concatenate(actions)
+    return Demonstrations(cameras, images, *vectors, episodes, np.cumsum(lengths), tuple(instructions))
 
 
 def split_frames(demonstrations: Demonstrations, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames of the training and of the held-out episodes: whole episodes, the same share of every instruction.
 
-    Raises:
-        SigmaError: an instruction has fewer than two episodes, so none can be held out.
+    Raises :class:`SigmaError` where an instruction has fewer than two episodes, so that none can be held out.
     """
     held_out = np.zeros(len(demonstrations.ends), dtype=bool)
     instructions = np.array(demonstrations.instructions)
     for instruction in sorted(set(demonstrations.instructions)):
         members = np.flatnonzero(instructions == instruction)
         if len(members) < 2:
-            raise SigmaError(
-                f"instruction {instruction!r} has a single episode; at least two are needed to hold one out"
-            )
+            raise SigmaError(f"instruction {instruction!r} has a single episode; legal: at least two, to hold one out")
         count = max(1, round(fraction * len(members)))
         held_out[generator(seed, "held-out", instruction).permutation(members)[:count]] = True
     chosen = held_out[demonstrations.episode]

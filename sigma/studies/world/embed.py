@@ -9,10 +9,8 @@ LIMIT_MIB = 25
 def run(*, base: Path, dataset: Path, output: Path | None = None) -> str:
     """Put ``base`` (a policy folder) and ``dataset`` (a LeRobotDataset) into ``sigma/embedded``, each whole or not.
 
-    Both are opened first, so that nothing unusable is shipped.
-
-    Raises:
-        SigmaError: a folder does not load, or the two together exceed 25 MiB.
+    Both are opened first, so that nothing unusable is shipped. Raises :class:`SigmaError` where a folder does not load,
+    the dataset lacks a camera of the base, or the two together exceed 25 MiB.
     """
     import shutil
 

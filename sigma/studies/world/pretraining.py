@@ -7,21 +7,14 @@ Legend: B batch, V cameras, K noise draws, Tc action chunk, D joints.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sigma.policy.pi05.prefix import (
-    Encoded,
-    assemble,
-    encode,
-    flow_matching_loss,
-    integrate,
-    text_embeddings,
-    vision_tokens,
-)
+from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.prompt import Prompter
 from sigma.policy.pi05.small.base_folder import small_config
 from sigma.policy.pi05.small.modeling_pi05_small import PI05SmallPolicy, fan_in_initialise
@@ -39,25 +32,24 @@ _EVALUATION_BATCH = 64
 
 @dataclass
 class Pretrained:
-    """The policy with averaged weights, its statistics, the curve, and what the curve says."""
+    """A finished pretraining."""
 
-    policy: PI05SmallPolicy
+    policy: PI05SmallPolicy  # with averaged weights
     statistics: dict[str, Quantiles]
-    curve: list[dict[str, float]]
+    curve: list[dict[str, float]]  # a row for each validation
     summary: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlateauSchedule(Schedule):
-    """A schedule with a plateau between the warm-up and the cooldown, the last share of the steps."""
+    """Linear warm-up, a plateau, and a half cosine to zero over ``cooldown``, the last share of the steps.
+
+    Until the cooldown begins the rate does not depend on the number of steps, so a longer run shares its beginning.
+    """
 
     cooldown: float
 
     def rate(self, step: int) -> float:
-        """Linear warm-up, a plateau, and a half cosine to zero over the last ``cooldown`` of the steps.
-
-        Until the cooldown begins the rate does not depend on the number of steps, so a longer run shares its beginning.
-        """
         warm = round(self.warmup * self.steps)
         if step < warm:
             return (step + 1) / warm
@@ -69,18 +61,12 @@ class PlateauSchedule(Schedule):
 def plateau_schedule(recipe: Recipe) -> PlateauSchedule:
     """The numbers of the one phase of this recipe."""
     return PlateauSchedule(
-        steps=recipe.steps,
-        batch=recipe.batch,
+        **recipe.model_dump(include={"steps", "batch", "cooldown", "weight_decay", "clip", "checkpoint_every", "seed"}),
         accumulation=1,
         warmup=recipe.warmup / recipe.steps,
-        cooldown=recipe.cooldown,
-        weight_decay=recipe.weight_decay,
-        clip=recipe.clip,
         average=recipe.ema,
         validate_every=recipe.evaluate_every,
-        checkpoint_every=recipe.checkpoint_every,
         select="last",
-        seed=recipe.seed,
         fused=True,
         remedy="pretrain.learning_rate or pretrain.clip",
     )
@@ -88,20 +74,12 @@ def plateau_schedule(recipe: Recipe) -> PlateauSchedule:
 
 def new_policy(recipe: Recipe, cameras: tuple[str, ...], joints: int) -> PI05SmallPolicy:
     """The small π0.5 of this recipe with its initial random weights."""
-    sizes = recipe.sizes.model_dump()
-    resolution = (recipe.resolution, recipe.resolution)
-    vocabulary = len(build_tokenizer())
-    executed = sizes["chunk_size"] // 2 or 1
-    config = small_config(
-        cameras,
-        joints,
-        joints,
-        image_resolution=resolution,
-        vocabulary_size=vocabulary,
-        n_action_steps=executed,
-        **sizes,
-    )
-    policy = PI05SmallPolicy(config)
+    fields = recipe.sizes.model_dump() | {
+        "image_resolution": (recipe.resolution, recipe.resolution),
+        "vocabulary_size": len(build_tokenizer()),
+        "n_action_steps": recipe.sizes.chunk_size // 2 or 1,
+    }
+    policy = PI05SmallPolicy(small_config(cameras, joints, joints, **fields))
     fan_in_initialise(policy, recipe.seed)
     return policy
 
@@ -130,14 +108,19 @@ class PretrainingObjective(Objective):
         shape = (recipe.batch, self.data.states.shape[1])
         return frames, recipe.state_jitter * source.standard_normal(shape, np.float32)
 
-    def _encode(self, frames: np.ndarray, jitter: np.ndarray | float = 0.0) -> tuple[Encoded, Tensor]:
+    def _held_out_batches(self, batch: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(self.held_out_frames), batch):
+            yield self.held_out_frames[start : start + batch]
+
+    def _encode(self, frames: np.ndarray, jitter: np.ndarray | float = 0.0) -> tuple[prefix.Encoded, Tensor]:
         """The encoded prefix of these frames and their normalised action chunks ``[B, Tc, D]``."""
         states = self.statistics["observation.state"].normalise(self.data.states[frames])
         prompt = self.prompter(self.data.texts(frames), states + jitter)
         images = self.data.images[torch.from_numpy(frames)].float() / 255
-        prefix = assemble(vision_tokens(self.model, images), text_embeddings(self.model, prompt.tokens), prompt.mask)
+        vision, text = prefix.vision_tokens(self.model, images), prefix.text_embeddings(self.model, prompt.tokens)
+        encoded = prefix.encode(self.model, prefix.assemble(vision, text, prompt.mask))
         actions = self.data.action_chunks(frames, self.model.config.chunk_size)
-        return encode(self.model, prefix), torch.from_numpy(self.statistics["action"].normalise(actions))
+        return encoded, torch.from_numpy(self.statistics["action"].normalise(actions))
 
     def rows(self, step: int) -> np.ndarray:
         return self._draw(step)[0]
@@ -146,38 +129,35 @@ class PretrainingObjective(Objective):
         recipe, part = self.recipe, slice(start, start + len(rows))
         noise, times = draw_noise_and_time(self.model.config, total, recipe.draws, recipe.seed, "flow", step)
         encoded, actions = self._encode(rows, self._draw(step)[1][part])
-        losses = flow_matching_loss(self.model, encoded, actions, noise[part], times[part])
+        losses = prefix.flow_matching_loss(self.model, encoded, actions, noise[part], times[part])
         return losses.mean() * (len(rows) / total), {}
 
     @torch.no_grad()
     def validate(self, batch: int) -> float:
         """Flow-matching loss on the held-out frames, with the same noise every time."""
         recipe, total = self.recipe, 0.0
-        for number, start in enumerate(range(0, len(self.held_out_frames), batch)):
-            frames = self.held_out_frames[start : start + batch]
+        for number, frames in enumerate(self._held_out_batches(batch)):
             encoded, actions = self._encode(frames)
             address = (recipe.seed, "held-out flow", number)
             noise, times = draw_noise_and_time(self.model.config, len(frames), recipe.draws, *address)
-            total += float(flow_matching_loss(self.model, encoded, actions, noise, times).mean()) * len(frames)
+            total += float(prefix.flow_matching_loss(self.model, encoded, actions, noise, times).mean()) * len(frames)
         return total / len(self.held_out_frames)
 
     @torch.no_grad()
     def open_loop_errors(self, batch: int) -> dict[str, float]:
-        """Mean squared error of held-out action chunks, normalised units, beside two references that know nothing.
+        """Mean squared error of held-out action chunks, normalised units, and of two references that see no image.
 
         ``policy`` integrates from zero noise; ``hold`` repeats the current state; ``mean`` is the mean training action.
         """
-        errors = {"policy": 0.0, "hold": 0.0, "mean": 0.0}
+        errors = dict.fromkeys(("policy", "hold", "mean"), 0.0)
         normalise = self.statistics["action"].normalise
         mean = torch.from_numpy(normalise(self.data.actions[self.train_frames]).mean(axis=0))
-        for start in range(0, len(self.held_out_frames), batch):
-            frames = self.held_out_frames[start : start + batch]
+        for frames in self._held_out_batches(batch):
             encoded, actions = self._encode(frames)
-            still = torch.zeros(len(frames), 1, *actions.shape[1:])
-            steps = self.model.config.num_inference_steps
+            zero_noise = torch.zeros(len(frames), 1, *actions.shape[1:])
+            plan = prefix.integrate(self.model, encoded, zero_noise, self.model.config.num_inference_steps)[:, 0]
             hold = torch.from_numpy(normalise(self.data.states[frames]))[:, None]
-            guesses = {"policy": integrate(self.model, encoded, still, steps)[:, 0], "hold": hold, "mean": mean}
-            for name, guess in guesses.items():
+            for name, guess in {"policy": plan, "hold": hold, "mean": mean}.items():
                 errors[name] += float((guess - actions).square().mean()) * len(frames)
         return {name: error / len(self.held_out_frames) for name, error in errors.items()}
 
@@ -198,8 +178,8 @@ def pretrain(recipe: Recipe, demonstrations: Demonstrations, scratch: Scratch) -
         "held_out_loss": curve[-1]["held_out_loss"],
         "fall_in_last_fifth": fall_in_last_fifth(curve),
     }
-    errors = objective.open_loop_errors(_EVALUATION_BATCH)
-    summary |= {f"open_loop_mse_{name}": error for name, error in errors.items()}
+    for name, error in objective.open_loop_errors(_EVALUATION_BATCH).items():
+        summary[f"open_loop_mse_{name}"] = error
     return Pretrained(policy.eval(), objective.statistics, curve, summary)
 
 
@@ -208,9 +188,9 @@ def curve_rows(curve: Curve, learning_rate: float) -> list[dict[str, float]]:
     rows, start = [], 0
     for point in curve.validation:
         step = int(point["step"])
-        row = {"step": step, "train_loss": float(np.mean([row["loss"] for row in curve.train[start:step]]))}
+        loss = float(np.mean([row["loss"] for row in curve.train[start:step]]))
         rate = learning_rate * curve.train[step - 1]["rate"]
-        rows.append(row | {"held_out_loss": point["value"], "learning_rate": rate})
+        rows.append({"step": step, "train_loss": loss, "held_out_loss": point["value"], "learning_rate": rate})
         start = step
     return rows
 
@@ -218,7 +198,5 @@ def curve_rows(curve: Curve, learning_rate: float) -> list[dict[str, float]]:
 def fall_in_last_fifth(curve: list[dict[str, float]]) -> float:
     """Relative fall of the held-out loss over the last fifth of the steps; below 0.02 the training counts as done."""
     last = curve[-1]
-    before = max(
-        (row for row in curve if row["step"] <= 0.8 * last["step"]), key=lambda row: row["step"], default=curve[0]
-    )
-    return 1 - last["held_out_loss"] / before["held_out_loss"]
+    earlier = [row for row in curve if row["step"] <= 0.8 * last["step"]] or curve[:1]
+    return 1 - last["held_out_loss"] / earlier[-1]["held_out_loss"]

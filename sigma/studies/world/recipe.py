@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from sigma.parameters.schema import Section
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
