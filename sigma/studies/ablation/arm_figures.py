@@ -9,7 +9,6 @@ from matplotlib import rc_context
 from sigma.report.figures import SETTINGS, STYLE, new_figure, plain, to_svg
 from sigma.studies.ablation.arm_results import FULL_SCALE, place, title
 from sigma.studies.ablation.arm_table import CLAIMS, CRITICAL, LAST_PART, REFERENCES
-from sigma.studies.rollout.rollout_results import TaskResult
 
 BETTER, WORSE, OPEN = STYLE["sigma"]["color"], STYLE["base"]["color"], "#8A8A8A"
 CLAIM_TITLES = {"mse_plan": "executed plan", CRITICAL: "executed plan, critical intervals"}
@@ -103,11 +102,10 @@ def curves(trainings: Sequence[tuple[str, int, Mapping[str, np.ndarray]]]) -> st
         return to_svg(figure)
 
 
-def success(task: TaskResult) -> str:
-    """Success of each arm on one task with its 95 % interval."""
-    arms = list(task.arms)
+def success(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Success of each of a task's ``arms`` in ``metrics/rollout.json``, with its 95 % interval."""
     places = np.arange(len(arms))
-    values = np.array([[arm.success, arm.low, arm.high] for arm in task.arms.values()]) * 100
+    values = 100 * np.array([[arm["success"], arm["success_lo"], arm["success_hi"]] for arm in arms.values()])
     with rc_context(SETTINGS):
         figure, axes = new_figure(7, 0.9 + 0.32 * len(arms))
         ax = axes[0, 0]
