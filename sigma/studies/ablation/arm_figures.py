@@ -73,28 +73,24 @@ def forest(results: Mapping[str, Any]) -> str:
         return to_svg(figure)
 
 
-def curves(trainings: Sequence[tuple[str, int, Mapping[str, np.ndarray]]]) -> str:
+def curves(trainings: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> str:
     """Validation error over the steps of each arm's last phase, one thin line a seed; the last fifth is shaded.
 
-    ``trainings`` are (arm, seed, columns of ``curves.parquet``). Steps are shown as a share of the arm's own.
+    ``trainings`` are (arm, columns of ``curves.parquet``). Steps are shown as a share of the arm's own.
     """
-    arms = list(dict.fromkeys(arm for arm, _, _ in trainings))
+    styles: dict[str, dict[str, Any]] = {}
     with rc_context(SETTINGS):
         figure, axes = new_figure(8, 4.0)
         ax = axes[0, 0]
         ax.axvspan(1 - LAST_PART, 1, color="#0072B2", alpha=0.06)
-        seen: set[str] = set()
-        for arm, _, columns in trainings:
+        for arm, columns in trainings:
+            label = None if arm in styles else plain(title(arm))
+            dash, colour = divmod(len(styles), len(PALETTE))
+            style = styles.setdefault(arm, {"color": PALETTE[colour], "linestyle": DASHES[dash % len(DASHES)]})
             last = columns["phase"] == columns["phase"][-1]
             rows = last & np.isfinite(columns["validation"])
-            style = {
-                "color": PALETTE[arms.index(arm) % len(PALETTE)],
-                "linestyle": DASHES[arms.index(arm) // len(PALETTE) % len(DASHES)],
-            }
-            label = None if arm in seen else plain(title(arm))
             share = columns["step"][rows] / columns["step"][last].max()
             ax.plot(share, columns["validation"][rows], linewidth=1.1, label=label, **style)
-            seen.add(arm)
         ax.set_yscale("log")
         ax.set_xlabel("share of the arm's training steps (last phase)")
         ax.set_ylabel("validation error as the arm measures it")

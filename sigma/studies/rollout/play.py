@@ -1,13 +1,31 @@
 """``sigma rollout``: one arm in closed loop in the simulator, on the same fresh episodes as every other arm."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sigma.simulation.setting import PLAIN, PLAIN_NAME, RolloutParameters, read_rollout
+from sigma.parameters import Parameters, read_parameters
+from sigma.simulation.setting import PLAIN, PLAIN_NAME, RolloutParameters, Setting, read_rollout
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from sigma.policy.control.controller import BaseController
+    from sigma.policy.control.sigma_controller import SigmaController
+    from sigma.studies.rollout.players import Player
 
 
-def _jobs(section: RolloutParameters, params: Path) -> list[tuple[str, str, Any, range]]:
-    """Task, setting's name, setting and seeds of everything that is played."""
+class Job(NamedTuple):
+    """Episodes of one task and setting; ``taken`` control steps are executed a decision."""
+
+    task: str
+    name: str
+    setting: Setting
+    seeds: range
+    taken: int
+
+
+def _jobs(section: RolloutParameters, params: Path) -> list[Job]:
+    """Everything that is played; ``params`` is the file's name for messages."""
     from sigma.shared.errors import SigmaError
     from sigma.simulation.env import TEXT
     from sigma.simulation.tasks import task_named
@@ -21,13 +39,51 @@ def _jobs(section: RolloutParameters, params: Path) -> list[tuple[str, str, Any,
         for text in setting.wordings:
             if not TEXT.contains(text):
                 raise SigmaError(f"{key}: found {text!r}; legal: 1 to 80 small letters and spaces")
-    first = section.first_seed
-    jobs = [(section.target, PLAIN_NAME, PLAIN, range(first, first + section.episodes))]
-    for task in section.base_tasks:
-        jobs.append((task_named(task).name, PLAIN_NAME, PLAIN, range(first, first + section.base_episodes)))
-    for name, setting in section.settings.items():
-        jobs.append((section.target, name, setting, range(first, first + section.settings_episodes)))
-    return jobs
+
+    def job(task: str, name: str, setting: Setting, episodes: int) -> Job:
+        seeds = range(section.first_seed, section.first_seed + episodes)
+        return Job(task_named(task).name, name, setting, seeds, setting.n_action_steps or section.n_action_steps)
+
+    return [
+        job(section.target, PLAIN_NAME, PLAIN, section.episodes),
+        *(job(task, PLAIN_NAME, PLAIN, section.base_episodes) for task in section.base_tasks),
+        *(job(section.target, name, setting, section.settings_episodes) for name, setting in section.settings.items()),
+    ]
+
+
+def _controllers(
+    player: "Player", section: RolloutParameters, parameters: Parameters, jobs: list[Job], params: Path
+) -> "dict[int, BaseController | SigmaController]":
+    """The player's policy for each number of control steps that a job executes a decision.
+
+    Raises :class:`SigmaError` for a delay beyond the plan, and for words that the base does not know.
+    """
+    from sigma.compute.device import open_device
+    from sigma.policy.control.robot_observation import check_words
+    from sigma.shared.errors import SigmaError
+    from sigma.studies.rollout.players import load_player, read_base
+
+    reference, features = read_base()
+    controllers = {
+        taken: load_player(
+            player,
+            reference=reference,
+            features=features,
+            adapter=parameters.adapter.model_dump(),
+            n_action_steps=taken,
+            device=open_device(parameters.machine),
+        )
+        for taken in dict.fromkeys(job.taken for job in jobs)
+    }
+    for job in jobs:
+        controller = controllers[job.taken]
+        if job.taken + job.setting.delay > controller.horizon:
+            raise SigmaError(
+                f"{params}: rollout.settings.{job.name}.delay: found {job.setting.delay}; legal: 0 to "
+                f"{controller.horizon - job.taken}, as {player.name} plans {controller.horizon} steps"
+            )
+        check_words(controller.builder.base.prompter, job.setting.wordings)
+    return controllers
 
 
 def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Path) -> str:
@@ -36,24 +92,16 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     The table is the same to the bit when the arm is played again. What a clock says stands in a file beside it,
     ``ARM.json``: ``arm``, and ``played``, a row for each task and setting with the episodes, the seconds that they took
     and the policy's decisions a second, in calls of ``batch`` rows (None for the expert, who has no policy).
-
-    Args:
-        arm: its name, see :mod:`sigma.studies.rollout.players`.
-        model: the folder of a trained arm; None for those of the main pipeline.
-        params: file with the section ``rollout``.
-        output: the table, ``ARM.parquet``; the clock's file has its name with the ending json.
-        videos: the folder for mp4 files and the contact sheet of the target.
+    ``model`` is the folder of a trained arm, None for the players of the main pipeline.
     """
-    section = read_rollout(params)
-    from sigma.parameters import read_parameters
+    section, parameters = read_rollout(params), read_parameters()
 
-    whole = read_parameters()
     from sigma.shared.errors import SigmaError
-    from sigma.studies.rollout.players import EXPERT, find_arm, load_arm, read_base
+    from sigma.studies.rollout.players import EXPERT, find_player
 
     if output.suffix != ".parquet":
         raise SigmaError(f"{output}: legal: a name that ends with .parquet")
-    player = find_arm(arm, model)
+    player = find_player(arm, model)
     try:
         from sigma.simulation.parallel import EpisodePool, check_renderer
     except ModuleNotFoundError as error:
@@ -66,7 +114,6 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
 
     import pyarrow
 
-    from sigma.compute.device import open_device
     from sigma.shared.files import Outputs
     from sigma.shared.progress import progress
     from sigma.simulation.episode import EpisodeSpec, RolloutResult
@@ -75,42 +122,17 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
 
     jobs = _jobs(section, params)
     check_renderer()
-    machine = whole.machine
-    controllers, size = {}, section.video_size
-    if player.name != EXPERT:
-        from sigma.policy.control.robot_observation import check_words
-
-        reference, features = read_base()
-        for taken in dict.fromkeys(setting.n_action_steps or section.n_action_steps for _, _, setting, _ in jobs):
-            controllers[taken] = load_arm(
-                player,
-                reference=reference,
-                features=features,
-                adapter=whole.adapter.model_dump(),
-                n_action_steps=taken,
-                device=open_device(machine),
-                dtype=features["dtype"],
-            )
-        builder, horizon = controllers[section.n_action_steps].builder, controllers[section.n_action_steps].horizon
-        size = builder.base.resolution
-        for _, name, setting, _ in jobs:
-            taken = setting.n_action_steps or section.n_action_steps
-            if taken + setting.delay > horizon:
-                raise SigmaError(
-                    f"{params}: rollout.settings.{name}.delay: found {setting.delay}; legal: 0 to {horizon - taken}, "
-                    f"as {arm} plans {horizon} steps"
-                )
-            check_words(builder.base.prompter, setting.wordings)
+    controllers = {} if player.name == EXPERT else _controllers(player, section, parameters, jobs, params)
+    size = next((controller.builder.base.resolution for controller in controllers.values()), section.video_size)
     rows: list[dict[str, Any]] = []
     kept: list[RolloutResult] = []
     played: list[dict[str, Any]] = []
     with (
-        EpisodePool(machine.workers) as crew,
-        progress(f"rollout {arm}", sum(len(seeds) for *_, seeds in jobs)) as meter,
+        EpisodePool(parameters.machine.workers) as crew,
+        progress(f"rollout {arm}", sum(len(job.seeds) for job in jobs)) as meter,
     ):
-        for task, name, setting, seeds in jobs:
+        for task, name, setting, seeds, taken in jobs:
             started = time.perf_counter()
-            taken = setting.n_action_steps or section.n_action_steps
             spec = EpisodeSpec(task, taken, setting, size=size)
             rate = None
             if not controllers:
@@ -118,13 +140,12 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
             else:
                 policy = FixedRows(controllers[taken], section.batch)
                 results = run_rollouts(policy, seeds, spec, batch=section.batch, crew=crew)
-                decided = sum(result.decisions for result in results)
                 # In calls of `batch` rows, rows that are free included.
-                rate = round(decided / policy.seconds, 2)
+                rate = round(sum(result.decisions for result in results) / policy.seconds, 2)
             seconds = round(time.perf_counter() - started, 2)
-            clock = {"seconds": seconds, "decisions_per_second": rate}
-            played.append({"task": task, "setting": name, "episodes": len(results), **clock})
-            rows += [{"arm": arm, "task": task, "setting": name} | _row(result) for result in results]
+            group = {"task": task, "setting": name}
+            played.append(group | {"episodes": len(results), "seconds": seconds, "decisions_per_second": rate})
+            rows += [{"arm": arm, **group, **vars(result)} for result in results]
             if (task, name) == (section.target, PLAIN_NAME):
                 kept = choose(results, section.videos)
             won = sum(result.success for result in results)
@@ -132,12 +153,8 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
         spec = EpisodeSpec(section.target, size=section.video_size)
         views = crew.replay({result.seed: result.actions for result in kept}, spec)
     write_films(videos, [film(result, views[result.seed]) for result in kept])
-    protocol = {
-        "first_seed": section.first_seed,
-        "n_action_steps": section.n_action_steps,
-        "batch": section.batch,
-        "settings": {name: setting.model_dump() for name, setting in section.settings.items()},
-    }
+    # What must be equal of two arms for their episodes to be compared.
+    protocol = section.model_dump(include={"first_seed", "n_action_steps", "batch", "settings"})
     metadata = {"arm": arm, "protocol": json.dumps(protocol, sort_keys=True)}
     with Outputs() as outputs:
         outputs.table(output, pyarrow.Table.from_pylist(rows, schema=_schema().with_metadata(metadata)))
@@ -146,15 +163,11 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     return f"rollout: {arm}: {section.target} {sum(target)} of {len(target)}, {len(rows)} episodes in all"
 
 
-def _schema() -> Any:
+def _schema() -> "pyarrow.Schema":
+    """The table's columns; of a result the actions alone are left out."""
     import pyarrow as pa
 
     text, count = pa.string(), pa.int64()
     columns = {"arm": text, "task": text, "setting": text, "seed": count, "instruction": text, "success": pa.bool_()}
     columns |= {"progress": pa.float64(), "wrong_box": pa.bool_(), "steps": count, "failure": text}
     return pa.schema(columns | {"milestones": count, "decisions": count})
-
-
-def _row(result: Any) -> dict[str, Any]:
-    names = ("seed", "instruction", "success", "progress", "wrong_box", "steps", "failure", "milestones", "decisions")
-    return {name: getattr(result, name) for name in names}
