@@ -14,13 +14,9 @@ import numpy as np
 from sigma.evaluation.intervals import Difference
 from sigma.evaluation.references import CHECKED
 from sigma.evaluation.scores import SPAN_METRICS
-from sigma.shared.errors import SigmaError
 
+# Names of the two passes in metrics/check_a.json and in heads.json.
 PASSES = {"baseline": "control", "sigma": "sigma"}
-
-
-def _close(first: float, second: float, tolerance: float) -> bool:
-    return abs(first - second) <= tolerance * max(abs(first), abs(second))
 
 
 def check_a(
@@ -28,52 +24,47 @@ def check_a(
 ) -> dict[str, Any]:
     """Compare the two passes: the heads they loaded, and ``tau_l2`` and ``sem_align`` averaged over windows ``rows``.
 
-    ``heads`` holds ``control`` and ``sigma``, each with ``digest``, ``tensors``, ``mean``, ``std``, ``rms``; ``sigma``
-    the columns of Sigma's table; ``tolerance`` is relative to the larger of the two averages.
+    ``heads`` is ``heads.json``, ``sigma`` holds the columns of Sigma's table, and ``tolerance`` is relative to the
+    larger of the two averages.
     """
-    try:
-        control, own = heads["control"], heads["sigma"]
-        same = all(control[key] == own[key] for key in ("digest", "tensors"))
-        same = same and all(_close(control[key], own[key], 1e-9) for key in ("mean", "std", "rms"))
-        result = {
-            "heads_tensors": own["tensors"],
-            **{key: own[key] for key in ("mean", "std", "rms")},
-            "digest": {name: heads[key]["digest"] for name, key in PASSES.items()},
-        }
-    except (KeyError, TypeError) as error:
-        raise SigmaError(f"data/predictions/heads.json: {error} is missing; run the stage again (dvc repro)") from None
+    control, trained = heads["control"], heads["sigma"]
+    moments = {key: trained[key] for key in ("mean", "std", "rms")}
+    same = all(control[key] == trained[key] for key in ("digest", "tensors"))
+    same = same and all(math.isclose(control[key], value, rel_tol=1e-9) for key, value in moments.items())
+    averages = {}
     for key, column in (("avg_tau_l2", "tau_l2"), ("avg_semantic_text_alignment", "sem_align")):
         pair = {"baseline": float(sigma[f"control_{column}"][rows].mean()), "sigma": float(sigma[column][rows].mean())}
-        result[key] = pair
-        same = same and _close(pair["baseline"], pair["sigma"], tolerance)
-    return {**result, "tolerance": tolerance, "passed": bool(same)}
+        averages[key] = pair
+        same = same and math.isclose(pair["baseline"], pair["sigma"], rel_tol=tolerance)
+    digests = {name: heads[key]["digest"] for name, key in PASSES.items()}
+    result = {"heads_tensors": trained["tensors"], **moments, "digest": digests, **averages}
+    return {**result, "tolerance": tolerance, "passed": same}
 
 
-def check_b(
-    control: Mapping[str, Difference], references: Mapping[str, Mapping[str, Difference]], samples: int, batch: int
-) -> dict[str, Any]:
-    """Sigma against the frozen base (``control``, by metric) and against each reference (by name and metric).
+def check_b(differences: Mapping[str, Mapping[str, Difference]], samples: int, batch: int) -> dict[str, Any]:
+    """Sigma against the frozen base and against each reference, from ``differences`` by arm and metric.
 
     Passed: the upper bound of the paired difference lies below 0 at all three scales against the base's mean of samples
-    and both trivial references.
+    and both trivial references. ``samples`` is the number of test windows, ``batch`` the windows of a batch.
     """
-    episodes = next(iter(control.values())).episodes
+    control = differences["base"]
     return {
         "test": {
             **{metric: difference.to_json("baseline", "sigma") for metric, difference in control.items()},
             "samples": samples,
             "batches": math.ceil(samples / batch),
-            "episodes": episodes,
+            "episodes": control["mse_plan"].episodes,
         },
         "references": {
-            name: {metric: item.to_json("reference", "sigma") for metric, item in references[name].items()}
+            name: {metric: difference.to_json("reference", "sigma") for metric, difference in differences[name].items()}
             for name in CHECKED
         },
-        "passed": not failures(references),
+        "passed": not failures(differences),
     }
 
 
-def failures(references: Mapping[str, Mapping[str, Difference]]) -> list[tuple[str, str]]:
-    """Which (reference, metric) pairs keep CHECK B from passing."""
+def failures(differences: Mapping[str, Mapping[str, Difference]]) -> dict[str, list[str]]:
+    """The references that keep CHECK B from passing, each with the metrics at which it does."""
     metrics = SPAN_METRICS.values()
-    return [(name, metric) for name in CHECKED for metric in metrics if not references[name][metric].below_zero]
+    failed = {name: [metric for metric in metrics if not differences[name][metric].below_zero] for name in CHECKED}
+    return {name: missed for name, missed in failed.items() if missed}

@@ -4,7 +4,7 @@ Legend: W windows, T horizon, C chunk, D joints, S samples, K factors, E factor 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,9 @@ import numpy as np
 
 from sigma.policy.adapter.measures import Measures
 from sigma.shared.errors import SigmaError
-from sigma.shared.files import read_table
 from sigma.shared.quantiles import Quantiles
 from sigma.shared.records import PREDICTED, REPLAY, read_record
-from sigma.shared.spans import SPANS, span_steps, stored_residuals
+from sigma.shared.spans import SPANS, span_steps
 from sigma.shared.tables import read_columns
 
 SPLITS = ("test", "validation", "train")
@@ -48,7 +47,7 @@ class Predictions:
     joints: list[str]
     scored: np.ndarray
     quantiles: Quantiles
-    frames: dict[int, list[tuple[str, bytes]]] = field(default_factory=dict)
+    frames: dict[int, list[tuple[str, bytes]]]
 
     @property
     def chunk(self) -> int:
@@ -61,10 +60,6 @@ class Predictions:
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of one split's windows."""
         return np.flatnonzero(self.base["split"] == split)
-
-    def residuals(self) -> dict[str, np.ndarray]:
-        """The residual of each span, ``[W, n, D]``."""
-        return stored_residuals(self.sigma)
 
 
 def stored_measures(columns: Mapping[str, np.ndarray], hold: np.ndarray) -> Measures:
@@ -88,57 +83,55 @@ def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], first: Pat
         raise SigmaError(f"{first}, {second}: 'action', 'residual_chunk': legal: steps and joints a row")
     windows, horizon, joints = plan = base["action"].shape
     steps = span_steps(min(sigma["residual_chunk"].shape[1], horizon), horizon)
-    for columns, path, shapes in (
-        (base, first, dict.fromkeys(("base_action", "base_zero_noise"), plan)),
-        (base, first, {"valid": (windows, horizon), "hold": (windows, joints)}),
-        (base, first, {"base_samples": (windows, base["base_samples"].shape[1], horizon, joints)}),
-        (sigma, second, dict.fromkeys(("base_action", "adapted_action"), plan)),
-        (sigma, second, {f"residual_{span}": (windows, count, joints) for span, count in steps.items()}),
-    ):
+    shapes = {
+        "valid": (windows, horizon),
+        "hold": (windows, joints),
+        **dict.fromkeys(("base_action", "base_zero_noise", "adapted_action"), plan),
+        "base_samples": (windows, base["base_samples"].shape[1], horizon, joints),
+        **{f"residual_{span}": (windows, count, joints) for span, count in steps.items()},
+    }
+    finite = ("action", "hold", "base_action", "base_zero_noise", "base_samples")
+    # Residuals are not among these: one that is not finite counts as zero, as it does on a robot.
+    finite += ("tau_l2", "sem_align", "control_tau_l2", "control_sem_align")
+    for path, columns in ((first, base), (second, sigma)):
         for name, shape in shapes.items():
-            if columns[name].shape != shape:
+            if name in columns and columns[name].shape != shape:
                 raise SigmaError(f"{path}: column {name!r} has shape {columns[name].shape}, {shape} is needed")
-    for name in ("action", "hold", "base_action", "base_zero_noise", "base_samples"):
-        if not np.isfinite(base[name]).all():
-            raise SigmaError(f"{first}: column {name!r} holds a value that is not finite; legal: finite numbers")
-    for name in ("tau_l2", "sem_align", "control_tau_l2", "control_sem_align"):
-        if not np.isfinite(sigma[name]).all():
-            raise SigmaError(f"{second}: column {name!r} holds a value that is not finite; legal: finite numbers")
+        for name in finite:
+            if name in columns and not np.isfinite(columns[name]).all():
+                raise SigmaError(f"{path}: column {name!r} holds a value that is not finite; legal: finite numbers")
     if not np.allclose(base["base_action"], sigma["base_action"], rtol=SAME_BASE, atol=SAME_BASE):
         raise SigmaError(f"{second}: its base actions are not those of {first}; run the stage again (dvc repro)")
     if not (base["split"] == "test").any():
         raise SigmaError(f"{first}: no test window; legal: at least one test episode of a horizon's length")
 
 
-def read_frames(path: Path) -> dict[int, list[tuple[str, bytes]]]:
+def _read_frames(path: Path) -> dict[int, list[tuple[str, bytes]]]:
     """JPEG pictures of each window's decision frame: window id -> (camera, bytes) in the cameras' order."""
-    names = ["window", "camera", "jpeg"]
-    table = read_table(path, names)
-    if table.column_names != names:
-        raise SigmaError(f"{path}: expected the columns {', '.join(names)}; run the stage again (dvc repro)")
-    columns = table.to_pydict()
+    names = ("window", "camera", "jpeg")
+    columns, _ = read_columns(path, names)
     frames: dict[int, list[tuple[str, bytes]]] = {}
-    for window, camera, jpeg in zip(columns["window"], columns["camera"], columns["jpeg"], strict=True):
+    for window, camera, jpeg in zip(*(columns[name].tolist() for name in names), strict=True):
         frames.setdefault(window, []).append((camera, jpeg))
     return frames
 
 
-def read_predictions(baseline: Path, sigma: Path, frames: Path, shards: Path, features: Path) -> Predictions:
-    """Read ``baseline`` and ``sigma`` (tables), ``frames`` (pictures) and the ``meta.json`` of ``shards`` and
-    ``features``.
+def read_predictions(data: Path) -> Predictions:
+    """Read the tables and pictures in ``data/predictions``, and what ``data`` says of the shards and features.
 
     Raises :class:`SigmaError`, naming file and column, where one is missing, not finite, or of another run.
     """
-    base, _ = read_columns(baseline, BASELINE_COLUMNS)
-    corrected, _ = read_columns(sigma, SIGMA_COLUMNS)
-    _check(base, corrected, baseline, sigma)
-    shards_meta, features_meta = read_record(shards, PREDICTED), read_record(features, REPLAY)
-    joints = list(shards_meta["joint_names"])
+    baseline, corrected = (data / f"predictions/{name}.parquet" for name in ("baseline", "sigma"))
+    base, sigma = read_columns(baseline, BASELINE_COLUMNS)[0], read_columns(corrected, SIGMA_COLUMNS)[0]
+    _check(base, sigma, baseline, corrected)
+    meta = data / "shards/meta.json"
+    shards, features = read_record(meta, PREDICTED), read_record(data / "features/meta.json", REPLAY)
+    joints = shards["joint_names"]
     if len(joints) != base["action"].shape[2]:
         raise SigmaError(
-            f"{shards}: joint_names has {len(joints)} names, {baseline} has {base['action'].shape[2]} joints"
+            f"{meta}: joint_names has {len(joints)} names, {baseline} has {base['action'].shape[2]} joints"
         )
-    excluded = set(shards_meta["exclude_joints"])
-    quantiles = Quantiles.from_json(features_meta["normalisation"]["action"])
-    scored = np.array([name not in excluded for name in joints])
-    return Predictions(base, corrected, shards_meta, features_meta, joints, scored, quantiles, read_frames(frames))
+    quantiles = Quantiles.from_json(features["normalisation"]["action"])
+    scored = np.array([name not in shards["exclude_joints"] for name in joints])
+    frames = _read_frames(data / "predictions/frames.parquet")
+    return Predictions(base, sigma, shards, features, joints, scored, quantiles, frames)

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-LEVEL = 0.95
+from sigma.evaluation.intervals import LEVEL
+
 Interval = tuple[float, float, float]  # estimate, lower and upper bound
 
 
@@ -26,16 +27,17 @@ def wilson(won: int, episodes: int) -> Interval:
     return won / episodes, float(interval.low), float(interval.high)
 
 
+def _with_bounds(name: str, interval: Interval) -> dict[str, float]:
+    return dict(zip((name, f"{name}_lo", f"{name}_hi"), interval, strict=True))
+
+
 def score(
     success: Sequence[bool], progress: Sequence[float], wrong_box: Sequence[bool], failure: Sequence[str | None]
 ) -> dict[str, Any]:
     """What one arm did on N episodes, JSON-ready; ``failures`` counts the kinds that occurred."""
-    estimate, low, high = wilson(int(np.sum(success)), len(success))
     return {
         "episodes": len(success),
-        "success": estimate,
-        "success_lo": low,
-        "success_hi": high,
+        **_with_bounds("success", wilson(int(np.sum(success)), len(success))),
         "progress": float(np.mean(progress)),
         "wrong_box": int(np.sum(wrong_box)),
         "failures": dict(sorted(Counter(kind for kind in failure if kind is not None).items())),
@@ -65,29 +67,19 @@ def compare(first: np.ndarray, second: np.ndarray) -> dict[str, float | int]:
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     both, neither = int((first & second).sum()), int((~first & ~second).sum())
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    estimate, low, high = difference_of_pairs(both, only_first, only_second, neither)
+    interval = difference_of_pairs(both, only_first, only_second, neither)
     discordant = only_first + only_second
     p = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
-    return {
-        "both": both,
-        "only_first": only_first,
-        "only_second": only_second,
-        "difference": estimate,
-        "low": low,
-        "high": high,
-        "p": p,
-    }
+    counts = {"both": both, "only_first": only_first, "only_second": only_second}
+    return counts | dict(zip(("difference", "low", "high"), interval, strict=True)) | {"p": p}
 
 
 def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
     """The mean of the tasks' independent estimates, with its interval."""
     estimates, lows, highs = np.array(intervals, np.float64).T
-    count, mean = len(intervals), float(estimates.mean())
-    return (
-        mean,
-        mean - float(np.linalg.norm(estimates - lows)) / count,
-        mean + float(np.linalg.norm(highs - estimates)) / count,
-    )
+    below, above = (float(np.linalg.norm(margin)) / len(intervals) for margin in (estimates - lows, highs - estimates))
+    mean = float(estimates.mean())
+    return mean, mean - below, mean + above
 
 
 def retention(scores: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -95,19 +87,11 @@ def retention(scores: Mapping[str, Mapping[str, Any]], against: Mapping[str, Map
 
     ``scores`` maps a task to the arm's :func:`score`, ``against`` to :func:`compare` of the arm with the base.
     """
-    success, low, high = mean_of_tasks(
-        [(task["success"], task["success_lo"], task["success_hi"]) for task in scores.values()]
-    )
-    change, change_low, change_high = mean_of_tasks(
-        [(task["difference"], task["low"], task["high"]) for task in against.values()]
-    )
+    success = [(task["success"], task["success_lo"], task["success_hi"]) for task in scores.values()]
+    change = [(task["difference"], task["low"], task["high"]) for task in against.values()]
     return {
         "episodes": sum(task["episodes"] for task in scores.values()),
-        "success": success,
-        "success_lo": low,
-        "success_hi": high,
+        **_with_bounds("success", mean_of_tasks(success)),
         "progress": float(np.mean([task["progress"] for task in scores.values()])),
-        "difference": change,
-        "difference_lo": change_low,
-        "difference_hi": change_high,
+        **_with_bounds("difference", mean_of_tasks(change)),
     }

@@ -4,36 +4,38 @@ Legend: W windows, T horizon, D joints.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sigma.evaluation import scores
-from sigma.evaluation.intervals import Difference, paired_difference
+from sigma.evaluation.intervals import ENOUGH_EPISODES, Difference, paired_difference
 from sigma.evaluation.predictions import SPLITS, Predictions, stored_measures
 from sigma.evaluation.references import reference_plans
 from sigma.evaluation.scores import METRICS, Arm
+from sigma.parameters.report import ReportParameters
 from sigma.policy.adapter.adapter import Execution, SigmaTelepathyAdapter
+from sigma.shared.spans import stored_residuals
 
 # Metric -> its column in Sigma's table; the control pass's has a prefix.
 TELEPATHY = ("tau_l2", "sem_align")
-RISK_BINS = 8
+RISK_GROUPS = 8
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Arms, their errors by window, and paired differences on the test episodes.
 
-    ``arms[name][metric]`` is ``[W, n, D]``, ``errors[name][metric]`` ``[W]``; ``control`` is Sigma against the frozen
-    base, ``differences[name]`` Sigma against another arm; ``critical`` marks windows in which the gripper moves.
+    ``arms[name][metric]`` is ``[W, n, D]``, ``errors[name][metric]`` ``[W]``; ``differences[name][metric]`` is Sigma
+    against another arm; ``critical`` marks windows in which the gripper moves.
     """
 
     predictions: Predictions
     execution: Execution
     arms: dict[str, Arm]
     errors: dict[str, dict[str, np.ndarray]]
-    control: dict[str, Difference]
     differences: dict[str, dict[str, Difference]]
     critical: np.ndarray
     resamples: int
@@ -41,6 +43,7 @@ class Evaluation:
 
     @property
     def test(self) -> np.ndarray:
+        """Row numbers of the test windows."""
         return self.predictions.rows("test")
 
     def difference(self, arm: str, metric: str, rows: np.ndarray) -> Difference:
@@ -49,30 +52,27 @@ class Evaluation:
         other, sigma = (self.errors[name][metric][rows] for name in (arm, "sigma"))
         return paired_difference(other, sigma, episodes, resamples=self.resamples, seed=self.seed)
 
+    def means(self, arm: str, rows: np.ndarray, metrics: Sequence[str] = METRICS) -> dict[str, float]:
+        """The arm's errors averaged over the windows ``rows``, by metric."""
+        return {metric: float(self.errors[arm][metric][rows].mean()) for metric in metrics}
+
 
 def execute(predictions: Predictions, adapter: SigmaTelepathyAdapter) -> Execution:
     """What ``adapter`` would execute on every window."""
     base, sigma = predictions.base, predictions.sigma
-    return adapter.execute(
-        base["base_action"],
-        predictions.residuals(),
-        stored_measures(sigma, base["hold"]),
-        adapted_action=sigma["adapted_action"],
-    )
+    measures = stored_measures(sigma, base["hold"])
+    adapted = sigma["adapted_action"]
+    return adapter.execute(base["base_action"], stored_residuals(sigma), measures, adapted_action=adapted)
 
 
-def evaluate(
-    predictions: Predictions,
-    adapter: SigmaTelepathyAdapter,
-    *,
-    resamples: int,
-    seed: int,
-    gripper: int,
-    critical_threshold: float,
-) -> Evaluation:
-    """Score the frozen base, Sigma, Sigma with the adapter off and every reference on all windows."""
+def evaluate(predictions: Predictions, adapter: SigmaTelepathyAdapter, report: ReportParameters) -> Evaluation:
+    """Score the frozen base, Sigma, Sigma with the adapter off and every reference on all windows.
+
+    Raises :class:`SigmaError` where ``report.gripper`` is no joint.
+    """
     base, sigma = predictions.base, predictions.sigma
     target, valid, chunk = base["action"], base["valid"], predictions.chunk
+    critical = scores.critical_windows(target, valid, predictions.joints, report.gripper, report.critical_threshold)
     execution = execute(predictions, adapter)
     arms: dict[str, Arm] = {
         "base": scores.plan_arm(base["base_action"], chunk),
@@ -84,13 +84,11 @@ def evaluate(
     for metric in TELEPATHY:
         errors["base"][metric] = sigma[f"control_{metric}"].astype(np.float64)
         errors["sigma"][metric] = sigma[metric].astype(np.float64)
-    critical = scores.critical_windows(target, valid, gripper, critical_threshold)
-    result = Evaluation(predictions, execution, arms, errors, {}, {}, critical, resamples, seed)
-    rows = result.test
-    result.control.update({metric: result.difference("base", metric, rows) for metric in (*METRICS, *TELEPATHY)})
+    result = Evaluation(predictions, execution, arms, errors, {}, critical, report.resamples, report.seed)
     for name in arms:
-        if name not in ("sigma", "base"):
-            result.differences[name] = {metric: result.difference(name, metric, rows) for metric in METRICS}
+        if name != "sigma":
+            metrics = (*METRICS, *TELEPATHY) if name == "base" else METRICS
+            result.differences[name] = {metric: result.difference(name, metric, result.test) for metric in metrics}
     return result
 
 
@@ -104,7 +102,7 @@ def split_metrics(evaluation: Evaluation, arm: str, batch: int) -> dict[str, dic
         rows = evaluation.predictions.rows(split)
         if len(rows):
             counts = {"samples": len(rows), "batches": math.ceil(len(rows) / batch)}
-            result[split] = {**scores.means(evaluation.errors[arm], rows), **counts}
+            result[split] = {**evaluation.means(arm, rows, (*METRICS, *TELEPATHY)), **counts}
     return result
 
 
@@ -113,125 +111,106 @@ def _group(evaluation: Evaluation, rows: np.ndarray) -> dict[str, Any]:
     episodes = len(np.unique(evaluation.predictions.base["episode"][rows]))
     group: dict[str, Any] = {"windows": len(rows), "episodes": episodes}
     if len(rows):
-        group["mse"] = {
-            arm: {metric: float(evaluation.errors[arm][metric][rows].mean()) for metric in METRICS}
-            for arm in ("base", "sigma")
-        }
+        group["mse"] = {arm: evaluation.means(arm, rows) for arm in ("base", "sigma")}
         group["mse_plan_difference"] = evaluation.difference("base", "mse_plan", rows).to_json("base", "sigma")
     return group
 
 
-def groups(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+def _groups(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     """Test windows by subset and by task."""
     base, rows = evaluation.predictions.base, evaluation.test
     subsets = {"whole": np.ones(len(rows), bool), "kept": base["kept"][rows], "strided": base["strided"][rows]}
     subsets["critical"] = evaluation.critical[rows]
     tasks = {name: base["task"][rows] == name for name in np.unique(base["task"][rows]).tolist()}
     return {
-        "subsets": {name: _group(evaluation, rows[mask]) for name, mask in subsets.items()},
-        "tasks": {name: _group(evaluation, rows[mask]) for name, mask in tasks.items()},
+        kind: {name: _group(evaluation, rows[mask]) for name, mask in masks.items()}
+        for kind, masks in (("subsets", subsets), ("tasks", tasks))
     }
 
 
-def by_step(evaluation: Evaluation) -> dict[str, list[float]]:
-    """Error of every arm's executed plan at each horizon step of the test windows, ``[T]``."""
-    base, rows = evaluation.predictions.base, evaluation.test
-    return {
-        name: scores.step_errors(
-            arm["mse_plan"][rows], base["action"][rows], base["valid"][rows], evaluation.predictions.scored
-        ).tolist()
-        for name, arm in evaluation.arms.items()
-    }
-
-
-def by_joint(evaluation: Evaluation) -> dict[str, dict[str, list[float]]]:
-    """Error of the executed plan by joint on the test windows: normalised MSE, and RMSE in the joints' own units."""
-    base, rows, quantiles = evaluation.predictions.base, evaluation.test, evaluation.predictions.quantiles
-    result = {}
+def _by_step_and_joint(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """Error of every arm's executed plan on the test windows: at each step ``[T]``, and by joint ``[D]`` as normalised
+    MSE and as RMSE in the joints' own units."""
+    predictions, rows = evaluation.predictions, evaluation.test
+    target, valid, quantiles = predictions.base["action"][rows], predictions.base["valid"][rows], predictions.quantiles
+    by_step: dict[str, Any] = {}
+    by_joint: dict[str, Any] = {"joints": predictions.joints}
     for name, arm in evaluation.arms.items():
-        mse = scores.joint_errors(arm["mse_plan"][rows], base["action"][rows], base["valid"][rows])
+        plan = arm["mse_plan"][rows]
+        by_step[name] = scores.step_errors(plan, target, valid, predictions.scored).tolist()
+        mse = scores.joint_errors(plan, target, valid)
         rmse = scores.in_joint_units(mse, quantiles.q01, quantiles.q99)
-        result[name] = {"mse": mse.tolist(), "rmse_joint_units": rmse.tolist()}
-    return result
+        by_joint[name] = {"mse": mse.tolist(), "rmse_joint_units": rmse.tolist()}
+    return {"by_step": by_step, "by_joint": by_joint}
 
 
-def risk_bins(evaluation: Evaluation) -> list[dict[str, float | None]]:
-    """Reliability of the risk: test windows in equal groups of rising trajectory risk, with the errors of each group.
+def risk_groups(evaluation: Evaluation, count: int) -> list[dict[str, float | None]]:
+    """Reliability of the risk: test windows in ``count`` equal groups of rising trajectory risk, with the size, mean
+    risk (None where infinite), mean scale and errors of each.
 
     A useful risk is one whose high groups are those where the whole correction (scale 1) helps least or harms.
     """
-    rows = evaluation.test
-    order = rows[np.argsort(evaluation.execution.risks["trajectory"][rows], kind="stable")]
-    bins: list[dict[str, float | None]] = []
-    for part in np.array_split(order, min(RISK_BINS, len(order))):
-        errors = {
-            arm: float(evaluation.errors[arm]["mse_trj"][part].mean()) for arm in ("base", "sigma", "sigma_scale_1")
-        }
-        scale = float(evaluation.execution.scales["trajectory"][part].mean())
-        risk = evaluation.execution.risks["trajectory"][part]
+    rows, execution = evaluation.test, evaluation.execution
+    order = rows[np.argsort(execution.risks["trajectory"][rows], kind="stable")]
+    groups: list[dict[str, float | None]] = []
+    for part in np.array_split(order, min(count, len(order))):
+        risk = execution.risks["trajectory"][part]
         finite = risk[np.isfinite(risk)]
-        bins.append(
-            {"windows": len(part), "risk": float(finite.mean()) if len(finite) else None, "scale": scale, **errors}
-        )
-    return bins
+        mean = float(finite.mean()) if len(finite) else None
+        scale = float(execution.scales["trajectory"][part].mean())
+        errors = {name: evaluation.means(name, part)["mse_trj"] for name in ("base", "sigma_scale_1", "sigma")}
+        groups.append({"windows": len(part), "risk": mean, "scale": scale, **errors})
+    return groups
 
 
-def worst_windows(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
-    """The test windows that Sigma makes worst: largest excess of its executed plan's error over the base's, if
-    positive."""
-    base, rows = evaluation.predictions.base, evaluation.test
-    excess = evaluation.errors["sigma"]["mse_plan"] - evaluation.errors["base"]["mse_plan"]
-    order = rows[np.argsort(-excess[rows], kind="stable")][:count]
+def _worst_windows(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
+    """The test windows at which the error of Sigma's executed plan exceeds the base's by most."""
+    columns, rows = evaluation.predictions.base, evaluation.test
+    base, sigma = (evaluation.errors[arm]["mse_plan"] for arm in ("base", "sigma"))
+    order = rows[np.argsort((base - sigma)[rows], kind="stable")][:count]
     return [
         {
-            **{name: base[name][row].item() for name in ("window", "episode", "step", "task")},
+            **{name: columns[name][row].item() for name in ("window", "episode", "step", "task")},
             "row": int(row),
-            "base": float(evaluation.errors["base"]["mse_plan"][row]),
-            "sigma": float(evaluation.errors["sigma"]["mse_plan"][row]),
+            "base": float(base[row]),
+            "sigma": float(sigma[row]),
             "scale": {span: float(scale[row]) for span, scale in evaluation.execution.scales.items()},
         }
         for row in order
-        if excess[row] > 0
+        if sigma[row] > base[row]
     ]
 
 
-def adapter_summary(evaluation: Evaluation) -> dict[str, Any]:
+def _scales(evaluation: Evaluation) -> dict[str, Any]:
     """How much of the correction the adapter lets through, by split and span."""
-    result: dict[str, Any] = {}
+    result: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         rows = evaluation.predictions.rows(split)
-        if len(rows):
-            result[split] = {
-                span: dict(
-                    zip(("q05", "median", "q95"), np.quantile(scale[rows], [0.05, 0.5, 0.95]).tolist(), strict=True)
-                )
-                | {"mean": float(scale[rows].mean())}
-                for span, scale in evaluation.execution.scales.items()
-            }
+        for span, scale in evaluation.execution.scales.items() if len(rows) else ():
+            low, median, high = np.quantile(scale[rows], [0.05, 0.5, 0.95]).tolist()
+            spread = {"q05": low, "median": median, "q95": high, "mean": float(scale[rows].mean())}
+            result.setdefault(split, {})[span] = spread
     return result
 
 
 def summarise(evaluation: Evaluation, worst: int) -> dict[str, Any]:
-    """Everything that the report shows, as JSON."""
-    rows = evaluation.test
-    arms = evaluation.arms
-    notes = []
-    episodes = evaluation.control["mse_plan"].episodes
-    if not evaluation.control["mse_plan"].enough:
-        notes.append(f"n too small: {episodes} test episodes; intervals of fewer than 20 cover less than they say")
+    """Everything that the report shows, as JSON, with at most ``worst`` single windows."""
+    notes, plan = [], evaluation.differences["base"]["mse_plan"]
+    if not plan.enough:
+        notes.append(
+            f"n too small: {plan.episodes} test episodes; intervals of fewer than {ENOUGH_EPISODES} cover less than "
+            "they say"
+        )
     return {
-        "test": {
-            name: {metric: float(evaluation.errors[name][metric][rows].mean()) for metric in METRICS} for name in arms
-        },
+        "test": {name: evaluation.means(name, evaluation.test) for name in evaluation.arms},
         "differences": {
-            name: {metric: item.to_json("reference", "sigma") for metric, item in by_metric.items()}
-            for name, by_metric in {"base": evaluation.control, **evaluation.differences}.items()
+            name: {metric: difference.to_json("reference", "sigma") for metric, difference in by_metric.items()}
+            for name, by_metric in evaluation.differences.items()
         },
-        **groups(evaluation),
-        "by_step": by_step(evaluation),
-        "by_joint": {"joints": evaluation.predictions.joints, **by_joint(evaluation)},
-        "scale": adapter_summary(evaluation),
-        "risk": risk_bins(evaluation),
-        "worst_windows": worst_windows(evaluation, worst),
+        **_groups(evaluation),
+        **_by_step_and_joint(evaluation),
+        "scale": _scales(evaluation),
+        "risk": risk_groups(evaluation, RISK_GROUPS),
+        "worst_windows": _worst_windows(evaluation, worst),
         "notes": notes,
     }

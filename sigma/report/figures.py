@@ -27,6 +27,8 @@ STYLE: dict[str, dict[str, Any]] = {
     "mean_trajectory": {"color": "#009E73", "linestyle": ":"},
 }
 RECORDED = "#111111"
+# Behind the frames of an audit finding.
+SHADE = "#F6C9A8"
 # The branches are drawn one over the other, the widest line first, so that equal curves all stay visible.
 BRANCH_STYLE = {
     "vector": {"color": "#E69F00", "linewidth": 5.0},
@@ -114,17 +116,11 @@ def error_by_step(errors: Mapping[str, Sequence[float]], fps: float) -> str:
     """Draw the error of the executed plan at each step of the horizon, for the arms in :data:`STYLE`."""
     with rc_context(SETTINGS):
         figure, axes = new_figure(7, 3.6)
-        ax: Axes = axes[0, 0]
+        ax = axes[0, 0]
         for name, style in STYLE.items():
             if name in errors and name != "sigma_scale_1":
-                ax.plot(
-                    np.arange(len(errors[name])) + 1,
-                    errors[name],
-                    marker="o",
-                    markersize=3,
-                    label=TITLES[name],
-                    **style,
-                )
+                steps = np.arange(len(errors[name])) + 1
+                ax.plot(steps, errors[name], marker="o", markersize=3, label=TITLES[name], **style)
         _log_where_wide(ax, [error for name in STYLE if name in errors for error in errors[name]])
         ax.set_xlabel(f"step of the horizon (1 step = {1 / fps:.3g} s)")
         ax.set_ylabel(ERROR)
@@ -204,4 +200,28 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
         ax.set_ylabel(ERROR)
         _log_where_wide(ax, [part[name] for part in bins for name in ("base", "sigma_scale_1", "sigma")])
         figure.legend(loc="outside right upper")
+        return to_svg(figure)
+
+
+def joint_trace(state: np.ndarray, action: np.ndarray, joint: str, fps: float, frames: tuple[int, int]) -> str:
+    """Draw ``state`` and ``action`` [n] of one joint in joint units over an episode, for an audit finding.
+
+    ``frames`` are the first and the last shaded frame; nothing is shaded where they are negative.
+    """
+    with rc_context(SETTINGS):
+        figure, axes = new_figure(5.4, 2.2)
+        ax = axes[0, 0]
+        first, last = frames
+        if first >= 0:
+            ax.axvspan((first - 0.5) / fps, (last + 0.5) / fps, color=SHADE, linewidth=0, zorder=0)
+        for values, label, style in (
+            (action, "action", {**STYLE["base"], "linewidth": 1.4}),
+            (state, "state", {"color": RECORDED, "linewidth": 1.6}),
+        ):
+            finite = np.where(np.isfinite(values), values, np.nan)
+            ax.plot(np.arange(len(finite)) / fps, finite, label=label, **style)
+        ax.set_title(plain(joint), loc="left", fontsize=10)
+        ax.set_xlabel("time in the episode (s)")
+        ax.set_ylabel("joint units")
+        ax.legend(fontsize=9, loc="best")
         return to_svg(figure)

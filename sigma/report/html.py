@@ -51,5 +51,5 @@ def render(template: str, *, package: str = "sigma.report", **values: Any) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "p": p_value}
+    environment.filters |= {"flat": flat, "number": number, "p": p_value}
     return environment.get_template(template).render(**values)

@@ -10,7 +10,8 @@ from sigma.evaluation.references import CHECKED, TITLES
 from sigma.evaluation.scores import METRICS
 from sigma.evaluation.summary import Evaluation
 from sigma.report import figures
-from sigma.report.html import data_uri, flat, picture, render
+from sigma.report.audit_section import Audit, audit_section
+from sigma.report.html import data_uri, picture, render
 
 METRIC_TITLES = {
     "mse_vec": "action vector (step 0)",
@@ -23,7 +24,7 @@ METRIC_TITLES = {
 COMPARED = ("base", "base_one_sample", "base_zero_noise", *CHECKED)
 
 
-def typical_episode(evaluation: Evaluation) -> int:
+def _typical_episode(evaluation: Evaluation) -> int:
     """The test episode whose executed plan has the median error: neither Sigma's best nor its worst."""
     base, rows = evaluation.predictions.base, evaluation.test
     episodes = np.unique(base["episode"][rows])
@@ -34,7 +35,7 @@ def typical_episode(evaluation: Evaluation) -> int:
 
 def _episode_figures(evaluation: Evaluation, episode: int) -> dict[str, str]:
     """Joint trajectories over one episode, from its strided windows end to end, and what telepathy did there."""
-    predictions, execution = evaluation.predictions, evaluation.execution
+    predictions = evaluation.predictions
     base, fps = predictions.base, predictions.shards["fps"]
     windows = np.flatnonzero((base["episode"] == episode) & (base["split"] == "test"))
     windows = windows[np.argsort(base["step"][windows])]
@@ -49,13 +50,11 @@ def _episode_figures(evaluation: Evaluation, episode: int) -> dict[str, str]:
     plans = {name: raw(evaluation.arms[name]["mse_plan"]) for name in ("base", "sigma")}
     moments = base["step"][windows] / fps
     tau = {name: evaluation.errors[name]["tau_l2"][windows] for name in ("base", "sigma")}
-    scales = {branch: values[windows] for branch, values in execution.scales.items()}
+    scales = {span: values[windows] for span, values in evaluation.execution.scales.items()}
     decisions = base["step"][rows] / fps
     return {
-        "trajectories": picture(
-            figures.trajectories(seconds, raw(base["action"]), plans, predictions.joints, decisions)
-        ),
-        "telepathy": picture(figures.telepathy(moments, tau, scales)),
+        "trajectories": figures.trajectories(seconds, raw(base["action"]), plans, predictions.joints, decisions),
+        "telepathy": figures.telepathy(moments, tau, scales),
     }
 
 
@@ -74,10 +73,9 @@ def _ratios(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float, f
     }
 
 
-def draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> dict[str, str]:
+def _draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> dict[str, str]:
     """Draw every picture of the page: name -> data URI."""
-    joints, tasks = summary["by_joint"], summary["tasks"]
-    pair = ("base", "sigma")
+    joints, tasks, pair = summary["by_joint"], summary["tasks"], ("base", "sigma")
     drawn = {
         "by_step": figures.error_by_step(summary["by_step"], evaluation.predictions.shards["fps"]),
         "by_joint": figures.grouped_bars(
@@ -93,58 +91,47 @@ def draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> di
     ratios = _ratios(evaluation)
     if ratios:
         drawn["ratios"] = figures.error_ratios(ratios)
-    return {name: picture(svg) for name, svg in drawn.items()} | _episode_figures(evaluation, episode)
+    drawn |= _episode_figures(evaluation, episode)
+    return {name: picture(svg) for name, svg in drawn.items()}
 
 
 def _worst(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    frames = evaluation.predictions.frames
-    return [
-        {
-            **window,
-            "pictures": [(camera, data_uri("image/jpeg", jpeg)) for camera, jpeg in frames.get(window["window"], [])],
-        }
-        for window in summary["worst_windows"]
-    ]
+    """The worst windows, each with its cameras' pictures."""
+    shown = []
+    for window in summary["worst_windows"]:
+        frames = evaluation.predictions.frames.get(window["window"], [])
+        shown.append({**window, "pictures": [(camera, data_uri("image/jpeg", jpeg)) for camera, jpeg in frames]})
+    return shown
 
 
 def build_page(
-    evaluation: Evaluation,
-    summary: Mapping[str, Any],
-    *,
-    sentence: str,
-    check_a: Mapping[str, Any],
-    check_b: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    data: Mapping[str, Any],
-    thresholds: Mapping[str, Any],
+    evaluation: Evaluation, metrics: Mapping[str, Mapping[str, Any]], audit: Audit, thresholds: Mapping[str, Any]
 ) -> str:
     """Build the whole page; names that come from data (tasks, joints, cameras, sources) are escaped.
 
-    ``data`` is what :func:`sigma.report.audit_section.audit_section` returns; ``thresholds`` are the adapter's and the
-    report's parameters, shown beside the numbers they shape.
+    ``metrics`` maps a metrics file of the report to its content; ``thresholds`` are the sections ``adapter`` and
+    ``report``, shown beside the numbers they shape.
     """
-    episode, tolerance = typical_episode(evaluation), thresholds["adapter"]["text_tolerance"]
+    episode, summary = _typical_episode(evaluation), metrics["sigma_eval_report"]
+    distances = evaluation.predictions.sigma["text_distance"][evaluation.test]
     return render(
         "page.html",
-        sentence=sentence,
-        check_a=check_a,
-        check_b=check_b,
         summary=summary,
+        check_a=metrics["check_a"],
+        check_b=metrics["check_b"],
+        provenance=metrics["provenance"],
+        thresholds=thresholds,
         metrics=METRICS,
         metric_titles=METRIC_TITLES,
         titles=TITLES,
         checked=CHECKED,
         compared=COMPARED,
-        control=evaluation.control,
-        differences={"base": evaluation.control, **evaluation.differences},
+        differences=evaluation.differences,
         episode=episode,
-        pictures=draw(evaluation, summary, episode),
+        pictures=_draw(evaluation, summary, episode),
         worst=_worst(evaluation, summary),
-        thresholds=flat(thresholds),
-        provenance=flat(provenance),
-        data=data,
+        data=audit_section(audit),
         shards=evaluation.predictions.shards,
-        own_statistics=evaluation.predictions.features["statistics"] == "checkpoint",
-        unknown=int(np.sum(evaluation.predictions.sigma["text_distance"][evaluation.test] > tolerance)),
-        critical=thresholds["report"]["critical_threshold"],
+        features=evaluation.predictions.features,
+        unknown=int(np.sum(distances > thresholds["adapter"]["text_tolerance"])),
     )

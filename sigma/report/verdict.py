@@ -10,30 +10,12 @@ from sigma.report.html import render
 
 
 def verdict(
-    check_a: Mapping[str, Any],
-    check_b: Mapping[str, Any],
-    control: Mapping[str, Difference],
-    references: Mapping[str, Mapping[str, Difference]],
+    check_a: Mapping[str, Any], check_b: Mapping[str, Any], differences: Mapping[str, Mapping[str, Difference]]
 ) -> str:
     """One sentence on the executed plan against the frozen base, then on both checks; its words are a template's.
 
-    Args:
-        check_a: ``metrics/check_a.json``.
-        check_b: ``metrics/check_b.json``.
-        control: Sigma against the frozen base, by metric.
-        references: Sigma against each reference of CHECK B, by metric.
+    ``differences`` holds Sigma's against the base and each reference of CHECK B, by metric.
     """
-    plan = control["mse_plan"]
-    missed: dict[str, list[str]] = {}
-    for name, metric in failures(references):
-        missed.setdefault(TITLES[name], []).append(metric)
-    lines = render(
-        "verdict.txt",
-        check_a=check_a,
-        check_b=check_b,
-        plan=plan,
-        unchanged=plan.delta == 0.0 and plan.low == plan.high,
-        change=abs(100.0 * plan.delta / plan.first) if plan.first else None,
-        missed=missed,
-    )
+    plan, missed = differences["base"]["mse_plan"], failures(differences)
+    lines = render("verdict.txt", check_a=check_a, check_b=check_b, plan=plan, missed=missed, titles=TITLES)
     return " ".join(lines.splitlines())

@@ -15,7 +15,7 @@ from sigma.shared.files import read_table
 
 SHAPE = b"shape"
 NUMBERS = "biuf"
-KINDS = {"split": "U", "task": "U", "phase": "U", "jpeg": "O"}
+KINDS = {"split": "U", "task": "U", "phase": "U", "camera": "U", "jpeg": "O"}
 """NumPy's kind of the columns that hold text or bytes; every other column holds numbers."""
 
 

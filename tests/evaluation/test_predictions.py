@@ -19,8 +19,7 @@ def root(tmp_path):
 
 
 def _read(root: Path):
-    tables = (root / "data/predictions" / f"{name}.parquet" for name in ("baseline", "sigma", "frames"))
-    return read_predictions(*tables, root / "data/shards/meta.json", root / "data/features/meta.json")
+    return read_predictions(root / "data")
 
 
 def _edit(root: Path, name: str, change) -> None:

@@ -190,7 +190,7 @@ FAULTS = [
         "the audit's counts are below zero",
         "report",
         json_with("metrics/audit.json", "used", -1),
-        "metrics/audit.json: used: found -1; legal: a count; run the stage that writes it again (dvc repro)",
+        "metrics/audit.json: used: expected greater than or equal to 0, found -1; …",
     ),
     Fault(
         "another table for the audit's findings",

@@ -106,7 +106,7 @@ FAULTS = [
         "metrics of another model",
         "publish me/sigma --no-upload --no-clamp",
         json_with("metrics/check_a.json", "digest.sigma", "0" * 64),
-        "metrics/check_a.json: it speaks of heads 000000000000, models/sigma holds …; run `dvc repro`",
+        "metrics/check_a.json: made with heads 000000000000, models/sigma holds …; run `dvc repro`",
     ),
     Fault(
         "fewer joint names than joints",

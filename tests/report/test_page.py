@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sigma.evaluation.references import TITLES
-from sigma.report.audit_figures import SHADE, joint_trace
+from sigma.report.figures import SHADE, joint_trace
 from tests.commands.test_report import _parameters
 from tests.predictions import CAMERAS, write_predictions
 

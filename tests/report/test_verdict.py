@@ -16,7 +16,8 @@ def _difference(first=0.2, second=0.1, low=-0.12, high=-0.08, episodes=50):
 def _verdict(plan, references=None, passed=True):
     control = {metric: plan for metric in METRICS}
     references = references or {name: control for name in CHECKED}
-    return verdict({"passed": passed}, {"passed": passed, "test": {"samples": 400}}, control, references)
+    check_b = {"passed": passed, "test": {"samples": 400}}
+    return verdict({"passed": passed}, check_b, references | {"base": control})
 
 
 def test_a_better_sigma_is_called_better_with_its_numbers():

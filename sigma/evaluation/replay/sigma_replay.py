@@ -16,7 +16,7 @@ import torch
 from sigma.compute.processes import gather_parts
 from sigma.policy.adapter.calibration import calibrate, reference_set
 from sigma.policy.adapter.measures import feature_distance, text_distance
-from sigma.policy.model.decision import Decision, FactorSwap, SigmaModel
+from sigma.policy.model.decision import FactorSwap, SigmaModel
 from sigma.policy.model.heads import FILE, describe_heads, load_heads
 from sigma.policy.model.model_folder import load_model, read_config
 from sigma.policy.pi05.base_replay import batches
@@ -27,12 +27,12 @@ from sigma.training.batches import WindowBatches
 
 @dataclass(frozen=True)
 class SigmaReplay:
-    """What Sigma says of W windows: columns of ``sigma.parquet``, and what the heads were that each pass loaded."""
+    """Sigma's columns of ``sigma.parquet`` for W windows, a description of the heads that each pass loaded, and the
+    validation windows' features, episodes and texts, from which distances are measured."""
 
     columns: dict[str, np.ndarray]
     heads: dict[str, dict[str, Any]]
-    features: np.ndarray  # (W, P·d) pooled frozen features of each decision
-    texts: np.ndarray  # (W, d)
+    reference: dict[str, np.ndarray]
 
 
 def open_model(material: WindowBatches, folder: Path) -> tuple[SigmaModel, str]:
@@ -74,20 +74,14 @@ def decide(
             if branch == "adapted":
                 base = material.decide(model.policy, passed.encoded, rows, material.meta["action"])
             decision = model(observation, base, swap=swapped, passed=None if switches else passed, **switches)
-            columns = {"adapted_action": base, "text": observation.text, **_columns(decision)}
+            columns = {"adapted_action": base, "text": observation.text}
+            columns |= {f"residual_{span}": residual for span, residual in decision.residuals.items()}
+            if (telepathy := decision.telepathy) is not None:
+                columns |= {"tau": telepathy.factors, "tau_l2": telepathy.factors.flatten(1).norm(dim=-1)}
+                columns |= {"tau_anticipated": telepathy.anticipated, "sem_align": telepathy.alignment}
             parts.append({name: value.float().cpu().numpy() for name, value in columns.items()})
     parts = gather_parts(parts, len(range(0, len(windows), batch)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-
-
-def _columns(decision: Decision) -> dict[str, torch.Tensor]:
-    columns = {f"residual_{span}": residual for span, residual in decision.residuals.items()}
-    telepathy = decision.telepathy
-    if telepathy is not None:
-        factors, anticipated = telepathy.factors, telepathy.anticipated
-        columns |= {"tau": factors, "tau_l2": factors.flatten(1).norm(dim=-1), "tau_anticipated": anticipated}
-        columns["sem_align"] = telepathy.alignment
-    return columns
 
 
 def replay_windows(
@@ -95,7 +89,7 @@ def replay_windows(
 ) -> SigmaReplay:
     """Decisions at ``windows`` with the measures that the adapter's risk needs; validation windows must be among them.
 
-    How unusual a window is, is measured from the validation windows, each one's own episode left out.
+    The feature distance of a window is measured from the validation windows of other episodes.
     """
     columns = decide(model, material, branch, windows, batch, description)
     texts = columns.pop("text")
@@ -104,18 +98,16 @@ def replay_windows(
     columns = identity | {"base_action": material.columns["base_action"][windows]} | columns
     chosen = columns["split"] == "validation"
     reference = reference_set(features[chosen], columns["episode"][chosen], np.unique(texts[chosen], axis=0))
-    columns["feature_distance"] = feature_distance(
-        features,
-        reference["features"],
-        episodes=columns["episode"],
-        calibration_episodes=reference["episodes"],
-    ).astype(np.float32)
+    distances = feature_distance(
+        features, reference["features"], episodes=columns["episode"], calibration_episodes=reference["episodes"]
+    )
+    columns["feature_distance"] = distances.astype(np.float32)
     columns["text_distance"] = text_distance(texts, reference["texts"]).astype(np.float32)
-    return SigmaReplay(columns, {"sigma": describe_heads(model.heads)}, features, texts)
+    return SigmaReplay(columns, {"sigma": describe_heads(model.heads)}, reference)
 
 
 def replay_sigma(material: WindowBatches, folder: Path, *, batch: int) -> SigmaReplay:
-    """Residuals, factors and alignment of every window, and the control's norm and alignment beside them."""
+    """Residuals, factors and alignment of every window, and the control's norm and alignment of the same windows."""
     model, branch = open_model(material, folder)
     if model.heads.sizes.architecture != "telepathy":
         raise SigmaError(f"{folder}: a residual {model.heads.sizes.architecture} has no control; run finetune again")
@@ -130,7 +122,7 @@ def replay_sigma(material: WindowBatches, folder: Path, *, batch: int) -> SigmaR
 
 
 def hold_action(material: WindowBatches, windows: np.ndarray) -> np.ndarray:
-    """(W, A) the state now, as a normalised action: what holding still would command."""
+    """The state now as a normalised action ``[W, A]``: what holding still would command."""
     shards = material.shards
     return material.builder.normalisation.action.normalise(shards.frame_state[shards.window_frames[windows, -1]])
 
@@ -155,7 +147,4 @@ def calibrate_windows(material: WindowBatches, replay: SigmaReplay) -> tuple[dic
         episodes=columns["episode"][chosen],
         instructions=sorted({shards.tasks[task] for task in shards.window_task[windows]}),
     )
-    reference = reference_set(
-        replay.features[chosen], columns["episode"][chosen], np.unique(replay.texts[chosen], axis=0)
-    )
-    return calibration, reference
+    return calibration, replay.reference

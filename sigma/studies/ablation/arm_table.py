@@ -45,11 +45,8 @@ class Windows:
         Raises :class:`SigmaError` where ``report.gripper`` is no joint.
         """
         joints = list(shards["joint_names"])
-        if report.gripper not in joints:
-            legal = ", ".join(joints)
-            raise SigmaError(f"params.yaml: report.gripper: found {report.gripper!r}; legal: one of {legal}")
         critical = scores.critical_windows(
-            columns["action"], columns["valid"], joints.index(report.gripper), report.critical_threshold
+            columns["action"], columns["valid"], joints, report.gripper, report.critical_threshold
         )
         scored = np.array([name not in shards["exclude_joints"] for name in joints])
         return cls(dict(columns), scored, critical, {"resamples": report.resamples, "seed": report.seed})

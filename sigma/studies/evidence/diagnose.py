@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sigma.training.batches import WindowBatches
 
 BASE, SHARDS, FEATURES = Path("data/base.json"), Path("data/shards"), Path("data/features")
-PREDICTIONS = Path("data/predictions")
+DATA, BASELINE = Path("data"), Path("data/predictions/baseline.parquet")
 MODEL, CALIBRATION = Path("models/sigma"), Path("models/adapter_calibration.json")
 
 
@@ -122,7 +122,8 @@ def _probes(
 def _risk(evaluation: "Evaluation", groups: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Rank correlation of risk and error by span, and the reliability groups of the whole trajectory."""
     from sigma.evaluation.scores import SPAN_METRICS
-    from sigma.studies.evidence.risk import reliability, spearman
+    from sigma.evaluation.summary import risk_groups
+    from sigma.studies.evidence.risk import spearman
 
     rows, execution = evaluation.test, evaluation.execution
     episodes = evaluation.predictions.base["episode"][rows]
@@ -136,9 +137,7 @@ def _risk(evaluation: "Evaluation", groups: int) -> tuple[dict[str, Any], list[d
         )
         for span, metric in SPAN_METRICS.items()
     }
-    errors = {arm: evaluation.errors[arm]["mse_trj"][rows] for arm in ("base", "sigma_scale_1", "sigma")}
-    bins = reliability(execution.risks["trajectory"][rows], execution.scales["trajectory"][rows], errors, groups)
-    return correlations, bins
+    return correlations, risk_groups(evaluation, groups)
 
 
 def _chosen_episodes(evaluation: "Evaluation", count: int) -> list[int]:
@@ -218,19 +217,15 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
     from sigma.studies.evidence.telepathy_replay import history_features, inner_states, trace
     from sigma.training.batches import load_batches
 
-    baseline, sigma, frames = (PREDICTIONS / f"{name}.parquet" for name in ("baseline", "sigma", "frames"))
-    predictions = read_predictions(baseline, sigma, frames, SHARDS / "meta.json", FEATURES / "meta.json")
-    if report.gripper not in predictions.joints:
-        raise SigmaError(
-            f"params.yaml: report.gripper: found {report.gripper!r}; legal: one of {', '.join(predictions.joints)}"
-        )
+    predictions = read_predictions(DATA)
+    adapter = SigmaTelepathyAdapter(**whole.adapter.model_dump(), calibration=read_calibration(CALIBRATION))
+    evaluation = evaluate(predictions, adapter, report)
     device = open_device(machine)
-    material = load_batches(BASE, SHARDS, FEATURES, baseline, device=device)
+    material = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device)
     held = {name: set(material.columns["episode"][material.split == name].tolist()) for name in ("train", "validation")}
     fitting = len(held["train"] | held["validation"])
     if fitting < section.folds:
         raise SigmaError(f"{params}: diagnose.folds: found {section.folds}; legal: at most {fitting}, the episodes")
-    adapter = SigmaTelepathyAdapter(**whole.adapter.model_dump(), calibration=read_calibration(CALIBRATION))
     vla = SigmaTelepathyVLA.from_base(
         base_policy=material.base, lora_dir=MODEL, device=device, dtype=getattr(torch, material.dtype)
     )
@@ -242,14 +237,6 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
         "base_history": history_features(material),
         "state": material.shards.frame_state[now],
     }
-    evaluation = evaluate(
-        predictions,
-        adapter,
-        resamples=report.resamples,
-        seed=report.seed,
-        gripper=predictions.joints.index(report.gripper),
-        critical_threshold=report.critical_threshold,
-    )
     probes = _probes(section, material, features, truths, report)
     correlations, bins = _risk(evaluation, section.groups)
     chosen = _chosen_episodes(evaluation, section.episodes)

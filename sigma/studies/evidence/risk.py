@@ -3,8 +3,6 @@
 Own design. Legend: W windows, n windows of one group.
 """
 
-from typing import Any
-
 import numpy as np
 
 from sigma.evaluation.intervals import LEVEL
@@ -41,16 +39,3 @@ def spearman(
     )
     low, high = result.confidence_interval
     return {"spearman": estimate, "lo": float(low), "hi": float(high)}
-
-
-def reliability(
-    risk: np.ndarray, scale: np.ndarray, errors: dict[str, np.ndarray], groups: int
-) -> list[dict[str, Any]]:
-    """Equal groups of rising ``risk [W]``: windows, mean risk (None where infinite), mean ``scale`` and errors."""
-    bins = []
-    for part in np.array_split(np.argsort(risk, kind="stable"), min(groups, len(risk))):
-        finite = risk[part][np.isfinite(risk[part])]
-        group = {"windows": len(part), "risk": float(finite.mean()) if len(finite) else None}
-        values = {name: float(error[part].mean()) for name, error in errors.items()}
-        bins.append({**group, "scale": float(scale[part].mean()), **values})
-    return bins

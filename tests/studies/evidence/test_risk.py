@@ -1,10 +1,10 @@
-"""Rank correlation and reliability of a made-up risk."""
+"""Rank correlation of a made-up risk."""
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from sigma.studies.evidence.risk import reliability, spearman
+from sigma.studies.evidence.risk import spearman
 
 OPTIONS = {"resamples": 400, "seed": 0}
 
@@ -44,12 +44,3 @@ def test_an_infinite_risk_ranks_highest():
     risk, error, episodes = _sample(0.0)
     risk[np.argmax(error)] = np.inf
     assert spearman(risk, error, episodes, **OPTIONS)["spearman"] == pytest.approx(1.0)
-
-
-def test_groups_rise_in_risk_and_hold_every_window_once():
-    risk = np.array([5.0, 1.0, np.inf, 3.0, 2.0, 4.0, np.inf])
-    bins = reliability(risk, 1 / (1 + risk), {"base": np.full(7, 2.0), "sigma": np.arange(7.0)}, 3)
-    assert [part["windows"] for part in bins] == [3, 2, 2]
-    assert [part["risk"] for part in bins] == [2.0, 4.5, None]
-    assert [part["sigma"] for part in bins] == [pytest.approx((1 + 4 + 3) / 3), 2.5, 4.0]
-    assert len(reliability(risk, risk, {}, 100)) == 7
