@@ -32,8 +32,8 @@ def _result(rows: dict[str, "Row"], arms: list["ArmSeed"], subject: str, windows
     costs = {split: constant_cost(rows, windows, split) for split in SPLITS}
     result["tau_constant_cost"] = {split: cost for split, cost in costs.items() if cost is not None}
     result["arms"] = {}
-    for name in dict.fromkeys(arm.arm for arm in arms):
-        trainings = {str(arm.seed): arm for arm in arms if arm.arm == name}
+    for name in dict.fromkeys(arm.record["arm"] for arm in arms):
+        trainings = {str(arm.record["seed"]): arm for arm in arms if arm.record["arm"] == name}
         falls = {seed: fall_over_last_part(arm.curves) for seed, arm in trainings.items()}
         record = next(iter(trainings.values())).record
         result["arms"][name] = {
@@ -52,7 +52,7 @@ def _write_tables(folder: Path, result: dict[str, Any], arms: list["ArmSeed"]) -
     from sigma.studies.ablation.arm_table import METRICS, SPLITS
 
     (folder / "forest.svg").write_text(forest(result["test"]), encoding="utf-8")
-    (folder / "curves.svg").write_text(curves([(arm.arm, arm.curves) for arm in arms]), encoding="utf-8")
+    (folder / "curves.svg").write_text(curves([(arm.record["arm"], arm.curves) for arm in arms]), encoding="utf-8")
     header = ("split", "row", "metric", "mean", "lo", "hi", "delta", "delta_lo", "delta_hi", "p", "p_holm")
     lines = [
         (split, name, metric, *(row[metric].get(key, "") for key in header[3:]))
@@ -97,7 +97,7 @@ def run(*, params: Path, arms: Path, output: Path, tables: Path) -> str:
     rows = reference_rows({name: plans[name][held_out] for name in REFERENCES}, windows, shards["chunk"])
     for training in trainings:
         for name, actions in training.variants.items():
-            add_variant(rows, name, training.seed, windows.errors(actions))
+            add_variant(rows, name, training.record["seed"], windows.errors(actions))
     trained = [name for name, row in rows.items() if row.reference is None]
     if subject not in trained:
         raise SigmaError(

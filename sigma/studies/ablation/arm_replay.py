@@ -61,12 +61,8 @@ def replay_residual_arm(
     and ``NAME_without_residual``.
 
     These three are executed with the scales of ``NAME``: what differs is what is read or left out, not the adapter's
-    opinion of it.
-
-    Args:
-        folder: of the model, as finetune writes it.
-        settings: the section ``adapter``.
-        seed: decides between donors of factors that are equally near.
+    opinion of it. ``folder`` is the model's, ``settings`` the section ``adapter``; ``seed`` decides between donors of
+    factors that are equally near.
     """
     model, branch = open_model(material, folder)
     windows = scored_windows(material)

@@ -85,8 +85,6 @@ def is_confirmatory(row: str) -> bool:
 class ArmSeed:
     """One training of one arm, read back."""
 
-    arm: str
-    seed: int
     record: dict[str, Any]
     variants: dict[str, Arm]  # row -> metric -> executed actions [W, n, A]
     curves: dict[str, np.ndarray]  # columns of curves.parquet
@@ -121,7 +119,7 @@ def read_arm(
             raise SigmaError(f"{path}: column {name!r} holds a value that is not finite; legal: finite numbers")
     curves, _ = read_columns(folder / arm_folder.CURVES, ("phase", "step", "train", "validation"))
     variants = {name: span_arm({span: columns[f"{name}.{span}"] for span in SPANS}) for name in record["variants"]}
-    return ArmSeed(arm, seed, record, variants, curves)
+    return ArmSeed(record, variants, curves)
 
 
 def refuse_unlisted(root: Path, arms: Iterable[str], seeds: Iterable[int]) -> None:

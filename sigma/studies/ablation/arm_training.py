@@ -65,8 +65,6 @@ def curve_columns(curves: list[Curve]) -> dict[str, np.ndarray]:
             step = int(point["step"])
             errors = measured.get(step, {})
             rows.append((curve.name, step, point["loss"], errors.get("value", np.nan), errors.get("flow", np.nan)))
-    phase, step, *numbers = zip(*rows, strict=True)
-    names = ("train", "validation", "validation_flow")
-    return {"phase": np.array(phase, dtype=str), "step": np.array(step, dtype=np.int64)} | {
-        name: np.array(values, dtype=np.float64) for name, values in zip(names, numbers, strict=True)
-    }
+    types = {"phase": str, "step": np.int64, **dict.fromkeys(("train", "validation", "validation_flow"), np.float64)}
+    columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+    return {name: np.array(values, dtype=dtype) for (name, dtype), values in columns}

@@ -6,9 +6,9 @@ An arm is a list of overrides of the root parameters, so that everything it does
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sigma.parameters import Parameters, read_parameters, read_sections
 from sigma.parameters.schema import PARAMS_FILE, Section, read_yaml
@@ -17,6 +17,7 @@ from sigma.shared.records import NUMBER, POSITIVE, read_record
 from sigma.studies.arm_folder import ArmKind
 
 PARAMS = Path("stages/ablation/params.yaml")
+Seed = Annotated[int, Field(ge=0)]
 
 
 class Arm(Section):
@@ -25,28 +26,26 @@ class Arm(Section):
     overrides: dict[str, Any]
 
 
-class Trials(Section):
-    rates: list[float] = Field(min_length=1)
-    seed: int = Field(ge=0)
+def _distinct[Value](values: list[Value]) -> list[Value]:
+    if len(set(values)) != len(values):
+        raise ValueError("values must be distinct")
+    return values
 
-    @model_validator(mode="after")
-    def _legal(self) -> "Trials":
-        if min(self.rates) <= 0 or len(set(self.rates)) != len(self.rates):
-            raise ValueError("rates must be distinct and positive")
-        return self
+
+class Trials(Section):
+    rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(_distinct)]
+    seed: Seed
 
 
 class AblationParameters(Section):
     """``ablation`` in stages/ablation/params.yaml."""
 
-    seeds: list[int] = Field(min_length=1)
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     trials: Trials
     arms: dict[str, Arm] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _consistent(self) -> "AblationParameters":
-        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError("seeds must be distinct and not negative")
+    def _rates_are_chosen(self) -> "AblationParameters":
         for name, arm in self.arms.items():
             if arm.rate_of not in self.confirmatory:
                 raise ValueError(

@@ -39,13 +39,9 @@ def build_evidence(
 ) -> str:
     """The whole page; names that come from data are escaped.
 
-    Args:
-        metrics: contents of the metrics files ``ablation``, ``check_a``, ``check_b`` and ``diagnostics``; the last is
-            None where it was not made.
-        closed_loop: what was rolled out, None where nothing was.
-        outcomes: the table of outcomes on top.
-        pictures: addresses of ``curves``, ``probes``, ``episodes`` and ``reliability``, those that exist.
-        sheets: contact sheets of rollouts, (name, address).
+    ``metrics`` holds the contents of the metrics files ``ablation``, ``check_a``, ``check_b`` and ``diagnostics`` (None
+    where it was not made), ``pictures`` the addresses of those of ``curves``, ``probes``, ``episodes`` and
+    ``reliability`` that exist; ``sheets`` are contact sheets of rollouts, (name, address).
     """
     ablation, target = metrics["ablation"], parameters.target
     test = ablation["test"]

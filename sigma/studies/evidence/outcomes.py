@@ -37,13 +37,8 @@ class Outcome:
 
 
 def outcomes(results: Mapping[str, Any], closed_loop: ClosedLoop | None, target: str) -> list[Outcome]:
-    """Every confirmatory row under both offline measures and, where the closed loop was run, its success on ``target``.
-
-    Args:
-        results: the test episodes' part of ``metrics/ablation.json``.
-        closed_loop: what was rolled out, None where nothing was.
-        target: the task that Sigma learned.
-    """
+    """Every confirmatory row under both offline measures and, where the closed loop was run, its success on ``target``;
+    ``results`` is the test episodes' part of ``metrics/ablation.json``."""
     opponents = [row for arm, rows in CONFIRMATORY.items() if arm not in OWN for row in rows]
     table = [_offline(results, row, claim) for claim in CLAIMS for row in opponents]
     if closed_loop is not None:

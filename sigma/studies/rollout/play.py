@@ -1,7 +1,7 @@
 """``sigma rollout``: one arm in closed loop in the simulator, on the same fresh episodes as every other arm."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sigma.parameters import Parameters, read_parameters
 from sigma.simulation.setting import PLAIN, PLAIN_NAME, RolloutParameters, Setting, read_rollout
@@ -11,23 +11,17 @@ if TYPE_CHECKING:
 
     from sigma.policy.control.controller import BaseController
     from sigma.policy.control.sigma_controller import SigmaController
+    from sigma.simulation.episode import EpisodeSpec
     from sigma.studies.rollout.players import Player
 
-
-class Job(NamedTuple):
-    """Episodes of one task and setting; ``taken`` control steps are executed a decision."""
-
-    task: str
-    name: str
-    setting: Setting
-    seeds: range
-    taken: int
+    Job = tuple[str, range, EpisodeSpec]
 
 
-def _jobs(section: RolloutParameters, params: Path) -> list[Job]:
-    """Everything that is played; ``params`` is the file's name for messages."""
+def _jobs(section: RolloutParameters, params: Path) -> "list[Job]":
+    """Everything that is played: the setting's name, the seeds and the episodes' kind."""
     from sigma.shared.errors import SigmaError
     from sigma.simulation.env import TEXT
+    from sigma.simulation.episode import EpisodeSpec
     from sigma.simulation.tasks import task_named
 
     known = task_named(section.target).instructions
@@ -40,9 +34,9 @@ def _jobs(section: RolloutParameters, params: Path) -> list[Job]:
             if not TEXT.contains(text):
                 raise SigmaError(f"{key}: found {text!r}; legal: 1 to 80 small letters and spaces")
 
-    def job(task: str, name: str, setting: Setting, episodes: int) -> Job:
-        seeds = range(section.first_seed, section.first_seed + episodes)
-        return Job(task_named(task).name, name, setting, seeds, setting.n_action_steps or section.n_action_steps)
+    def job(task: str, name: str, setting: Setting, episodes: int) -> "Job":
+        spec = EpisodeSpec(task_named(task).name, setting.n_action_steps or section.n_action_steps, setting)
+        return name, range(section.first_seed, section.first_seed + episodes), spec
 
     return [
         job(section.target, PLAIN_NAME, PLAIN, section.episodes),
@@ -52,7 +46,7 @@ def _jobs(section: RolloutParameters, params: Path) -> list[Job]:
 
 
 def _controllers(
-    player: "Player", section: RolloutParameters, parameters: Parameters, jobs: list[Job], params: Path
+    player: "Player", section: RolloutParameters, parameters: Parameters, jobs: "list[Job]", params: Path
 ) -> "dict[int, BaseController | SigmaController]":
     """The player's policy for each number of control steps that a job executes a decision.
 
@@ -73,16 +67,17 @@ def _controllers(
             n_action_steps=taken,
             device=open_device(parameters.machine),
         )
-        for taken in dict.fromkeys(job.taken for job in jobs)
+        for taken in dict.fromkeys(spec.n_action_steps for _, _, spec in jobs)
     }
-    for job in jobs:
-        controller = controllers[job.taken]
-        if job.taken + job.setting.delay > controller.horizon:
+    for name, _, spec in jobs:
+        controller = controllers[spec.n_action_steps]
+        longest = controller.horizon - spec.n_action_steps
+        if spec.setting.delay > longest:
             raise SigmaError(
-                f"{params}: rollout.settings.{job.name}.delay: found {job.setting.delay}; legal: 0 to "
-                f"{controller.horizon - job.taken}, as {player.name} plans {controller.horizon} steps"
+                f"{params}: rollout.settings.{name}.delay: found {spec.setting.delay}; legal: 0 to {longest}, "
+                f"as {player.name} plans {controller.horizon} steps"
             )
-        check_words(controller.builder.base.prompter, job.setting.wordings)
+        check_words(controller.builder.base.prompter, spec.setting.wordings)
     return controllers
 
 
@@ -111,6 +106,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
 
     import json
     import time
+    from dataclasses import replace
 
     import pyarrow
 
@@ -124,34 +120,34 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     check_renderer()
     controllers = {} if player.name == EXPERT else _controllers(player, section, parameters, jobs, params)
     size = next((controller.builder.base.resolution for controller in controllers.values()), section.video_size)
+    plain_target = {"task": section.target, "setting": PLAIN_NAME}
     rows: list[dict[str, Any]] = []
     kept: list[RolloutResult] = []
     played: list[dict[str, Any]] = []
     with (
         EpisodePool(parameters.machine.workers) as crew,
-        progress(f"rollout {arm}", sum(len(job.seeds) for job in jobs)) as meter,
+        progress(f"rollout {arm}", sum(len(seeds) for _, seeds, _ in jobs)) as meter,
     ):
-        for task, name, setting, seeds, taken in jobs:
+        for name, seeds, job in jobs:
             started = time.perf_counter()
-            spec = EpisodeSpec(task, taken, setting, size=size)
-            rate = None
+            spec, rate = replace(job, size=size), None
             if not controllers:
                 results = run_expert(seeds, spec, crew=crew)
             else:
-                policy = FixedRows(controllers[taken], section.batch)
+                policy = FixedRows(controllers[spec.n_action_steps], section.batch)
                 results = run_rollouts(policy, seeds, spec, batch=section.batch, crew=crew)
                 # In calls of `batch` rows, rows that are free included.
                 rate = round(sum(result.decisions for result in results) / policy.seconds, 2)
             seconds = round(time.perf_counter() - started, 2)
-            group = {"task": task, "setting": name}
+            group = {"task": spec.task, "setting": name}
             played.append(group | {"episodes": len(results), "seconds": seconds, "decisions_per_second": rate})
             rows += [{"arm": arm, **group, **vars(result)} for result in results]
-            if (task, name) == (section.target, PLAIN_NAME):
+            if group == plain_target:
                 kept = choose(results, section.videos)
             won = sum(result.success for result in results)
-            meter.advance(len(results), f"{task} {name}: {won} of {len(results)}")
-        spec = EpisodeSpec(section.target, size=section.video_size)
-        views = crew.replay({result.seed: result.actions for result in kept}, spec)
+            meter.advance(len(results), f"{spec.task} {name}: {won} of {len(results)}")
+        shown = EpisodeSpec(section.target, size=section.video_size)
+        views = crew.replay({result.seed: result.actions for result in kept}, shown)
     write_films(videos, [film(result, views[result.seed]) for result in kept])
     # What must be equal of two arms for their episodes to be compared.
     protocol = section.model_dump(include={"first_seed", "n_action_steps", "batch", "settings"})
@@ -159,7 +155,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     with Outputs() as outputs:
         outputs.table(output, pyarrow.Table.from_pylist(rows, schema=_schema().with_metadata(metadata)))
         outputs.json(output.with_suffix(".json"), {"arm": arm, "played": played})
-    target = [row["success"] for row in rows if (row["task"], row["setting"]) == (section.target, PLAIN_NAME)]
+    target = [row["success"] for row in rows if {key: row[key] for key in plain_target} == plain_target]
     return f"rollout: {arm}: {section.target} {sum(target)} of {len(target)}, {len(rows)} episodes in all"
 
 

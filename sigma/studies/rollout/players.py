@@ -81,13 +81,9 @@ def load_player(
 ) -> "BaseController | SigmaController":
     """Load a player's policy, in the type that the features were made with; an expert has none.
 
-    Args:
-        reference, features: what :func:`read_base` gave.
-        adapter: the section ``adapter`` of the parameters, for residual arms.
-        n_action_steps: control steps executed of each plan.
-
-    Raises:
-        SigmaError: a model of another base, or ``n_action_steps`` that it cannot act by; both before weights are read.
+    ``reference`` and ``features`` are what :func:`read_base` gave, ``adapter`` is the section of the parameters.
+    Raises :class:`SigmaError` for a model of another base, and for ``n_action_steps`` (of each plan) that it cannot act
+    by; both before weights are read.
     """
     import torch
 

@@ -316,4 +316,4 @@ def test_a_subject_that_no_arm_gives_is_refused(project):
     write_parameters(project, (0, 1), tuple(VARIANTS), subject="sigma_best")
     refused(project, r"params\.yaml: summary\.subject: found 'sigma_best'; legal: a row of a listed arm, sigma")
     write_parameters(project, (0, 0), tuple(VARIANTS))
-    refused(project, r"params\.yaml: ablation: seeds must be distinct and not negative")
+    refused(project, r"params\.yaml: ablation\.seeds: values must be distinct")
