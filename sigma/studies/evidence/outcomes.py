@@ -61,8 +61,8 @@ def _offline(results: Mapping[str, Any], row: str, claim: str) -> Outcome:
 def _closed(pair: Paired | None, row: str, measure: str) -> Outcome:
     if pair is None:
         return Outcome(title(row), measure, MISSING)
-    points = (100 * value for value in (pair["difference"], pair["low"], pair["high"]))
-    return Outcome(title(row), measure, closed_outcome(pair), *points, pair["p"])
+    difference, low, high = (100 * value for value in (pair["difference"], pair["low"], pair["high"]))
+    return Outcome(title(row), measure, closed_outcome(pair), difference, low, high, pair["p"])
 
 
 def closed_outcome(pair: Paired) -> str:
