@@ -20,14 +20,12 @@ from sigma.data.windows.candidates import Filter, candidate_windows
 from sigma.data.windows.cutting import Protocol
 from sigma.data.windows.packing import StoredCameras, write_shards
 from sigma.evaluation.predictions import stored_measures
-from sigma.evaluation.replay.sigma_replay import decide, hold_action
+from sigma.evaluation.replay.sigma_replay import decide, hold_action, open_model
 from sigma.parameters.base import BaseParameters
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import read_calibration, read_reference
 from sigma.policy.adapter.measures import distances
 from sigma.policy.model import lora
-from sigma.policy.model.heads import FILE
-from sigma.policy.model.model_folder import load_model, read_config
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.base_replay import replay_base
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation
@@ -98,15 +96,10 @@ def residual_actions(
 ) -> tuple[Actions, np.ndarray]:
     """What the residual arm of ``folder`` executes at every window under its own calibration and the adapter's
     ``settings``, and the plan's scales (W,)."""
-    model, calibration = folder / MODEL, folder / CALIBRATION
-    config = read_config(model)
-    if config["base"]["digest"] != material.base.reference["digest"]:
-        raise SigmaError(f"{model}: trained on another base than data/base.json; run `dvc repro`")
-    if config["normalisation"] != material.meta["normalisation"]:
-        raise SigmaError(f"{model}: trained with other statistics than data/features holds; run `dvc repro`")
-    trained = load_model(material.base.policy, model, config, model / FILE)
+    calibration = folder / CALIBRATION
+    model, branch = open_model(material, folder / MODEL)
     windows = np.arange(len(material.split))
-    columns = decide(trained, material, config["branch"], windows, batch, f"{name}: predictions")
+    columns = decide(model, material, branch, windows, batch, f"{name}: predictions")
     features = material.pooled[torch.from_numpy(material.shards.window_frames[:, -1])].flatten(1).numpy()
     columns |= distances(features, columns["text"], read_reference(calibration))
     adapter = SigmaTelepathyAdapter(**settings, calibration=read_calibration(calibration))

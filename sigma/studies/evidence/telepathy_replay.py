@@ -25,12 +25,11 @@ SAME_MODEL = 1e-3
 
 @dataclass(frozen=True)
 class Trace:
-    """One episode's decisions at rising control steps: correction (rms, normalised units), scale and risk by span."""
+    """One episode's decisions at rising control steps: correction (rms, normalised units) and scale by span."""
 
     steps: np.ndarray  # [n]
     corrections: dict[str, np.ndarray]
     scales: dict[str, np.ndarray]
-    risks: dict[str, np.ndarray]
 
 
 def _addresses(episodes: np.ndarray, steps: np.ndarray) -> list[tuple[int, int]]:
@@ -122,4 +121,4 @@ def trace(
         ),
     )
     sizes = {span: rms(correction) for span, correction in corrections.items()}
-    return Trace(shards.frame_step[now], sizes, execution.scales, execution.risks)
+    return Trace(shards.frame_step[now], sizes, execution.scales)
