@@ -15,7 +15,9 @@ from tests.worlds import World
 def write_record(world: World, folder: Path, arm: str, kind: str, **changes) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     digest = digest_folder(world.root / "data/features")
-    record = {"arm": arm, "seed": 0, "kind": kind, "features_digest": digest} | changes
+    counts = dict.fromkeys(("seed", "steps", "selected_step", "trained_parameters"), 0)
+    record = {"arm": arm, "kind": kind, "shards_digest": "", "features_digest": digest, "variants": [], **counts}
+    record |= changes
     (folder / "arm.json").write_text(json.dumps(record))
     return folder
 

@@ -5,22 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 from sigma.parameters import Parameters
 from sigma.studies.ablation.arms import arm_parameters, check_seed, read_ablation, read_rate, select_arm
+from sigma.studies.arm_folder import CALIBRATION, CURVES, MODEL, PREDICTIONS, RECORD
 
 if TYPE_CHECKING:
     from sigma.studies.ablation.arm_replay import ArmReplay
     from sigma.training.batches import WindowBatches
 
-BASE = Path("data/base.json")
-SHARDS = Path("data/shards")
-FEATURES = Path("data/features")
-BASELINE = Path("data/predictions/baseline.parquet")
 # Its factors are swapped for others, to see what they carry; no other arm has the same use for that.
 SWAPPED = "sigma"
 
 
 def run(*, params: Path, arm: str, seed: int, output: Path, rates: Path) -> str:
-    """Write the folder ``output`` whole: ``model/``, ``arm.json``, ``predictions.parquet``, ``curves.parquet`` and,
-    where there is an adapter, its calibration; returns one line with the selected step.
+    """Write the folder ``output`` whole, as :mod:`sigma.studies.arm_folder` has it; returns one line with the selected
+    step.
 
     What is evaluated is the saved model on a fresh base, so that the folder is known to load. Raises
     :class:`SigmaError` for an arm or a seed that is not listed, before any long work.
@@ -31,47 +28,42 @@ def run(*, params: Path, arm: str, seed: int, output: Path, rates: Path) -> str:
     rate = read_rate(rates, chosen)
     parameters = arm_parameters(params, arm, chosen, seed=seed, rate=rate)
 
-    from sigma.compute.device import open_device
     from sigma.policy.adapter.calibration import write_calibration
     from sigma.shared.files import atomic_directory, digest_file, digest_folder, write_json, write_table
     from sigma.shared.logs import record_training
     from sigma.shared.tables import to_table
-    from sigma.studies.ablation.arm_training import curve_columns, new_trainer, write_arm_model
-    from sigma.training.batches import load_batches
-    from sigma.training.state import Scratch
+    from sigma.studies.ablation.arm_training import (
+        FEATURES,
+        SHARDS,
+        curve_columns,
+        load_material,
+        trained_arm,
+        write_arm_model,
+    )
 
-    machine = parameters.machine
-
-    def material() -> "WindowBatches":
-        return load_batches(BASE, SHARDS, FEATURES, BASELINE, device=open_device(machine))
-
-    trainer = new_trainer(chosen.kind, material(), parameters)
-    with Scratch.open(trainer.key()) as scratch:
-        result = trainer.run(scratch)
-        with atomic_directory(output) as temporary:
-            write_arm_model(result, temporary / "model")
-            fresh = material()
-            replay = _replay(chosen.kind, fresh, temporary / "model", arm, parameters, seed)
-            if replay.calibration is not None:
-                write_calibration(temporary / "adapter_calibration.json", *replay.calibration)
-            write_table(temporary / "predictions.parquet", to_table(_columns(fresh, replay)))
-            write_table(temporary / "curves.parquet", to_table(curve_columns(result.curves)))
-            record_training(f"arm-{arm}-{seed}", result.speed)
-            record = {
-                "arm": arm,
-                "seed": seed,
-                "kind": chosen.kind,
-                "rate": rate,
-                "validation": result.validation,
-                "selected_step": result.selected,
-                "steps": result.steps,
-                "trained_parameters": result.trainable,
-                "shards_digest": digest_file(SHARDS / "meta.json"),
-                "features_digest": digest_folder(FEATURES),
-                "variants": list(replay.variants),
-            }
-            write_json(temporary / "arm.json", record)
-        scratch.clear()
+    with trained_arm(chosen.kind, parameters) as result, atomic_directory(output) as temporary:
+        write_arm_model(result, temporary / MODEL)
+        fresh = load_material(parameters)
+        replay = _replay(chosen.kind, fresh, temporary / MODEL, arm, parameters, seed)
+        if replay.calibration is not None:
+            write_calibration(temporary / CALIBRATION, *replay.calibration)
+        write_table(temporary / PREDICTIONS, to_table(_columns(fresh, replay)))
+        write_table(temporary / CURVES, to_table(curve_columns(result.curves)))
+        record_training(f"arm-{arm}-{seed}", result.speed)
+        record = {
+            "arm": arm,
+            "seed": seed,
+            "kind": chosen.kind,
+            "rate": rate,
+            "validation": result.validation,
+            "selected_step": result.selected,
+            "steps": result.steps,
+            "trained_parameters": result.trainable,
+            "shards_digest": digest_file(SHARDS / "meta.json"),
+            "features_digest": digest_folder(FEATURES),
+            "variants": list(replay.variants),
+        }
+        write_json(temporary / RECORD, record)
     return (
         f"arm: {arm}, seed {seed}: {result.trainable:,} trained parameters, {result.steps} steps, "
         f"validation mse_plan {result.validation:.5f} at step {result.selected}"
@@ -91,18 +83,15 @@ def _replay(
     from sigma.studies.ablation.arm_replay import replay_flow_arm, replay_residual_arm
     from sigma.training.flow import FlowModel
 
-    machine = parameters.machine
+    batch = parameters.machine.batch
     if kind == "residual":
         settings = parameters.adapter.model_dump()
-        swaps = arm == SWAPPED
-        return replay_residual_arm(material, folder, arm, settings, seed=seed, swaps=swaps, batch=machine.batch)
+        return replay_residual_arm(material, folder, arm, settings, seed=seed, swaps=arm == SWAPPED, batch=batch)
     if kind == "lora":
-        model = FlowModel(lora.load(material.base.policy, folder))
-    else:
-        base = load_base(describe_base(str(folder), None), device=str(material.builder.device), dtype=material.dtype)
-        material = replace(material, base=base, builder=InputBuilder(base, material.builder.normalisation))
-        model = FlowModel(base.policy)
-    return replay_flow_arm(material, model.eval(), arm, batch=machine.batch)
+        return replay_flow_arm(material, FlowModel(lora.load(material.base.policy, folder)), arm, batch=batch)
+    base = load_base(describe_base(str(folder), None), device=str(material.builder.device), dtype=material.dtype)
+    material = replace(material, base=base, builder=InputBuilder(base, material.builder.normalisation))
+    return replay_flow_arm(material, FlowModel(base.policy), arm, batch=batch)
 
 
 def _columns(material: "WindowBatches", replay: "ArmReplay") -> dict[str, Any]:
@@ -114,5 +103,5 @@ def _columns(material: "WindowBatches", replay: "ArmReplay") -> dict[str, Any]:
     columns: dict[str, Any] = {name: material.columns[name][windows] for name in ("window", "episode", "step", "split")}
     columns["task"] = np.array([shards.tasks[task] for task in shards.window_task[windows]], dtype=str)
     for variant, actions in replay.variants.items():
-        columns |= {f"{variant}.{branch}": action.astype(np.float32) for branch, action in actions.items()}
+        columns |= {f"{variant}.{span}": action.astype(np.float32) for span, action in actions.items()}
     return columns

@@ -9,7 +9,6 @@ from matplotlib import rc_context
 from sigma.report.figures import SETTINGS, STYLE, new_figure, plain, to_svg
 from sigma.studies.ablation.arm_results import FULL_SCALE, place, title
 from sigma.studies.ablation.arm_table import CLAIMS, CRITICAL, LAST_PART, REFERENCES
-from sigma.studies.rollout.rollout_results import TaskResult
 
 BETTER, WORSE, OPEN = STYLE["sigma"]["color"], STYLE["base"]["color"], "#8A8A8A"
 CLAIM_TITLES = {"mse_plan": "executed plan", CRITICAL: "executed plan, critical intervals"}
@@ -74,28 +73,24 @@ def forest(results: Mapping[str, Any]) -> str:
         return to_svg(figure)
 
 
-def curves(trainings: Sequence[tuple[str, int, Mapping[str, np.ndarray]]]) -> str:
+def curves(trainings: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> str:
     """Validation error over the steps of each arm's last phase, one thin line a seed; the last fifth is shaded.
 
-    ``trainings`` are (arm, seed, columns of ``curves.parquet``). Steps are shown as a share of the arm's own.
+    ``trainings`` are (arm, columns of ``curves.parquet``). Steps are shown as a share of the arm's own.
     """
-    arms = list(dict.fromkeys(arm for arm, _, _ in trainings))
+    styles: dict[str, dict[str, Any]] = {}
     with rc_context(SETTINGS):
         figure, axes = new_figure(8, 4.0)
         ax = axes[0, 0]
         ax.axvspan(1 - LAST_PART, 1, color="#0072B2", alpha=0.06)
-        seen: set[str] = set()
-        for arm, _, columns in trainings:
+        for arm, columns in trainings:
+            label = None if arm in styles else plain(title(arm))
+            dash, colour = divmod(len(styles), len(PALETTE))
+            style = styles.setdefault(arm, {"color": PALETTE[colour], "linestyle": DASHES[dash % len(DASHES)]})
             last = columns["phase"] == columns["phase"][-1]
             rows = last & np.isfinite(columns["validation"])
-            style = {
-                "color": PALETTE[arms.index(arm) % len(PALETTE)],
-                "linestyle": DASHES[arms.index(arm) // len(PALETTE) % len(DASHES)],
-            }
-            label = None if arm in seen else plain(title(arm))
             share = columns["step"][rows] / columns["step"][last].max()
             ax.plot(share, columns["validation"][rows], linewidth=1.1, label=label, **style)
-            seen.add(arm)
         ax.set_yscale("log")
         ax.set_xlabel("share of the arm's training steps (last phase)")
         ax.set_ylabel("validation error as the arm measures it")
@@ -103,11 +98,10 @@ def curves(trainings: Sequence[tuple[str, int, Mapping[str, np.ndarray]]]) -> st
         return to_svg(figure)
 
 
-def success(task: TaskResult) -> str:
-    """Success of each arm on one task with its 95 % interval."""
-    arms = list(task.arms)
+def success(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Success of each of a task's ``arms`` in ``metrics/rollout.json``, with its 95 % interval."""
     places = np.arange(len(arms))
-    values = np.array([[arm.success, arm.low, arm.high] for arm in task.arms.values()]) * 100
+    values = 100 * np.array([[arm["success"], arm["success_lo"], arm["success_hi"]] for arm in arms.values()])
     with rc_context(SETTINGS):
         figure, axes = new_figure(7, 0.9 + 0.32 * len(arms))
         ax = axes[0, 0]

@@ -5,7 +5,7 @@ Imported only by the stage that computes.
 Legend: W windows, T horizon, C chunk, A action dim, K factors, E factor dim.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,13 @@ from sigma.evaluation.replay.sigma_replay import (
 )
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.model.decision import FactorSwap, SigmaModel
-from sigma.policy.pi05.base_action import Kind
 from sigma.policy.pi05.base_replay import batches
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import generator
 from sigma.shared.spans import split
+from sigma.studies.arm_folder import DECODINGS, FULL_SCALE, WITHOUT_RESIDUAL
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel
-
-DECODINGS: tuple[Kind, ...] = ("sample", "zero_noise", "mean")
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,8 @@ def replay_residual_arm(
     and ``NAME_without_residual``.
 
     These three are executed with the scales of ``NAME``: what differs is what is read or left out, not the adapter's
-    opinion of it.
-
-    Args:
-        folder: of the model, as finetune writes it.
-        settings: the section ``adapter``.
-        seed: decides between donors of factors that are equally near.
+    opinion of it. ``folder`` is the model's, ``settings`` the section ``adapter``; ``seed`` decides between donors of
+    factors that are equally near.
     """
     model, branch = open_model(material, folder)
     windows = scored_windows(material)
@@ -76,21 +70,21 @@ def replay_residual_arm(
     calibration, reference = calibrate_windows(material, replay)
     columns = replay.columns
     base, corrections = columns["base_action"], stored_corrections(columns)
-    own = SigmaTelepathyAdapter(**settings, calibration=calibration)
-    execution = own.execute(base, corrections, stored_measures(columns, hold_action(material, windows)))
+    adapter = SigmaTelepathyAdapter(**settings, calibration=calibration)
+    execution = adapter.execute(base, corrections, stored_measures(columns, hold_action(material, windows)))
     full = SigmaTelepathyAdapter(1.0, 1.0).execute(base, corrections)
-    variants = {name: execution.actions, f"{name}_full_scale": full.actions}
+    variants = {name: execution.actions, f"{name}_{FULL_SCALE}": full.actions}
     if swaps:
 
         def blend(other: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             """The actions under other corrections, with the scales of ``NAME``."""
             return {
-                span: own.blend(base[:, : correction.shape[1]], correction, execution.scales[span])
+                span: adapter.blend(base[:, : correction.shape[1]], correction, execution.scales[span])
                 for span, correction in other.items()
             }
 
         chunk = corrections["chunk"].shape[1]
-        variants[f"{name}_without_residual"] = blend(split(columns["adapted_action"] - base, chunk))
+        variants[f"{name}_{WITHOUT_RESIDUAL}"] = blend(split(columns["adapted_action"] - base, chunk))
         for variant, swap in _swaps(model, material, branch, replay, seed, batch).items():
             swapped = decide(model, material, branch, windows, batch, variant, swap=swap)
             variants[variant] = blend(stored_corrections(columns | swapped))
@@ -104,24 +98,24 @@ def _swaps(
 
     τ' comes from the same source.
     """
+    names = ("tau", "tau_anticipated")
     train = np.flatnonzero(material.split == "train")
-    seen = decide(model, material, branch, train, batch, "tau_mean: train windows")
-    mean, anticipated = seen["tau"].mean(axis=0), seen["tau_anticipated"].mean(axis=0)
+    decisions = decide(model, material, branch, train, batch, "tau_mean: train windows")
+    means = [decisions[name].mean(axis=0) for name in names]
     windows = replay.columns["window"]
     row_of = {int(window): row for row, window in enumerate(windows)}
     donors = donor_windows(material, windows, seed)
-    device = material.builder.device
 
-    def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)
+    def swap(factors: Iterable[np.ndarray]) -> FactorSwap:
+        arrays = (np.ascontiguousarray(values, dtype=np.float32) for values in factors)
+        return FactorSwap(*(torch.from_numpy(array).to(material.builder.device) for array in arrays))
 
     def of_mean(rows: np.ndarray) -> FactorSwap:
-        shape = (len(rows), *mean.shape)
-        return FactorSwap(*(tensor(np.broadcast_to(one, shape)) for one in (mean, anticipated)))
+        return swap(np.broadcast_to(mean, (len(rows), *mean.shape)) for mean in means)
 
     def of_donors(rows: np.ndarray) -> FactorSwap:
         chosen = [row_of[donors[int(row)]] for row in rows]
-        return FactorSwap(tensor(replay.columns["tau"][chosen]), tensor(replay.columns["tau_anticipated"][chosen]))
+        return swap(replay.columns[name][chosen] for name in names)
 
     return {"tau_mean": of_mean, "tau_shuffled": of_donors}
 
@@ -133,8 +127,8 @@ def donor_windows(material: WindowBatches, windows: np.ndarray, seed: int) -> di
     """
     columns = material.columns
     episode, step, split = (columns[name][windows] for name in ("episode", "step", "split"))
-    last = {one: step[episode == one].max() for one in np.unique(episode)}
-    phase = np.array([now / max(1, last[one]) for one, now in zip(episode, step, strict=True)])
+    last = {number: step[episode == number].max() for number in np.unique(episode)}
+    phase = step / np.array([max(1, last[number]) for number in episode])
     donors = {}
     for row, window in enumerate(windows):
         others = np.flatnonzero((split == split[row]) & (episode != episode[row]))
@@ -151,6 +145,7 @@ def donor_windows(material: WindowBatches, windows: np.ndarray, seed: int) -> di
 
 def replay_flow_arm(material: WindowBatches, model: FlowModel, name: str, *, batch: int) -> ArmReplay:
     """``NAME_sample``, ``NAME_zero_noise`` and ``NAME_mean``: the policy's own action, under the base's noise."""
+    model.eval()
     windows, chunk = scored_windows(material), material.shards.meta["chunk"]
     plans: dict[str, list[np.ndarray]] = {kind: [] for kind in DECODINGS}
     with torch.no_grad():
@@ -159,10 +154,4 @@ def replay_flow_arm(material: WindowBatches, model: FlowModel, name: str, *, bat
             encoded = model.adapted_pass(material.observation(rows)).encoded
             for kind in DECODINGS:
                 plans[kind].append(material.decide(model.policy, encoded, rows, kind).float().cpu().numpy())
-    whole = {kind: np.concatenate(parts) for kind, parts in plans.items()}
-    return ArmReplay(
-        {
-            f"{name}_{kind}": {"vector": plan[:, :1], "chunk": plan[:, :chunk], "trajectory": plan}
-            for kind, plan in whole.items()
-        }
-    )
+    return ArmReplay({f"{name}_{kind}": split(np.concatenate(parts), chunk) for kind, parts in plans.items()})

@@ -4,21 +4,20 @@ Training seeds are averaged within each window, hence within each episode, befor
 speaks of fresh episodes, and the seeds are listed singly beside it. With one seed every number is the one that the
 report computes for the same predictions.
 
-Legend: W held-out windows, T horizon, A action dim, R rows.
+Legend: W held-out windows, T horizon, A action dim.
 """
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sigma.evaluation import scores
-from sigma.evaluation.intervals import Difference, paired_difference, ratio_of_means
-from sigma.evaluation.references import reference_plans
+from sigma.evaluation.intervals import paired_difference, ratio_of_means
 from sigma.evaluation.scores import Arm
 from sigma.shared.errors import SigmaError
-from sigma.studies.ablation.arm_results import ArmSeed, is_confirmatory
+from sigma.studies.ablation.arm_results import is_confirmatory
 
 CRITICAL = "mse_plan_critical"
 METRICS = (*scores.METRICS, CRITICAL)
@@ -27,6 +26,7 @@ CLAIMS = ("mse_plan", CRITICAL)
 SPLITS = ("test", "validation")
 REFERENCES = ("frozen_base", "base_mean_of_samples", "hold_state", "mean_trajectory")
 LAST_PART = 0.2
+Errors = dict[str, np.ndarray]  # metric -> error of each window [W]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Windows:
     columns: dict[str, np.ndarray]
     scored: np.ndarray  # [A] bool
     critical: np.ndarray  # [W] bool
-    resamples: int
-    seed: int
+    resampling: dict[str, int]  # ``resamples`` and ``seed`` of the intervals
 
     @classmethod
     def judged(cls, columns: Mapping[str, np.ndarray], shards: Mapping[str, Any], report: Any) -> "Windows":
@@ -50,27 +49,25 @@ class Windows:
             columns["action"], columns["valid"], joints, report.gripper, report.critical_threshold
         )
         scored = np.array([name not in shards["exclude_joints"] for name in joints])
-        return cls(dict(columns), scored, critical, report.resamples, report.seed)
+        return cls(dict(columns), scored, critical, {"resamples": report.resamples, "seed": report.seed})
 
     def rows(self, split: str, metric: str) -> np.ndarray:
         """Row numbers that ``metric`` averages over in ``split``."""
         chosen = self.columns["split"] == split
         return np.flatnonzero(chosen & self.critical if metric == CRITICAL else chosen)
 
-    def errors(self, arm: Arm) -> dict[str, np.ndarray]:
-        """Error of each window, ``[W]`` a metric of :data:`METRICS`."""
-        columns = self.columns
-        errors = scores.window_errors(arm, columns["action"], columns["valid"], self.scored)
+    def errors(self, arm: Arm) -> Errors:
+        """Error of each window under each of :data:`METRICS`."""
+        errors = scores.window_errors(arm, self.columns["action"], self.columns["valid"], self.scored)
         return errors | {CRITICAL: errors["mse_plan"]}
 
 
 @dataclass
 class Row:
-    """One line of the table. ``seeds`` maps a training seed to its errors, ``[W]`` a metric; a reference has none."""
+    """One line of the table: the errors of each training seed of an arm, or those of an untrained reference."""
 
-    name: str
-    seeds: dict[int, dict[str, np.ndarray]]
-    reference: dict[str, np.ndarray] | None = None
+    seeds: dict[int, Errors] = field(default_factory=dict)
+    reference: Errors | None = None
 
     def errors(self, metric: str) -> np.ndarray:
         """``[W]``, averaged over training seeds."""
@@ -79,20 +76,17 @@ class Row:
         return np.mean([errors[metric] for errors in self.seeds.values()], axis=0)
 
 
-def references(base: Mapping[str, np.ndarray], windows: Windows, chunk: int) -> list[Row]:
-    """The untrained rows, from the whole baseline table (the mean trajectory reads its train windows)."""
-    plans = {"frozen_base": base["base_action"], **reference_plans(base)}
-    held_out = base["split"] != "train"
-    return [Row(name, {}, windows.errors(scores.plan_arm(plans[name][held_out], chunk))) for name in REFERENCES]
+def reference_rows(plans: Mapping[str, np.ndarray], windows: Windows, chunk: int) -> dict[str, Row]:
+    """The untrained rows, from their plans ``[W, T, A]``."""
+    return {name: Row(reference=windows.errors(scores.plan_arm(plan, chunk))) for name, plan in plans.items()}
 
 
-def add_arm(rows: dict[str, Row], arm: ArmSeed, windows: Windows) -> None:
-    """Score the variants of one training and put them with those of the arm's other seeds."""
-    for name, actions in arm.variants.items():
-        row = rows.setdefault(name, Row(name, {}))
-        if arm.seed in row.seeds or row.reference is not None:
-            raise SigmaError(f"{arm.arm}-{arm.seed}: row {name!r} exists already; each row belongs to one arm")
-        row.seeds[arm.seed] = windows.errors(actions)
+def add_variant(rows: dict[str, Row], name: str, seed: int, errors: Errors) -> None:
+    """Put the errors of one training's variant with those of the arm's other seeds."""
+    row = rows.setdefault(name, Row())
+    if seed in row.seeds or row.reference is not None:
+        raise SigmaError(f"row {name!r} of seed {seed} exists already; each row belongs to one arm")
+    row.seeds[seed] = errors
 
 
 def holm[Key: Hashable](p: Mapping[Key, float]) -> dict[Key, float]:
@@ -105,20 +99,18 @@ def holm[Key: Hashable](p: Mapping[Key, float]) -> dict[Key, float]:
     return adjusted
 
 
-def _estimate(row: Row, metric: str, windows: Windows, chosen: np.ndarray) -> dict[str, Any]:
+def _entry(row: Row, subject: Row, metric: str, windows: Windows, chosen: np.ndarray) -> dict[str, Any]:
+    """One cell of the table over the windows ``chosen``: the row's error, and the subject's minus it."""
     errors, episodes = row.errors(metric)[chosen], windows.columns["episode"][chosen]
-    options = {"resamples": windows.resamples, "seed": windows.seed}
     # The ratio to ones is the mean over windows, with episodes drawn whole.
-    mean, low, high = ratio_of_means(np.ones(len(errors)), errors, episodes, **options)
-    by_seed = {str(seed): float(values[metric][chosen].mean()) for seed, values in sorted(row.seeds.items())}
-    return {"mean": mean, "lo": low, "hi": high} | ({"seeds": by_seed} if by_seed else {})
-
-
-def compare(subject: Row, other: Row, metric: str, windows: Windows, chosen: np.ndarray) -> Difference:
-    """``subject`` minus ``other`` over the windows ``chosen``."""
-    first, second = (row.errors(metric)[chosen] for row in (other, subject))
-    episodes = windows.columns["episode"][chosen]
-    return paired_difference(first, second, episodes, resamples=windows.resamples, seed=windows.seed)
+    mean, low, high = ratio_of_means(np.ones(len(errors)), errors, episodes, **windows.resampling)
+    entry: dict[str, Any] = {"mean": mean, "lo": low, "hi": high}
+    if row.seeds:
+        entry["seeds"] = {str(seed): float(values[metric][chosen].mean()) for seed, values in sorted(row.seeds.items())}
+    if row is not subject:
+        pair = paired_difference(errors, subject.errors(metric)[chosen], episodes, **windows.resampling)
+        entry |= {"delta": pair.delta, "delta_lo": pair.low, "delta_hi": pair.high, "p": pair.p}
+    return entry
 
 
 def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split: str) -> dict[str, Any]:
@@ -127,29 +119,22 @@ def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split
     Holm's family is every confirmatory row under both claims.
     """
     chosen = {metric: windows.rows(split, metric) for metric in METRICS}
-    episodes = windows.columns["episode"]
-    result: dict[str, Any] = {
-        "windows": len(chosen["mse_plan"]),
-        "episodes": len(np.unique(episodes[chosen["mse_plan"]])),
-        "critical_windows": len(chosen[CRITICAL]),
-        "critical_episodes": len(np.unique(episodes[chosen[CRITICAL]])),
-        "rows": {},
-    }
     family: dict[tuple[str, str], float] = {}
+    table: dict[str, dict[str, Any]] = {}
     for name, row in rows.items():
-        entry: dict[str, Any] = {"confirmatory": is_confirmatory(name)}
+        table[name] = {"confirmatory": is_confirmatory(name)}
         for metric in METRICS:
             if not len(chosen[metric]):
                 continue
-            entry[metric] = _estimate(row, metric, windows, chosen[metric])
-            if name != subject:
-                pair = compare(rows[subject], row, metric, windows, chosen[metric])
-                entry[metric] |= {"delta": pair.delta, "delta_lo": pair.low, "delta_hi": pair.high, "p": pair.p}
-                if entry["confirmatory"] and metric in CLAIMS:
-                    family[name, metric] = pair.p
-        result["rows"][name] = entry
+            entry = table[name][metric] = _entry(row, rows[subject], metric, windows, chosen[metric])
+            if table[name]["confirmatory"] and metric in CLAIMS and name != subject:
+                family[name, metric] = entry["p"]
     for (name, metric), p in holm(family).items():
-        result["rows"][name][metric]["p_holm"] = p
+        table[name][metric]["p_holm"] = p
+    result: dict[str, Any] = {"rows": table}
+    for prefix, claim in (("", "mse_plan"), ("critical_", CRITICAL)):
+        result[f"{prefix}windows"] = len(chosen[claim])
+        result[f"{prefix}episodes"] = len(np.unique(windows.columns["episode"][chosen[claim]]))
     return result
 
 
@@ -159,8 +144,7 @@ def constant_cost(rows: Mapping[str, Row], windows: Windows, split: str) -> dict
         return None
     chosen = windows.rows(split, "mse_plan")
     sigma, constant = (rows[name].errors("mse_plan")[chosen] for name in ("sigma", "tau_constant"))
-    options = {"resamples": windows.resamples, "seed": windows.seed}
-    ratio = ratio_of_means(sigma, constant, windows.columns["episode"][chosen], **options)
+    ratio = ratio_of_means(sigma, constant, windows.columns["episode"][chosen], **windows.resampling)
     return dict(zip(("percent", "lo", "hi"), (100.0 * (value - 1.0) for value in ratio), strict=True))
 
 
@@ -173,8 +157,6 @@ def fall_over_last_part(curves: Mapping[str, np.ndarray]) -> float:
     last = curves["phase"] == curves["phase"][-1]
     measured = last & np.isfinite(curves["validation"])
     step, error = curves["step"][measured], curves["validation"][measured]
-    order = np.argsort(step, kind="stable")
-    step, error = step[order], error[order]
     if not len(step):
         raise SigmaError("no validation error is in the curve; legal: at least one")
     before = np.flatnonzero(step <= (1.0 - LAST_PART) * curves["step"][last].max())

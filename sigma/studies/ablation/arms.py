@@ -6,48 +6,46 @@ An arm is a list of overrides of the root parameters, so that everything it does
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sigma.parameters import Parameters, read_parameters, read_sections
 from sigma.parameters.schema import PARAMS_FILE, Section, read_yaml
 from sigma.shared.errors import SigmaError
-from sigma.shared.files import read_json
+from sigma.shared.records import NUMBER, POSITIVE, read_record
+from sigma.studies.arm_folder import ArmKind
 
 PARAMS = Path("stages/ablation/params.yaml")
-OUT = Path("stages/ablation/out")
-RATES = OUT / "rates.json"
+Seed = Annotated[int, Field(ge=0)]
 
 
 class Arm(Section):
-    kind: Literal["residual", "lora", "full"]
+    kind: ArmKind
     rate_of: str
     overrides: dict[str, Any]
 
 
-class Trials(Section):
-    rates: list[float] = Field(min_length=1)
-    seed: int = Field(ge=0)
+def _distinct[Value](values: list[Value]) -> list[Value]:
+    if len(set(values)) != len(values):
+        raise ValueError("values must be distinct")
+    return values
 
-    @model_validator(mode="after")
-    def _legal(self) -> "Trials":
-        if min(self.rates) <= 0 or len(set(self.rates)) != len(self.rates):
-            raise ValueError("rates must be distinct and positive")
-        return self
+
+class Trials(Section):
+    rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(_distinct)]
+    seed: Seed
 
 
 class AblationParameters(Section):
     """``ablation`` in stages/ablation/params.yaml."""
 
-    seeds: list[int] = Field(min_length=1)
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     trials: Trials
     arms: dict[str, Arm] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _consistent(self) -> "AblationParameters":
-        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError("seeds must be distinct and not negative")
+    def _rates_are_chosen(self) -> "AblationParameters":
         for name, arm in self.arms.items():
             if arm.rate_of not in self.confirmatory:
                 raise ValueError(
@@ -117,13 +115,8 @@ def arm_parameters(
 
 def read_rate(path: Path, arm: Arm) -> float:
     """The multiplier that the trials chose for this arm; ``path`` is what ``sigma rates`` wrote."""
-    if not path.is_file():
-        raise SigmaError(f"{path}: not found; run `dvc repro stages/ablation/dvc.yaml:rates` first")
-    rates = read_json(path)
-    rate = rates.get(arm.rate_of) if isinstance(rates, dict) else None
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < float("inf"):
-        raise SigmaError(f"{path}: {arm.rate_of}: found {rate!r}; legal: a positive number, which `sigma rates` writes")
-    return float(rate)
+    rates = read_record(path, {arm.rate_of: POSITIVE}, "run `dvc repro stages/ablation/dvc.yaml:rates`")
+    return float(rates[arm.rate_of])
 
 
 def choose_rates(ablation: AblationParameters, folder: Path) -> dict[str, float]:
@@ -134,12 +127,10 @@ def choose_rates(ablation: AblationParameters, folder: Path) -> dict[str, float]
     """
     errors: dict[tuple[str, float], float] = {}
     for file in sorted(folder.glob("*.json")):
-        trial = read_json(file)
-        if not isinstance(trial, dict) or set(trial) != {"arm", "rate", "validation"}:
-            raise SigmaError(f"{file}: not a trial; legal: arm, rate and validation, which `sigma trial` writes")
+        trial = read_record(file, {"arm": str, "rate": NUMBER, "validation": NUMBER}, "run `sigma trial`")
         if (trial["arm"], trial["rate"]) in errors:
             raise SigmaError(f"{file}: a second trial of arm {trial['arm']} at rate {trial['rate']:g}; remove one")
-        errors[trial["arm"], trial["rate"]] = float(trial["validation"])
+        errors[trial["arm"], trial["rate"]] = trial["validation"]
     chosen = {}
     for name in ablation.confirmatory:
         missing = [rate for rate in ablation.trials.rates if (name, rate) not in errors]

@@ -20,10 +20,8 @@ from sigma.training.state import Scratch
 
 @dataclass(frozen=True)
 class FlowResult:
-    """A fine-tuned policy and how it came about.
-
-    ``trainable`` counts the parameters that had a gradient; ``speed`` is that of this run's steps.
-    """
+    """A fine-tuned policy, and how its training went; attributes are those of
+    :class:`~sigma.training.trainer.TrainingResult`."""
 
     model: FlowModel
     material: WindowBatches
@@ -36,18 +34,14 @@ class FlowResult:
 
 
 class FlowTrainer:
-    """Runs ``train.flow_steps`` steps of flow matching; the base is altered in place.
+    """Runs ``train.flow_steps`` steps of flow matching; the base of ``material`` is altered in place.
 
-    Args:
-        material: with a base of its own.
-        parameters: the sections ``train``, ``lora``, ``telepathy``, ``loss`` and ``machine``; nothing is read of
-            ``telepathy`` and ``loss``.
-        kind: ``lora`` adapts language model and action expert, ``full`` trains every weight, vision tower included.
+    ``kind`` ``lora`` adapts language model and action expert, ``full`` trains every weight, vision tower included.
     """
 
     def __init__(self, material: WindowBatches, parameters: Parameters, kind: Literal["lora", "full"]):
         self.material, self.parameters, self.kind = material, parameters, kind
-        self.train, self.lora = parameters.train, parameters.lora
+        self.train = parameters.train
         self.parts = split_windows(material)
         material.views = views(self.train)
         check_autocast(self.train, material)
@@ -76,11 +70,8 @@ class FlowTrainer:
             return model.train()
         adapted = lora.attach(
             policy,
-            rank=self.lora.rank,
-            alpha=self.lora.alpha,
-            dropout=self.lora.dropout,
+            **self.parameters.lora.model_dump(),
             towers=("language", "expert"),
-            projections=self.lora.projections,
             seed=seed_from(self.train.seed, "lora") % 2**63,
         )
         return FlowModel(adapted).train()
@@ -90,20 +81,11 @@ class FlowTrainer:
         model, train = self.build(), self.train
         if train.cache_vision and not model.whole:
             self.material.cache_vision(np.concatenate(list(self.parts.values())), train.batch)
-        named = model.trained()
         objective = FlowObjective(model, self.material, train, self.parts)
-        phase = Phase(objective, [(named, train.lora_learning_rate)], schedule(train, train.flow_steps))
+        phase = Phase(objective, [(model.trained(), train.lora_learning_rate)], schedule(train, train.flow_steps))
         if saved := scratch.load():
             phase.load_state(saved["state"])
         result = phase.run(scratch, {}, train.batch)
         model.requires_grad_(False).eval()
-        return FlowResult(
-            model,
-            self.material,
-            [result.curve],
-            train.flow_steps,
-            result.selected,
-            result.validation,
-            result.trained,
-            {"flow": result.speed},
-        )
+        measured = (result.selected, result.validation, result.trained, {"flow": result.speed})
+        return FlowResult(model, self.material, [result.curve], train.flow_steps, *measured)

@@ -2,18 +2,13 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from sigma.parameters import read_parameters, read_sections
 from sigma.parameters.schema import Section
 
-if TYPE_CHECKING:
-    from sigma.studies.ablation.arm_table import Row, Windows
-
 BASE, SHARDS, FEATURES = Path("data/base.json"), Path("data/shards/meta.json"), Path("data/features/meta.json")
-CALIBRATION = "adapter_calibration.json"
 SUBJECT = "sigma"
 
 
@@ -36,20 +31,17 @@ def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
 
     Raises :class:`SigmaError` where an arm is missing or of another base, before any long work.
     """
-    section = read_sections(ConfirmationFile, params).confirmation
-
-    root = read_parameters()
-    report, machine, base_parameters, settings = root.report, root.machine, root.base, root.adapter
+    section, parameters = read_sections(ConfirmationFile, params).confirmation, read_parameters()
 
     from sigma.shared.errors import SigmaError
     from sigma.shared.files import read_json, write_json
+    from sigma.studies.arm_folder import read_arm_record
 
-    records = {}
+    kinds = {}
     for arm in section.arms:
         for seed in section.seeds:
-            records[arm, seed] = read_json(arms / f"{arm}-{seed}" / "arm.json")
-            kind = records[arm, seed]["kind"]
-            if kind not in ("residual", "lora"):
+            kind = kinds[arm, seed] = read_arm_record(arms / f"{arm}-{seed}", {})["kind"]
+            if kind == "full":
                 raise SigmaError(f"{params}: confirmation.arms: {arm}: kind {kind}; legal: residual and lora arms")
     if SUBJECT not in section.arms:
         raise SigmaError(f"{params}: confirmation.arms: found {section.arms}; legal: {SUBJECT} among them")
@@ -58,50 +50,37 @@ def run(*, params: Path, dataset: Path, arms: Path, output: Path) -> str:
     from sigma.compute.device import open_device
     from sigma.compute.workers import Workers
     from sigma.evaluation.scores import span_arm
-    from sigma.studies.ablation.arm_table import Windows
-    from sigma.studies.confirmation import fresh_episodes as confirmation
+    from sigma.studies.ablation.arm_table import Windows, add_variant, reference_rows, split_results
+    from sigma.studies.confirmation import fresh_episodes
 
+    machine = parameters.machine
     device = str(open_device(machine))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dataset.parent) as folder:
-        shards = confirmation.fresh_shards(dataset, Path(folder) / "shards", shards_meta, Workers.of(machine))
-        material = confirmation.fresh_material(
-            shards, reference, features, base_parameters, batch=machine.batch, device=device
+        shards = fresh_episodes.fresh_shards(dataset, Path(folder) / "shards", shards_meta, Workers.of(machine))
+        material = fresh_episodes.fresh_material(
+            shards, reference, features, parameters.base, batch=machine.batch, device=device
         )
-        windows = Windows.judged(material.columns, shards_meta, report)
-        rows, scales = _rows(material.columns, windows, shards_meta["chunk"]), {}
-        for (arm, seed), record in records.items():
-            place, own = arms / f"{arm}-{seed}", confirmation.fresh_base(material)
-            if record["kind"] == "residual":
-                actions, scale = confirmation.residual_actions(
-                    own, place / "model", place / CALIBRATION, settings.model_dump(), name=arm, batch=machine.batch
+        columns, scales = material.columns, {}
+        windows = Windows.judged(columns, shards_meta, parameters.report)
+        # The references that need no training windows.
+        plans = {"frozen_base": columns["base_action"], "base_mean_of_samples": columns["base_samples"].mean(axis=1)}
+        rows = reference_rows(plans, windows, shards_meta["chunk"])
+        for (arm, seed), kind in kinds.items():
+            place, fresh = arms / f"{arm}-{seed}", fresh_episodes.fresh_base(material)
+            if kind == "residual":
+                actions, scale = fresh_episodes.residual_actions(
+                    fresh, place, parameters.adapter.model_dump(), name=arm, batch=machine.batch
                 )
                 variants, scales[f"{arm}-{seed}"] = {arm: actions}, float(scale.mean())
             else:
-                variants = confirmation.tuned_actions(own, place / "model", name=arm, batch=machine.batch)
+                variants = fresh_episodes.tuned_actions(fresh, place, name=arm, batch=machine.batch)
             for name, actions in variants.items():
-                _add(rows, name, seed, windows.errors(span_arm(actions)))
-    from sigma.studies.ablation.arm_table import split_results
-
+                add_variant(rows, name, seed, windows.errors(span_arm(actions)))
     result = split_results(rows, SUBJECT, windows, "test")
     write_json(output, {"dataset": {"episodes": section.episodes, "seed": section.seed}, "scales": scales, **result})
-    own = result["rows"][SUBJECT]["mse_plan"]
+    plan = result["rows"][SUBJECT]["mse_plan"]
     return (
         f"confirm: {result['windows']} windows of {result['episodes']} fresh episodes; "
-        f"Sigma mse_plan {own['mean']:.4f} ({own['lo']:.4f} to {own['hi']:.4f})"
+        f"Sigma mse_plan {plan['mean']:.4f} ({plan['lo']:.4f} to {plan['hi']:.4f})"
     )
-
-
-def _rows(columns: dict[str, Any], windows: "Windows", chunk: int) -> dict[str, "Row"]:
-    """The references that need no training windows."""
-    from sigma.evaluation.scores import plan_arm
-    from sigma.studies.ablation.arm_table import Row
-
-    plans = {"frozen_base": columns["base_action"], "base_mean_of_samples": columns["base_samples"].mean(axis=1)}
-    return {name: Row(name, {}, windows.errors(plan_arm(plan, chunk))) for name, plan in plans.items()}
-
-
-def _add(rows: dict[str, "Row"], name: str, seed: int, errors: dict[str, Any]) -> None:
-    from sigma.studies.ablation.arm_table import Row
-
-    rows.setdefault(name, Row(name, {})).seeds[seed] = errors

@@ -20,19 +20,19 @@ from sigma.data.windows.candidates import Filter, candidate_windows
 from sigma.data.windows.cutting import Protocol
 from sigma.data.windows.packing import StoredCameras, write_shards
 from sigma.evaluation.predictions import stored_measures
-from sigma.evaluation.replay.sigma_replay import decide, hold_action
+from sigma.evaluation.replay.sigma_replay import decide, hold_action, open_model
+from sigma.parameters.base import BaseParameters
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import read_calibration, read_reference
 from sigma.policy.adapter.measures import distances
 from sigma.policy.model import lora
-from sigma.policy.model.heads import FILE
-from sigma.policy.model.model_folder import load_model, read_config
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.base_replay import replay_base
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation
 from sigma.shared.errors import SigmaError
 from sigma.shared.spans import stored_residuals
 from sigma.studies.ablation.arm_replay import replay_flow_arm
+from sigma.studies.arm_folder import CALIBRATION, MODEL
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel
 
@@ -46,43 +46,43 @@ def fresh_shards(dataset_folder: Path, folder: Path, meta: Mapping[str, Any], wo
     Raises :class:`SigmaError` where the dataset has other joints, another rate or fewer cameras.
     """
     dataset = open_dataset(dataset_folder)
-    for key, found in (("joint_names", list(dataset.joint_names)), ("fps", dataset.fps)):
-        if found != meta[key]:
-            raise SigmaError(f"{dataset_folder}: {key}: found {found}; legal: {meta[key]}, as in data/shards")
+    for key, actual in (("joint_names", list(dataset.joint_names)), ("fps", dataset.fps)):
+        if actual != meta[key]:
+            raise SigmaError(f"{dataset_folder}: {key}: found {actual}; legal: {meta[key]}, as in data/shards")
     for camera in meta["dataset_cameras"]:
         if camera not in dataset.cameras:
             raise SigmaError(f"{dataset_folder}: no camera {camera!r}; it has {', '.join(dataset.cameras)}")
     names = ("horizon", "chunk_size", "history", "history_stride", "train_stride", "eval_stride", "trace")
     protocol = Protocol(**{name: meta[name] for name in names})
-    splits: dict[str, list[int]] = {
-        "train": [],
-        "validation": [],
-        "test": [episode.index for episode in dataset.episodes],
-    }
+    test = [episode.index for episode in dataset.episodes]
+    splits: dict[str, list[int]] = {"train": [], "validation": [], "test": test}
     windows = candidate_windows(dataset, splits, protocol, Filter(0.0, 0.0), meta["statistics"])
     view = StoredCameras(tuple(meta["dataset_cameras"]), meta["resolution"])
-    own = {**meta, "splits": splits, "tasks": list(dataset.tasks)}
-    write_shards(folder, dataset, view, protocol, windows, own, 64 * 2**20, workers)
+    fresh_meta = {**meta, "splits": splits, "tasks": list(dataset.tasks)}
+    write_shards(folder, dataset, view, protocol, windows, fresh_meta, 64 * 2**20, workers)
     return Shards.open(folder)
 
 
 def fresh_material(
-    shards: Shards, reference: Mapping[str, Any], features: Mapping[str, Any], base: Any, *, batch: int, device: str
+    shards: Shards,
+    reference: dict[str, Any],
+    features: dict[str, Any],
+    base: BaseParameters,
+    *,
+    batch: int,
+    device: str,
 ) -> WindowBatches:
     """What the frozen base makes of the fresh windows, in the quantiles and under the noise of ``features``.
 
-    Args:
-        reference: ``data/base.json``.
-        features: ``data/features/meta.json``.
-        base: the section ``base`` of the parameters.
+    ``reference`` is ``data/base.json``, ``features`` ``data/features/meta.json``.
     """
     if features["base_digest"] != reference["digest"]:
         raise SigmaError("data/features/meta.json: belongs to another base than data/base.json; run `dvc repro`")
-    policy = load_base(dict(reference), device=device, dtype=features["dtype"])
+    policy = load_base(reference, device=device, dtype=features["dtype"])
     normalisation = Normalisation.from_json(features["normalisation"])
     replay = replay_base(policy, shards, normalisation, base, batch=batch)
     builder = InputBuilder(policy, normalisation)
-    return WindowBatches(policy, shards, builder, dict(features), replay.pooled, replay.columns, "", features["dtype"])
+    return WindowBatches(policy, shards, builder, features, replay.pooled, replay.columns, "", features["dtype"])
 
 
 def fresh_base(material: WindowBatches) -> WindowBatches:
@@ -92,26 +92,16 @@ def fresh_base(material: WindowBatches) -> WindowBatches:
 
 
 def residual_actions(
-    material: WindowBatches, model: Path, calibration: Path, settings: Mapping[str, Any], *, name: str, batch: int
+    material: WindowBatches, folder: Path, settings: Mapping[str, Any], *, name: str, batch: int
 ) -> tuple[Actions, np.ndarray]:
-    """What a residual arm executes at every window under its own calibrated adapter, and the plan's scales (W,).
-
-    Args:
-        model: folder as finetune writes it.
-        calibration: its ``adapter_calibration.json``.
-        settings: the section ``adapter``.
-    """
-    config = read_config(model)
-    if config["base"]["digest"] != material.base.reference["digest"]:
-        raise SigmaError(f"{model}: trained on another base than data/base.json; run `dvc repro`")
-    if config["normalisation"] != material.meta["normalisation"]:
-        raise SigmaError(f"{model}: trained with other statistics than data/features holds; run `dvc repro`")
-    trained = load_model(material.base.policy, model, config, model / FILE)
-    reference = read_reference(calibration)
+    """What the residual arm of ``folder`` executes at every window under its own calibration and the adapter's
+    ``settings``, and the plan's scales (W,)."""
+    calibration = folder / CALIBRATION
+    model, branch = open_model(material, folder / MODEL)
     windows = np.arange(len(material.split))
-    columns = decide(trained, material, config["branch"], windows, batch, f"{name}: predictions")
+    columns = decide(model, material, branch, windows, batch, f"{name}: predictions")
     features = material.pooled[torch.from_numpy(material.shards.window_frames[:, -1])].flatten(1).numpy()
-    columns |= distances(features, columns["text"], reference)
+    columns |= distances(features, columns["text"], read_reference(calibration))
     adapter = SigmaTelepathyAdapter(**settings, calibration=read_calibration(calibration))
     execution = adapter.execute(
         material.columns["base_action"],
@@ -122,7 +112,7 @@ def residual_actions(
     return execution.actions, execution.scales["trajectory"]
 
 
-def tuned_actions(material: WindowBatches, adapter: Path, *, name: str, batch: int) -> dict[str, Actions]:
+def tuned_actions(material: WindowBatches, folder: Path, *, name: str, batch: int) -> dict[str, Actions]:
     """What plain LoRA executes, by decoding: ``NAME_sample``, ``NAME_zero_noise``, ``NAME_mean``."""
-    model = FlowModel(lora.load(material.base.policy, adapter))
-    return replay_flow_arm(material, model.eval(), name, batch=batch).variants
+    model = FlowModel(lora.load(material.base.policy, folder / MODEL))
+    return replay_flow_arm(material, model, name, batch=batch).variants

@@ -12,10 +12,10 @@ from sigma.parameters.schema import Section
 if TYPE_CHECKING:
     import numpy as np
 
+    from sigma.data.shards import Shards
     from sigma.evaluation.summary import Evaluation
     from sigma.studies.evidence.privileged import Truth
     from sigma.studies.evidence.telepathy_replay import Trace
-    from sigma.training.batches import WindowBatches
 
 BASE, SHARDS, FEATURES = Path("data/base.json"), Path("data/shards"), Path("data/features")
 DATA, BASELINE = Path("data"), Path("data/predictions/baseline.parquet")
@@ -47,7 +47,7 @@ class DiagnoseFile(Section):
     diagnose: DiagnoseParameters
 
 
-def _truths(section: DiagnoseParameters, material: "WindowBatches") -> "dict[int, Truth] | None":
+def _truths(section: DiagnoseParameters, shards: "Shards") -> "dict[int, Truth] | None":
     """Privileged labels of every episode; None for a dataset that the simulator did not make."""
     if section.recording is None:
         return None
@@ -62,7 +62,6 @@ def _truths(section: DiagnoseParameters, material: "WindowBatches") -> "dict[int
         if error.name not in ("mujoco", "so101_nexus", "gymnasium"):
             raise
         raise SigmaError(f"diagnose: {error.name} is not installed; install the extra 'simulation'") from None
-    shards = material.shards
     return privileged_labels(
         shards.frame_episode,
         shards.frame_step,
@@ -75,69 +74,60 @@ def _truths(section: DiagnoseParameters, material: "WindowBatches") -> "dict[int
     )
 
 
-def _relative_position(material: "WindowBatches") -> "np.ndarray":
+def _relative_position(shards: "Shards") -> "np.ndarray":
     """Where in its episode each window decides, ``[W, 1]`` in [0, 1); an episode ends with its last recorded target."""
     import numpy as np
 
-    shards = material.shards
     ends = shards.window_step + shards.window_valid.sum(axis=1)
     length = {episode: ends[shards.window_episode == episode].max() for episode in np.unique(shards.window_episode)}
     return np.array([shards.window_step / [length[episode] for episode in shards.window_episode]]).T
 
 
 def _probes(
-    section: DiagnoseParameters,
-    material: "WindowBatches",
+    shards: "Shards",
+    test: "np.ndarray",
     features: "dict[str, np.ndarray]",
     truths: "dict[int, Truth] | None",
-    report: Any,
+    *,
+    folds: int,
+    resampling: dict[str, int],
 ) -> dict[str, Any]:
+    """Scores of a probe for each label on each representation in ``features``; ``test [W]`` marks the test windows."""
     from sigma.shared.progress import track
     from sigma.studies.evidence.probes import chance, probe_classes, probe_quantity, score
 
-    shards = material.shards
-    test, episodes = material.split == "test", shards.window_episode
-    classes: dict[str, Any] = {"instruction": shards.window_task}
-    quantities: dict[str, Any] = {"episode_position": _relative_position(material)}
+    episodes = shards.window_episode
+    classes: dict[str, np.ndarray] = {"instruction": shards.window_task}
+    quantities = {"episode_position": _relative_position(shards)}
     if truths is not None:
         from sigma.studies.evidence.privileged import at_steps
 
         labels = at_steps(truths, episodes, shards.window_step)
-        classes, quantities["cube_position"] = {"phase": labels["phase"], **classes}, labels["cube"]
-    options = {"resamples": report.resamples, "seed": report.seed}
+        classes["phase"], quantities["cube_position"] = labels["phase"], labels["cube"]
     result: dict[str, Any] = {}
-    jobs = [(name, True) for name in classes] + [(name, False) for name in quantities]
-    for name, is_class in track(jobs, "diagnose: probes", len(jobs)):
-        labels, probe = (classes[name], probe_classes) if is_class else (quantities[name], probe_quantity)
-        gains = {key: probe(values, labels, episodes, test, folds=section.folds) for key, values in features.items()}
-        result[name] = {"chance": chance(labels, test) if is_class else 0.0}
+    order = ("phase", "cube_position", "instruction", "episode_position")
+    names = [name for name in order if name in classes | quantities]
+    for name in track(names, "diagnose: probes", len(names)):
+        values, probe = (classes[name], probe_classes) if name in classes else (quantities[name], probe_quantity)
+        gains = {key: probe(inputs, values, episodes, test, folds=folds) for key, inputs in features.items()}
+        result[name] = {"chance": chance(values, test) if name in classes else 0.0}
         for key, gain in gains.items():
             against = gains["base"] if key in ("tau", "memory", "intent") else None
-            result[name][key] = score(gain, episodes[test], **options, against=against)
-    return {
-        name: result[name] for name in ("phase", "cube_position", "instruction", "episode_position") if name in result
-    }
+            result[name][key] = score(gain, episodes[test], **resampling, against=against)
+    return result
 
 
-def _risk(evaluation: "Evaluation", groups: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Rank correlation of risk and error by span, and the reliability groups of the whole trajectory."""
+def _rank_correlations(evaluation: "Evaluation", resampling: dict[str, int]) -> dict[str, Any]:
+    """Rank correlation of risk and error by span, on the test windows."""
     from sigma.evaluation.scores import SPAN_METRICS
-    from sigma.evaluation.summary import risk_groups
     from sigma.studies.evidence.risk import spearman
 
-    rows, execution = evaluation.test, evaluation.execution
-    episodes = evaluation.predictions.base["episode"][rows]
-    correlations = {
-        span: spearman(
-            execution.risks[span][rows],
-            evaluation.errors["sigma_scale_1"][metric][rows],
-            episodes,
-            resamples=evaluation.resamples,
-            seed=evaluation.seed,
-        )
+    rows = evaluation.test
+    episodes, errors = evaluation.predictions.base["episode"][rows], evaluation.errors["sigma_scale_1"]
+    return {
+        span: spearman(evaluation.execution.risks[span][rows], errors[metric][rows], episodes, **resampling)
         for span, metric in SPAN_METRICS.items()
     }
-    return correlations, risk_groups(evaluation, groups)
 
 
 def _chosen_episodes(evaluation: "Evaluation", count: int) -> list[int]:
@@ -154,6 +144,7 @@ def _chosen_episodes(evaluation: "Evaluation", count: int) -> list[int]:
 
 
 def _phase_marks(truth: "Truth", names: tuple[str, ...], fps: float) -> list[tuple[float, str]]:
+    """The seconds at which each phase begins, and its name."""
     import numpy as np
 
     begins = np.flatnonzero(np.diff(truth.phase, prepend=truth.phase[:1]))
@@ -163,7 +154,7 @@ def _phase_marks(truth: "Truth", names: tuple[str, ...], fps: float) -> list[tup
 def _draw(
     folder: Path,
     probes: dict[str, Any],
-    bins: list[dict[str, Any]],
+    groups: list[dict[str, float | None]],
     followed: "dict[int, Trace]",
     truths: "dict[int, Truth] | None",
     fps: float,
@@ -180,17 +171,13 @@ def _draw(
         marks = {episode: _phase_marks(truths[episode], phase_names(TARGET), fps) for episode in followed}
     drawn = {
         "probes": probe_scores(probes),
-        "episodes": traces(
-            [(episode, found.steps / fps, found.corrections, found.scales) for episode, found in followed.items()],
-            marks,
-        ),
-        "reliability": reliability(bins),
+        "episodes": traces(followed, marks, fps),
+        "reliability": reliability(groups),
     }
     for name, svg in drawn.items():
         (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
-    header = ("group", *bins[0])
-    rows = [(index, *("" if value is None else value for value in part.values())) for index, part in enumerate(bins)]
-    write_csv(folder / "reliability.csv", header, rows)
+    rows = [(index, *("" if value is None else value for value in part.values())) for index, part in enumerate(groups)]
+    write_csv(folder / "reliability.csv", ("group", *groups[0]), rows)
 
 
 def run(*, params: Path, output: Path, pictures: Path) -> str:
@@ -199,8 +186,8 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
     Raises :class:`SigmaError` before any long work where the recording that ``diagnose.recording`` names
     is not the dataset, and where the model is not the one that made ``sigma.parquet``.
     """
-    section, whole = read_sections(DiagnoseFile, params, others=True).diagnose, read_parameters()
-    machine, report = whole.machine, whole.report
+    section, parameters = read_sections(DiagnoseFile, params, others=True).diagnose, read_parameters()
+    machine, report = parameters.machine, parameters.report
 
     import torch
 
@@ -210,7 +197,7 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
         raise SigmaError("diagnose: scikit-learn is not installed; install the extra 'simulation'")
     from sigma.compute.device import open_device
     from sigma.evaluation.predictions import read_predictions
-    from sigma.evaluation.summary import evaluate
+    from sigma.evaluation.summary import evaluate, risk_groups
     from sigma.policy.adapter.adapter import SigmaTelepathyAdapter, read_calibration
     from sigma.policy.model.vla import SigmaTelepathyVLA
     from sigma.shared.files import atomic_directory, write_json
@@ -218,31 +205,31 @@ def run(*, params: Path, output: Path, pictures: Path) -> str:
     from sigma.training.batches import load_batches
 
     predictions = read_predictions(DATA)
-    adapter = SigmaTelepathyAdapter(**whole.adapter.model_dump(), calibration=read_calibration(CALIBRATION))
+    adapter = SigmaTelepathyAdapter(**parameters.adapter.model_dump(), calibration=read_calibration(CALIBRATION))
     evaluation = evaluate(predictions, adapter, report)
     device = open_device(machine)
     material = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device)
-    held = {name: set(material.columns["episode"][material.split == name].tolist()) for name in ("train", "validation")}
-    fitting = len(held["train"] | held["validation"])
+    shards, test = material.shards, material.split == "test"
+    fitting = len(set(material.columns["episode"][~test].tolist()))
     if fitting < section.folds:
         raise SigmaError(f"{params}: diagnose.folds: found {section.folds}; legal: at most {fitting}, the episodes")
     vla = SigmaTelepathyVLA.from_base(
         base_policy=material.base, lora_dir=MODEL, device=device, dtype=getattr(torch, material.dtype)
     )
-    truths = _truths(section, material)
-    inner = inner_states(vla, material, predictions.sigma["tau"], machine.batch)
-    now = material.shards.window_frames[:, -1]
-    features = inner | {
+    truths = _truths(section, shards)
+    now = shards.window_frames[:, -1]
+    features = inner_states(vla, material, predictions.sigma["tau"], machine.batch) | {
         "base": material.pooled[torch.from_numpy(now)].flatten(1).numpy(),
         "base_history": history_features(material),
-        "state": material.shards.frame_state[now],
+        "state": shards.frame_state[now],
     }
-    probes = _probes(section, material, features, truths, report)
-    correlations, bins = _risk(evaluation, section.groups)
+    resampling = {"resamples": report.resamples, "seed": report.seed}
+    probes = _probes(shards, test, features, truths, folds=section.folds, resampling=resampling)
+    correlations, groups = _rank_correlations(evaluation, resampling), risk_groups(evaluation, section.groups)
     chosen = _chosen_episodes(evaluation, section.episodes)
     followed = {episode: trace(vla, material, adapter, CALIBRATION, episode) for episode in chosen}
     with atomic_directory(pictures) as folder:
-        _draw(folder, probes, bins, followed, truths, predictions.shards["fps"])
+        _draw(folder, probes, groups, followed, truths, predictions.shards["fps"])
     write_json(output, {"probes": probes, "risk": correlations, "simulated": truths is not None})
     scores = ", ".join(f"{name} {probes[name]['tau']['score']:.2f}" for name in probes)
     return f"diagnose: read off τ: {scores}; risk and error rank alike by {correlations['trajectory']['spearman']:.2f}"

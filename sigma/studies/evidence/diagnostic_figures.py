@@ -1,12 +1,15 @@
 """Pictures of the diagnostics: probe scores, and what Sigma does along an episode. Plain numbers in, one SVG out."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
 
 from sigma.report.figures import BRANCH_STYLE, SETTINGS, STYLE, new_figure, plain, to_svg
+
+if TYPE_CHECKING:
+    from sigma.studies.evidence.telepathy_replay import Trace
 
 REPRESENTATIONS = {
     "tau": "telepathy factors τ",
@@ -46,22 +49,20 @@ def probe_scores(probes: Mapping[str, Mapping[str, Any]]) -> str:
         return to_svg(figure)
 
 
-def traces(
-    episodes: Sequence[tuple[int, np.ndarray, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
-    phases: Mapping[int, Sequence[tuple[float, str]]],
-) -> str:
+def traces(episodes: Mapping[int, "Trace"], phases: Mapping[int, Sequence[tuple[float, str]]], fps: float) -> str:
     """Size of the correction and the adapter's scale along episodes, a column each.
 
-    ``episodes`` are (number, seconds [n], correction by branch, scale by branch); ``phases`` maps a number to the
-    seconds at which a phase begins, and its name.
+    ``episodes`` and ``phases`` are by episode number; a phase is the second at which it begins, and its name.
     """
+    line: dict[str, Any] = {"marker": "o", "markersize": 2.5}
     with rc_context(SETTINGS):
         figure, axes = new_figure(3.6 * len(episodes) + 0.6, 4.6, 2, len(episodes), sharex="col", sharey="row")
-        for column, (number, seconds, corrections, scales) in enumerate(episodes):
+        for column, (number, trace) in enumerate(episodes.items()):
             upper, lower = axes[:, column]
+            seconds = trace.steps / fps
             for branch, style in BRANCH_STYLE.items():
-                upper.plot(seconds, corrections[branch], label=branch, marker="o", markersize=2.5, **style)
-                lower.plot(seconds, scales[branch], marker="o", markersize=2.5, **style)
+                upper.plot(seconds, trace.corrections[branch], label=branch, **line, **style)
+                lower.plot(seconds, trace.scales[branch], **line, **style)
             for begin, name in phases.get(number, ()):
                 for ax in (upper, lower):
                     ax.axvline(begin, color="#777777", linewidth=0.8, linestyle=":")

@@ -66,24 +66,15 @@ def run(*, params: Path, output: Path) -> str:
     from sigma.studies.evidence.outcomes import outcomes
     from sigma.studies.rollout.rollout_results import read_closed_loop
 
-    ablation, check_a, check_b = (read_json(METRICS / f"{name}.json") for name in ("ablation", "check_a", "check_b"))
-    _refuse_other_windows(ablation, check_b)
+    metrics = {name: read_json(METRICS / f"{name}.json") for name in ("ablation", "check_a", "check_b")}
+    _refuse_other_windows(metrics["ablation"], metrics["check_b"])
     closed_loop = read_closed_loop(METRICS / "rollout.json")
     diagnostics = METRICS / "diagnostics.json"
-    drawn = {name: file.read_text(encoding="utf-8") for name, file in PICTURES.items() if file.is_file()}
-    table = outcomes(ablation["test"], closed_loop, section.target)
-    page = build_evidence(
-        ablation,
-        closed_loop,
-        outcomes=table,
-        check_a=check_a,
-        check_b=check_b,
-        diagnostics=read_json(diagnostics) if diagnostics.is_file() else None,
-        pictures={name: picture(svg) for name, svg in drawn.items()},
-        sheets=_sheets(Path(section.contact_sheets)),
-        target=section.target,
-        margin=section.kept_within,
-    )
+    metrics["diagnostics"] = read_json(diagnostics) if diagnostics.is_file() else None
+    pictures = {name: picture(file.read_text(encoding="utf-8")) for name, file in PICTURES.items() if file.is_file()}
+    table = outcomes(metrics["ablation"]["test"], closed_loop, section.target)
+    sheets = _sheets(Path(section.contact_sheets))
+    page = build_evidence(metrics, closed_loop, table, section, pictures=pictures, sheets=sheets)
     with atomic_file(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     counts = Counter(row.outcome for row in table)

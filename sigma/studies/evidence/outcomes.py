@@ -11,11 +11,12 @@ from typing import Any
 from sigma.studies.ablation.arm_figures import relative
 from sigma.studies.ablation.arm_results import CONFIRMATORY, OWN, title
 from sigma.studies.ablation.arm_table import CLAIMS, CRITICAL
-from sigma.studies.rollout.rollout_results import ClosedLoop, Paired, TaskResult
+from sigma.studies.rollout.rollout_results import ClosedLoop, Paired, TaskScores
 
-BASES = ("frozen_base", "base")  # the frozen π0.5's names in the closed loop
+BASE = "base"  # the frozen π0.5's name in the closed loop
 BETTER, WORSE, NOT_SHOWN, MISSING = "better", "worse", "not shown", "not measured"
 MEASURES = {"mse_plan": "mse_plan, %", CRITICAL: "mse_plan on critical windows, %"}
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,13 @@ class Outcome:
 
 
 def outcomes(results: Mapping[str, Any], closed_loop: ClosedLoop | None, target: str) -> list[Outcome]:
-    """Every confirmatory row under both offline measures and, where the closed loop was run, its success on ``target``.
-
-    Args:
-        results: the test episodes' part of ``metrics/ablation.json``.
-        closed_loop: what was rolled out, None where nothing was.
-        target: the task that Sigma learned.
-    """
+    """Every confirmatory row under both offline measures and, where the closed loop was run, its success on ``target``;
+    ``results`` is the test episodes' part of ``metrics/ablation.json``."""
     opponents = [row for arm, rows in CONFIRMATORY.items() if arm not in OWN for row in rows]
     table = [_offline(results, row, claim) for claim in CLAIMS for row in opponents]
     if closed_loop is not None:
-        task = closed_loop.tasks.get(target, TaskResult({}, {}))
-        table += [_closed(task.paired.get(row), row, f"success on {target}, points") for row in opponents]
+        pairs = closed_loop.tasks[target]["paired"] if target in closed_loop.tasks else {}
+        table += [_closed(pairs.get(row), row, f"success on {target}, points") for row in opponents]
     return table
 
 
@@ -65,23 +61,29 @@ def _offline(results: Mapping[str, Any], row: str, claim: str) -> Outcome:
 def _closed(pair: Paired | None, row: str, measure: str) -> Outcome:
     if pair is None:
         return Outcome(title(row), measure, MISSING)
-    outcome = BETTER if pair.won else WORSE if pair.lost else NOT_SHOWN
-    low, high = (None if bound is None else 100 * bound for bound in (pair.low, pair.high))
-    return Outcome(title(row), measure, outcome, 100 * pair.difference, low, high, pair.p)
+    difference, low, high = (100 * value for value in (pair["difference"], pair["low"], pair["high"]))
+    return Outcome(title(row), measure, closed_outcome(pair), difference, low, high, pair["p"])
+
+
+def closed_outcome(pair: Paired) -> str:
+    """What McNemar's exact test says of Sigma against another arm on the same episodes."""
+    if pair["p"] >= SIGNIFICANT or pair["difference"] == 0:
+        return NOT_SHOWN
+    return BETTER if pair["difference"] > 0 else WORSE
 
 
 def losses(
-    tasks: Mapping[str, TaskResult], target: str, subject: str, margin: float
+    tasks: Mapping[str, TaskScores], target: str, subject: str, margin: float
 ) -> dict[str, tuple[float, Paired | None, bool]]:
     """By task of the base's own: Sigma's success minus the frozen base's in points, the paired test where there is one,
     and whether the task counts as kept, which means at most ``margin`` points lost."""
     changes = {}
     for name, task in tasks.items():
-        base = next((arm for arm in BASES if arm in task.arms), None)
-        if name != target and base is not None and subject in task.arms:
-            change = 100.0 * (task.arms[subject].success - task.arms[base].success)
+        arms = task["arms"]
+        if name != target and BASE in arms and subject in arms:
+            change = 100.0 * (arms[subject]["success"] - arms[BASE]["success"])
             # Shares of a count are not exact in floating point: a loss of just the margin counts as kept.
-            changes[name] = (change, task.paired.get(base), change >= -margin - 1e-9)
+            changes[name] = (change, task["paired"].get(BASE), change >= -margin - 1e-9)
     return changes
 
 

@@ -16,6 +16,8 @@ from sigma.simulation.record import attempt
 from sigma.simulation.scene import Layout, World
 from sigma.simulation.tasks import Monitor, Scenario, task_named
 
+ATTEMPTS = 20  # the recorder's own limit
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -50,13 +52,13 @@ def phase_names(name: str) -> tuple[str, ...]:
     return "start", *(milestone.__name__.replace("_", " ") for milestone in task_named(name).milestones)
 
 
-def resimulate(world: "_Watched", name: str, seed: int, index: int, noise: float, attempts: int = 20) -> Truth:
+def resimulate(world: "_Watched", name: str, seed: int, index: int, noise: float) -> Truth:
     """The episode (seed, task ``name``, ``index``) that :func:`sigma.simulation.record.demonstration` records."""
-    instructions = task_named(name).instructions
-    instruction = instructions[index % len(instructions)]
-    for tries in range(attempts):
+    task = task_named(name)
+    instruction = task.instructions[index % len(task.instructions)]
+    for tries in range(ATTEMPTS):
         address = seed_from("record", name, seed, index, tries)
-        world.watch(name, task_named(name).scenario(address, instruction))
+        world.watch(name, task.scenario(address, instruction))
         recorded = attempt(world, name, address, instruction, noise, (), 1)
         if recorded is not None:
             return Truth(recorded.states, np.stack(world.cubes), np.array(world.phases))
@@ -82,31 +84,23 @@ def privileged_labels(
     """
     world, truths = _Watched(), {}
     for episode in track(np.unique(episodes).tolist(), "simulate again", len(np.unique(episodes))):
-        truth = resimulate(world, name, seed, episode, noise)
-        rows = episodes == episode
-        _refuse_other(truth, steps[rows], states[rows], episode, tolerance, source)
-        truths[episode] = truth
+        truth = truths[episode] = resimulate(world, name, seed, episode, noise)
+        stored, at = states[episodes == episode], steps[episodes == episode]
+        same_shape = at.max() < len(truth.states) and stored.shape[1] == truth.states.shape[1]
+        gap = float(np.abs(truth.states[at] - stored).max()) if same_shape else np.inf
+        if not gap <= tolerance:
+            raise SigmaError(
+                f"{source}: episode {episode} as simulated again differs from the dataset's states by {gap:.3g} units "
+                f"(tolerance {tolerance:g}): another recording, or another version of mujoco; legal for a dataset that "
+                "the simulator did not make: diagnose.recording null"
+            )
     return truths
-
-
-def _refuse_other(
-    truth: Truth, steps: np.ndarray, states: np.ndarray, episode: int, tolerance: float, source: str
-) -> None:
-    end = len(truth.states)
-    same_shape = steps.max() < end and states.shape[1] == truth.states.shape[1]
-    gap = float(np.abs(truth.states[steps] - states).max()) if same_shape else np.inf
-    if not gap <= tolerance:
-        raise SigmaError(
-            f"{source}: episode {episode} as simulated again differs from the dataset's states by {gap:.3g} units "
-            f"(tolerance {tolerance:g}): another recording, or another version of mujoco; legal for a dataset that the "
-            "simulator did not make: diagnose.recording null"
-        )
 
 
 def at_steps(truths: Mapping[int, Truth], episodes: np.ndarray, steps: np.ndarray) -> dict[str, np.ndarray]:
     """Labels of decisions: ``cube [W, 3]`` and ``phase [W]``."""
-    pairs = list(zip(episodes.tolist(), steps.tolist(), strict=True))
+    pairs = [(truths[episode], step) for episode, step in zip(episodes.tolist(), steps.tolist(), strict=True)]
     return {
-        "cube": np.stack([truths[episode].cube[step] for episode, step in pairs]),
-        "phase": np.array([truths[episode].phase[step] for episode, step in pairs]),
+        "cube": np.stack([truth.cube[step] for truth, step in pairs]),
+        "phase": np.array([truth.phase[step] for truth, step in pairs]),
     }

@@ -28,15 +28,16 @@ class Gain:
     gain: np.ndarray  # [n]
 
 
-def _search(estimator, grid: dict, scoring: str, folds: int):
+def _fitted(estimator, grid: dict, scoring: str, folds: int, features, labels, episodes):
+    """The estimator on standardised inputs, at the strength that cross-validation over whole episodes chooses."""
     from sklearn.model_selection import GridSearchCV, GroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     pipeline = make_pipeline(StandardScaler(), estimator)
-    name = pipeline.steps[-1][0]
-    grid = {f"{name}__{key}": values for key, values in grid.items()}
-    return GridSearchCV(pipeline, grid, scoring=scoring, cv=GroupKFold(folds))
+    grid = {f"{pipeline.steps[-1][0]}__{key}": values for key, values in grid.items()}
+    search = GridSearchCV(pipeline, grid, scoring=scoring, cv=GroupKFold(folds))
+    return search.fit(features, labels, groups=episodes)
 
 
 def probe_classes(
@@ -51,8 +52,8 @@ def probe_classes(
         predicted = np.full(test.sum(), labels[fit][0])
     else:
         grid = {"C": [1.0 / strength for strength in STRENGTHS]}
-        search = _search(LogisticRegression(max_iter=2000), grid, "accuracy", folds)
-        search.fit(features[fit], labels[fit], groups=episodes[fit])
+        regression = LogisticRegression(max_iter=2000)
+        search = _fitted(regression, grid, "accuracy", folds, features[fit], labels[fit], episodes[fit])
         predicted = search.predict(features[test])
     return Gain(np.ones(test.sum()), (predicted == labels[test]).astype(float))
 
@@ -63,9 +64,8 @@ def probe_quantity(
     """Ridge regression from ``features [W, F]`` to ``labels [W, L]``, fitted where ``test [W]`` is False."""
     from sklearn.linear_model import Ridge
 
-    features, fit = features.astype(np.float64), ~test
-    search = _search(Ridge(), {"alpha": list(STRENGTHS)}, "neg_mean_squared_error", folds)
-    search.fit(features[fit], labels[fit], groups=episodes[fit])
+    features, fit, grid = features.astype(np.float64), ~test, {"alpha": list(STRENGTHS)}
+    search = _fitted(Ridge(), grid, "neg_mean_squared_error", folds, features[fit], labels[fit], episodes[fit])
     predicted = search.predict(features[test]).reshape(labels[test].shape)
     away = ((labels[test] - labels[fit].mean(axis=0)) ** 2).sum(axis=1)
     return Gain(away, away - ((labels[test] - predicted) ** 2).sum(axis=1))

@@ -12,7 +12,8 @@ import torch
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import read_reference
 from sigma.policy.adapter.measures import Measures, distances, rms
-from sigma.policy.model.vla import SigmaTelepathyVLA
+from sigma.policy.model.telepathy import TelepathyState
+from sigma.policy.model.vla import Proposal, SigmaTelepathyVLA
 from sigma.policy.pi05.base_replay import batches
 from sigma.policy.pi05.inputs import gather_history
 from sigma.shared.errors import SigmaError
@@ -24,16 +25,23 @@ SAME_MODEL = 1e-3
 
 @dataclass(frozen=True)
 class Trace:
-    """One episode's decisions at rising control steps: correction (rms, normalised units), scale and risk by span."""
+    """One episode's decisions at rising control steps: correction (rms, normalised units) and scale by span."""
 
     steps: np.ndarray  # [n]
     corrections: dict[str, np.ndarray]
     scales: dict[str, np.ndarray]
-    risks: dict[str, np.ndarray]
 
 
 def _addresses(episodes: np.ndarray, steps: np.ndarray) -> list[tuple[int, int]]:
     return [(int(episode), int(step)) for episode, step in zip(episodes, steps, strict=True)]
+
+
+def _telepathy(proposal: Proposal) -> TelepathyState:
+    if proposal.telepathy is None:
+        raise SigmaError(
+            "models/sigma: a residual MLP has no telepathy to look into; legal: a model with telepathy heads"
+        )
+    return proposal.telepathy
 
 
 def inner_states(
@@ -44,15 +52,13 @@ def inner_states(
     Raises :class:`SigmaError` where τ is not ``factors [W, K, E]``, the one in ``sigma.parquet``: the model is another.
     """
     shards = material.shards
-    parts: dict[str, list[np.ndarray]] = {"telepathy_factors": [], "memory": [], "intent": []}
+    parts = []
     for rows in batches(len(material.split), batch, "diagnose: inner states"):
         addresses = _addresses(shards.window_episode[rows], shards.window_step[rows])
-        output = vla.decide(material.observation(rows), addresses)
-        # Outputs of telepathy are None for a residual MLP only, which this command does not read.
-        tensors = {name: value for name, value in output.items() if value is not None}
-        for name, values in parts.items():
-            values.append(tensors[name].float().flatten(1).cpu().numpy())
-    tau, memory, intent = (np.concatenate(values) for values in parts.values())
+        telepathy = _telepathy(vla.propose(material.observation(rows), addresses))
+        inner = (telepathy.factors, telepathy.memory, telepathy.intent)
+        parts.append([values.float().flatten(1).cpu().numpy() for values in inner])
+    tau, memory, intent = (np.concatenate(values) for values in zip(*parts, strict=True))
     if tau.shape != (len(factors), factors[0].size) or not np.allclose(
         tau, factors.reshape(tau.shape), rtol=SAME_MODEL, atol=SAME_MODEL
     ):
@@ -72,12 +78,12 @@ def _complete_frames(material: WindowBatches, episode: int) -> np.ndarray:
     shards, meta = material.shards, material.shards.meta
     rows = np.flatnonzero(shards.frame_episode == episode)
     at = {int(step): int(row) for step, row in zip(shards.frame_step[rows], rows, strict=True)}
-    found = []
+    frames = []
     for step in sorted(at):
         steps = [step - back * meta["history_stride"] for back in reversed(range(meta["history"]))]
         if all(earlier < 0 or earlier in at for earlier in steps):
-            found.append([at[earlier] if earlier >= 0 else -1 for earlier in steps])
-    return np.array(found)
+            frames.append([at.get(earlier, -1) for earlier in steps])
+    return np.array(frames)
 
 
 def trace(
@@ -101,11 +107,7 @@ def trace(
     observation = material.builder.observation(vision, states, texts, history, present, motion)
     proposal = vla.propose(observation, _addresses(shards.frame_episode[now], shards.frame_step[now]))
     corrections = {span: correction.float().cpu().numpy() for span, correction in proposal.corrections.items()}
-    telepathy = proposal.telepathy
-    if telepathy is None:
-        raise SigmaError(
-            "models/sigma: a residual MLP has no telepathy to look into; legal: a model with telepathy heads"
-        )
+    telepathy = _telepathy(proposal)
     reference = read_reference(calibration)
     features = material.pooled[torch.from_numpy(now)].flatten(1).numpy()
     execution = adapter.execute(
@@ -119,4 +121,4 @@ def trace(
         ),
     )
     sizes = {span: rms(correction) for span, correction in corrections.items()}
-    return Trace(shards.frame_step[now], sizes, execution.scales, execution.risks)
+    return Trace(shards.frame_step[now], sizes, execution.scales)

@@ -1,145 +1,89 @@
-"""What plays in the closed loop, by name: the frozen base, Sigma, and the arms that the ablation trained.
-
-An arm's folder holds ``arm.json`` and ``model/``; ``kind`` says what the model is:
-
-- ``residual``: LoRA and heads on the frozen base, as ``models/sigma``, with ``adapter_calibration.json`` beside it.
-  NAME acts under the calibrated adapter, NAME_full_scale at scale 1, NAME_without_residual under the adapter without
-  the residual heads.
-- ``lora``: a PEFT adapter on the base; ``full``: a whole checkpoint. Both act by NAME_sample, NAME_zero_noise or
-  NAME_mean.
-"""
+"""What plays in the closed loop, by name: the scripted expert, the frozen base, Sigma, and the ablation's trained arms
+(:mod:`sigma.studies.arm_folder`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sigma.shared import records
 from sigma.shared.errors import SigmaError
-from sigma.shared.files import digest_folder, read_json
+from sigma.shared.files import digest_folder
+from sigma.studies import arm_folder
+from sigma.studies.arm_folder import DECODINGS, FULL_SCALE, WITHOUT_RESIDUAL, read_arm_record, variant_names
 
 if TYPE_CHECKING:
     import torch
 
     from sigma.policy.control.controller import BaseController
     from sigma.policy.control.sigma_controller import SigmaController
-    from sigma.policy.pi05.base import Base
-    from sigma.policy.pi05.base_action import Kind
 
 EXPERT, BASE, SIGMA = "expert", "base", "sigma"
-FULL_SCALE, WITHOUT_RESIDUAL = "full_scale", "without_residual"
-DECODINGS: "tuple[Kind, ...]" = ("sample", "zero_noise", "mean")
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "residual": ("", FULL_SCALE, WITHOUT_RESIDUAL),
-    "lora": DECODINGS,
-    "full": DECODINGS,
-}
-MODEL, CALIBRATION = Path("models/sigma"), Path("models/adapter_calibration.json")
+MODEL, CALIBRATION = Path("models/sigma"), Path("models") / arm_folder.CALIBRATION
 REFERENCE, FEATURES = Path("data/base.json"), Path("data/features")
 
 
 @dataclass(frozen=True)
-class UntrainedArm:
-    """The scripted expert or the frozen base."""
-
-    name: Literal["expert", "base"]
-
-
-@dataclass(frozen=True)
-class ResidualArm:
-    """LoRA and heads on the frozen base with the adapter's calibration; ``variant`` may be empty."""
+class Player:
+    """What acts, and how. ``kind`` is ``expert``, ``base`` or a kind of trained arm, which alone has a ``model``."""
 
     name: str
-    model: Path
-    calibration: Path
-    variant: str
+    kind: str
+    variant: str = ""
+    model: Path = MODEL
+    calibration: Path = CALIBRATION
 
 
-@dataclass(frozen=True)
-class TunedArm:
-    """A PEFT adapter on the base, or a whole checkpoint, and how its samples become one action."""
+def find_player(name: str, folder: Path | None) -> Player:
+    """The player of this name; ``folder`` is where a trained arm lies, None for those of the main pipeline.
 
-    name: str
-    kind: Literal["lora", "full"]
-    model: Path
-    decoding: "Kind"
-
-
-Arm = UntrainedArm | ResidualArm | TunedArm
-UNTRAINED = {EXPERT: UntrainedArm("expert"), BASE: UntrainedArm("base")}
-
-
-def _names(name: str, kind: str) -> dict[str, str]:
-    """Full name -> variant."""
-    return {f"{name}_{variant}" if variant else name: variant for variant in VARIANTS[kind]}
-
-
-def find_arm(name: str, folder: Path | None) -> Arm:
-    """The arm of this name; ``folder`` is where a trained one lies, None for those of the main pipeline.
-
-    Raises :class:`SigmaError` where there is no such arm, or where something of it is missing.
+    Raises :class:`SigmaError` where there is no such player, or where something of it is missing.
     """
-    shipped = _names(SIGMA, "residual")
     if folder is None:
-        if name in UNTRAINED:
-            return UNTRAINED[name]
-        if name not in shipped:
-            legal = ", ".join((EXPERT, BASE, *shipped))
+        if name in (EXPERT, BASE):
+            return Player(name, name)
+        names = variant_names(SIGMA, "residual")
+        if name not in names:
+            legal = ", ".join((EXPERT, BASE, *names))
             raise SigmaError(
                 f"arm {name!r} does not exist; legal: {legal}, or a trained arm with the folder it lies in"
             )
-        arm: ResidualArm | TunedArm = ResidualArm(name, MODEL, CALIBRATION, shipped[name])
+        player = Player(name, "residual", names[name])
     else:
-        record = read_json(folder / "arm.json")
-        if not isinstance(record, dict) or record.get("kind") not in VARIANTS or not isinstance(record.get("arm"), str):
-            raise SigmaError(f"{folder / 'arm.json'}: arm and kind: legal: a name, and one of {', '.join(VARIANTS)}")
-        kind, names = record["kind"], _names(record["arm"], record["kind"])
+        record = read_arm_record(folder, {"features_digest": digest_folder(FEATURES)})
+        names = variant_names(record["arm"], record["kind"])
         if name not in names:
             raise SigmaError(f"{folder}: holds no arm {name!r}; legal: {', '.join(names)}")
-        if kind == "residual":
-            arm = ResidualArm(name, folder / "model", folder / CALIBRATION.name, names[name])
-        else:
-            arm = TunedArm(name, kind, folder / "model", next(kind for kind in DECODINGS if kind == names[name]))
-        digest = digest_folder(FEATURES)
-        if record.get("features_digest") != digest:
-            raise SigmaError(
-                f"{folder / 'arm.json'}: features_digest: the arm was trained on another base or other windows than "
-                f"those in {FEATURES}; train it again (dvc repro)"
-            )
-    for path in (arm.model, arm.calibration) if isinstance(arm, ResidualArm) else (arm.model,):
+        player = Player(name, record["kind"], names[name], folder / arm_folder.MODEL, folder / CALIBRATION.name)
+    for path in (player.model, player.calibration) if player.kind == "residual" else (player.model,):
         if not path.exists():
             raise SigmaError(f"{path}: not found; run the stage that writes it (dvc repro)")
-    return arm
+    return player
 
 
-def read_base(reference: Path = REFERENCE, features: Path = FEATURES) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_base() -> tuple[dict[str, Any], dict[str, Any]]:
     """The base's reference and what the baseline stage computed with it; refuses a pair of two runs."""
-    base = records.read_record(reference, records.BASE)
-    meta = records.read_record(features / "meta.json", records.FEATURES)
+    base = records.read_record(REFERENCE, records.BASE)
+    meta = records.read_record(FEATURES / "meta.json", records.FEATURES)
     if meta["base_digest"] != base["digest"]:
-        raise SigmaError(f"{features / 'meta.json'}: belongs to another base than {reference}; run `dvc repro`")
+        raise SigmaError(f"{FEATURES / 'meta.json'}: belongs to another base than {REFERENCE}; run `dvc repro`")
     return base, meta
 
 
-def load_arm(
-    arm: Arm,
+def load_player(
+    player: Player,
     *,
-    reference: Mapping[str, Any],
+    reference: dict[str, Any],
     features: Mapping[str, Any],
     adapter: Mapping[str, Any],
     n_action_steps: int,
     device: "torch.device | str" = "cpu",
-    dtype: str = "float32",
 ) -> "BaseController | SigmaController":
-    """Load an arm's policy; an expert has none.
+    """Load a player's policy, in the type that the features were made with; an expert has none.
 
-    Args:
-        reference, features: what :func:`read_base` gave.
-        adapter: the section ``adapter`` of the parameters, for residual arms.
-        n_action_steps: control steps executed of each plan.
-
-    Raises:
-        SigmaError: a model of another base, or ``n_action_steps`` that it cannot act by; both before weights are read.
+    ``reference`` and ``features`` are what :func:`read_base` gave, ``adapter`` is the section of the parameters.
+    Raises :class:`SigmaError` for a model of another base, and for ``n_action_steps`` (of each plan) that it cannot act
+    by; both before weights are read.
     """
     import torch
 
@@ -153,45 +97,34 @@ def load_arm(
     from sigma.policy.pi05.description import describe_base
     from sigma.policy.pi05.inputs import Normalisation
 
-    def load(described: Mapping[str, Any]) -> "Base":
-        return load_base(dict(described), device=str(device), dtype=dtype)
-
-    if isinstance(arm, ResidualArm):
-        config = read_config(arm.model)
+    model, dtype = player.model, features["dtype"]
+    if player.kind == "residual":
+        config = read_config(model)
         if config["base"]["digest"] != reference["digest"]:
-            raise SigmaError(f"{arm.model}: was trained on another base than {REFERENCE}; train it again (dvc repro)")
+            raise SigmaError(f"{model}: was trained on another base than {REFERENCE}; train it again (dvc repro)")
         check_action_steps(n_action_steps, config)
-        vla = SigmaTelepathyVLA.from_base(
-            base_policy=load(reference), lora_dir=arm.model, device=device, dtype=getattr(torch, dtype)
-        )
-        settings = dict(adapter)
-        if arm.variant == FULL_SCALE:
-            settings |= {"min_scale": 1.0, "max_scale": 1.0}
+        base = load_base(reference, device=str(device), dtype=dtype)
+        always = {"min_scale": 1.0, "max_scale": 1.0} if player.variant == FULL_SCALE else {}
         return SigmaController(
-            vla,
-            adapter=SigmaTelepathyAdapter(**settings),
-            calibration=arm.calibration,
+            SigmaTelepathyVLA.from_base(base_policy=base, lora_dir=model, device=device, dtype=getattr(torch, dtype)),
+            adapter=SigmaTelepathyAdapter(**{**adapter, **always}),
+            calibration=player.calibration,
             n_action_steps=n_action_steps,
-            heads=arm.variant != WITHOUT_RESIDUAL,
+            heads=player.variant != WITHOUT_RESIDUAL,
         )
-    described = dict(reference)
-    tuned = arm if isinstance(arm, TunedArm) else None
-    if tuned is not None and tuned.kind == "full":
-        described = describe_base(str(tuned.model), None)
-        for key in ("cameras", "resolution", "state_dim", "action_dim"):
-            if described[key] != reference[key]:
-                raise SigmaError(
-                    f"{tuned.model}: {key}: found {described[key]}; legal: {reference[key]}, as in {REFERENCE}"
-                )
+    described = describe_base(str(model), None) if player.kind == "full" else reference
+    for key in ("cameras", "resolution", "state_dim", "action_dim"):
+        if described[key] != reference[key]:
+            raise SigmaError(f"{model}: {key}: found {described[key]}; legal: {reference[key]}, as in {REFERENCE}")
     if not 1 <= n_action_steps <= described["chunk_size"]:
         raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: 1 to {described['chunk_size']}")
-    base = load(described)
-    if tuned is not None and tuned.kind == "lora":
-        lora.load(base.policy, tuned.model)
+    base = load_base(described, device=str(device), dtype=dtype)
+    if player.kind == "lora":
+        lora.load(base.policy, model)
     return BaseController(
         base,
         n_action_steps=n_action_steps,
-        decoding=features["action"] if tuned is None else tuned.decoding,
+        decoding=next((kind for kind in DECODINGS if kind == player.variant), features["action"]),
         samples=features["samples"],
         seed=features["seed"],
         normalisation=Normalisation.from_json(features["normalisation"]),

@@ -1,104 +1,64 @@
 """``metrics/rollout.json`` as the evidence page reads it; the one place that knows the file's keys."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
-from sigma.shared.errors import SigmaError
-from sigma.shared.files import read_json
+from sigma.shared.records import check_record, read_record
 
-ARMS, PAIRED, RETENTION = "arms", "paired", "retention"
+RETENTION = "retention"
 SETTING = "/"  # between a task and the name of a harder setting of it
-SIGNIFICANT = 0.05
+_AGAIN = "run `dvc repro stages/rollout/dvc.yaml`"
 
 
-@dataclass(frozen=True)
-class ArmResult:
-    """One arm on one task: success in [0, 1] with its 95 % interval, mean progress, decisions a second of its policy.
+class ArmScores(TypedDict):
+    """One arm on one task: success in [0, 1] with its 95 % interval, mean progress, decisions a second of its policy
+    (the expert has none)."""
 
-    What the file does not give is None; the expert has no policy.
-    """
-
+    episodes: int
     success: float
-    low: float
-    high: float
-    progress: float | None
-    episodes: int | None
-    decisions_per_second: float | None = None
+    success_lo: float
+    success_hi: float
+    progress: float
+    decisions_per_second: NotRequired[float]
 
 
-@dataclass(frozen=True)
-class Paired:
-    """Sigma's success minus another arm's on the same episodes, in [−1, 1]; p is McNemar's exact one.
-
-    ``low`` and ``high`` are None where the file gives no interval.
-    """
+class Paired(TypedDict):
+    """Sigma's success minus another arm's on the same episodes, in [−1, 1]; p is McNemar's exact one."""
 
     difference: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     p: float
 
-    @property
-    def won(self) -> bool:
-        return self.difference > 0 and self.p < SIGNIFICANT
 
-    @property
-    def lost(self) -> bool:
-        return self.difference < 0 and self.p < SIGNIFICANT
-
-
-@dataclass(frozen=True)
-class TaskResult:
+class TaskScores(TypedDict):
     """Every arm on one task; ``paired`` maps another arm to Sigma's difference from it."""
 
-    arms: dict[str, ArmResult]
+    arms: dict[str, ArmScores]
     paired: dict[str, Paired]
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(TypedDict):
     """An arm on the mean of the base's own tasks: success minus the frozen base's, in [−1, 1], with its interval."""
 
     difference: float
-    low: float
-    high: float
+    difference_lo: float
+    difference_hi: float
+
+
+class Retention(TypedDict):
+    arms: dict[str, Kept]
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Everything that was rolled out.
+    """Everything that was rolled out: results by task and by harder setting (``TASK/NAME``), and by arm what it kept
+    of the base's own tasks, empty where that was not measured."""
 
-    ``tasks`` maps a task to its results, ``settings`` a harder setting, ``TASK/NAME``, to its; ``kept`` maps an arm to
-    what it kept of the base's own tasks, empty where that was not measured.
-    """
-
-    tasks: dict[str, TaskResult]
-    settings: dict[str, TaskResult]
+    tasks: dict[str, TaskScores]
+    settings: dict[str, TaskScores]
     kept: dict[str, Kept]
-
-
-def _task(name: str, value: Mapping[str, Any]) -> TaskResult:
-    arms = {
-        arm: ArmResult(
-            result["success"],
-            result["success_lo"],
-            result["success_hi"],
-            result.get("progress"),
-            result.get("episodes"),
-            result.get("decisions_per_second"),
-        )
-        for arm, result in value[ARMS].items()
-    }
-    paired = {
-        arm: Paired(result["difference"], result.get("low"), result.get("high"), result["p"])
-        for arm, result in value.get(PAIRED, {}).items()
-    }
-    for arm in paired:
-        if arm not in arms:
-            raise SigmaError(f"metrics/rollout.json: {name}.{PAIRED}: {arm} is not among {', '.join(arms)}")
-    return TaskResult(arms, paired)
 
 
 def read_closed_loop(path: Path) -> ClosedLoop | None:
@@ -106,21 +66,12 @@ def read_closed_loop(path: Path) -> ClosedLoop | None:
 
     Raises :class:`SigmaError` naming the key where the file is not of this form.
     """
-    if not Path(path).is_file():
+    if not path.is_file():
         return None
-    again = "run `dvc repro stages/rollout/dvc.yaml`"
-    closed_loop = ClosedLoop({}, {}, {})
-    for name, value in read_json(path).items():
-        if not isinstance(value, Mapping) or ARMS not in value:
-            raise SigmaError(f"{path}: {name}.{ARMS} is missing; {again}")
-        try:
-            if name == RETENTION:
-                bounds = ("difference", "difference_lo", "difference_hi")
-                closed_loop.kept.update(
-                    {arm: Kept(*(item[key] for key in bounds)) for arm, item in value[ARMS].items()}
-                )
-            else:
-                (closed_loop.settings if SETTING in name else closed_loop.tasks)[name] = _task(name, value)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise SigmaError(f"{path}: {name}: key {error} is missing or of another form; {again}") from None
-    return closed_loop
+    content = read_record(path, {}, _AGAIN)
+    form = {name: Retention if name == RETENTION else TaskScores for name in content}
+    check_record(content, form, f"{path}: ", _AGAIN)
+    kept = content.pop(RETENTION, {"arms": {}})["arms"]
+    tasks = {name: scores for name, scores in content.items() if SETTING not in name}
+    settings = {name: scores for name, scores in content.items() if SETTING in name}
+    return ClosedLoop(tasks, settings, kept)

@@ -1,70 +1,68 @@
 """``sigma rollout-summary``: join the arms' tables into the metrics of the closed loop; no model and no simulator."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sigma.simulation.setting import PLAIN_NAME, read_rollout
 
 SIGMA, BASE, RETENTION, SPEED = "sigma", "base", "retention", "decisions_per_second"
+SCORED = ("success", "progress", "wrong_box", "failure")  # columns that the scores are made of
+Groups = dict[tuple[str, str], dict[str, Any]]  # (task, setting) -> columns, by seed, and decisions_per_second
 
 
-def _speed(path: Path, arm: str, groups: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], float | None]:
-    """(task, setting) -> decisions a second, from the file that stands beside the arm's table.
+def _read_groups(path: Path, arm: str, rows: list[dict[str, Any]]) -> Groups:
+    """The arm's episodes by task and setting, with the speeds from the file that stands beside its table.
 
-    Raises :class:`SigmaError` where it is missing, broken, or of another arm or other episodes.
+    Raises :class:`SigmaError` where that file is missing, broken, or of another arm or other episodes.
     """
     from sigma.shared.errors import SigmaError
-    from sigma.shared.files import read_json
+    from sigma.shared.records import read_record
 
+    groups: Groups = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        columns = groups.setdefault((row["task"], row["setting"]), {name: [] for name in ("seed", *SCORED)})
+        for name, values in columns.items():
+            values.append(row[name])
     again = "play the arm again with `sigma rollout`"
-    clock = read_json(path)
-    try:
-        rates = {(row["task"], row["setting"]): row["decisions_per_second"] for row in clock["played"]}
-        matching = clock["arm"] == arm and rates.keys() == groups.keys()
-    except (KeyError, TypeError, AttributeError):
-        raise SigmaError(f"{path}: not what `sigma rollout` writes beside its table; {again}") from None
-    if not matching:
-        raise SigmaError(f"{path}: is of another arm or other episodes than the table beside it; {again}")
-    return rates
+    file = path.with_suffix(".json")
+    form = {"arm": str, "played": [{"task": str, "setting": str, SPEED: float | None}]}
+    clock = read_record(file, form, again)
+    rates = {(played["task"], played["setting"]): played[SPEED] for played in clock["played"]}
+    if clock["arm"] != arm or rates.keys() != groups.keys():
+        raise SigmaError(f"{file}: is of another arm or other episodes than the table beside it; {again}")
+    for key, rate in rates.items():
+        groups[key][SPEED] = rate
+    return groups
 
 
-def _read(tables: list[Path]) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
-    """Arm -> (task, setting) -> columns, by seed, and ``decisions_per_second``.
-
-    Raises :class:`SigmaError` for two tables of one arm, and for tables of other episodes or parameters.
-    """
+def _read_arms(tables: list[Path]) -> dict[str, Groups]:
+    """Every arm's episodes; raises :class:`SigmaError` for two tables of one arm, and for tables of other episodes or
+    parameters."""
     from sigma.shared.errors import SigmaError
     from sigma.shared.files import read_table
+    from sigma.shared.tables import metadata_of
 
-    needed = ("task", "setting", "seed", "success", "progress", "wrong_box", "failure")
-    arms: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
-    protocols: dict[Path, str] = {}
+    needed = ("task", "setting", "seed", *SCORED)
+    arms: dict[str, Groups] = {}
+    protocol = None
     for path in tables:
         table = read_table(path)
-        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        metadata = metadata_of(table)
         missing = [name for name in needed if name not in table.column_names]
-        if missing or "arm" not in metadata or "protocol" not in metadata:
+        if missing or not {"arm", "protocol"} <= metadata.keys():
             raise SigmaError(f"{path}: no table of `sigma rollout` (lacks {', '.join(missing) or 'metadata'})")
-        if metadata["arm"] in arms:
-            raise SigmaError(f"{path}: a second table of the arm {metadata['arm']}; legal: one an arm")
-        protocols[path] = metadata["protocol"]
-        first = tables[0]
-        if protocols[path] != protocols[first]:
-            raise SigmaError(f"{path}: was played with other parameters than {first}; run `dvc repro` for both")
-        groups: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in sorted(table.select(needed).to_pylist(), key=lambda row: row["seed"]):
-            columns = groups.setdefault((row["task"], row["setting"]), {name: [] for name in needed[2:]})
-            for name, values in columns.items():
-                values.append(row[name])
-        for key, rate in _speed(path.with_suffix(".json"), metadata["arm"], groups).items():
-            groups[key][SPEED] = rate
-        arms[metadata["arm"]] = groups
+        arm = metadata["arm"]
+        if arm in arms:
+            raise SigmaError(f"{path}: a second table of the arm {arm}; legal: one an arm")
+        protocol = protocol or metadata["protocol"]
+        if metadata["protocol"] != protocol:
+            raise SigmaError(f"{path}: was played with other parameters than {tables[0]}; run `dvc repro` for both")
+        arms[arm] = _read_groups(path, arm, table.select(needed).to_pylist())
     played = {arm: {key: columns["seed"] for key, columns in groups.items()} for arm, groups in arms.items()}
-    whole = next(iter(played))
+    first = next(iter(played))
     for arm in played:
-        if played[arm] != played[whole]:
-            raise SigmaError(f"the arms {whole} and {arm} did not play the same episodes; run `dvc repro` for both")
+        if played[arm] != played[first]:
+            raise SigmaError(f"the arms {first} and {arm} did not play the same episodes; run `dvc repro` for both")
     return arms
 
 
@@ -81,30 +79,26 @@ def run(*, tables: list[Path], params: Path, output: Path) -> str:
     section = read_rollout(params)
     if not tables:
         raise SigmaError("rollout-summary: no table given; legal: at least one that `sigma rollout` wrote")
-    arms = _read(tables)
+    arms = _read_arms(tables)
     result: dict[str, dict[str, Any]] = {}
     for key in next(iter(arms.values())):
-        name = key[0] if key[1] == PLAIN_NAME else "/".join(key)
-        scores = {
-            arm: score(*(groups[key][column] for column in ("success", "progress", "wrong_box", "failure")))
-            for arm, groups in arms.items()
-        }
+        scores, paired = {}, {}
         for arm, groups in arms.items():
+            scores[arm] = score(*(groups[key][name] for name in SCORED))
             if groups[key][SPEED] is not None:
                 scores[arm][SPEED] = groups[key][SPEED]
-        paired = {}
-        for arm in arms if SIGMA in arms else ():
-            if arm != SIGMA:
-                pair = compare(arms[SIGMA][key]["success"], arms[arm][key]["success"])
+            if SIGMA in arms and arm != SIGMA:
+                pair = compare(arms[SIGMA][key]["success"], groups[key]["success"])
                 pair["only_sigma"], pair["only_other"] = pair.pop("only_first"), pair.pop("only_second")
                 paired[arm] = pair
+        name = key[0] if key[1] == PLAIN_NAME else "/".join(key)
         result[name] = {"arms": scores, "paired": paired}
     base_tasks = [task for task in section.base_tasks if (task, PLAIN_NAME) in arms.get(BASE, {})]
     if base_tasks:
         kept = {}
         for arm, groups in arms.items():
             against = {
-                task: compare(groups[task, PLAIN_NAME]["success"], arms[BASE][task, PLAIN_NAME]["success"])
+                task: compare(*(player[task, PLAIN_NAME]["success"] for player in (groups, arms[BASE])))
                 for task in base_tasks
             }
             kept[arm] = retention({task: result[task]["arms"][arm] for task in base_tasks}, against)

@@ -271,7 +271,7 @@ def refused(project: Path, message: str) -> None:
 
 def test_a_missing_arm_is_named_with_its_folder(project):
     shutil.rmtree(project / OUT / "direct-1")
-    refused(project, r"out/direct-1: arm direct of seed 1 is missing; run `dvc repro stages/ablation/dvc.yaml`")
+    refused(project, r"out/direct-1/arm\.json: not found; run the stage that writes it")
 
 
 def test_an_arm_or_seed_that_is_not_listed_is_refused(project):
@@ -282,7 +282,10 @@ def test_an_arm_or_seed_that_is_not_listed_is_refused(project):
 @pytest.mark.parametrize("key", ["shards_digest", "features_digest"])
 def test_an_arm_of_other_windows_is_refused(project, key):
     change_record(project / OUT / "plain_lora-0", **{key: "0" * 64})
-    refused(project, rf"out/plain_lora-0/arm\.json: {key}: found 000000000000, data/ has .*: trained on other windows")
+    refused(
+        project,
+        rf"out/plain_lora-0/arm\.json: {key}: found 000000000000, data/ has .*: trained on another base",
+    )
 
 
 def test_other_window_ids_values_that_are_not_finite_and_wrong_shapes_are_refused(project):
@@ -313,4 +316,4 @@ def test_a_subject_that_no_arm_gives_is_refused(project):
     write_parameters(project, (0, 1), tuple(VARIANTS), subject="sigma_best")
     refused(project, r"params\.yaml: summary\.subject: found 'sigma_best'; legal: a row of a listed arm, sigma")
     write_parameters(project, (0, 0), tuple(VARIANTS))
-    refused(project, r"params\.yaml: ablation: seeds names one twice")
+    refused(project, r"params\.yaml: ablation\.seeds: values must be distinct")

@@ -296,7 +296,7 @@ def idle(own, monkeypatch) -> World:
 REFUSED = {
     "arm": ({"arm": "sigmma"}, r"no arm 'sigmma'; legal: .*sigma, "),
     "seed": ({"seed": 7}, r"no seed 7; legal: 0, 1, 2"),
-    "rates": ({"rates": Path("gone.json")}, r"gone\.json: not found; run `dvc repro"),
+    "rates": ({"rates": Path("gone.json")}, r"gone\.json: not found; run the stage that writes it"),
     "params": ({"params": Path("gone.yaml")}, r"gone\.yaml: not found"),
 }
 

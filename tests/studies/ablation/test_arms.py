@@ -111,8 +111,8 @@ def test_an_arm_or_a_seed_that_is_not_listed_is_told_the_legal_ones():
 BAD = {
     "rate_of": ({"arms": {"a": {"kind": "residual", "rate_of": "b", "overrides": {}}}}, r"arms\.a\.rate_of: found 'b'"),
     "kind": ({"arms": {"a": {"kind": "mlp", "rate_of": "a", "overrides": {}}}}, "'residual', 'lora' or 'full'"),
-    "seeds": ({"seeds": [0, 0]}, "seeds must be distinct"),
-    "rates": ({"trials": {"rates": [1.0, 0.0], "seed": 3}}, "rates must be distinct and positive"),
+    "seeds": ({"seeds": [0, 0]}, r"ablation\.seeds: values must be distinct, found"),
+    "rates": ({"trials": {"rates": [1.0, 0.0], "seed": 3}}, r"ablation\.trials\.rates\.1: .* greater than 0, found"),
 }
 
 
@@ -153,7 +153,7 @@ def test_each_arm_gets_the_rate_of_its_smallest_validation_error_and_ties_the_sm
     with pytest.raises(SigmaError, match="a second trial of arm direct at rate 1"):
         choose_rates(two_arms(), folder)
     write_json(folder / "direct-again.json", {"arm": "direct"})
-    with pytest.raises(SigmaError, match=r"direct-again\.json: not a trial"):
+    with pytest.raises(SigmaError, match=r"direct-again\.json: key 'rate' is missing; run `sigma trial`"):
         choose_rates(two_arms(), folder)
 
 
@@ -170,8 +170,11 @@ def test_the_command_writes_what_an_arm_reads(tmp_path):
 
 @pytest.mark.parametrize("content", [{}, {"sigma": True}, {"sigma": "1"}, {"sigma": -1.0}, []])
 def test_rates_that_are_missing_or_no_numbers_are_refused(tmp_path, content):
-    with pytest.raises(SigmaError, match=r"rates\.json: not found; run `dvc repro"):
+    with pytest.raises(SigmaError, match=r"rates\.json: not found; run the stage that writes it"):
         read_rate(tmp_path / "rates.json", SHIPPED.arms["sigma"])
     write_json(tmp_path / "rates.json", content)
-    with pytest.raises(SigmaError, match=r"sigma: found .*; legal: a positive number"):
+    with pytest.raises(
+        SigmaError,
+        match=r"rates\.json: .*(expected|is missing).*; run `dvc repro stages/ablation",
+    ):
         read_rate(tmp_path / "rates.json", SHIPPED.arms["sigma"])

@@ -90,15 +90,14 @@ def test_on_windows_that_the_arm_was_tested_on_it_executes_what_it_did_there(arm
     for name in ("sigma", "residual_mlp"):
         found[name], scale = confirmation.residual_actions(
             confirmation.fresh_base(material),
-            folder / f"{name}-1/model",
-            folder / f"{name}-1/adapter_calibration.json",
+            folder / f"{name}-1",
             settings.adapter.model_dump(),
             name=name,
             batch=64,
         )
         assert scale.shape == (len(place),)
     found |= confirmation.tuned_actions(
-        confirmation.fresh_base(material), folder / "plain_lora-1/model", name="plain_lora", batch=64
+        confirmation.fresh_base(material), folder / "plain_lora-1", name="plain_lora", batch=64
     )
     for name, actions in found.items():
         arm = name if name in ARMS else "plain_lora"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sigma.studies.evidence.outcomes import losses, outcomes, signed
-from sigma.studies.rollout.rollout_results import ArmResult, ClosedLoop, Paired, TaskResult
+from sigma.studies.evidence.outcomes import closed_outcome, losses, outcomes, signed
+from sigma.studies.rollout.rollout_results import ClosedLoop
 
 ROWS = ("plain_lora_sample", "plain_lora_zero_noise", "plain_lora_mean", "residual_mlp", "direct")
 BETTER, OPEN, WORSE = (-0.03, -0.04, -0.02), (-0.01, -0.03, 0.01), (0.02, 0.01, 0.03)
@@ -23,8 +23,11 @@ def results(rows=ROWS, episodes=50, **changes):
 
 def loop(**paired):
     """A closed loop in which the target was played against ``paired``."""
-    arms = {name: ArmResult(0.5, 0.4, 0.6, None, 200) for name in ("sigma", *paired)}
-    return ClosedLoop({"pick_place": TaskResult(arms, paired)}, {}, {})
+    return ClosedLoop({"pick_place": {"arms": {}, "paired": paired}}, {}, {})
+
+
+def pair(difference, p):
+    return {"difference": difference, "low": difference - 0.1, "high": difference + 0.1, "p": p}
 
 
 def found(*arguments):
@@ -50,8 +53,13 @@ def test_offline_the_interval_decides(change, outcome):
     [(0.2, 0.001, "better"), (0.2, 0.06, "not shown"), (-0.2, 0.001, "worse"), (-0.2, 0.06, "not shown")],
 )
 def test_in_closed_loop_the_exact_test_decides(difference, p, outcome):
-    row = found(results(), loop(direct=Paired(difference, None, None, p)))["direct regressor", "success on pick_place"]
-    assert (row.outcome, row.difference, row.low, row.p) == (outcome, 100 * difference, None, p)
+    row = found(results(), loop(direct=pair(difference, p)))["direct regressor", "success on pick_place"]
+    assert (row.outcome, row.difference, row.low, row.p) == (outcome, 100 * difference, 100 * (difference - 0.1), p)
+
+
+def test_winning_needs_more_successes_and_a_small_p():
+    assert [closed_outcome(pair(gain, 0.049)) for gain in (0.1, -0.1)] == ["better", "worse"]
+    assert [closed_outcome(pair(gain, 0.05)) for gain in (0.1, -0.1)] == ["not shown", "not shown"]
 
 
 def test_an_arm_that_was_not_trained_or_played_is_named_and_never_counted_as_beaten():
@@ -66,8 +74,8 @@ def test_one_episode_shows_nothing():
 
 @pytest.mark.parametrize(("success", "kept"), [(0.77, True), (0.765, False)])
 def test_a_loss_of_just_the_margin_is_within_it(success, kept):
-    arms = {name: ArmResult(share, 0, 1, None, 200) for name, share in {"sigma": success, "base": 0.8}.items()}
-    tasks = {"lift": TaskResult(arms, {}), "pick_place": TaskResult(arms, {})}
+    task = {"arms": {"sigma": {"success": success}, "base": {"success": 0.8}}, "paired": {}}
+    tasks = {"lift": task, "pick_place": task}
     assert losses(tasks, "pick_place", "sigma", 3.0) == {"lift": (pytest.approx(100 * (success - 0.8)), None, kept)}
 
 

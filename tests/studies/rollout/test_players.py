@@ -13,7 +13,8 @@ from sigma.policy.model import lora
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import describe_base
 from sigma.shared.errors import SigmaError
-from sigma.studies.rollout.players import DECODINGS, find_arm, load_arm, read_base
+from sigma.studies.arm_folder import DECODINGS
+from sigma.studies.rollout.players import find_player, load_player, read_base
 from tests.bases import STATE_DIM
 from tests.trained_arms import write_full, write_lora, write_record, write_residual
 from tests.worlds import World, inside
@@ -34,10 +35,10 @@ def views(count: int = 2) -> list[dict]:
 def load(world: World, name: str, folder=None, **changes):
     settings = world.configure().adapter.model_dump()
     with inside(world.root):
-        arm = find_arm(name, folder)
+        arm = find_player(name, folder)
         reference, features = read_base()
         options = {"reference": reference, "features": features, "adapter": settings, "n_action_steps": N} | changes
-        return load_arm(arm, **options)
+        return load_player(arm, **options)
 
 
 def acted(controller) -> np.ndarray:
@@ -129,37 +130,37 @@ def test_an_arm_that_does_not_exist_is_refused_by_name(trained, tmp_path):
     with inside(trained.root):
         legal = "expert, base, sigma, sigma_full_scale, sigma_without_residual"
         with pytest.raises(SigmaError, match=rf"'sgima' does not exist; legal: {legal}"):
-            find_arm("sgima", None)
+            find_player("sgima", None)
         with pytest.raises(SigmaError, match=r"arm\.json: not found"):
-            find_arm("plain_lora_mean", tmp_path / "plain_lora-9")
+            find_player("plain_lora_mean", tmp_path / "plain_lora-9")
         folder = write_lora(trained, tmp_path / "plain_lora-0")
         with pytest.raises(SigmaError, match=r"no arm 'plain_lora'; legal: plain_lora_sample, plain_lora_zero_noise"):
-            find_arm("plain_lora", folder)
+            find_player("plain_lora", folder)
         with pytest.raises(SigmaError, match="holds no arm 'direct'"):
-            find_arm("direct", folder)
-        with pytest.raises(SigmaError, match="kind: legal"):
-            find_arm("direct", write_record(trained, tmp_path / "odd", "direct", "regressor"))
+            find_player("direct", folder)
+        with pytest.raises(SigmaError, match="kind: expected 'residual', 'lora' or 'full', found 'regressor'"):
+            find_player("direct", write_record(trained, tmp_path / "odd", "direct", "regressor"))
 
 
 def test_a_missing_model_or_calibration_is_named(trained, tmp_path):
     with inside(trained.root):
         folder = write_record(trained, tmp_path / "direct-0", "direct", "residual")
         with pytest.raises(SigmaError, match=r"direct-0/model: not found"):
-            find_arm("direct", folder)
+            find_player("direct", folder)
         folder = write_residual(trained, tmp_path / "direct-1")
         (folder / "adapter_calibration.json").unlink()
         with pytest.raises(SigmaError, match=r"adapter_calibration\.json: not found"):
-            find_arm("direct", folder)
+            find_player("direct", folder)
     with inside(tmp_path), pytest.raises(SigmaError, match=r"models/sigma: not found"):
-        find_arm("sigma", None)
+        find_player("sigma", None)
 
 
 def test_models_of_another_base_or_other_windows_are_refused(trained, tmp_path):
     with inside(trained.root):
         folder = write_lora(trained, tmp_path / "plain_lora-0")
         write_record(trained, folder, "plain_lora", "lora", features_digest="0" * 64)
-        with pytest.raises(SigmaError, match="features_digest: the arm was trained on another base"):
-            find_arm("plain_lora_mean", folder)
+        with pytest.raises(SigmaError, match=r"features_digest: found 0000.*: trained on another base"):
+            find_player("plain_lora_mean", folder)
     other = trained.copy(tmp_path / "world")
     config = json.loads((other.root / "models/sigma/config.json").read_text())
     config["base"]["digest"] = "0" * 64

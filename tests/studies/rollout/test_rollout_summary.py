@@ -133,7 +133,7 @@ def test_a_clock_that_is_not_of_its_table_is_refused(tables, params):
             summarise(tables, params)
     for other in ([], {"arm": "sigma"}, {"arm": "sigma", "played": [{"task": "reach"}]}, {"arm": "sigma", "played": 3}):
         write_json(clock, other)
-        with pytest.raises(SigmaError, match=r"sigma\.json: not what `sigma rollout` writes"):
+        with pytest.raises(SigmaError, match=r"sigma\.json: .*; play the arm again with `sigma rollout`"):
             summarise(tables, params)
     clock.unlink()
     with pytest.raises(SigmaError, match=r"sigma\.json: not found"):
