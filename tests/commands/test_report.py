@@ -214,21 +214,3 @@ def test_a_missing_table_is_one_line_and_leaves_the_former_report(tmp_path, monk
     with pytest.raises(SigmaError, match=r"sigma\.parquet: not found"):
         _run(tmp_path, monkeypatch)
     assert digest_file(tmp_path / "reports/index.html") == before
-
-
-@pytest.mark.parametrize(
-    "section, key, value, message",
-    [
-        ("adapter", "max_scale", 1.5, r"adapter\.max_scale.*≤ 1"),
-        ("adapter", "risk_temperature", 0.0, r"adapter\.risk_temperature.*> 0"),
-        ("adapter", "min_scale", 1.0, r"adapter: max_scale must not lie below min_scale"),
-        ("adapter", "unknown", 1.0, r"adapter\.unknown: unknown key"),
-        ("report", "tolerance", -0.1, r"report\.tolerance.*≥ 0"),
-        ("report", "resamples", 1, r"report\.resamples.*≥ 100"),
-    ],
-)
-def test_values_out_of_range_are_refused_by_name(section, key, value, message):
-    data = {"adapter": {**ADAPTER, "max_scale": 0.5}, "report": dict(REPORT)}
-    data[section][key] = value
-    with pytest.raises(SigmaError, match=message):
-        read_parameters(Path("params.yaml"), SHIPPED | data)

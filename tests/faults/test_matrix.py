@@ -38,6 +38,7 @@ def test_a_fault_ends_as_the_table_says(fault: Fault, finished, tmp_path, capfd)
     assert not (tmp_path / "ran").exists(), "a payload was run"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("command", "inject"),
     [

@@ -265,6 +265,7 @@ def test_swapped_factors_reach_the_adapted_policy_too(armed):
     assert not np.allclose(told["adapted_action"], replay.columns["adapted_action"], atol=1e-4)
 
 
+@pytest.mark.minutes
 def test_the_same_seed_gives_the_same_bytes_also_after_an_interruption(armed, prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "scratch"))
     world = prepared.copy(tmp_path / "world")

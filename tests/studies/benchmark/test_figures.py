@@ -31,6 +31,7 @@ def measure(name, project):
     return import_module(f"sigma.studies.benchmark.time_{CATALOGUE[name].part}").FIGURES[name](project)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_comes_out(name, prepared, request):
     world = request.getfixturevalue("trained_adapted") if CATALOGUE[name].part == TRAINED else prepared

@@ -41,6 +41,7 @@ def world(trained, tmp_path) -> World:
     return trained.copy(tmp_path / "diagnosed")
 
 
+@pytest.mark.minutes
 def test_a_dataset_from_elsewhere_gets_probes_of_instruction_and_position_only(each_branch, tmp_path):
     world = each_branch.copy(tmp_path / "diagnosed")
     configure(world)
@@ -68,6 +69,7 @@ def test_a_dataset_from_elsewhere_gets_probes_of_instruction_and_position_only(e
     assert sum(int(row["windows"]) for row in rows) == (world.shards.window_split == "test").sum()
 
 
+@pytest.mark.simulator
 def test_labels_of_the_simulator_are_probed_where_it_made_the_dataset(world, monkeypatch):
     configure(world, recording="simulate.yaml")
     shards, asked = world.shards, {}
