@@ -47,9 +47,8 @@ def test_adapter_off_gives_the_baseline_to_the_bit_and_the_diff_shows_sigma(fres
     options = ["-S", "adapter.max_scale=0", "-S", "adapter.min_scale=0", "-n", "frozen"]
     output = run(fresh, "dvc", "exp", "run", "--temp", *options)
     assert output.count("Running stage") == 1 and "Running stage 'report'" in output
-    difference = json.loads(run(fresh, "dvc", "metrics", "diff", "--json", "frozen", printed=True))[
-        "metrics/sigma.json"
-    ]
+    compared = json.loads(run(fresh, "dvc", "metrics", "diff", "--json", "frozen", printed=True))
+    difference = compared["metrics/sigma.json"]
     assert {key.partition(".")[0] for key in difference} == {"test", "train", "validation"}
     changed = {key.removeprefix("test."): value for key, value in difference.items() if key.startswith("test.mse_")}
     baseline = metrics(fresh, "baseline")["test"]
