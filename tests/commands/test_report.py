@@ -205,6 +205,7 @@ def test_a_hostile_task_name_is_shown_and_not_run(poor):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
+@pytest.mark.processes
 def test_the_report_imports_no_torch(tmp_path):
     write_predictions(tmp_path, test=2)
     code = (

@@ -14,9 +14,13 @@ from tests.faults.in_hostile import RAN
 from tests.faults.in_weights import HEADS
 from tests.worlds import ROOT
 
+# A full disk or a folder that cannot be written shows when a stage has done its whole work.
+LONG = {"files"}
+
 
 def named(group: str, fault: Fault):
-    return pytest.param(fault, id=re.sub(r"\W+", "-", f"{group} {fault.command.split()[0]} {fault.what}".lower()))
+    name = re.sub(r"\W+", "-", f"{group} {fault.command.split()[0]} {fault.what}".lower())
+    return pytest.param(fault, id=name, marks=[pytest.mark.minutes] if group.lower() in LONG else [])
 
 
 @pytest.mark.parametrize("fault", [named(group, fault) for group, faults in GROUPS.items() for fault in faults])

@@ -153,6 +153,7 @@ def beyond(path: tuple[str, ...], side: int) -> st.SearchStrategy:
     return st.just(near) | far
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(("path", "side"), BOUNDED)
 @settings(deadline=None, max_examples=10)
 @given(data=st.data())

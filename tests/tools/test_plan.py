@@ -176,6 +176,7 @@ def test_a_decision_takes_what_the_plan_says(trained, small):
     assert allocator_peak(work) == pytest.approx(small.peak(small.work.decision(4, 3, sigma=False), 4), rel=0.15)
 
 
+@pytest.mark.minutes
 def test_memory_grows_with_the_batch_and_falls_with_checkpointing(full):
     work = full.work
     checkpointed = full.peak(work.residual_step(4), 4)
@@ -186,6 +187,7 @@ def test_memory_grows_with_the_batch_and_falls_with_checkpointing(full):
     assert kept.peak(kept.work.residual_step(4), 4) > 5 * checkpointed
 
 
+@pytest.mark.minutes
 def test_the_same_plan_comes_out_again(full):
     """Addresses of freed tensors are given out again, which the count must not take for the old ones."""
     decision = full.work.decision(4, 3)

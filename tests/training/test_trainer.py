@@ -444,6 +444,7 @@ def test_validation_is_the_error_of_the_executed_plan(prepared):
     assert objective.validate(4) == pytest.approx(np.mean(squares), rel=1e-4)
 
 
+@pytest.mark.minutes
 def test_training_lowers_the_validation_error_below_the_bases(prepared):
     changes = {"train": {"steps": 80, "batch": 8, "validate_every": 20, "learning_rate": 0.003, "average": 0.9}}
     trainer = prepared.trainer(changes)
@@ -473,6 +474,7 @@ def test_each_trained_projection_carries_its_part(prepared):
     assert objective.validate(64) == whole
 
 
+@pytest.mark.minutes
 def test_each_projection_of_both_towers_carries_its_part_of_the_flow(trained_adapted):
     world, material = trained_adapted, trained_adapted.material()
     folder = world.root / "models/sigma"
@@ -545,13 +547,13 @@ def steps_taken(monkeypatch) -> list[int]:
 @pytest.mark.parametrize(
     ("branch", "after", "resumed"),
     [
-        ("frozen", 1, [0, 1, 2, 3, 4, 5]),
+        pytest.param("frozen", 1, [0, 1, 2, 3, 4, 5], marks=pytest.mark.minutes),
         ("frozen", 3, [2, 3, 4, 5]),
-        ("frozen", 5, [4, 5]),
-        ("adapted", 3, [2, 3, 0, 1, 2, 3, 4, 5]),
-        ("adapted", 5, [2, 3, 0, 1, 2, 3, 4, 5]),
+        pytest.param("frozen", 5, [4, 5], marks=pytest.mark.minutes),
+        pytest.param("adapted", 3, [2, 3, 0, 1, 2, 3, 4, 5], marks=pytest.mark.minutes),
+        pytest.param("adapted", 5, [2, 3, 0, 1, 2, 3, 4, 5], marks=pytest.mark.minutes),
         ("adapted", 7, [2, 3, 4, 5]),
-        ("adapted", 9, [4, 5]),
+        pytest.param("adapted", 9, [4, 5], marks=pytest.mark.minutes),
     ],
 )
 def test_an_interrupted_training_ends_as_an_uninterrupted_one_to_the_byte(

@@ -33,6 +33,9 @@ from tests.policy.control.test_sigma_controller import observations, test_episod
 from tests.training.test_trainer import interrupt
 from tests.worlds import World, inside
 
+# A fixture trains several arms.
+pytestmark = pytest.mark.minutes
+
 SPANS = {"vector": 1, "chunk": 4, "trajectory": 8}
 KINDS = {
     "sigma": ("residual", ["sigma", "sigma_full_scale", "sigma_without_residual", "tau_mean", "tau_shuffled"]),

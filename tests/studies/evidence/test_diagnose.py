@@ -136,6 +136,7 @@ def test_another_recording_is_refused_before_the_model_runs(world, monkeypatch):
         run(world)
 
 
+@pytest.mark.processes
 def test_importing_the_command_loads_no_library_that_computes():
     code = (
         "import sys\nfrom sigma.studies.evidence import diagnose\n"
