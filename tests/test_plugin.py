@@ -27,6 +27,7 @@ def test_the_distribution_has_the_name_of_its_module():
     assert name.startswith("lerobot_policy_") and (ROOT / f"{name}.py").is_file()
 
 
+@pytest.mark.minutes
 def test_lerobot_train_finds_the_plugin_and_is_refused_in_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", TRAIN],

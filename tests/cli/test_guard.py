@@ -160,6 +160,7 @@ def holder(folder: Path, *arguments: str) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.processes
 def test_the_pipelines_commands_exclude_each_other_until_their_process_ends(project):
     process = holder(project, "window")
     try:
@@ -177,6 +178,7 @@ def test_the_pipelines_commands_exclude_each_other_until_their_process_ends(proj
         assert (project / ".dvc/tmp/sigma-pipeline.lock").read_text() == f"{os.getpid()} report"
 
 
+@pytest.mark.processes
 def test_a_further_stage_excludes_itself_alone(project):
     process = holder(project, *ARM)
     try:
@@ -189,6 +191,7 @@ def test_a_further_stage_excludes_itself_alone(project):
         process.wait()
 
 
+@pytest.mark.processes
 def test_another_project_is_another_lock_and_without_dvc_there_is_none(project, tmp_path_factory):
     other, bare = (tmp_path_factory.mktemp(name) for name in ("other", "bare"))
     (other / ".dvc").mkdir()

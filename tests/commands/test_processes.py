@@ -117,6 +117,7 @@ def outcomes(prepared, tmp_path_factory):
     return found
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("how", ["two", "split"])
 def test_two_processes_share_each_step_and_learn_what_one_does(outcomes, how):
     (alone, _, one), (both, _, two) = outcomes["one"], outcomes[how]
@@ -128,6 +129,7 @@ def test_two_processes_share_each_step_and_learn_what_one_does(outcomes, how):
     assert_same_curves(alone, both)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("how", ["two", "split"])
 def test_the_base_says_the_same_to_the_bit(outcomes, how):
     (alone, line, _), (both, again, _) = outcomes["one"], outcomes[how]
@@ -137,6 +139,7 @@ def test_the_base_says_the_same_to_the_bit(outcomes, how):
         assert digest_file(both.root / file) == digest_file(alone.root / file), file
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("how", ["two", "split"])
 def test_a_model_says_the_same_to_the_bit(outcomes, tmp_path, how):
     both, line, _ = outcomes[how]
@@ -176,6 +179,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_started(prepared, m
         finetune.run(read_parameters(Path("params.yaml"), prepared.values(changes)))
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [False, True], ids=["whole", "split"])
 @pytest.mark.parametrize(
@@ -196,6 +200,7 @@ def test_every_kind_of_training_is_shared(prepared, tmp_path, monkeypatch, chang
     assert_same_curves(alone, both)
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_training_and_a_finished_phase_serve_any_number_of_processes(own, trained_adapted, monkeypatch):
     undo = interrupt(monkeypatch, 7)
@@ -209,6 +214,7 @@ def test_a_training_and_a_finished_phase_serve_any_number_of_processes(own, trai
     assert [(name, step) for name, step, start, _ in seen if not start] == [("residual", 0), ("residual", 1)]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_run_and_its_state_is_resumed(prepared, tmp_path, place, monkeypatch, which):
     changes = merge(ADAPTED, {"train": {"flow_steps": 40, "checkpoint_every": 1}})

@@ -62,10 +62,12 @@ def ray_cluster():
     cluster.shutdown()
 
 
+TWO = pytest.param("two", marks=pytest.mark.processes)
+DASK = pytest.param("dask", marks=pytest.mark.processes)
 RAY = pytest.param("ray", marks=pytest.mark.slow)
 
 
-@pytest.fixture(params=["one", "two", "dask", RAY])
+@pytest.fixture(params=["one", TWO, DASK, RAY])
 def workers(request) -> Workers:
     if request.param in ("dask", "ray"):
         return request.getfixturevalue(f"{request.param}_cluster")
@@ -94,7 +96,7 @@ def test_a_job_whose_worker_is_killed_is_done_again(workers, tmp_path):
     assert made == list(range(12)) and (tmp_path / "died").exists()
 
 
-@pytest.mark.parametrize("backend", ["two", "dask", RAY])
+@pytest.mark.parametrize("backend", [TWO, DASK, RAY])
 def test_a_job_that_kills_every_worker_ends_in_one_line(backend, request):
     workers = Workers(2) if backend == "two" else request.getfixturevalue(f"{backend}_cluster")
     with pytest.raises(SigmaError, match=r"machine\.workers: worker processes died .* fewer workers") as caught:
@@ -102,6 +104,7 @@ def test_a_job_that_kills_every_worker_ends_in_one_line(backend, request):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.processes
 def test_a_cluster_that_has_lost_its_workers_is_not_waited_for(monkeypatch):
     from distributed import LocalCluster
 
@@ -130,7 +133,7 @@ def test_an_error_of_a_job_is_the_error_of_the_run(workers):
         list(workers.run(refuse, [(number,) for number in range(4)], "jobs"))
 
 
-@pytest.mark.parametrize("backend", ["dask", RAY])
+@pytest.mark.parametrize("backend", [DASK, RAY])
 def test_workers_of_other_code_or_without_the_folder_are_refused(backend, request, tmp_path, monkeypatch):
     workers = request.getfixturevalue(f"{backend}_cluster")
     with monkeypatch.context() as patch:

@@ -7,6 +7,7 @@ from scipy.stats import binom
 from sigma.evaluation.success import compare, difference_of_pairs, mean_of_tasks, retention, score, wilson
 
 
+@pytest.mark.minutes
 def test_paired_interval_equals_a_published_example():
     # Airway hyper-responsiveness before and after transplantation, Bentur et al. 2009, as analysed by Fagerland,
     # Lydersen and Laake (2014): 1 both, 1 and 7 discordant, 12 neither; Newcombe's interval is -0.507 to -0.026.
@@ -65,6 +66,7 @@ def test_mean_of_tasks_is_narrower_than_its_parts_and_exact_for_one():
     assert (mean, low, high) == pytest.approx((0.6, 0.6 - 0.2 / np.sqrt(2), 0.6 + 0.3 / np.sqrt(2)))
 
 
+@pytest.mark.minutes
 def test_mean_of_tasks_covers_the_mean_difference():
     draw = np.random.default_rng(1)
     cells = ([0.5, 0.1, 0.2, 0.2], [0.3, 0.05, 0.05, 0.6], [0.8, 0.1, 0.05, 0.05])

@@ -187,6 +187,7 @@ CASES = {
 }
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("case", CASES)
 def test_mutated_metadata_is_read_or_refused_in_one_line(recorded, case):
     valid, refused = fuzz(recorded, *CASES[case], seconds=SECONDS * (1 if "bytes" not in case else 0.3))

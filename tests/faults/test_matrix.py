@@ -14,9 +14,13 @@ from tests.faults.in_hostile import RAN
 from tests.faults.in_weights import HEADS
 from tests.worlds import ROOT
 
+# A full disk or a folder that cannot be written shows when a stage has done its whole work.
+LONG = {"files"}
+
 
 def named(group: str, fault: Fault):
-    return pytest.param(fault, id=re.sub(r"\W+", "-", f"{group} {fault.command.split()[0]} {fault.what}".lower()))
+    name = re.sub(r"\W+", "-", f"{group} {fault.command.split()[0]} {fault.what}".lower())
+    return pytest.param(fault, id=name, marks=[pytest.mark.minutes] if group.lower() in LONG else [])
 
 
 @pytest.mark.parametrize("fault", [named(group, fault) for group, faults in GROUPS.items() for fault in faults])
@@ -38,6 +42,7 @@ def test_a_fault_ends_as_the_table_says(fault: Fault, finished, tmp_path, capfd)
     assert not (tmp_path / "ran").exists(), "a payload was run"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("command", "inject"),
     [

@@ -90,7 +90,7 @@ def test_the_schema_knows_every_shipped_parameter():
 
 def written(data: dict[str, Any], folder: Path) -> Path:
     stream = io.StringIO()
-    YAML().dump(data, stream)
+    YAML(typ="safe").dump(data, stream)
     file = folder / "params.yaml"
     file.write_text(stream.getvalue(), encoding="utf-8")
     return file
@@ -153,6 +153,7 @@ def beyond(path: tuple[str, ...], side: int) -> st.SearchStrategy:
     return st.just(near) | far
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(("path", "side"), BOUNDED)
 @settings(deadline=None, max_examples=10)
 @given(data=st.data())

@@ -102,6 +102,7 @@ def test_what_is_published_comes_back_to_the_bit(world, hub):
     assert torch.equal(own(**names), theirs(**names))
 
 
+@pytest.mark.minutes
 def test_the_cards_own_lines_run(world, hub):
     commit = run(world, upload=True).split()[-1]
     text = (world.root / "published/README.md").read_text(encoding="utf-8")
@@ -231,6 +232,7 @@ def test_a_token_that_may_not_write_is_one_line_without_it(world, hub, monkeypat
     assert not hub.repositories
 
 
+@pytest.mark.minutes
 def test_an_existing_repository_gets_a_commit_and_keeps_its_other_files(world, hub):
     kept = stub.Repository("model", NAME)
     kept.commit({"demo.txt": b"mine"})

@@ -9,8 +9,15 @@ import torch
 from sigma.parameters import read_parameters
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json
-from sigma.tools import profile, rehearse
+from sigma.tools import plan, profile, rehearse
 from tests.worlds import ADAPTED, inside
+
+
+@pytest.fixture(autouse=True)
+def _usual_allocator(request, monkeypatch):
+    """Only the full size needs freed memory back at once; glibc's setting would slow all later tests of the process."""
+    if "fullsize" not in request.keywords:
+        monkeypatch.setattr(rehearse, "_return_freed_memory", lambda: None)
 
 
 def test_every_part_runs_at_small_sizes_and_comes_back_to_the_bit(trained, tmp_path):
@@ -46,6 +53,7 @@ def test_random_weights_are_the_same_again_and_of_the_types_that_lerobot_keeps(t
     assert not any(tensor.is_meta for tensor in [*first.parameters(), *first.buffers()])
 
 
+@pytest.mark.minutes
 def test_what_does_not_come_back_is_an_error(trained, tmp_path, monkeypatch):
     from sigma.policy.model import heads
 
@@ -62,30 +70,24 @@ def test_what_does_not_come_back_is_an_error(trained, tmp_path, monkeypatch):
     assert not (tmp_path / "logs").exists()
 
 
-def test_the_measured_rate_serves_a_plan_of_the_same_sizes_only(trained, tmp_path):
-    from sigma.tools import plan
-
-    parameters = trained.configure()
-    with inside(tmp_path):
-        record = rehearse.run(parameters, report=lambda _: None)
-        found = plan.run(parameters)
-        other = plan.run(trained.configure({"train": {"batch": 2}}))
-    step = record["parts"]["one training step"]["seconds"]
-    train = parameters.train
-    assert found.time == {"finetune, by one measured step": step * train.steps * train.accumulation}
-    assert other.time == {}
-
-
-def test_with_the_adapted_branch_the_rate_is_that_of_the_flow_phase(trained_adapted, tmp_path):
-    from sigma.tools import plan
-
-    parameters = trained_adapted.configure(ADAPTED)
+@pytest.mark.minutes
+@pytest.mark.parametrize(
+    ("changes", "phase", "other"),
+    [
+        ({}, "finetune, by one measured step", {"train": {"batch": 2}}),
+        (ADAPTED, "finetune, flow phase, by one measured step", {}),
+    ],
+    ids=["frozen", "adapted"],
+)
+def test_the_measured_rate_serves_a_plan_of_the_same_sizes_only(trained, tmp_path, changes, phase, other):
+    parameters = trained.configure(changes)
     with inside(tmp_path):
         step = rehearse.run(parameters, report=lambda _: None)["parts"]["one training step"]["seconds"]
-        found, frozen = plan.run(parameters), plan.run(trained_adapted.configure())
+        assert plan.run(trained.configure(other)).time == {}
+        found = plan.run(parameters)
     train = parameters.train
-    assert found.time == {"finetune, flow phase, by one measured step": step * train.accumulation * train.flow_steps}
-    assert frozen.time == {}
+    steps = train.flow_steps if changes else train.steps
+    assert found.time == {phase: step * train.accumulation * steps}
 
 
 @pytest.mark.fullsize

@@ -147,6 +147,7 @@ def test_a_payload_in_a_state_never_runs(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.processes
 def test_a_second_run_on_the_same_inputs_is_refused_while_the_first_lives():
     code = (
         "from sigma.training.state import Scratch\nfrom sigma.shared.errors import SigmaError\n"
@@ -168,6 +169,7 @@ def test_a_place_that_cannot_be_made_is_named(tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.dvc
 def test_without_a_wish_the_state_lies_beside_dvcs_cache_or_in_the_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("SIGMA_SCRATCH")
     monkeypatch.chdir(tmp_path)

@@ -124,6 +124,7 @@ def trained_weights(world: World, *changes) -> dict[str, torch.Tensor]:
     return {name: one.detach().clone() for name, one in named if "base_layer" not in name}
 
 
+@pytest.mark.minutes
 def test_every_number_of_the_optimisation_changes_the_trained_weights(prepared):
     plain = trained_weights(prepared)
     changes = {
@@ -151,6 +152,7 @@ def test_every_number_of_the_optimisation_changes_the_trained_weights(prepared):
         torch.testing.assert_close(uncached[key], tensor, rtol=0, atol=2e-3)
 
 
+@pytest.mark.minutes
 def test_the_flow_phase_follows_its_own_numbers(prepared):
     plain = trained_weights(prepared, ADAPTED)
     trainer = prepared.trainer(ADAPTED)
@@ -204,6 +206,7 @@ def assert_same(one, other) -> None:
         assert getattr(one, name) == getattr(other, name), name
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(
     "later",
     [
@@ -231,6 +234,7 @@ def test_a_finished_flow_phase_serves_trainings_that_differ_in_what_comes_after_
     assert plain.shape != changed.shape or not torch.equal(plain, changed), "the change changes nothing"
 
 
+@pytest.mark.minutes
 def test_a_training_that_reuses_a_flow_phase_may_itself_be_interrupted(prepared, monkeypatch):
     later = {"loss": {"traf": {"top_k": 0.35}}}
     finished(prepared)
@@ -278,6 +282,7 @@ SAME_FLOW = {
 }
 
 
+@pytest.mark.minutes
 def test_flow_phases_are_found_by_all_that_they_depend_on_and_by_nothing_else(prepared):
     plain = prepared.trainer(ADAPTED)
     found = {name: prepared.trainer(ADAPTED, change).flow_key() for name, change in OTHER_FLOW.items()}
@@ -294,6 +299,7 @@ def test_flow_phases_are_found_by_all_that_they_depend_on_and_by_nothing_else(pr
         assert all(torch.equal(*pair) for pair in zip(lora.lora_parameters(model.adapted), learned, strict=True)), name
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("name", ["seed", "rank"])
 def test_a_flow_phase_of_other_inputs_is_run_anew(prepared, tmp_path, monkeypatch, name):
     steps = flow_losses(monkeypatch)
@@ -304,6 +310,7 @@ def test_a_flow_phase_of_other_inputs_is_run_anew(prepared, tmp_path, monkeypatc
     assert_same(found, finished(prepared, OTHER_FLOW[name]))
 
 
+@pytest.mark.minutes
 def test_a_kept_flow_phase_that_cannot_be_read_is_made_anew(prepared, place, monkeypatch, capsys):
     later = {"loss": {"traf": {"top_k": 0.35}}}
     finished(prepared)
@@ -328,6 +335,7 @@ def test_motion_is_measured_on_the_train_windows_before_training(prepared):
     assert not torch.equal(everything, expected), "this world cannot tell the windows apart"
 
 
+@pytest.mark.minutes
 def test_the_memory_of_errors_decides_what_is_hard(prepared):
     every = {"train": {"batch": 30, "steps": 6, "learning_rate": 0.05}}
     plain = trained_weights(prepared, every)
@@ -436,6 +444,7 @@ def test_validation_is_the_error_of_the_executed_plan(prepared):
     assert objective.validate(4) == pytest.approx(np.mean(squares), rel=1e-4)
 
 
+@pytest.mark.minutes
 def test_training_lowers_the_validation_error_below_the_bases(prepared):
     changes = {"train": {"steps": 80, "batch": 8, "validate_every": 20, "learning_rate": 0.003, "average": 0.9}}
     trainer = prepared.trainer(changes)
@@ -465,6 +474,7 @@ def test_each_trained_projection_carries_its_part(prepared):
     assert objective.validate(64) == whole
 
 
+@pytest.mark.minutes
 def test_each_projection_of_both_towers_carries_its_part_of_the_flow(trained_adapted):
     world, material = trained_adapted, trained_adapted.material()
     folder = world.root / "models/sigma"
@@ -537,13 +547,13 @@ def steps_taken(monkeypatch) -> list[int]:
 @pytest.mark.parametrize(
     ("branch", "after", "resumed"),
     [
-        ("frozen", 1, [0, 1, 2, 3, 4, 5]),
+        pytest.param("frozen", 1, [0, 1, 2, 3, 4, 5], marks=pytest.mark.minutes),
         ("frozen", 3, [2, 3, 4, 5]),
-        ("frozen", 5, [4, 5]),
-        ("adapted", 3, [2, 3, 0, 1, 2, 3, 4, 5]),
-        ("adapted", 5, [2, 3, 0, 1, 2, 3, 4, 5]),
+        pytest.param("frozen", 5, [4, 5], marks=pytest.mark.minutes),
+        pytest.param("adapted", 3, [2, 3, 0, 1, 2, 3, 4, 5], marks=pytest.mark.minutes),
+        pytest.param("adapted", 5, [2, 3, 0, 1, 2, 3, 4, 5], marks=pytest.mark.minutes),
         ("adapted", 7, [2, 3, 4, 5]),
-        ("adapted", 9, [4, 5]),
+        pytest.param("adapted", 9, [4, 5], marks=pytest.mark.minutes),
     ],
 )
 def test_an_interrupted_training_ends_as_an_uninterrupted_one_to_the_byte(
@@ -730,6 +740,7 @@ def test_the_command_says_what_it_did(own):
     assert [row.split("\t")[0] for row in errors] == ["step", "3", "6"]
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("extra", [{}, ADAPTED])
 def test_autocast_computes_in_16_bits_and_learns_in_32(prepared, extra, monkeypatch):
     products = []

@@ -17,8 +17,8 @@ LIMITS, SETTINGS = choose_limits({}), Settings(16, -100, 100)
 LENGTH = 30
 
 
-def audit(folder, workers=1):
-    return audit_dataset(open_dataset(folder), LIMITS, SETTINGS, Workers(workers))
+def audit(folder):
+    return audit_dataset(open_dataset(folder), LIMITS, SETTINGS, Workers(1))
 
 
 # What the recorder got wrong, by episode: a function of the step and the frame that LeRobot's writer is given.
@@ -111,10 +111,6 @@ def test_short_and_repeated_episodes_are_found(findings):
     assert copied[0] == ("duplicate_episode", 1.0, "")
     assert [(check, subject) for check, _, subject in copied[1:]] == [("duplicate_video", camera) for camera in CAMERAS]
     assert not [finding for finding in findings if finding.episode == 0]
-
-
-def test_workers_change_nothing(faulty, findings):
-    assert audit(faulty, workers=2) == findings
 
 
 def test_a_cut_video_is_found_in_the_episodes_it_lacks(copy):

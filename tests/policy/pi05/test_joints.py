@@ -31,6 +31,7 @@ def narrow_action(folder, joints=6):
     write_json(folder / "config.json", config)
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("branch", [{}, ADAPTED], ids=["frozen", "adapted"])
 def test_every_stage_runs_on_a_base_of_padded_vectors(tmp_path, branch):
     write_tiny_base(tmp_path / "base", padded=PADDED, statistics={}, **LONG_PROMPT)
@@ -46,6 +47,7 @@ def test_every_stage_runs_on_a_base_of_padded_vectors(tmp_path, branch):
     assert out["base_action_trajectory"].shape[-1] == out["telepathy_residual_trajectory"].shape[-1] == 6
 
 
+@pytest.mark.minutes
 def test_a_policy_that_lerobot_loaded_is_narrowed_too(tmp_path):
     write_tiny_base(tmp_path / "base", padded=PADDED, statistics={}, **LONG_PROMPT)
     write_dataset(tmp_path / "recorded", lengths=(28, 25, 30, 27, 29, 26, 31, 28))

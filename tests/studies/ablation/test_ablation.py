@@ -240,6 +240,7 @@ def test_tables_and_pictures_are_written_and_a_second_run_repeats_their_bytes(pr
     assert float(line["delta_hi"]) == rows["direct"]["mse_chk"]["delta_hi"]
 
 
+@pytest.mark.processes
 def test_no_torch_is_imported(done):
     code = (
         "import sys\nfrom pathlib import Path\nfrom sigma.studies.ablation import ablation\n"

@@ -33,6 +33,9 @@ from tests.policy.control.test_sigma_controller import observations, test_episod
 from tests.training.test_trainer import interrupt
 from tests.worlds import World, inside
 
+# A fixture trains several arms.
+pytestmark = pytest.mark.minutes
+
 SPANS = {"vector": 1, "chunk": 4, "trajectory": 8}
 KINDS = {
     "sigma": ("residual", ["sigma", "sigma_full_scale", "sigma_without_residual", "tau_mean", "tau_shuffled"]),
@@ -265,6 +268,7 @@ def test_swapped_factors_reach_the_adapted_policy_too(armed):
     assert not np.allclose(told["adapted_action"], replay.columns["adapted_action"], atol=1e-4)
 
 
+@pytest.mark.minutes
 def test_the_same_seed_gives_the_same_bytes_also_after_an_interruption(armed, prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "scratch"))
     world = prepared.copy(tmp_path / "world")

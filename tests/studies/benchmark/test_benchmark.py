@@ -53,6 +53,7 @@ def test_a_wrong_setting_is_named_with_its_range(folder, old, new, message):
         benchmark.run(part="windowing", params=PARAMS, only=[])
 
 
+@pytest.mark.processes
 def test_a_figure_that_fails_is_named_and_nothing_is_written(folder):
     with pytest.raises(SigmaError, match=r"^benchmark: video_to_shards: data/dataset: not a LeRobotDataset"):
         benchmark.run(part="windowing", params=PARAMS, only=["video_to_shards"])

@@ -31,6 +31,7 @@ def measure(name, project):
     return import_module(f"sigma.studies.benchmark.time_{CATALOGUE[name].part}").FIGURES[name](project)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_comes_out(name, prepared, request):
     world = request.getfixturevalue("trained_adapted") if CATALOGUE[name].part == TRAINED else prepared
@@ -62,6 +63,7 @@ def test_what_means_nothing_here_is_left_out_with_its_reason(prepared):
     assert "benchmark.memory_episodes asks for 1000" in record["not_measured"] and "ratio" not in record
 
 
+@pytest.mark.processes
 def test_dvc_must_run_just_the_stages_that_a_figure_is_about(prepared, tmp_path, monkeypatch):
     from contextlib import nullcontext
 

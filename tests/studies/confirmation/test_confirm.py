@@ -60,6 +60,7 @@ def own(armed, tmp_path) -> World:
     return world
 
 
+@pytest.mark.minutes
 def test_every_full_window_of_every_fresh_episode_is_scored(own):
     result = run(own)
     horizon = 8
@@ -74,6 +75,7 @@ def test_every_full_window_of_every_fresh_episode_is_scored(own):
     assert not list(own.root.glob("tmp*")), "the shards of the fresh episodes are not kept"
 
 
+@pytest.mark.minutes
 def test_on_windows_that_the_arm_was_tested_on_it_executes_what_it_did_there(armed, tmp_path):
     """The same episodes under the name of fresh ones: actions, calibration and noise must all be the arm's own."""
     settings = armed.configure(ADAPTED)

@@ -41,6 +41,7 @@ def world(trained, tmp_path) -> World:
     return trained.copy(tmp_path / "diagnosed")
 
 
+@pytest.mark.minutes
 def test_a_dataset_from_elsewhere_gets_probes_of_instruction_and_position_only(each_branch, tmp_path):
     world = each_branch.copy(tmp_path / "diagnosed")
     configure(world)
@@ -68,6 +69,7 @@ def test_a_dataset_from_elsewhere_gets_probes_of_instruction_and_position_only(e
     assert sum(int(row["windows"]) for row in rows) == (world.shards.window_split == "test").sum()
 
 
+@pytest.mark.simulator
 def test_labels_of_the_simulator_are_probed_where_it_made_the_dataset(world, monkeypatch):
     configure(world, recording="simulate.yaml")
     shards, asked = world.shards, {}
@@ -134,6 +136,7 @@ def test_another_recording_is_refused_before_the_model_runs(world, monkeypatch):
         run(world)
 
 
+@pytest.mark.processes
 def test_importing_the_command_loads_no_library_that_computes():
     code = (
         "import sys\nfrom sigma.studies.evidence import diagnose\n"

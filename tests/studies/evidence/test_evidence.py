@@ -149,6 +149,7 @@ def test_numbers_of_the_page_are_those_of_the_metrics_file(project):
         assert number(value) in text
 
 
+@pytest.mark.processes
 def test_a_second_run_writes_the_same_bytes_and_imports_no_torch(project):
     run(project)
     before = digest_file(project / OUTPUT)

@@ -29,6 +29,7 @@ def labels(number, step, states, **changes):
     return privileged_labels(number, step, states, **options | changes)
 
 
+@pytest.mark.simulator
 def test_states_are_those_of_the_recorder_and_the_task_is_done_in_the_end(recorded):
     episodes, number, step, states = recorded
     truths = labels(number, step, states)
@@ -44,6 +45,7 @@ def test_states_are_those_of_the_recorder_and_the_task_is_done_in_the_end(record
         assert truth.cube[~lifted, 2].min() > 0 and truth.cube[:, 2].max() > 0.045
 
 
+@pytest.mark.simulator
 def test_a_label_holds_when_its_state_was_measured_not_a_step_later(recorded):
     _, number, step, states = recorded
     seen = []
@@ -62,6 +64,7 @@ def test_a_label_holds_when_its_state_was_measured_not_a_step_later(recorded):
     assert np.flatnonzero(truth.phase)[0] == first
 
 
+@pytest.mark.simulator
 def test_labels_are_looked_up_by_episode_and_step(recorded):
     _, number, step, states = recorded
     truths = labels(number, step, states)
@@ -86,6 +89,7 @@ def test_failed_attempts_are_passed_over_as_the_recorder_does(monkeypatch):
     )
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("changes", [{"seed": 8}, {"noise": 1.4}, {"name": "lift"}])
 def test_another_recording_is_refused_in_one_line(recorded, changes):
     _, number, step, states = recorded
@@ -94,6 +98,7 @@ def test_another_recording_is_refused_in_one_line(recorded, changes):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.simulator
 def test_a_state_beyond_the_tolerance_is_refused_and_one_within_is_not(recorded):
     _, number, step, states = recorded
     labels(number, step, states + np.float32(5e-4))

@@ -55,6 +55,7 @@ def world(trained, tmp_path) -> World:
     return trained.copy(tmp_path / "world")
 
 
+@pytest.mark.simulator
 @pytest.mark.render
 def test_one_row_an_episode_with_videos_and_a_summary(world, short_episodes):
     for arm in ("expert", "base", "sigma"):
@@ -99,6 +100,7 @@ def test_one_row_an_episode_with_videos_and_a_summary(world, short_episodes):
     assert speeds["sigma"] == clock["played"][2]["decisions_per_second"]
 
 
+@pytest.mark.simulator
 @pytest.mark.render
 def test_the_same_arm_again_gives_the_same_bytes_whatever_the_processes(world, monkeypatch):
     def files():
@@ -116,6 +118,7 @@ def test_the_same_arm_again_gives_the_same_bytes_whatever_the_processes(world, m
     assert files() == first
 
 
+@pytest.mark.simulator
 @pytest.mark.render
 def test_a_setting_may_have_decisions_of_its_own_length(world, short_episodes):
     play(world, "sigma", episodes=1, base_tasks=[], settings={"often": {"n_action_steps": 2}})
@@ -125,6 +128,7 @@ def test_a_setting_may_have_decisions_of_its_own_length(world, short_episodes):
         assert row["decisions"] == -(-row["steps"] // taken)
 
 
+@pytest.mark.simulator
 def test_the_table_keeps_apart_from_the_clocks_file(world):
     with inside(world.root), pytest.raises(SigmaError, match=r"out/base\.json: legal: a name that ends with \.parquet"):
         world.configure()

@@ -140,6 +140,7 @@ def test_a_clock_that_is_not_of_its_table_is_refused(tables, params):
         summarise(tables, params)
 
 
+@pytest.mark.processes
 def test_it_loads_neither_torch_nor_mujoco(tables, params):
     code = (
         "import sys; from pathlib import Path; from sigma.studies.rollout import rollout_summary\n"

@@ -17,6 +17,7 @@ def play(folder, **changes):
     return closed_loop.run(base=folder / "base", output=folder / "metrics.json", **options)
 
 
+@pytest.mark.simulator
 def test_success_and_progress_are_written_for_both_sets_of_weights(tmp_path, monkeypatch):
     import sigma.simulation.rollout as rollout
 

@@ -151,6 +151,7 @@ def test_times_follow_the_beta_law_of_the_policy():
     assert not torch.equal(draw_noise_and_time(config, 500, 8, 0, "y")[1], times)
 
 
+@pytest.mark.minutes
 def test_training_beats_the_references_that_know_nothing(demonstrations, scratch):
     values = dict(steps=200, batch=32, learning_rate=1e-2, warmup=20, ema=0.95, evaluate_every=50)
     trained = pretrain(recipe(**values, checkpoint_every=200), demonstrations, scratch)
