@@ -174,7 +174,9 @@ class Trainer:
             # B stays zero, so the backbone is the base's; and no gradient of LoRA's enters the clipped norm.
             _freeze(adapter)
             adapter = {}
-        results, carried, trained = [], {}, 0
+        results: list[PhaseResult] = []
+        carried: dict[str, Any] = {}
+        trained = 0
         if self.branch == "adapted":
             flow, carried = self._run_flow(model, adapter, scratch, saved)
             results, trained, adapter = [flow], carried["flow_trained"], {}

@@ -79,21 +79,21 @@ class AppendedTokens(nn.Module):
 
     token_rms: Tensor
 
-    def __init__(self, width: int, token_rms: float):
+    def __init__(self, tokens: int, width: int, token_rms: float):
         super().__init__()
-        self.width = width
+        self.tokens, self.width = tokens, width
         self.register_buffer("token_rms", torch.tensor(float(token_rms)))
 
     def scaled(self, flat: Tensor) -> Tensor:
         """(B, N·d) as tokens (B, N, d) of the right size."""
-        return functional.layer_norm(flat.unflatten(-1, (-1, self.width)), (self.width,)) * self.token_rms
+        return functional.layer_norm(flat.unflatten(-1, (self.tokens, self.width)), (self.width,)) * self.token_rms
 
 
 class FactorTokens(AppendedTokens):
     """``N_f`` tokens that pass the anticipated factors (B, K, E) to the backbone."""
 
     def __init__(self, sizes: TelepathySizes, token_rms: float):
-        super().__init__(sizes.width, token_rms)
+        super().__init__(sizes.factor_tokens, sizes.width, token_rms)
         self.project = nn.Linear(sizes.factors * sizes.factor_dim, sizes.factor_tokens * sizes.width)
 
     def forward(self, factors: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class StateEncoder(AppendedTokens):
     """An MLP from the normalised state (B, D) to ``N_s`` tokens."""
 
     def __init__(self, sizes: TelepathySizes, token_rms: float):
-        super().__init__(sizes.width, token_rms)
+        super().__init__(sizes.state_tokens, sizes.width, token_rms)
         self.mlp = nn.Sequential(
             nn.Linear(sizes.state_dim, sizes.inner), nn.GELU(), nn.Linear(sizes.inner, sizes.state_tokens * sizes.width)
         )
