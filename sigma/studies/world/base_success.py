@@ -16,6 +16,7 @@ def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: i
     from sigma.evaluation.success import score
     from sigma.policy.control.controller import BaseController
     from sigma.policy.pi05.base import load_base
+    from sigma.policy.pi05.base_action import Kind
     from sigma.policy.pi05.description import describe_base
     from sigma.policy.pi05.small.modeling_pi05_small import fan_in_initialise
     from sigma.shared.files import write_json
@@ -34,7 +35,7 @@ def run(*, base: Path, output: Path, tasks: list[str], seeds: int, first_seed: i
     figures: dict[str, dict[str, dict[str, float]]] = {}
     with progress("closed loop", 2 * len(tasks)) as meter, EpisodePool(min(2, os.cpu_count() or 1)) as crew:
         for name, policy in (("trained", trained), ("random", untrained)):
-            decoding = "mean" if samples else "zero_noise"
+            decoding: Kind = "mean" if samples else "zero_noise"
             controller = BaseController(
                 policy, n_action_steps=execute, decoding=decoding, samples=samples, seed=first_seed
             )
