@@ -83,7 +83,9 @@ def write_parameters(root: Path, seeds: tuple[int, ...], arms: tuple[str, ...], 
     """``stages/ablation/params.yaml`` under ``root``."""
     path = root / "stages/ablation/params.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = f"ablation:\n  seeds: [{', '.join(map(str, seeds))}]\n  trials: {{seed: 100, rates: [1.0]}}\n  arms:\n"
+    names = f"[{', '.join(arms)}]"
+    text = f"ablation:\n  seeds: {list(seeds)}\n  trained: {names}\n  tuned: {names}\n"
+    text += "  trials: {seed: 100, rates: [1.0]}\n  arms:\n"
     text += "".join(f"    {arm}: {{kind: residual, rate_of: {arm}, overrides: {{}}}}\n" for arm in arms)
     path.write_text(f"{text}summary:\n  subject: {subject}\n")
     return path

@@ -41,6 +41,8 @@ class AblationParameters(Section):
     """``ablation`` in stages/ablation/params.yaml."""
 
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
+    trained: list[str]
+    tuned: list[str]
     trials: Trials
     arms: dict[str, Arm] = Field(min_length=1)
 
@@ -52,6 +54,9 @@ class AblationParameters(Section):
                     f"arms.{name}.rate_of: found {arm.rate_of!r}; legal: an arm with trials of its own, "
                     f"{', '.join(self.confirmatory)}"
                 )
+        for key, arms in {"trained": list(self.arms), "tuned": self.confirmatory}.items():
+            if getattr(self, key) != arms:
+                raise ValueError(f"{key}: found {getattr(self, key)}; legal: the arms in their order, {', '.join(arms)}")
         return self
 
     @property

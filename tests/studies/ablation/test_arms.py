@@ -61,8 +61,8 @@ def test_every_arm_of_the_contract_is_there_and_the_claims_are_about_five():
 
 
 def test_the_pipeline_runs_the_arms_and_trials_of_the_parameters():
-    assert PIPELINE["arm"]["matrix"] == {"arm": list(SHIPPED.arms), "seed": "${ablation.seeds}"}
-    assert PIPELINE["trial"]["matrix"] == {"arm": SHIPPED.confirmatory, "rate": "${ablation.trials.rates}"}
+    assert PIPELINE["arm"]["matrix"] == {"arm": "${ablation.trained}", "seed": "${ablation.seeds}"}
+    assert PIPELINE["trial"]["matrix"] == {"arm": "${ablation.tuned}", "rate": "${ablation.trials.rates}"}
 
 
 def test_plain_lora_trains_at_least_as_long_as_any_sigma():
@@ -110,6 +110,7 @@ def test_an_arm_or_a_seed_that_is_not_listed_is_told_the_legal_ones():
 
 BAD = {
     "rate_of": ({"arms": {"a": {"kind": "residual", "rate_of": "b", "overrides": {}}}}, r"arms\.a\.rate_of: found 'b'"),
+    "trained": ({"trained": []}, r"trained: found \[\]; legal: the arms in their order, a"),
     "kind": ({"arms": {"a": {"kind": "mlp", "rate_of": "a", "overrides": {}}}}, "'residual', 'lora' or 'full'"),
     "seeds": ({"seeds": [0, 0]}, r"ablation\.seeds: values must be distinct, found"),
     "rates": ({"trials": {"rates": [1.0, 0.0], "seed": 3}}, r"ablation\.trials\.rates\.1: .* greater than 0, found"),
@@ -122,7 +123,7 @@ def test_a_list_of_arms_that_does_not_hold_together_is_refused(tmp_path, name):
 
     changes, message = BAD[name]
     section = {"seeds": [0], "trials": {"rates": [1.0], "seed": 3}}
-    section |= {"arms": {"a": {"kind": "residual", "rate_of": "a", "overrides": {}}}}
+    section |= {"trained": ["a"], "tuned": ["a"], "arms": {"a": {"kind": "residual", "rate_of": "a", "overrides": {}}}}
     with open(tmp_path / "params.yaml", "w") as file:
         YAML(typ="safe").dump({"ablation": section | changes}, file)
     with pytest.raises(SigmaError, match=message):
