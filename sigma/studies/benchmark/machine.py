@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from sigma.studies.benchmark.settings import BenchmarkParameters
 
 PACKAGES = ("torch", "lerobot", "av", "torchcodec", "numpy", "dvc", "typer")
@@ -40,15 +42,11 @@ def describe(settings: BenchmarkParameters) -> dict[str, Any]:
 
 def _all_seconds() -> float:
     """Processor seconds of all programs since the machine started."""
-    import psutil
-
     return sum(seconds for name, seconds in psutil.cpu_times()._asdict().items() if name not in _NOT_BUSY)
 
 
 def _own_seconds() -> float:
     """Processor seconds of this process and of its children, ended ones (and theirs) included."""
-    import psutil
-
     total = sum(os.times()[:4])
     for child in psutil.Process().children(recursive=True):
         try:

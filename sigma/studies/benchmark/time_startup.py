@@ -19,7 +19,7 @@ SIGMA = (sys.executable, "-m", "sigma")
 RUNS = "Running stage"
 
 
-def command_line(project: Project) -> Measured:
+def measure_help(project: Project) -> Measured:
     """``sigma --help``, and the import of the library that it is made of; ``modules`` counts what each imports."""
     env = environment(project.settings.threads)
     with tempfile.TemporaryDirectory(prefix="sigma-benchmark-") as name:
@@ -86,12 +86,12 @@ def _compare_commands(
         return compare(*sides, project.settings, once=True)
 
 
-def repro(project: Project) -> Measured:
+def measure_repro(project: Project) -> Measured:
     """``dvc repro`` that finds nothing to do, and a DVC command that only opens the project."""
     return _compare_commands(project, lambda: (*DVC, "repro"), (*DVC, "root"), stages=0)
 
 
-def adapter_experiment(project: Project) -> Measured:
+def measure_adapter_experiment(project: Project) -> Measured:
     """``dvc exp run --temp`` with another threshold each time, and the report by itself."""
     threshold = float(project.parameters.adapter.threshold)
     numbers = count(1)
@@ -103,10 +103,3 @@ def adapter_experiment(project: Project) -> Measured:
         return *DVC, "exp", "run", "--temp", "-n", f"benchmark-{number}", "-S", change
 
     return _compare_commands(project, experiment, (*SIGMA, "report"), stages=1)
-
-
-FIGURES: dict[str, Callable[[Project], Measured]] = {
-    "help": command_line,
-    "repro": repro,
-    "adapter_experiment": adapter_experiment,
-}

@@ -43,7 +43,7 @@ def prepare(project: Project, folder: Path, episodes: int) -> Path:
     return folder
 
 
-def windowing_memory(project: Project) -> Measured:
+def measure_windowing_memory(project: Project) -> Measured:
     """MiB with many episodes, and with few."""
     few, many = project.settings.memory_episodes
     if (used := len(read_json(project.root / EPISODES)["used"])) < many:

@@ -28,7 +28,8 @@ NAMES = [
 
 
 def measure(name, project):
-    return import_module(f"sigma.studies.benchmark.time_{CATALOGUE[name].part}").FIGURES[name](project)
+    module = import_module(f"sigma.studies.benchmark.time_{CATALOGUE[name].part}")
+    return getattr(module, f"measure_{name}")(project)
 
 
 @pytest.mark.parametrize("name", NAMES)
