@@ -24,12 +24,10 @@ def chosen_windows(shards: Shards, count: int) -> np.ndarray:
 
     Episodes are drawn with a fixed seed until there are ``count`` windows.
     """
-    chosen: list[np.ndarray] = []
-    for episode in generator(0, "benchmark", "evaluation").permutation(np.unique(shards.window_episode)):
-        if sum(map(len, chosen)) >= count:
-            break
-        chosen.append(np.flatnonzero(shards.window_episode == episode))
-    return np.sort(np.concatenate(chosen))
+    episodes = generator(0, "benchmark", "evaluation").permutation(np.unique(shards.window_episode))
+    windows = np.cumsum([np.count_nonzero(shards.window_episode == episode) for episode in episodes])
+    chosen = episodes[: np.searchsorted(windows, count) + 1]
+    return np.flatnonzero(np.isin(shards.window_episode, chosen))
 
 
 def take(shards: Shards, windows: np.ndarray) -> Shards:

@@ -61,11 +61,9 @@ def project_copy(root: Path) -> Iterator[Path]:
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(root / file, folder / file)
         shutil.copytree(cache, own_cache, copy_function=_link)
-        run(("git", "init", "-q"), folder, env)
-        for key, value in (("user.name", "benchmark"), ("user.email", "benchmark@localhost")):
-            run(("git", "config", key, value), folder, env)
-        run(("git", "add", "-A"), folder, env)
-        run(("git", "commit", "-q", "-m", "copy"), folder, env)
+        author = ("config user.name benchmark", "config user.email benchmark@localhost")  # of an experiment's commits
+        for command in ("init -q", *author, "add -A", "commit -q -m copy"):
+            run(("git", *command.split()), folder, env)
         run((*DVC, "config", "--local", "cache.dir", str(own_cache)), folder, env)
         if RUNS in run((*DVC, "repro", "--dry", "--allow-missing"), folder, env):
             raise NotMeasured("the pipeline is not finished; run `dvc repro`")

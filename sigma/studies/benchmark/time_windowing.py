@@ -1,5 +1,7 @@
 """The window stage: how fast video becomes shards, and whether its peak memory grows with the dataset."""
 
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -9,17 +11,22 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
+from sigma.commands.window import BASE_RECORD, DATASET, DATASET_RECORD, EPISODES, METRICS, SHARDS
 from sigma.compute.workers import Workers
 from sigma.data.dataset.dataset import Dataset, Episode
 from sigma.data.dataset.video import Films, decode
 from sigma.data.windows.cutting import Protocol
 from sigma.data.windows.packing import StoredCameras, observed_steps, write_shards
-from sigma.shared.files import read_table
-from sigma.studies.benchmark.measure import Measured, Side, compare
+from sigma.parameters.schema import PARAMS_FILE
+from sigma.shared.files import read_json, read_table, write_json
+from sigma.studies.benchmark.measure import Measured, NotMeasured, Side, compare, in_turn
 from sigma.studies.benchmark.project import Project
-from sigma.studies.benchmark.windowing_memory import SMALL_MIB, measure_windowing_memory
+from sigma.studies.benchmark.subprocesses import environment, peak_memory
 
-__all__ = ["measure_video_to_shards", "measure_video_to_shards_processes", "measure_windowing_memory"]
+# So small that few episodes fill several processes, each of which makes a whole shard.
+SMALL_MIB = 4
+# Every control step is a decision, so that each frame is stored and few episodes make much data.
+DENSE = {"train_stride": 1, "eval_stride": 1, "shard_mib": SMALL_MIB}
 
 Job = list[tuple[Episode, np.ndarray]]  # episodes of one shard, with the decision steps whose windows are stored
 
@@ -101,3 +108,44 @@ def measure_video_to_shards_processes(project: Project) -> Measured:
     A process makes a whole shard, so that small shards are needed for several to have work.
     """
     return _against(project, SMALL_MIB, lambda work, target: work.write(target, 1, SMALL_MIB))
+
+
+def prepare(project: Project, folder: Path, episodes: int) -> Path:
+    """A project folder in which ``sigma window`` cuts the first ``episodes`` of the project's dataset.
+
+    The shares of validation and test stay, so that every part of the dataset grows alike.
+    """
+    (folder / DATASET).parent.mkdir(parents=True)
+    (folder / DATASET).symlink_to((project.root / DATASET).resolve())
+    for record in (BASE_RECORD, DATASET_RECORD):
+        shutil.copyfile(project.root / record, folder / record)
+    listed = read_json(project.root / EPISODES)
+    write_json(folder / EPISODES, {**listed, "used": listed["used"][:episodes]})
+    values = project.parameters.model_dump(mode="json")
+    window = values["window"] = values["window"] | DENSE
+    for part in ("validation", "test"):
+        if isinstance(window[part], int) and window[part]:
+            window[part] = round(window[part] / len(listed["used"]), 3)
+    write_json(folder / PARAMS_FILE, values)  # JSON is YAML too
+    return folder
+
+
+def measure_windowing_memory(project: Project) -> Measured:
+    """MiB with many episodes, and with few."""
+    few, many = project.settings.memory_episodes
+    if (used := len(read_json(project.root / EPISODES)["used"])) < many:
+        raise NotMeasured(f"the dataset has {used} episodes, benchmark.memory_episodes asks for {many}")
+    frames: dict[int, int] = {}
+    with tempfile.TemporaryDirectory(prefix="sigma-benchmark-") as name:
+        folders = {episodes: prepare(project, Path(name) / str(episodes), episodes) for episodes in (few, many)}
+
+        def peak(episodes: int) -> float:
+            command = (sys.executable, "-m", "sigma", "window")
+            memory = peak_memory(command, folders[episodes], environment(project.settings.threads))
+            frames[episodes] = read_json(folders[episodes] / METRICS)["frames"]
+            shutil.rmtree(folders[episodes] / SHARDS)
+            return memory
+
+        own, peer = in_turn(lambda: peak(many), lambda: peak(few), project.settings.repetitions)
+    details = [{"episodes": episodes, "frames": frames[episodes]} for episodes in (many, few)]
+    return Measured(own, peer, *details)
