@@ -76,8 +76,8 @@ def _values(parameters: Sequence[Any]) -> dict[str, Any]:
 
     files = [entry if isinstance(entry, dict) else {str(PARAMS_FILE): [entry]} for entry in parameters]
     values: dict[str, Any] = {}
-    for file, keys in ((Path(file), keys) for entry in files for file, keys in entry.items()):
-        data = read_yaml(file)
+    for file, keys in (item for entry in files for item in entry.items()):
+        data = read_yaml(Path(file))
         for key in keys:
             value: Any = data
             for part in TEMPLATE.split(key)[0].strip(".").split("."):
@@ -86,14 +86,12 @@ def _values(parameters: Sequence[Any]) -> dict[str, Any]:
     return values
 
 
-def _digest_sources(path: Path) -> str:
-    """Digest of a file or a folder of code, without what .dvcignore names: compiled modules and Markdown pages."""
+def _digest_sources(path: Path) -> dict[str, str]:
+    """Digests of a file, or of a folder's files without what .dvcignore names: compiled modules and Markdown pages."""
     from sigma.shared.files import digest_file
 
     files = path.rglob("*") if path.is_dir() else [path]
-    sources = sorted(file for file in files if file.is_file() and file.suffix not in (".pyc", ".md"))
-    digests = [f"{file.relative_to(path).as_posix()} {digest_file(file)}" for file in sources]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return {str(file): digest_file(file) for file in files if file.is_file() and file.suffix not in (".pyc", ".md")}
 
 
 def inputs(stage: dict[str, Any]) -> dict[str, Any]:
@@ -102,11 +100,8 @@ def inputs(stage: dict[str, Any]) -> dict[str, Any]:
     Data is left out: only stages write it, and DVC keeps them from running at the same time.
     """
     values = _values(stage.get("params", ()))
-    for name in stage.get("deps", ()):
-        path = Path(name)
-        if name.startswith("sigma/") or name == "uv.lock":
-            values[name] = _digest_sources(path)
-    return values
+    sources = [name for name in stage.get("deps", ()) if name.startswith("sigma/") or name == "uv.lock"]
+    return values | {name: _digest_sources(Path(name)) for name in sources}
 
 
 def clear(stage: dict[str, Any]) -> None:
@@ -149,9 +144,9 @@ def guard(arguments: Sequence[str], pipeline: Collection[str]) -> Iterator[None]
             if end.code:
                 raise
         after = inputs(stage)
-        edited = [key for key in before if before[key] != after[key]]
-        if edited:
-            raise SigmaError(
-                f"{command}: {edited[0]} was edited while it ran; what it made belongs to what was there before and is "
-                "not recorded; run dvc repro again"
-            )
+        for key, value in before.items():
+            if value != after[key]:
+                raise SigmaError(
+                    f"{command}: {key} was edited while it ran; what it made belongs to what was there before and is "
+                    "not recorded; run dvc repro again"
+                )

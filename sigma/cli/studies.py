@@ -3,35 +3,33 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option, Typer
 
 from sigma.cli.dispatch import command
 
-studies = typer.Typer()
+studies = Typer()
 
 _ABLATION, _EVIDENCE, _ROLLOUT = Path("stages/ablation"), Path("stages/evidence"), Path("stages/rollout")
 _BENCHMARK = Path("stages/benchmark")
-_Arm = Annotated[str, typer.Option(help="Arm, a name under ablation.arms.")]
-_Metrics = Annotated[Path, typer.Option(help="Metrics file to write.")]
-_Record = Annotated[Path, typer.Option(help="JSON file to write.")]
+_Arm = Annotated[str, Option(help="Arm, a name under ablation.arms.")]
+_Metrics = Annotated[Path, Option(help="Metrics file to write.")]
+_Record = Annotated[Path, Option(help="JSON file to write.")]
 
 
 def _file_with(section: str) -> Any:
-    return typer.Option(help=f"File with the section {section}.")
+    return Option(help=f"File with the section {section}.")
 
 
 @command(studies, "Closed loop", "sigma.studies.rollout.play")
 def rollout(
     arm: Annotated[
         str,
-        typer.Option(
-            help="expert, base, sigma, sigma_full_scale, sigma_without_residual, or a trained arm (with --model)."
-        ),
+        Option(help="expert, base, sigma, sigma_full_scale, sigma_without_residual, or a trained arm (with --model)."),
     ],
-    model: Annotated[Path | None, typer.Option(help="Folder of a trained arm, with arm.json and model/.")] = None,
+    model: Annotated[Path | None, Option(help="Folder of a trained arm, with arm.json and model/.")] = None,
     params: Annotated[Path, _file_with("rollout")] = _ROLLOUT / "params.yaml",
-    output: Annotated[Path | None, typer.Option(help="Table to write [stages/rollout/out/ARM.parquet].")] = None,
-    videos: Annotated[Path | None, typer.Option(help="Folder of videos [stages/rollout/out/videos/ARM].")] = None,
+    output: Annotated[Path | None, Option(help="Table to write [stages/rollout/out/ARM.parquet].")] = None,
+    videos: Annotated[Path | None, Option(help="Folder of videos [stages/rollout/out/videos/ARM].")] = None,
 ) -> dict[str, Any]:
     """Play one arm's episodes in the simulator."""
     folder = _ROLLOUT / "out"
@@ -40,7 +38,7 @@ def rollout(
 
 @command(studies, "Closed loop", "sigma.studies.rollout.rollout_summary")
 def rollout_summary(
-    tables: Annotated[list[Path], typer.Argument(help="Tables that `sigma rollout` wrote, one an arm.")],
+    tables: Annotated[list[Path], Argument(help="Tables that `sigma rollout` wrote, one an arm.")],
     params: Annotated[Path, _file_with("rollout")] = _ROLLOUT / "params.yaml",
     output: _Metrics = Path("metrics/rollout.json"),
 ) -> None:
@@ -50,7 +48,7 @@ def rollout_summary(
 @command(studies, "Ablation", "sigma.studies.ablation.trial", usage="trial-{arm}-{rate:g}")
 def trial(
     arm: _Arm,
-    rate: Annotated[float, typer.Option(help="Multiplier of the learning rates, one of ablation.trials.rates.")],
+    rate: Annotated[float, Option(help="Multiplier of the learning rates, one of ablation.trials.rates.")],
     output: _Record,
     params: Annotated[Path, _file_with("ablation")] = _ABLATION / "params.yaml",
 ) -> None:
@@ -60,7 +58,7 @@ def trial(
 @command(studies, "Ablation", "sigma.studies.ablation.rates")
 def rates(
     params: Annotated[Path, _file_with("ablation")] = _ABLATION / "params.yaml",
-    trials: Annotated[Path, typer.Option(help="Folder of the trials.")] = _ABLATION / "out/trials",
+    trials: Annotated[Path, Option(help="Folder of the trials.")] = _ABLATION / "out/trials",
     output: _Record = _ABLATION / "out/rates.json",
 ) -> None:
     """Choose each arm's learning rate from its trials, by validation error."""
@@ -69,22 +67,20 @@ def rates(
 @command(studies, "Ablation", "sigma.studies.ablation.arm", usage="arm-{arm}-{seed}")
 def arm(
     arm: _Arm,
-    seed: Annotated[int, typer.Option(help="Training seed, one of ablation.seeds.")],
-    output: Annotated[Path, typer.Option(help="Folder to write: model, predictions, curves, arm.json.")],
+    seed: Annotated[int, Option(help="Training seed, one of ablation.seeds.")],
+    output: Annotated[Path, Option(help="Folder to write: model, predictions, curves, arm.json.")],
     params: Annotated[Path, _file_with("ablation")] = _ABLATION / "params.yaml",
-    rates: Annotated[Path, typer.Option(help="Learning rates that the trials chose.")] = _ABLATION / "out/rates.json",
+    rates: Annotated[Path, Option(help="Learning rates that the trials chose.")] = _ABLATION / "out/rates.json",
 ) -> None:
     """Train one arm of the ablation and predict the validation and test windows with it."""
 
 
 @command(studies, "Evidence", "sigma.studies.ablation.ablation")
 def ablation(
-    params: Annotated[Path, typer.Option(help="File with the sections ablation and summary.")] = (
-        _ABLATION / "params.yaml"
-    ),
-    arms: Annotated[Path, typer.Option(help="Folder of the arms' folders, NAME-SEED.")] = _ABLATION / "out",
+    params: Annotated[Path, Option(help="File with the sections ablation and summary.")] = (_ABLATION / "params.yaml"),
+    arms: Annotated[Path, Option(help="Folder of the arms' folders, NAME-SEED.")] = _ABLATION / "out",
     output: _Metrics = Path("metrics/ablation.json"),
-    tables: Annotated[Path, typer.Option(help="Folder to write: table, forest plot, curves.")] = _ABLATION / "summary",
+    tables: Annotated[Path, Option(help="Folder to write: table, forest plot, curves.")] = _ABLATION / "summary",
 ) -> None:
     """Score every trained arm and reference on the held-out windows, with intervals over episodes."""
 
@@ -93,7 +89,7 @@ def ablation(
 def diagnose(
     params: Annotated[Path, _file_with("diagnose")] = _EVIDENCE / "params.yaml",
     output: _Metrics = Path("metrics/diagnostics.json"),
-    pictures: Annotated[Path, typer.Option(help="Folder of pictures to write.")] = _EVIDENCE / "out/diagnostics",
+    pictures: Annotated[Path, Option(help="Folder of pictures to write.")] = _EVIDENCE / "out/diagnostics",
 ) -> None:
     """Probe what Sigma's memory, intent and factors know, and whether its risk is calibrated."""
 
@@ -101,16 +97,16 @@ def diagnose(
 @command(studies, "Evidence", "sigma.studies.evidence.evidence")
 def evidence(
     params: Annotated[Path, _file_with("evidence")] = _EVIDENCE / "params.yaml",
-    output: Annotated[Path, typer.Option(help="Page to write.")] = _EVIDENCE / "out/index.html",
+    output: Annotated[Path, Option(help="Page to write.")] = _EVIDENCE / "out/index.html",
 ) -> None:
     """Write the page whose first line says which confirmatory arms Sigma beats."""
 
 
 @command(studies, "Evidence", "sigma.studies.confirmation.confirm")
 def confirm(
-    dataset: Annotated[Path, typer.Option(help="Fresh episodes, as `sigma simulate` records them.")],
+    dataset: Annotated[Path, Option(help="Fresh episodes, as `sigma simulate` records them.")],
     params: Annotated[Path, _file_with("confirmation")] = Path("stages/confirmation/params.yaml"),
-    arms: Annotated[Path, typer.Option(help="Folder of the trained arms.")] = _ABLATION / "out",
+    arms: Annotated[Path, Option(help="Folder of the trained arms.")] = _ABLATION / "out",
     output: _Metrics = Path("metrics/confirmation.json"),
 ) -> None:
     """Score the trained arms on episodes that no choice has seen; once for a released model."""
@@ -118,10 +114,10 @@ def confirm(
 
 @command(studies, "Speed", "sigma.studies.benchmark.benchmark")
 def benchmark(
-    part: Annotated[str, typer.Argument(help="Part to measure; a wrong name lists them.")],
+    part: Annotated[str, Argument(help="Part to measure; a wrong name lists them.")],
     params: Annotated[Path, _file_with("benchmark")] = _BENCHMARK / "params.yaml",
-    only: Annotated[list[str] | None, typer.Option(help="Figure of the part; repeat for several [all].")] = None,
-    output: Annotated[Path | None, typer.Option(help="JSON file to write [stages/benchmark/out/PART.json].")] = None,
+    only: Annotated[list[str] | None, Option(help="Figure of the part; repeat for several [all].")] = None,
+    output: Annotated[Path | None, Option(help="JSON file to write [stages/benchmark/out/PART.json].")] = None,
 ) -> dict[str, Any]:
     """Measure speed and memory against named peers; each figure is a ratio within one run."""
     return {"only": only or []}
@@ -129,8 +125,8 @@ def benchmark(
 
 @command(studies, "Speed", "sigma.studies.benchmark.benchmark_page")
 def benchmark_page(
-    parts: Annotated[Path, typer.Option(help="Folder with a JSON file a part.")] = _BENCHMARK / "out",
+    parts: Annotated[Path, Option(help="Folder with a JSON file a part.")] = _BENCHMARK / "out",
     output: _Metrics = Path("metrics/benchmark.json"),
-    page: Annotated[Path, typer.Option(help="HTML file to write.")] = _BENCHMARK / "out/index.html",
+    page: Annotated[Path, Option(help="HTML file to write.")] = _BENCHMARK / "out/index.html",
 ) -> None:
     """Join the measured parts and write the page that says which targets of speed are met."""

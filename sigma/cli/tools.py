@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option, Typer, echo
 
 from sigma.cli.dispatch import command
 from sigma.cli.help import Panels
@@ -12,78 +12,76 @@ from sigma.cli.help import Panels
 if TYPE_CHECKING:
     from sigma.parameters import Parameters
 
-tools = typer.Typer()
+tools = Typer()
 
 _PANEL = "Tools"
-_ParameterFile = Annotated[Path, typer.Option(help="The parameter file.")]
-_InsteadOfFile = Annotated[str | None, typer.Option(help="A shipped profile to take instead of the parameter file.")]
-_ProfileName = Annotated[str, typer.Argument(help="A shipped profile.")]
+_ParameterFile = Annotated[Path, Option(help="The parameter file.")]
+_InsteadOfFile = Annotated[str | None, Option(help="A shipped profile to take instead of the parameter file.")]
+_ProfileName = Annotated[str, Argument(help="A shipped profile.")]
 
 
 @command(tools, _PANEL, "sigma.tools.simulate")
 def simulate(
-    output: Annotated[Path, typer.Option(help="Folder of the new LeRobotDataset; must not exist.")],
-    tasks: Annotated[list[str], typer.Option("--task", help="Task to record; repeat for several.")] = ["pick_place"],  # noqa: B006
-    episodes: Annotated[list[int], typer.Option(help="Episodes of each task, one number for all or one a task.")] = [  # noqa: B006
+    output: Annotated[Path, Option(help="Folder of the new LeRobotDataset; must not exist.")],
+    tasks: Annotated[list[str], Option("--task", help="Task to record; repeat for several.")] = ["pick_place"],  # noqa: B006
+    episodes: Annotated[list[int], Option(help="Episodes of each task, one number for all or one a task.")] = [  # noqa: B006
         125
     ],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of scenes, starts and noise.")] = 0,
-    size: Annotated[int, typer.Option(min=32, max=1024, help="Camera images, pixels a side.")] = 96,
-    noise: Annotated[
-        float, typer.Option(min=0.0, help="Correlated noise on executed actions; labels stay clean.")
-    ] = 0.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that simulate.")] = 2,
+    seed: Annotated[int, Option(min=0, help="Seed of scenes, starts and noise.")] = 0,
+    size: Annotated[int, Option(min=32, max=1024, help="Camera images, pixels a side.")] = 96,
+    noise: Annotated[float, Option(min=0.0, help="Correlated noise on executed actions; labels stay clean.")] = 0.0,
+    workers: Annotated[int, Option(min=1, help="Processes that simulate.")] = 2,
 ) -> None:
     """Record scripted demonstrations in the simulator as a LeRobotDataset v3.0."""
 
 
 @command(tools, _PANEL, "sigma.studies.world.pretrain")
 def pretrain(
-    dataset: Annotated[Path, typer.Option(help="LeRobotDataset of the base tasks.")],
-    output: Annotated[Path, typer.Option(help="Folder to write: the policy, its curve and a summary.")],
-    params: Annotated[Path, typer.Option(help="File with the section pretrain.")] = Path("stages/embedded/params.yaml"),
+    dataset: Annotated[Path, Option(help="LeRobotDataset of the base tasks.")],
+    output: Annotated[Path, Option(help="Folder to write: the policy, its curve and a summary.")],
+    params: Annotated[Path, Option(help="File with the section pretrain.")] = Path("stages/embedded/params.yaml"),
 ) -> None:
     """Train the small π0.5 from scratch and write it as a base."""
 
 
 @command(tools, _PANEL, "sigma.studies.world.embed")
 def embed(
-    base: Annotated[Path, typer.Option(help="Folder of the base policy.")] = Path("stages/embedded/out/pretrain/base"),
-    dataset: Annotated[Path, typer.Option(help="Folder of the target episodes.")] = Path("stages/embedded/out/dataset"),
+    base: Annotated[Path, Option(help="Folder of the base policy.")] = Path("stages/embedded/out/pretrain/base"),
+    dataset: Annotated[Path, Option(help="Folder of the target episodes.")] = Path("stages/embedded/out/dataset"),
 ) -> None:
     """Copy a base and a dataset into the package: they become the embedded default."""
 
 
 @command(tools, _PANEL, "sigma.studies.world.base_success")
 def closed_loop(
-    base: Annotated[Path, typer.Option(help="Folder of the base policy.")],
-    output: Annotated[Path, typer.Option(help="JSON file to write.")],
-    tasks: Annotated[list[str], typer.Option("--task", help="Task to roll out; repeat for several.")],
-    seeds: Annotated[int, typer.Option(min=1, help="Episodes of each task.")] = 50,
-    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode.")] = 0,
-    execute: Annotated[int, typer.Option(min=1, help="Steps of each chunk that are executed.")] = 8,
-    samples: Annotated[int, typer.Option(min=0, help="0: zero noise; n: mean of n seeded samples.")] = 0,
+    base: Annotated[Path, Option(help="Folder of the base policy.")],
+    output: Annotated[Path, Option(help="JSON file to write.")],
+    tasks: Annotated[list[str], Option("--task", help="Task to roll out; repeat for several.")],
+    seeds: Annotated[int, Option(min=1, help="Episodes of each task.")] = 50,
+    first_seed: Annotated[int, Option(min=0, help="Seed of the first episode.")] = 0,
+    execute: Annotated[int, Option(min=1, help="Steps of each chunk that are executed.")] = 8,
+    samples: Annotated[int, Option(min=0, help="0: zero noise; n: mean of n seeded samples.")] = 0,
 ) -> None:
     """Roll out a base, trained and with random weights, on fresh episodes of several tasks."""
 
 
 @command(tools, _PANEL, "sigma.tools.export")
 def export(
-    output: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    output: Annotated[Path, Option(help="Folder to write; must not exist.")],
     n_action_steps: Annotated[
-        int | None, typer.Option(min=1, help="Control steps executed a decision [the most that the model allows].")
+        int | None, Option(min=1, help="Control steps executed a decision [the most that the model allows].")
     ] = None,
-    lower: Annotated[list[float] | None, typer.Option(help="Lower limit of a joint; repeat for each joint.")] = None,
-    upper: Annotated[list[float] | None, typer.Option(help="Upper limit of a joint; repeat for each joint.")] = None,
+    lower: Annotated[list[float] | None, Option(help="Lower limit of a joint; repeat for each joint.")] = None,
+    upper: Annotated[list[float] | None, Option(help="Upper limit of a joint; repeat for each joint.")] = None,
     max_step: Annotated[
-        float | None, typer.Option(min=0, help="Greatest change of a joint's target in a control step [300 units/s].")
+        float | None, Option(min=0, help="Greatest change of a joint's target in a control step [300 units/s].")
     ] = None,
-    clamp: Annotated[bool, typer.Option(help="Clamp actions to joint limits and rate.")] = True,
+    clamp: Annotated[bool, Option(help="Clamp actions to joint limits and rate.")] = True,
 ) -> None:
     """Write the trained Sigma as a LeRobot policy, for lerobot-eval and lerobot-rollout."""
 
 
-profile = typer.Typer(cls=Panels, help="Shipped settings of params.yaml.", no_args_is_help=True)
+profile = Typer(cls=Panels, help="Shipped settings of params.yaml.", no_args_is_help=True)
 tools.add_typer(profile, name="profile", rich_help_panel=_PANEL)
 
 
@@ -92,7 +90,7 @@ def profile_list() -> None:
     """Name the shipped profiles."""
     from sigma.tools.profile import names
 
-    typer.echo("\n".join(names()))
+    echo("\n".join(names()))
 
 
 @profile.command("show")
@@ -100,7 +98,7 @@ def profile_show(name: _ProfileName) -> None:
     """Print every parameter of a profile as YAML."""
     from sigma.tools.profile import load, text_of
 
-    typer.echo(text_of(load(name)), nl=False)
+    echo(text_of(load(name)), nl=False)
 
 
 @profile.command("diff")
@@ -109,22 +107,20 @@ def profile_diff(name: _ProfileName, params: _ParameterFile = Path("params.yaml"
     from sigma.tools.profile import differences
 
     for key, here, there in differences(name, params):
-        typer.echo(f"{key}: {json.dumps(here, ensure_ascii=False)} -> {json.dumps(there, ensure_ascii=False)}")
+        echo(f"{key}: {json.dumps(here, ensure_ascii=False)} -> {json.dumps(there, ensure_ascii=False)}")
 
 
 @profile.command("use")
 def profile_use(
     name: _ProfileName,
     params: _ParameterFile = Path("params.yaml"),
-    base_revision: Annotated[str | None, typer.Option(help="Commit of the profile's Hub base, 40 hex digits.")] = None,
-    dataset_revision: Annotated[
-        str | None, typer.Option(help="Commit of the profile's Hub dataset, 40 hex digits.")
-    ] = None,
+    base_revision: Annotated[str | None, Option(help="Commit of the profile's Hub base, 40 hex digits.")] = None,
+    dataset_revision: Annotated[str | None, Option(help="Commit of the profile's Hub dataset, 40 hex digits.")] = None,
 ) -> None:
     """Write a profile into the parameter file; its comments stay."""
     from sigma.tools.profile import use
 
-    typer.echo(use(name, params, {"base": base_revision, "dataset": dataset_revision}))
+    echo(use(name, params, {"base": base_revision, "dataset": dataset_revision}))
 
 
 @command(tools, _PANEL, "sigma.tools.figures")
@@ -135,30 +131,30 @@ def figures() -> dict[str, Any]:
 
 @tools.command(rich_help_panel=_PANEL)
 def compare(
-    revision: Annotated[str, typer.Argument(help="Commit whose metrics are compared with those here.")] = "HEAD",
-    frozen_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers of the frozen base.")] = 1e-4,
-    trained_tolerance: Annotated[float, typer.Option(min=0, help="Relative, for numbers behind a training.")] = 1e-2,
+    revision: Annotated[str, Argument(help="Commit whose metrics are compared with those here.")] = "HEAD",
+    frozen_tolerance: Annotated[float, Option(min=0, help="Relative, for numbers of the frozen base.")] = 1e-4,
+    trained_tolerance: Annotated[float, Option(min=0, help="Relative, for numbers behind a training.")] = 1e-2,
 ) -> None:
     """Say within what tolerance the metrics here agree with a commit's; status 1 if they do not."""
     from sigma.tools.compare import run
 
     table, agreed = run(revision=revision, frozen_tolerance=frozen_tolerance, trained_tolerance=trained_tolerance)
-    typer.echo(table)
-    raise typer.Exit(0 if agreed else 1)
+    echo(table)
+    raise Exit(0 if agreed else 1)
 
 
 @command(tools, _PANEL, "sigma.tools.publish")
 def publish(
-    repository: Annotated[str, typer.Argument(help="Hub repository, owner/name; made where it is missing.")],
-    folder: Annotated[Path, typer.Option("--output", help="Folder to write.")] = Path("models/published"),
-    license: Annotated[str, typer.Option(help="The Hub's identifier of the files' licence.")] = "apache-2.0",
-    private: Annotated[bool, typer.Option(help="Whether a repository that is made here is private.")] = True,
-    closed_loop: Annotated[bool, typer.Option(help="Put metrics/rollout_sigma.json into the card too.")] = False,
+    repository: Annotated[str, Argument(help="Hub repository, owner/name; made where it is missing.")],
+    folder: Annotated[Path, Option("--output", help="Folder to write.")] = Path("models/published"),
+    license: Annotated[str, Option(help="The Hub's identifier of the files' licence.")] = "apache-2.0",
+    private: Annotated[bool, Option(help="Whether a repository that is made here is private.")] = True,
+    closed_loop: Annotated[bool, Option(help="Put metrics/rollout_sigma.json into the card too.")] = False,
     clamp: Annotated[
         bool,
-        typer.Option(help="Joint and rate limits in the policy; --no-clamp for data in other units than LeRobot's."),
+        Option(help="Joint and rate limits in the policy; --no-clamp for data in other units than LeRobot's."),
     ] = True,
-    upload: Annotated[bool, typer.Option(help="Upload, or only write the folder.")] = True,
+    upload: Annotated[bool, Option(help="Upload, or only write the folder.")] = True,
 ) -> dict[str, Any]:
     """Write the trained Sigma as a folder for the Hub, with its model card, and upload it."""
     return {"parameters": _parameters(Path("params.yaml"), None)}
@@ -176,9 +172,7 @@ def _parameters(file: Path, profile: str | None) -> "Parameters":
 def plan(
     params: _ParameterFile = Path("params.yaml"),
     profile: _InsteadOfFile = None,
-    memory: Annotated[
-        float | None, typer.Option(min=0, help="GiB of the device, instead of what is free here.")
-    ] = None,
+    memory: Annotated[float | None, Option(min=0, help="GiB of the device, instead of what is free here.")] = None,
 ) -> None:
     """Say before any download what a run takes: parameters, memory by stage, disk; status 1 if it does not fit."""
     from rich.console import Console
@@ -187,7 +181,7 @@ def plan(
 
     result = run(_parameters(params, profile), memory=memory)
     show(result, Console())
-    raise typer.Exit(1 if result.fits is False else 0)
+    raise Exit(1 if result.fits is False else 0)
 
 
 @tools.command(rich_help_panel=_PANEL)
@@ -195,4 +189,4 @@ def rehearse(params: _ParameterFile = Path("params.yaml"), profile: _InsteadOfFi
     """Random weights at the base's own sizes: decide, train one step, save, reload; time and memory by part."""
     from sigma.tools.rehearse import run
 
-    run(_parameters(params, profile), report=typer.echo)
+    run(_parameters(params, profile), report=echo)

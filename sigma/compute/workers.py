@@ -48,14 +48,13 @@ class Workers:
             SigmaError: the cluster's package is not installed, the cluster does not answer, its workers lack the folder
                 or have other code, workers died in each of ``ROUNDS`` tries, or a job raised this error.
         """
-        return track(self._results(function, list(jobs)), label, len(jobs))
-
-    def _results(self, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[Any]:
         # joblib reuses its processes, so those of this machine too may still be in another folder.
         in_folder = partial(_in_folder, str(Path.cwd()), package_digest(), function)
         if self.backend == "local":
-            return _by_processes(self.count, in_folder, jobs)
-        return (_by_dask if self.backend == "dask" else _by_ray)(self.address, in_folder, jobs)
+            results = _by_processes(self.count, in_folder, jobs)
+        else:
+            results = (_by_dask if self.backend == "dask" else _by_ray)(self.address, in_folder, jobs)
+        return track(results, label, len(jobs))
 
 
 def _exhausted() -> SigmaError:
@@ -129,7 +128,7 @@ def _by_ray(address: str | None, function: Callable[..., Any], jobs: Sequence[tu
     except (OSError, ValueError, RuntimeError) as error:
         raise _silent("ray", address, error) from None
     try:
-        task = ray.remote(max_retries=ROUNDS - 1)(_call)
+        task = ray.remote(max_retries=ROUNDS - 1)(lambda function, job: function(*job))  # a task cannot be a partial
         for reference in [task.remote(function, job) for job in jobs]:
             yield ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -138,10 +137,6 @@ def _by_ray(address: str | None, function: Callable[..., Any], jobs: Sequence[tu
         raise _exhausted() from None
     finally:
         ray.shutdown()
-
-
-def _call(function: Callable[..., Any], job: tuple) -> Any:
-    return function(*job)
 
 
 def _package(backend: str) -> Any:

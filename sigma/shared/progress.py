@@ -6,45 +6,38 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 
-class _Lines:
-    """Print a line at each tenth of the work."""
+class Meter:
+    """Counts steps of work: moves rich's bar where there is one, else prints a line at each tenth of the work."""
 
-    def __init__(self, description: str, total: int):
-        self.description, self.total, self.done, self.printed = description, max(total, 1), 0, 0
+    def __init__(self, description: str, total: int, bar: "Progress | None" = None):
+        self.description, self.total, self.done, self.bar = description, max(total, 1), 0, bar
+        self.task = bar.add_task(description, total=total, note="") if bar else None
 
     def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count ``steps`` more and show the note behind the count."""
+        tenths = 10 * self.done // self.total
         self.done += steps
-        tenth = 10 * self.done // self.total
-        if tenth > self.printed:
-            self.printed = tenth
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, advance=steps, note=note)
+        elif 10 * self.done // self.total > tenths:
             print(f"{self.description}: {self.done}/{self.total} {note}".rstrip(), file=sys.stderr, flush=True)
 
 
-class _Bar:
-    """Move a bar of rich's."""
-
-    def __init__(self, progress: "Progress", task: "TaskID"):
-        self.progress, self.task = progress, task
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        self.progress.update(self.task, advance=steps, note=note)
-
-
 @contextmanager
-def progress(description: str, total: int) -> Iterator[_Lines | _Bar]:
-    """A meter of ``total`` steps; its ``advance(steps, note)`` counts steps and shows the note behind the count."""
+def progress(description: str, total: int) -> Iterator[Meter]:
+    """A meter of ``total`` steps."""
     if not sys.stderr.isatty():
-        yield _Lines(description, total)
+        yield Meter(description, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
-        yield _Bar(bar, bar.add_task(description, total=total, note=""))
+        yield Meter(description, total, bar)
 
 
 def track[Item](items: Iterable[Item], description: str, total: int) -> Iterator[Item]:

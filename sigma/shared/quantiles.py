@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from array_api_compat import array_namespace, device
 
 from sigma.shared.errors import SigmaError
 
@@ -42,15 +43,10 @@ class Quantiles:
     def _like(self, values: Any) -> tuple[Any, Any]:
         """q01 and the range q99 − q01, ``[D]`` each, in the type, precision and device of ``values``."""
         # The difference is taken in the precision of the values, as LeRobot does: the result is bit-equal only so.
-        if isinstance(values, np.ndarray):
-            low = self.q01.astype(values.dtype)
-            span = self.q99.astype(values.dtype) - low
-            return low, np.where(span == 0, np.asarray(self.eps, dtype=values.dtype), span)
-        import torch
-
-        lower, upper = (torch.from_numpy(bound).to(values.device, values.dtype) for bound in (self.q01, self.q99))
-        width = upper - lower
-        return lower, torch.where(width == 0, torch.tensor(self.eps, device=values.device, dtype=values.dtype), width)
+        xp, form = array_namespace(values), {"dtype": values.dtype, "device": device(values)}
+        low, high, eps = (xp.asarray(number, **form) for number in (self.q01, self.q99, self.eps))
+        span = high - low
+        return low, xp.where(span == 0, eps, span)
 
     def normalise(self, values: Values) -> Values:
         """Map values ``[..., D]`` in raw units to normalised units."""

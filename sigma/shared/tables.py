@@ -59,8 +59,6 @@ def from_table(table: pa.Table) -> dict[str, np.ndarray]:
         if column.null_count:
             raise SigmaError(f"column {field.name!r} has {column.null_count} empty values")
         values = column.combine_chunks()
-        if isinstance(values, pa.ChunkedArray):  # combine_chunks returns one for an empty table
-            values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], type=field.type)
         if pa.types.is_fixed_size_list(field.type):
             text = (field.metadata or {}).get(SHAPE, str(field.type.list_size).encode()).decode(errors="replace")
             flat = values.flatten().to_numpy(zero_copy_only=False)

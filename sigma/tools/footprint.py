@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from sigma.parameters import Parameters
-from sigma.policy.model.decision import SigmaModel
 from sigma.policy.pi05.description import ACTION, STATE, fit_joints
 from sigma.policy.pi05.placement import large_layers
 from sigma.policy.pi05.weights import empty_policy
@@ -94,10 +93,6 @@ class Footprint:
     layers: list[int]
 
     @property
-    def model(self) -> SigmaModel:
-        return self.work.model
-
-    @property
     def base_parameters(self) -> int:
         """How many numbers the frozen base holds."""
         return sum(group.parameters for group in self.frozen.values())
@@ -119,23 +114,22 @@ class Footprint:
     def peak(self, job: Job, batch: int) -> int:
         """The most bytes alive at once, beside the weights and the inputs, in a job and in the vision tower's pass over
         its B windows before."""
-        return max(self._peak(job), self._peak(self.work.vision(batch)))
+        return max(self._peak(job), self._peak(lambda: self.work.vision(batch)))
 
     def _peak(self, job: Job) -> int:
-        self.model.zero_grad(set_to_none=True)
-        with LiveBytes(self.model) as live:
+        self.work.model.zero_grad(set_to_none=True)
+        with LiveBytes(self.work.model) as live:
             result = job()
         del result  # it had to live until the count ended
-        self.model.zero_grad(set_to_none=True)
+        self.work.model.zero_grad(set_to_none=True)
         return live.peak
 
 
-def build_footprint(config: PI05Config, views: int, parameters: Parameters, joints: int | None = None) -> Footprint:
+def build_footprint(config: PI05Config, parameters: Parameters, joints: int | None = None) -> Footprint:
     """Base, LoRA and heads on the meta device.
 
     Args:
         config: LeRobot's configuration of the base; gets the robot's joints.
-        views: cameras that the window stage keeps.
         parameters: those of params.yaml.
         joints: of the robot; None counts with the vectors that the configuration declares.
     """
@@ -153,13 +147,12 @@ def build_footprint(config: PI05Config, views: int, parameters: Parameters, join
         UNUSED: _modules(paligemma.lm_head, expert.lm_head),
     }
     layers = [_modules(layer).bytes for layer in large_layers(policy)]
-    work = Workload(policy, parameters, views)
-    trainable = {
-        f"LoRA on the {title}": _group(
-            parameter for name, parameter in policy.named_parameters() if ".lora_" in name and part in name
-        )
-        for title, part in (("language model", ".language_model."), ("action expert", ".gemma_expert."))
-    }
-    trainable = {name: group for name, group in trainable.items() if group.parameters}
+    work = Workload(policy, parameters)
+    adapters = {name: parameter for name, parameter in policy.named_parameters() if ".lora_" in name}
+    trainable = {}
+    for title, part in (("language model", ".language_model."), ("action expert", ".gemma_expert.")):
+        group = _group(parameter for name, parameter in adapters.items() if part in name)
+        if group.parameters:
+            trainable[f"LoRA on the {title}"] = group
     trainable["heads"] = _modules(work.model.heads)
     return Footprint(work, frozen, trainable, layers)

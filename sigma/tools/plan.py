@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ class Memory:
 
     stage: str
     weights: int
-    gradients: int = 0
-    optimizer: int = 0
-    activations: int = 0
+    gradients: int
+    optimizer: int
+    activations: int
 
     @property
     def peak(self) -> int:
@@ -85,9 +86,7 @@ def run(parameters: Parameters, *, memory: float | None = None) -> Plan:
 
     Nothing is downloaded; the Hub is asked for the sizes of a pinned repository's files, where it can be reached.
     """
-    config, base = base_configuration(parameters)
-    dataset = dataset_here(parameters)
-    footprint = build_footprint(config, kept_cameras(config, parameters), parameters, joints_of(dataset))
+    base, dataset, footprint = sigma_here(parameters)
     device, free = device_memory(parameters.machine, memory)
     notes, processes = [], parameters.machine.processes
     if processes > 1:
@@ -115,11 +114,10 @@ def _advice(parameters: Parameters) -> str:
     advice, machine = "lower train.batch or machine.batch", parameters.machine
     if machine.processes > 1 and not machine.fsdp:
         advice += ", or set machine.fsdp"
-    if parameters.train.gradient_checkpointing:
-        return advice
-    if needs_expert(parameters):
-        return f"{advice}, or take base.branch frozen with train.gradient_checkpointing"
-    return f"{advice}, or set train.gradient_checkpointing"
+    if not parameters.train.gradient_checkpointing:
+        change = "take base.branch frozen with" if needs_expert(parameters) else "set"
+        advice += f", or {change} train.gradient_checkpointing"
+    return advice
 
 
 def _is_local(source: str) -> bool:
@@ -142,12 +140,6 @@ def base_configuration(parameters: Parameters) -> tuple[PI05Config, str]:
     return config, f"{origin.source}, not fetched yet: sizes of LeRobot's π0.5"
 
 
-def kept_cameras(config: PI05Config, parameters: Parameters) -> int:
-    """How many cameras the window stage keeps."""
-    mapping = parameters.window.cameras
-    return sum(mapping.get(camera, camera) is not None for camera in config.image_features)
-
-
 def dataset_here(parameters: Parameters) -> Dataset | None:
     """The dataset, where it is on this machine or in the Hub's cache."""
     origin = parameters.fetch.dataset
@@ -159,9 +151,11 @@ def dataset_here(parameters: Parameters) -> Dataset | None:
         return None
 
 
-def joints_of(dataset: Dataset | None) -> int | None:
-    """Joints of the robot; None where the dataset is not here to say."""
-    return None if dataset is None else len(dataset.joint_names)
+def sigma_here(parameters: Parameters) -> tuple[str, Dataset | None, Footprint]:
+    """Where the base's sizes are from, the dataset where it is here, and the memory of Sigma on both."""
+    config, origin = base_configuration(parameters)
+    dataset = dataset_here(parameters)
+    return origin, dataset, build_footprint(config, parameters, len(dataset.joint_names) if dataset else None)
 
 
 def stages(footprint: Footprint, parameters: Parameters, device: str) -> list[Memory]:
@@ -174,7 +168,7 @@ def stages(footprint: Footprint, parameters: Parameters, device: str) -> list[Me
     samples = base.samples if base.action == "mean" else 1
 
     def decision(stage: str, weights: int, batch: int, samples: int, *, sigma: bool) -> Memory:
-        return Memory(stage, weights, activations=footprint.peak(work.decision(batch, samples, sigma=sigma), batch))
+        return Memory(stage, weights, 0, 0, footprint.peak(work.decision(batch, samples, sigma=sigma), batch))
 
     memory = [decision("baseline", whole - saved, batch, base.samples + 1, sigma=False)]
     steps = {"finetune": work.residual_step}
@@ -193,14 +187,13 @@ def device_memory(machine: MachineParameters, memory: float | None) -> tuple[str
 
     ``memory`` in GiB takes the place of the free bytes.
     """
-    wanted = os.environ.get("SIGMA_DEVICE", "auto") if machine.device == "auto" else machine.device
-    here = torch.cuda.is_available()
-    device = "cuda" if wanted == "cuda" or (wanted == "auto" and here) else "cpu"
-    if memory is not None:
-        return device, int(memory * GIB)
-    if device == "cuda":
-        return device, torch.cuda.mem_get_info()[0] if here else None
-    return device, psutil.virtual_memory().available // machine.processes
+    choice = os.environ.get("SIGMA_DEVICE", "auto") if machine.device == "auto" else machine.device
+    has_cuda = torch.cuda.is_available()
+    if choice == "cuda" or (choice == "auto" and has_cuda):
+        device, free = "cuda", torch.cuda.mem_get_info()[0] if has_cuda else None
+    else:
+        device, free = "cpu", psutil.virtual_memory().available // machine.processes
+    return device, free if memory is None else int(memory * GIB)
 
 
 def _disk(footprint: Footprint, dataset: Dataset | None, parameters: Parameters) -> dict[str, int | None]:
@@ -210,7 +203,7 @@ def _disk(footprint: Footprint, dataset: Dataset | None, parameters: Parameters)
     if dataset is None:
         stored, copied = None, _hub_bytes(fetch.dataset.source, fetch.dataset.revision, "dataset")
     else:
-        stored = -(-dataset.frames // min(window.train_stride, window.eval_stride))
+        stored = ceil(dataset.frames / min(window.train_stride, window.eval_stride))
         copied = sum((dataset.root / name).stat().st_size for name in dataset.files())
     if not _is_local(fetch.dataset.source):
         cache["Hub cache: dataset"] = copied
@@ -274,7 +267,7 @@ def show(plan: Plan, console: Console) -> None:
     for label, groups in (("frozen", plan.frozen), ("trainable", plan.trainable)):
         total = Group(sum(group.parameters for group in groups.values()), sum(group.bytes for group in groups.values()))
         for name, group in {**groups, label: total}.items():
-            style = "bold" if group is total else None
+            style = "bold" if name == label else None
             table.add_row(name, f"{group.parameters:,}", f"{group.bytes / GIB:.3f}", style=style)
         table.add_section()
     console.print(table)

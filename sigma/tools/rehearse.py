@@ -27,7 +27,6 @@ from sigma.policy.pi05.weights import _fill_buffers, empty_policy, tensor_digest
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import write_json
 from sigma.tools import plan
-from sigma.tools.footprint import build_footprint
 from sigma.tools.workload import Workload
 
 MIB = 2**20
@@ -45,16 +44,12 @@ def measured(name: str, parts: Parts, report: Callable[[str], None]) -> Iterator
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: begin a new high-water mark
         since = ""
-    before, started = psutil.Process().memory_info().rss, time.perf_counter()
+    before, started = psutil.Process().memory_info().rss / MIB, time.perf_counter()
     yield
-    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     increment = peak - before
-    parts[name] = {
-        "seconds": round(seconds, 2),
-        "peak_mib": round(peak / MIB, 1),
-        "increment_mib": round(increment / MIB, 1),
-    }
-    report(f"{name}: {seconds:.1f} s, peak{since} {peak / 2**30:.2f} GiB, {increment / 2**30:+.2f} GiB")
+    parts[name] = {"seconds": round(seconds, 2), "peak_mib": round(peak, 1), "increment_mib": round(increment, 1)}
+    report(f"{name}: {seconds:.1f} s, peak{since} {peak / 1024:.2f} GiB, {increment / 1024:+.2f} GiB")
 
 
 def _return_freed_memory() -> None:
@@ -82,7 +77,7 @@ def random_policy(config: PI05Config, dtype: str, seed: int) -> PI05Policy:
     return policy.eval().requires_grad_(False)
 
 
-def run(parameters: Parameters, *, seed: int = 0, report: Callable[[str], None] = print) -> dict[str, Any]:
+def run(parameters: Parameters, *, report: Callable[[str], None] = print) -> dict[str, Any]:
     """Run every part at the sizes that ``parameters`` and their base's configuration give; returns the record.
 
     Writes ``logs/rehearsal.json``: seconds and memory by part, the counts, and the planned memory of a training step.
@@ -90,34 +85,32 @@ def run(parameters: Parameters, *, seed: int = 0, report: Callable[[str], None] 
     Raises:
         SigmaError: what was saved does not come back to the bit, or the base was changed by the training step.
     """
-    config, origin = plan.base_configuration(parameters)
-    views, batch = plan.kept_cameras(config, parameters), parameters.train.batch
-    footprint = build_footprint(config, views, parameters, plan.joints_of(plan.dataset_here(parameters)))
-    work, flow = footprint.work, parameters.base.branch == "adapted"
-    planned = footprint.peak(work.flow_step(batch) if flow else work.residual_step(batch), batch) / MIB
-    report(f"rehearsal: {origin}; {parameters.base.dtype}, {views} cameras, batch {batch}")
+    origin, _, footprint = plan.sigma_here(parameters)
+    config, batch = footprint.work.config, parameters.train.batch
+    planned = footprint.peak(footprint.work.first_step(batch), batch) / MIB
+    report(f"rehearsal: {origin}; {parameters.base.dtype}, {footprint.work.views} cameras, batch {batch}")
     _return_freed_memory()
     parts: Parts = {}
 
     with measured("build", parts, report):
-        policy = random_policy(config, parameters.base.dtype, seed)
+        policy = random_policy(config, parameters.base.dtype, seed=0)
     with measured("digest of the base", parts, report):
         digest = base_digest(policy)
     with measured("LoRA and heads", parts, report):
-        work = Workload(policy, parameters, views, seed)
+        work = Workload(policy, parameters)
     counts = {
         "lora_modules": len(lora.lora_layers(policy)),
         "lora_parameters": sum(parameter.numel() for parameter in lora.lora_parameters(policy)),
         "heads_parameters": heads.parameter_count(work.model.heads),
     }
     report("; ".join(f"{name.replace('_', ' ')}: {count:,}" for name, count in counts.items()))
-    vision, decision = work.vision(1), work.decision(1, 1, steps=config.num_inference_steps)
+    decision = work.decision(1, 1, steps=config.num_inference_steps)
     with measured("one decision", parts, report):
-        vision()
+        work.vision(1)
         decision()
     with measured("one training step", parts, report):
         optimizer = torch.optim.AdamW([*work.model.heads.parameters(), *lora.lora_parameters(policy)], lr=1e-3)
-        (work.flow_step(batch) if flow else work.residual_step(batch))()
+        work.first_step(batch)()
         optimizer.step()
     del optimizer
     work.model.zero_grad(set_to_none=True)
@@ -133,7 +126,7 @@ def run(parameters: Parameters, *, seed: int = 0, report: Callable[[str], None] 
         work.model.adapted.unload()
         del work.model
         with measured("reload", parts, report):
-            loaded = heads.build_heads(work.sizes, 1.0, seed + 1)
+            loaded = heads.build_heads(work.sizes, 1.0, seed=1)
             heads.load_heads(loaded, heads.heads_file(folder))
             work.model = SigmaModel(lora.load(policy, folder), loaded)
     second = decision().residuals
@@ -147,7 +140,6 @@ def run(parameters: Parameters, *, seed: int = 0, report: Callable[[str], None] 
         "parts": parts,
         "key": plan.rate_key(parameters, footprint, "cpu"),
     }
-    plan.REHEARSAL.parent.mkdir(exist_ok=True)
     write_json(plan.REHEARSAL, record)
     # The optimizer's two moments are made in the measured step, and are no part of the planned one.
     report(

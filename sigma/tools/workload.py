@@ -33,18 +33,16 @@ class Workload:
 
     Args:
         policy: π0.5 of the base's sizes; LoRA is attached to it.
-        parameters: ``base``, ``window``, ``train``, ``lora``, ``telepathy`` and ``loss`` of params.yaml.
-        views: cameras that the window stage keeps.
-        seed: of the initial values of LoRA and heads, and of observations.
+        parameters: those of params.yaml.
     """
 
-    def __init__(self, policy: PI05Policy, parameters: Parameters, views: int, seed: int = 0):
-        self.config, self.parameters, self.views, self.seed = policy.config, parameters, views, seed
+    def __init__(self, policy: PI05Policy, parameters: Parameters):
+        self.config, self.parameters = policy.config, parameters
         self.paligemma = policy.model.paligemma_with_expert.paligemma
-        self.device, self.branch_is_adapted = (
-            policy.model.action_in_proj.weight.device,
-            parameters.base.branch == "adapted",
-        )
+        self.device = policy.model.action_in_proj.weight.device
+        self.adapted_branch = parameters.base.branch == "adapted"
+        mapping = parameters.window.cameras
+        self.views = sum(mapping.get(camera, camera) is not None for camera in self.config.image_features)
         # The trainer's own sizes, from the little that it reads of windows and base.
         material: Any = SimpleNamespace(
             shards=SimpleNamespace(meta=parameters.window.model_dump()),
@@ -53,7 +51,7 @@ class Workload:
                 state_dim=self.config.input_features[STATE].shape[0],
                 action_dim=self.config.output_features[ACTION].shape[0],
             ),
-            pooled=torch.empty(0, views + 2, self.paligemma.config.text_config.hidden_size),
+            pooled=torch.empty(0, self.views + 2, self.paligemma.config.text_config.hidden_size),
         )
         self.sizes = telepathy_sizes(material, parameters.telepathy)
         with self.device:
@@ -62,9 +60,11 @@ class Workload:
                 **parameters.lora.model_dump(),
                 towers=("language", "expert") if needs_expert(parameters) else ("language",),
                 from_layer=self.sizes.from_layer,
-                seed=seed,
+                seed=0,
             )
-            self.model = SigmaModel(adapted, build_heads(self.sizes, 1.0, seed))
+            self.model = SigmaModel(adapted, build_heads(self.sizes, 1.0, seed=0))
+        if parameters.train.gradient_checkpointing:  # acts in training mode alone
+            self.paligemma.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def observation(self, batch: int) -> Observation:
         """B random observations of these sizes on the policy's device."""
@@ -75,7 +75,7 @@ class Workload:
             return torch.randn(batch, *shape).clamp(-1, 1)
 
         with torch.random.fork_rng(devices=[]), self.device:
-            torch.manual_seed(self.seed)
+            torch.manual_seed(0)
             roles = torch.arange(length) % 4  # frame words, instruction, state and padding in turn
             return Observation(
                 vision=numbers(self.views, tokens, sizes.width),
@@ -90,16 +90,13 @@ class Workload:
                 now=numbers(sizes.pools, sizes.width),
             )
 
-    def vision(self, batch: int) -> Job:
-        """The vision tower over the images of B decisions, without a gradient; gives their image tokens."""
+    @torch.no_grad()
+    def vision(self, batch: int) -> Tensor:
+        """Run the vision tower over the images of B decisions; returns their image tokens."""
         side = self.config.image_resolution[0]
-
-        @torch.no_grad()
-        def job() -> Tensor:
-            images = torch.zeros(batch, self.views, 3, side, side, device=self.device)
-            return prefix.vision_tokens(self.model.policy, images)
-
-        return job
+        return prefix.vision_tokens(
+            self.model.policy, torch.zeros(batch, self.views, 3, side, side, device=self.device)
+        )
 
     def decision(self, batch: int, samples: int, *, sigma: bool = True, steps: int = 1) -> Job:
         """B decisions without a gradient: the frozen prefix, S actions of ``steps`` Euler steps, and Sigma's pass.
@@ -116,8 +113,8 @@ class Workload:
             action = prefix.integrate(self.model.policy, frozen.encoded, noise, steps)
             if not sigma:
                 return action
-            adapted = self.model.adapted_pass(observation, cache=self.branch_is_adapted, frozen=frozen)
-            if self.branch_is_adapted:
+            adapted = self.model.adapted_pass(observation, cache=self.adapted_branch, frozen=frozen)
+            if self.adapted_branch:
                 action = prefix.integrate(self.model.policy, adapted.encoded, noise, steps)
             return self.model(observation, action[:, 0, : self.sizes.horizon], passed=adapted)
 
@@ -129,9 +126,9 @@ class Workload:
         action = torch.zeros(batch, self.sizes.horizon, self.sizes.action_dim, device=self.device)
 
         def job() -> None:
-            self._train_mode()
+            self.model.train()
             # With the adapted branch the weights of the flow phase are frozen by then.
-            with torch.set_grad_enabled(not self.branch_is_adapted):
+            with torch.set_grad_enabled(not self.adapted_branch):
                 adapted = self.model.adapted_pass(observation, cache=flow)
             decision = self.model(observation, action, passed=adapted)
             loss = torch.stack([residual.sum() for residual in decision.residuals.values()]).sum()
@@ -148,10 +145,14 @@ class Workload:
         observation = self.observation(batch)
 
         def job() -> None:
-            self._train_mode()
+            self.model.train()
             self._flow_loss(observation).backward()
 
         return job
+
+    def first_step(self, batch: int) -> Job:
+        """A step of the training's first phase: flow matching with the adapted branch, else residual training."""
+        return self.flow_step(batch) if self.adapted_branch else self.residual_step(batch)
 
     def _flow_loss(self, observation: Observation) -> Tensor:
         batch, draws, config = len(observation.state), self.parameters.train.flow_draws, self.config
@@ -161,8 +162,3 @@ class Workload:
             time = torch.ones(batch, draws)
         encoded = self.model.adapted_pass(observation).encoded
         return prefix.flow_matching_loss(self.model.policy, encoded, actions, noise, time).sum()
-
-    def _train_mode(self) -> None:
-        self.model.train()
-        if self.parameters.train.gradient_checkpointing:
-            self.paligemma.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})

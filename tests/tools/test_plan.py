@@ -36,7 +36,7 @@ def full():
     """Sigma on the full π0.5, on the meta device; no test may keep what it changes there."""
     parameters = profiled()
     config, _ = plan.base_configuration(parameters)
-    return footprint.build_footprint(config, 2, parameters)
+    return footprint.build_footprint(config, parameters)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def small(trained):
     """The trained tiny world's sizes, on the meta device."""
     parameters = trained.configure()
     config, _ = plan.base_configuration(parameters)
-    return footprint.build_footprint(config, 2, parameters)
+    return footprint.build_footprint(config, parameters)
 
 
 def test_the_full_policy_has_the_published_sizes(full):
@@ -59,7 +59,7 @@ def test_the_full_policy_has_the_published_sizes(full):
     assert counts["language-model heads, unused"] == 257152 * (2048 + 1024)
     assert (
         sum(counts.values())
-        == parameter_count(full.model.policy) - full.trainable["LoRA on the language model"].parameters
+        == parameter_count(full.work.model.policy) - full.trainable["LoRA on the language model"].parameters
     )
     # bf16, but for the vision path, the norms, and the projections outside the two towers.
     wide = vision + 18 * 2 * 2048 + 2048 + counts["action and time projections"]
@@ -68,14 +68,14 @@ def test_the_full_policy_has_the_published_sizes(full):
 
 def _float32_norms(full) -> int:
     """Two more bytes for each number of the expert's norms, which LeRobot keeps in float32 by their names."""
-    expert = full.model.policy.model.paligemma_with_expert.gemma_expert
+    expert = full.work.model.policy.model.paligemma_with_expert.gemma_expert
     kept = ("input_layernorm", "post_attention_layernorm", "model.norm")
     chosen = [p for name, p in expert.named_parameters() if any(part in name for part in kept)]
     return 2 * sum(parameter.numel() for parameter in chosen)
 
 
 def test_lora_of_the_full_model_is_72_modules_and_3_686_400_parameters(full):
-    assert len(lora.lora_layers(full.model.adapted)) == 72
+    assert len(lora.lora_layers(full.work.model.adapted)) == 72
     assert full.trainable["LoRA on the language model"].parameters == 3_686_400
     # By hand: rank · (in + out) of q (2048 → 2048), k and v (2048 → 256), o (2048 → 2048), in 18 layers.
     assert 18 * 16 * ((2048 + 2048) + 2 * (2048 + 256) + (2048 + 2048)) == 3_686_400
@@ -122,7 +122,7 @@ def test_a_training_step_takes_what_the_plan_says(trained, checkpointing):
     changes = {"train": {"gradient_checkpointing": checkpointing, "batch": 8}}
     parameters = trained.configure(changes)
     config, _ = plan.base_configuration(parameters)
-    meta = footprint.build_footprint(config, 2, parameters)
+    meta = footprint.build_footprint(config, parameters)
     planned = meta.peak(meta.work.residual_step(8), 8)
     trainer = trained.trainer(changes)
     model = trainer.build()
@@ -144,7 +144,7 @@ def test_a_flow_step_takes_what_the_plan_says(trained):
     changes = (ADAPTED, {"train": {"batch": 8}})
     parameters = trained.configure(*changes)
     config, _ = plan.base_configuration(parameters)
-    meta = footprint.build_footprint(config, 2, parameters)
+    meta = footprint.build_footprint(config, parameters)
     planned = meta.peak(meta.work.flow_step(8), 8)
     trainer = trained.trainer(*changes)
     trainer.material.cache_vision(trainer.parts["train"], 8)
@@ -183,7 +183,7 @@ def test_memory_grows_with_the_batch_and_falls_with_checkpointing(full):
     assert full.peak(work.residual_step(1), 1) < checkpointed
     plain = profiled(train__gradient_checkpointing=False)
     config, _ = plan.base_configuration(plain)
-    kept = footprint.build_footprint(config, 2, plain)
+    kept = footprint.build_footprint(config, plain)
     assert kept.peak(kept.work.residual_step(4), 4) > 5 * checkpointed
 
 
@@ -256,7 +256,7 @@ def test_what_no_stage_reads_is_not_counted_on_a_gpu(full, monkeypatch):
 def test_processes_that_split_the_layers_hold_a_part_of_them_each(trained, monkeypatch):
     parameters = profiled(base__dtype="float32", machine__processes=4, machine__fsdp=True)
     config, _ = plan.base_configuration(parameters)
-    split = footprint.build_footprint(config, 2, parameters)
+    split = footprint.build_footprint(config, parameters)
     # By hand: 27 blocks of SigLIP, 17 of Gemma 2B's 18 layers, in four bytes a number; a layer at a time is whole.
     vision = 4 * (1152 * 1152 + 1152) + 2 * 1152 * 4304 + 4304 + 1152 + 4 * 1152
     language = 2 * 2048 * 2048 + 2 * 2048 * 256 + 3 * 2048 * 16384 + 2 * 2048
@@ -278,7 +278,7 @@ def test_heads_are_planned_for_the_robots_joints(full, joints):
     """π0.5 declares 32; the heads say as many numbers as the robot has joints, where these are known."""
     parameters = profiled()
     config, _ = plan.base_configuration(parameters)
-    sizes = footprint.build_footprint(config, 2, parameters, joints).work.sizes
+    sizes = footprint.build_footprint(config, parameters, joints).work.sizes
     assert (sizes.state_dim, sizes.action_dim) == ((joints or 32), (joints or 32))
     assert full.work.sizes.action_dim == 32
 

@@ -3,18 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from sigma.shared.errors import SigmaError
 from sigma.studies.benchmark.catalogue import PARTS, figures_of
-
-OUTPUT = Path("stages/benchmark/out")
 
 
 def check_names(part: str, only: list[str]) -> list[str]:
     """The part's figures that are asked for, by default all.
 
-    Raises :class:`sigma.shared.errors.SigmaError` for an unknown part or figure.
+    Raises :class:`SigmaError` for an unknown part or figure.
     """
-    from sigma.shared.errors import SigmaError
-
     if part not in PARTS:
         raise SigmaError(f"benchmark: no part {part!r}; legal: {', '.join(PARTS)}")
     names = figures_of(part)
@@ -33,8 +30,7 @@ def run(*, part: str, params: Path, only: list[str], output: Path | None = None)
         only: figures of the part, by default all; other records of an existing ``output`` stay.
         output: JSON file to write, whole, when all are measured.
 
-    Raises :class:`sigma.shared.errors.SigmaError` for an unknown name before anything runs, and naming the figure that
-    failed.
+    Raises :class:`SigmaError` for an unknown name before anything runs, and naming the figure that failed.
     """
     chosen = check_names(part, only)
 
@@ -45,11 +41,11 @@ def run(*, part: str, params: Path, only: list[str], output: Path | None = None)
     from sigma.studies.benchmark.run import in_fresh_process
     from sigma.studies.benchmark.settings import read_benchmark
 
-    settings, output = read_benchmark(params), output or OUTPUT / f"{part}.json"
+    settings, output = read_benchmark(params), output or Path(f"stages/benchmark/out/{part}.json")
     figures: dict[str, Any] = read_json(output)["figures"] if only and output.is_file() else {}
     with progress(f"benchmark: {part}", len(chosen)) as meter:
         for name in chosen:
-            figures[name] = in_fresh_process(name, params, settings)
+            figures[name] = in_fresh_process(name, settings)
             meter.advance(1, name)
     write_json(output, {"machine": describe(settings), "figures": figures})
     return f"benchmark: {part}: {summary_line({name: figures[name] for name in chosen})}"

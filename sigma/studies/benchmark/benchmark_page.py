@@ -4,35 +4,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sigma.shared.errors import SigmaError
 from sigma.studies.benchmark.catalogue import PARTS
 
 
-def _one_machine(records: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
-    """The machine of every part; raises :class:`sigma.shared.errors.SigmaError` where two parts differ."""
-    from sigma.shared.errors import SigmaError
-
-    (first, machine), *others = ((file, record["machine"]) for file, record in records.items())
-    for file, other in others:
-        for key in sorted({*machine, *other}):
-            if machine.get(key) != other.get(key):
+def _same_machine(records: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
+    """The machine of every part; raises :class:`SigmaError` where two parts differ."""
+    first, record = next(iter(records.items()))
+    machine = record["machine"]
+    for file, record in records.items():
+        for key in sorted({*machine, *record["machine"]}):
+            expected, actual = machine.get(key), record["machine"].get(key)
+            if actual != expected:
                 raise SigmaError(
-                    f"{file}: measured with another {key} ({other.get(key)}) than {first} ({machine.get(key)}); "
+                    f"{file}: measured with another {key} ({actual}) than {first} ({expected}); "
                     f"measure again: sigma benchmark {file.stem}"
                 )
-    return dict(machine)
+    return machine
 
 
-def build_benchmark(figures: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any]) -> str:
-    """The page, which needs no other file; names that come from data are escaped.
+def run(*, parts: Path, output: Path, page: Path) -> str:
+    """Write the metrics file and the page; returns the page's first line.
 
-    Args:
-        figures: the records of ``metrics/benchmark.json`` by name.
-        machine: what they were measured with.
+    Raises :class:`SigmaError` where a part is missing or was measured on another machine.
     """
     from sigma.report.html import flat, render
+    from sigma.shared.files import Outputs, read_json
     from sigma.studies.benchmark.comparison import HEADER, rows, summary_line
 
-    return render(
+    records = {file: read_json(file) for file in (parts / f"{part}.json" for part in PARTS)}
+    machine = _same_machine(records)
+    figures = {name: figure for record in records.values() for name, figure in record["figures"].items()}
+    text = render(
         "benchmark.html",
         package="sigma.studies.benchmark",
         sentence=summary_line(figures),
@@ -41,21 +44,7 @@ def build_benchmark(figures: Mapping[str, Mapping[str, Any]], machine: Mapping[s
         busy=[(record["title"], record["other_programs"]) for record in figures.values() if "other_programs" in record],
         machine=flat(machine),
     )
-
-
-def run(*, parts: Path, output: Path, page: Path) -> str:
-    """Write the metrics file and the page; returns the page's first line.
-
-    Raises :class:`sigma.shared.errors.SigmaError` where a part is missing or was measured on another machine.
-    """
-    from sigma.shared.files import atomic_file, read_json, write_json
-    from sigma.studies.benchmark.comparison import summary_line
-
-    records = {parts / f"{part}.json": read_json(parts / f"{part}.json") for part in PARTS}
-    machine = _one_machine(records)
-    figures = {name: figure for record in records.values() for name, figure in record["figures"].items()}
-    text = build_benchmark(figures, machine)
-    write_json(output, {"machine": machine, "figures": figures})
-    with atomic_file(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with Outputs() as outputs:
+        outputs.json(output, {"machine": machine, "figures": figures})
+        outputs.file(page).write_text(text, encoding="utf-8")
     return f"benchmark: {summary_line(figures)}"

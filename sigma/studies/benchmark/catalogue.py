@@ -4,7 +4,7 @@ This module imports nothing heavy, so that a misspelt name is reported at once.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 LEROBOT_LOADER = "LeRobotDataset in a torch DataLoader, its faster video backend"
 
@@ -19,9 +19,6 @@ class Target:
 
     def met(self, value: float) -> bool:
         return value >= self.value if self.bound == "at_least" else value <= self.value
-
-    def to_json(self) -> dict[str, Any]:
-        return {self.bound: self.value, "of": self.of}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ HEADER = ("figure", "the peer", "ours", "the peer's", "ratio, ours to the peer's
 SIGNS = {"at_least": "≥", "at_most": "≤"}
 BUSY = 0.2  # cores of other programs above which the summary warns
 
-Figures = Mapping[str, Mapping[str, Any]]
+Record = Mapping[str, Any]
 
 
 def number(value: float) -> str:
@@ -18,47 +18,41 @@ def number(value: float) -> str:
     return f"{value:.0f}" if "e" in digits and abs(value) >= 1 else digits
 
 
-def target(record: Mapping[str, Any]) -> str:
+def _target(record: Record) -> str:
     """``≥ 20: met``, or a dash where no target is set."""
-    if record.get("target") is None:
+    if record["target"] is None:
         return "–"
     bound = next(key for key in SIGNS if key in record["target"])
     unit = f" {record['unit']}" if record["target"]["of"] == "own" else ""
     return f"{SIGNS[bound]} {number(record['target'][bound])}{unit}: {'met' if record['met'] else 'missed'}"
 
 
-def _known(figures: Figures) -> dict[str, Mapping[str, Any]]:
+def _in_order(figures: Mapping[str, Record]) -> dict[str, Record]:
     """The records of the catalogue's figures, in its order."""
     return {name: figures[name] for name in CATALOGUE if name in figures}
 
 
-def rows(figures: Figures) -> list[tuple[str, ...]]:
-    """One row a figure, in the order of ``HEADER``; a figure that was not measured says why."""
-    table: list[tuple[str, ...]] = []
-    for record in _known(figures).values():
-        if "not_measured" in record:
-            table.append((record["title"], record["peer"], "–", "–", f"not measured: {record['not_measured']}", "–"))
-            continue
-        ratio, unit = record["ratio"], record["unit"]
-        spread = f"{number(ratio['median'])} ({number(ratio['min'])} to {number(ratio['max'])})"
-        own, peer = (f"{number(record[side]['median'])} {unit}" for side in ("own", "peer_value"))
-        table.append(
-            (record["title"], record["peer"] + _backend(record["peer_value"]), own, peer, spread, target(record))
-        )
-    return table
+def _row(record: Record) -> tuple[str, ...]:
+    """A figure in the order of ``HEADER``; one that was not measured says why."""
+    title, peer = record["title"], record["peer"]
+    if "not_measured" in record:
+        return title, peer, "–", "–", f"not measured: {record['not_measured']}", "–"
+    if backend := record["peer_value"].get("video_backend"):
+        missing = ", ".join(sorted(record["peer_value"]["backends_that_fail"]))
+        peer += f" ({backend}{f'; {missing} did not load' if missing else ''})"
+    own, other = (f"{number(record[side]['median'])} {record['unit']}" for side in ("own", "peer_value"))
+    median, least, greatest = (number(record["ratio"][key]) for key in ("median", "min", "max"))
+    return title, peer, own, other, f"{median} ({least} to {greatest})", _target(record)
 
 
-def _backend(peer: Mapping[str, Any]) -> str:
-    """The peer's video backend, and which of its others did not load on the machine."""
-    if "video_backend" not in peer:
-        return ""
-    missing = ", ".join(sorted(peer.get("backends_that_fail", {})))
-    return f" ({peer['video_backend']}{f'; {missing} did not load' if missing else ''})"
+def rows(figures: Mapping[str, Record]) -> list[tuple[str, ...]]:
+    """One row a figure, in the catalogue's order."""
+    return [_row(record) for record in _in_order(figures).values()]
 
 
-def summary_line(figures: Figures) -> str:
+def summary_line(figures: Mapping[str, Record]) -> str:
     """How many figures there are, how many targets are met, which are missed, and whether the machine was quiet."""
-    known = _known(figures)
+    known = _in_order(figures)
     measured = {name: record for name, record in known.items() if "ratio" in record}
     judged = {name: record["met"] for name, record in measured.items() if record["met"] is not None}
     missed = [name for name, met in judged.items() if not met]

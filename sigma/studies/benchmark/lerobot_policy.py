@@ -32,25 +32,19 @@ def preprocessor(base: Base, normalisation: Normalisation) -> PolicyProcessorPip
     return PolicyProcessorPipeline.from_pretrained(folder, config_filename=CONFIG, overrides=overrides)
 
 
-def raw_batch(base: Base, shards: Shards, windows: np.ndarray) -> dict[str, Any]:
-    """What a LeRobot dataset would give of these decisions: images float [B, 3, S, S] in [0, 1], states, instructions.
+def policy_batch(
+    process: PolicyProcessorPipeline, base: Base, shards: Shards, windows: np.ndarray, *, actions: bool = False
+) -> dict[str, Any]:
+    """The decisions of ``windows`` as LeRobot's policy takes them; ``actions`` adds the recorded ones, for training.
 
-    The images come from the shards, so that LeRobot's policy is not charged for LeRobot's loader, which has a figure
-    of its own.
+    What a LeRobot dataset would give (images float [B, 3, S, S] in [0, 1], states, instructions) comes from the shards,
+    so that LeRobot's policy is not charged for LeRobot's loader, which has a figure of its own.
     """
     now = shards.window_frames[windows, -1]
     images = shards.images(now).float() / 255
     batch: dict[str, Any] = {camera: images[:, view] for view, camera in enumerate(base.cameras)}
     batch[STATE] = torch.from_numpy(shards.frame_state[now])
     batch["task"] = [shards.tasks[task] for task in shards.window_task[windows]]
-    return batch
-
-
-def policy_batch(
-    process: PolicyProcessorPipeline, base: Base, shards: Shards, windows: np.ndarray, *, actions: bool = False
-) -> dict[str, Any]:
-    """The decisions of ``windows`` as LeRobot's policy takes them; ``actions`` adds the recorded ones, for training."""
-    batch = raw_batch(base, shards, windows)
     if actions:
         batch[ACTION] = torch.from_numpy(shards.window_action[windows])
     return process(batch)

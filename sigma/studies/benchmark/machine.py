@@ -3,10 +3,13 @@
 import os
 import platform
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from sigma.studies.benchmark.settings import BenchmarkParameters
 
@@ -40,21 +43,15 @@ def describe(settings: BenchmarkParameters) -> dict[str, Any]:
 
 def _all_seconds() -> float:
     """Processor seconds of all programs since the machine started."""
-    import psutil
-
     return sum(seconds for name, seconds in psutil.cpu_times()._asdict().items() if name not in _NOT_BUSY)
 
 
 def _own_seconds() -> float:
     """Processor seconds of this process and of its children, ended ones (and theirs) included."""
-    import psutil
-
     total = sum(os.times()[:4])
     for child in psutil.Process().children(recursive=True):
-        try:
+        with suppress(psutil.Error):
             total += sum(child.cpu_times()[:4])
-        except psutil.Error:
-            continue
     return total
 
 
@@ -62,10 +59,9 @@ class OtherPrograms:
     """Counts the cores that other programs have busy, from its construction on."""
 
     def __init__(self) -> None:
-        self._start = (time.perf_counter(), _all_seconds(), _own_seconds())
+        self._started, self._seconds = time.perf_counter(), _all_seconds() - _own_seconds()
 
     def cores(self) -> float:
         """The average until now; 0 on a machine that does nothing else."""
-        started, all_before, own_before = self._start
-        others = _all_seconds() - all_before - (_own_seconds() - own_before)
-        return max(0.0, others / (time.perf_counter() - started))
+        seconds = _all_seconds() - _own_seconds() - self._seconds
+        return max(0.0, seconds / (time.perf_counter() - self._started))

@@ -3,24 +3,14 @@
 Every ratio is ours over the peer's, in the record's unit: of a rate more is better, of seconds and memory less.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.benchmark import Measurement, TaskSpec
 
 from sigma.studies.benchmark.catalogue import Figure
 from sigma.studies.benchmark.measure import Measured
-
-
-def rounded(value: Any) -> Any:
-    """Numbers with six significant digits, at every depth."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, Mapping):
-        return {str(key): rounded(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(child) for child in value]
-    return value
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -41,18 +31,17 @@ def build(figure: Figure, measured: Measured) -> dict[str, Any]:
         own, peer = [1 / seconds for seconds in own], [1 / seconds for seconds in peer]
     ratios = [ours / theirs for ours, theirs in zip(own, peer, strict=True)]
     ratio, own_summary, target = summary(ratios), summary(own), figure.target
-    met = None if target is None else target.met((ratio if target.of == "ratio" else own_summary)["median"])
-    return rounded(
-        {
-            "part": figure.part,
-            "title": figure.title,
-            "peer": figure.peer,
-            "unit": figure.unit,
-            "ratio": ratio | {"min": min(ratios), "max": max(ratios), "rounds": ratios},
-            "own": own_summary | dict(measured.own_details),
-            "peer_value": summary(peer) | dict(measured.peer_details),
-            "repetitions": len(ratios),
-            "target": None if target is None else target.to_json(),
-            "met": met,
-        }
-    )
+    record = {
+        "part": figure.part,
+        "title": figure.title,
+        "peer": figure.peer,
+        "unit": figure.unit,
+        "ratio": ratio | {"min": min(ratios), "max": max(ratios), "rounds": ratios},
+        "own": own_summary | dict(measured.own_details),
+        "peer_value": summary(peer) | dict(measured.peer_details),
+        "repetitions": len(ratios),
+        "target": None if target is None else {target.bound: target.value, "of": target.of},
+        "met": None if target is None else target.met((ratio if target.of == "ratio" else own_summary)["median"]),
+    }
+    # Six significant digits, at every depth.
+    return json.loads(json.dumps(record), parse_float=lambda text: float(f"{float(text):.6g}"))

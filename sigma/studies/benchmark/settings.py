@@ -8,14 +8,11 @@ from pydantic import Field, field_validator
 from sigma.parameters import read_sections
 from sigma.parameters.schema import Section
 
-PARAMS = Path("stages/benchmark/params.yaml")
-LEAST_REPETITIONS = 5
-
 
 class BenchmarkParameters(Section):
     """``repetitions`` counts the rounds; ``seconds`` is how long a side runs at least in each of them."""
 
-    repetitions: int = Field(ge=LEAST_REPETITIONS, le=1000)
+    repetitions: int = Field(ge=5, le=1000)
     seconds: float = Field(gt=0, le=600)
     threads: int = Field(ge=1, le=1024)
     workers: int = Field(ge=1, le=1024)
@@ -35,6 +32,6 @@ class BenchmarkFile(Section):
     benchmark: BenchmarkParameters
 
 
-def read_benchmark(params: Path = PARAMS) -> BenchmarkParameters:
+def read_benchmark(params: Path) -> BenchmarkParameters:
     """The section ``benchmark`` of this file; a fault is a one-line error that names file, key and range."""
     return read_sections(BenchmarkFile, params).benchmark

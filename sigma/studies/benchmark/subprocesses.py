@@ -9,16 +9,16 @@ from pathlib import Path
 from sigma.shared.errors import SigmaError
 
 PACKAGE = Path(__file__).resolve().parents[3]  # the folder that holds the package
-_FOREIGN = ("DVC_", "GIT_")  # set by a running `dvc repro`, and wrong for another project
+_FOREIGN = ("DVC_", "GIT_", "PYTHONPATH")  # set by a running `dvc repro`, and wrong for another project
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 # A small process between this one and a command: Linux counts the memory of the process that starts a command as the
 # command's own.
 _LAUNCHER = """
 import resource, subprocess, sys
-ended = subprocess.run(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(ended.returncode)
+if status := subprocess.run(sys.argv[1:]).returncode:
+    sys.exit(status)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
 """
 
 
@@ -32,32 +32,20 @@ def environment(threads: int | None = None, *, own_code: bool = True) -> dict[st
     variables |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if threads is not None:
         variables |= dict.fromkeys(_THREADS, str(threads))
-    variables.pop("PYTHONPATH", None)
-    if own_code:
-        variables["PYTHONPATH"] = str(PACKAGE)
-    return variables
+    return variables | ({"PYTHONPATH": str(PACKAGE)} if own_code else {})
 
 
-def finish(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end in ``folder``, whether or not it fails."""
-    return subprocess.run(command, cwd=folder, env=dict(env), capture_output=True, text=True, check=False)
+def run(command: Sequence[str], folder: Path, env: Mapping[str, str], launcher: Sequence[str] = ()) -> str:
+    """What the command printed, errors last; raises :class:`SigmaError` with its last line where it fails.
 
-
-def run(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> str:
-    """What the command printed, errors included; raises :class:`SigmaError` with its last line where it fails."""
-    ended = finish(command, folder, env)
+    ``launcher`` is a command that starts it.
+    """
+    started = (*launcher, *command)
+    ended = subprocess.run(started, cwd=folder, env=env, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
-        raise _failure(command, folder, ended.stderr or ended.stdout)
+        lines = (ended.stderr or ended.stdout).strip().splitlines() or ["no message"]
+        raise SigmaError(f"{' '.join(command[:6])}: failed in {folder}: {lines[-1].strip()}")
     return ended.stdout + ended.stderr
-
-
-def last_line(text: str) -> str:
-    """The last line that is not empty."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
-
-
-def _failure(command: Sequence[str], folder: Path, output: str) -> SigmaError:
-    return SigmaError(f"{' '.join(command[:6])}: failed in {folder}: {last_line(output)}")
 
 
 def peak_memory(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> float:
@@ -65,7 +53,6 @@ def peak_memory(command: Sequence[str], folder: Path, env: Mapping[str, str]) ->
 
     The kernel records it, so that no short peak is missed.
     """
-    ended = finish((sys.executable, "-I", "-S", "-c", _LAUNCHER, *command), folder, env)
-    if ended.returncode != 0:
-        raise _failure(command, folder, ended.stderr or ended.stdout)
-    return int(last_line(ended.stdout)) / (2**20 if sys.platform == "darwin" else 2**10)
+    launcher = (sys.executable, "-I", "-S", "-c", _LAUNCHER)
+    peak = int(run(command, folder, env, launcher).splitlines()[-1])
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -4,7 +4,7 @@ Plain LoRA has Sigma's rank and layers and untrained weights, which take the tim
 kernels as LeRobot's own commands do, because that is how a robot is run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,7 @@ from sigma.policy.control.controller import BaseController
 from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.studies.benchmark.measure import Measured, Side, compare
-from sigma.studies.benchmark.models import (
-    base_of,
-    device_of,
-    features_of,
-    lerobot_kernels,
-    normalisation_of,
-    plain_lora,
-)
-from sigma.studies.benchmark.project import Project
+from sigma.studies.benchmark.project import Project, lerobot_kernels
 
 
 def recorded_views(shards: Shards, count: int) -> list[dict[str, Any]]:
@@ -55,16 +47,16 @@ def action_steps(meta: dict[str, Any]) -> int:
 
 def base_controller(project: Project, *, lora: bool = False) -> BaseController:
     """The frozen π0.5; with ``lora`` under LoRA on language model and action expert, not merged."""
-    base, features = base_of(project), features_of(project)
+    base, features = project.base(), project.features()
     if lora:
-        plain_lora(project, base).requires_grad_(False).eval()
+        project.plain_lora(base).requires_grad_(False).eval()
     return BaseController(
         base,
         n_action_steps=action_steps(project.shards().meta),
         decoding=features["action"],
         samples=features["samples"],
         seed=features["seed"],
-        normalisation=normalisation_of(project),
+        normalisation=project.normalisation(),
     )
 
 
@@ -72,10 +64,10 @@ def sigma_controller(project: Project) -> SigmaController:
     """The trained Sigma under its adapter."""
     models = project.root / "models"
     vla = SigmaTelepathyVLA.from_base(
-        base_policy=base_of(project),
+        base_policy=project.base(),
         lora_dir=models / "sigma",
-        device=device_of(project),
-        dtype=getattr(torch, features_of(project)["dtype"]),
+        device=project.device(),
+        dtype=getattr(torch, project.features()["dtype"]),
     )
     return SigmaController(
         vla,
@@ -102,17 +94,11 @@ def _against(project: Project, peer: BaseController) -> Measured:
     )
 
 
-def decision_against_base(project: Project) -> Measured:
+def measure_decision_against_base(project: Project) -> Measured:
     """A decision of Sigma and one of the frozen base."""
     return _against(project, base_controller(project))
 
 
-def decision_against_plain_lora(project: Project) -> Measured:
+def measure_decision_against_plain_lora(project: Project) -> Measured:
     """A decision of Sigma and one of the base under plain LoRA."""
     return _against(project, base_controller(project, lora=True))
-
-
-FIGURES: dict[str, Callable[[Project], Measured]] = {
-    "decision_against_base": decision_against_base,
-    "decision_against_plain_lora": decision_against_plain_lora,
-}

@@ -16,8 +16,7 @@ from sigma.policy.pi05.base_replay import BaseReplay, replay_base
 from sigma.shared.seeding import generator
 from sigma.studies.benchmark.lerobot_policy import policy_batch, preprocessor
 from sigma.studies.benchmark.measure import Measured, Side, compare
-from sigma.studies.benchmark.models import base_of, features_of, lerobot_kernels, normalisation_of
-from sigma.studies.benchmark.project import Project
+from sigma.studies.benchmark.project import Project, lerobot_kernels
 
 
 def chosen_windows(shards: Shards, count: int) -> np.ndarray:
@@ -25,12 +24,10 @@ def chosen_windows(shards: Shards, count: int) -> np.ndarray:
 
     Episodes are drawn with a fixed seed until there are ``count`` windows.
     """
-    chosen: list[np.ndarray] = []
-    for episode in generator(0, "benchmark", "evaluation").permutation(np.unique(shards.window_episode)):
-        if sum(map(len, chosen)) >= count:
-            break
-        chosen.append(np.flatnonzero(shards.window_episode == episode))
-    return np.sort(np.concatenate(chosen))
+    episodes = generator(0, "benchmark", "evaluation").permutation(np.unique(shards.window_episode))
+    windows = np.cumsum([np.count_nonzero(shards.window_episode == episode) for episode in episodes])
+    chosen = episodes[: np.searchsorted(windows, count) + 1]
+    return np.flatnonzero(np.isin(shards.window_episode, chosen))
 
 
 def take(shards: Shards, windows: np.ndarray) -> Shards:
@@ -47,9 +44,9 @@ class WindowByWindow:
     """The frozen base by LeRobot's own method, one window after the other, under the noise of the baseline stage."""
 
     def __init__(self, project: Project, shards: Shards):
-        self.base, self.shards, self.samples = base_of(project), shards, project.parameters.base.samples
-        self.seed, self.horizon = features_of(project)["seed"], shards.meta["horizon"]
-        self.process = preprocessor(self.base, normalisation_of(project))
+        self.base, self.shards, self.samples = project.base(), shards, project.parameters.base.samples
+        self.seed, self.horizon = project.features()["seed"], shards.meta["horizon"]
+        self.process = preprocessor(self.base, project.normalisation())
 
     def noise(self, window: int) -> Tensor:
         """(K, Tc, Ap): zero noise, then the seeded draws of this decision."""
@@ -78,12 +75,12 @@ class WindowByWindow:
 
 def base_replay(project: Project, shards: Shards) -> Callable[[], BaseReplay]:
     """What the baseline stage does with these windows, on a base of its own."""
-    base, normalisation = base_of(project), normalisation_of(project)
+    base, normalisation = project.base(), project.normalisation()
     section, batch = project.parameters.base, project.parameters.machine.batch
     return lambda: replay_base(base, shards, normalisation, section, batch=batch)
 
 
-def evaluation(project: Project) -> Measured:
+def measure_evaluation(project: Project) -> Measured:
     """A window with zero noise and ``base.samples`` draws; ours also makes the features that Sigma's memory needs."""
     whole = project.shards()
     shards = take(whole, chosen_windows(whole, project.settings.evaluation_windows))
@@ -91,6 +88,3 @@ def evaluation(project: Project) -> Measured:
     both = {"windows": count, "samples": peer.samples}
     own = Side(base_replay(project, shards), count, both | {"batch": project.parameters.machine.batch})
     return compare(own, Side(peer.predict_all, count, both), project.settings)
-
-
-FIGURES: dict[str, Callable[[Project], Measured]] = {"evaluation": evaluation}

@@ -3,19 +3,21 @@
 Legend: B batch, M history, V cameras, S resolution, Tc the base's chunk size, D joints.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sigma.commands.window import DATASET
+from sigma.data.dataset.dataset import ACTION, STATE
 from sigma.data.shards import Shards
-from sigma.studies.benchmark.lerobot_data import dataset_rows, open_lerobot
 from sigma.studies.benchmark.measure import Measured, NotMeasured, Side, compare, seconds_once
 from sigma.studies.benchmark.project import Project, train_windows
 
@@ -44,28 +46,47 @@ def read_windows(shards: Shards, windows: np.ndarray) -> dict[str, Tensor]:
     }
 
 
+@cache
+def _open_shards(folder: Path) -> Shards:
+    """The shards of a folder, opened once in each loader process."""
+    return Shards.open(folder, verify=False)
+
+
 class ShardWindows(Dataset):
-    """The shards' windows for a DataLoader, a whole batch at a time; each process maps the files for itself."""
+    """The shards' windows for a DataLoader, a whole batch at a time.
+
+    It holds the folder alone: sent to a loader process, opened shards would be copied with all their arrays.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder.resolve()
-        self._shards: Shards | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_shards": None}
-
-    @property
-    def shards(self) -> Shards:
-        if self._shards is None:
-            self._shards = Shards.open(self.folder, verify=False)
-        return self._shards
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
-        return read_windows(self.shards, np.asarray(rows))
+        return read_windows(_open_shards(self.folder), np.asarray(rows))
+
+
+def deltas(meta: Mapping[str, Any]) -> dict[str, list[float]]:
+    """``delta_timestamps`` that give LeRobot's items the shards' windows: M frames and states, Tc actions, seconds."""
+    back = [-index * meta["history_stride"] / meta["fps"] for index in reversed(range(meta["history"]))]
+    ahead = [index / meta["fps"] for index in range(meta["chunk_size"])]
+    return {**dict.fromkeys(meta["dataset_cameras"], back), STATE: back, ACTION: ahead}
+
+
+def open_lerobot(root: Path, backend: str, meta: Mapping[str, Any]) -> LeRobotDataset:
+    """The folder as LeRobot's trainer opens it, with uint8 images and the windows of the shards' ``meta``."""
+    return LeRobotDataset(
+        "local/benchmark", root=root.resolve(), delta_timestamps=deltas(meta), video_backend=backend, return_uint8=True
+    )
+
+
+def dataset_rows(dataset: LeRobotDataset, shards: Shards, windows: np.ndarray) -> np.ndarray:
+    """LeRobot's indices of the decision frames of ``windows``, int64 [B]."""
+    starts = np.asarray(list(dataset.meta.episodes["dataset_from_index"]), dtype=np.int64)
+    return starts[shards.window_episode[windows]] + shards.window_step[windows]
 
 
 def unchanged(batch: Any) -> Any:
-    """The collate function of what is a batch already."""
+    """The collate function of what is a batch already; a loader process could not be sent a lambda."""
     return batch
 
 
@@ -106,20 +127,18 @@ def lerobot_side(project: Project, shards: Shards, windows: np.ndarray, workers:
     """
     folder, batch = project.root / DATASET, project.parameters.train.batch
     sides: dict[str, Side] = {}
-    rates: dict[str, float] = {}
     faults: dict[str, str] = {}
     for backend in BACKENDS:
         try:
             dataset = open_lerobot(folder, backend, shards.meta)
             dataset[0]  # fails here rather than in a loader process
             rows = dataset_rows(dataset, shards, windows)
-            side = reading_side(dataset, rows, batch, workers, project.settings.seconds)
+            sides[backend] = reading_side(dataset, rows, batch, workers, project.settings.seconds)
         except (ImportError, OSError, RuntimeError) as error:
             faults[backend] = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        else:
-            sides[backend], rates[backend] = side, side.amount / seconds_once(side.work)
     if not sides:
         raise NotMeasured(f"LeRobot decodes {folder} with none of {', '.join(BACKENDS)} here")
+    rates = {backend: side.amount / seconds_once(side.work) for backend, side in sides.items()}
     faster = max(rates, key=rates.__getitem__)
     details = {"video_backend": faster, "backends": rates, "backends_that_fail": faults}
     return replace(sides[faster], details={**sides[faster].details, **details})
@@ -133,14 +152,11 @@ def _against_lerobot(project: Project, workers: int) -> Measured:
     return compare(own, lerobot_side(project, shards, windows, workers), project.settings)
 
 
-def loading(project: Project) -> Measured:
+def measure_loading(project: Project) -> Measured:
     """A window with loader processes on both sides."""
     return _against_lerobot(project, project.settings.workers)
 
 
-def loading_in_process(project: Project) -> Measured:
+def measure_loading_in_process(project: Project) -> Measured:
     """A window in the training process itself."""
     return _against_lerobot(project, 0)
-
-
-FIGURES: dict[str, Callable[[Project], Measured]] = {"loading": loading, "loading_in_process": loading_in_process}

@@ -19,7 +19,7 @@ SIGMA = (sys.executable, "-m", "sigma")
 RUNS = "Running stage"
 
 
-def command_line(project: Project) -> Measured:
+def measure_help(project: Project) -> Measured:
     """``sigma --help``, and the import of the library that it is made of; ``modules`` counts what each imports."""
     env = environment(project.settings.threads)
     with tempfile.TemporaryDirectory(prefix="sigma-benchmark-") as name:
@@ -61,11 +61,9 @@ def project_copy(root: Path) -> Iterator[Path]:
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(root / file, folder / file)
         shutil.copytree(cache, own_cache, copy_function=_link)
-        run(("git", "init", "-q"), folder, env)
-        for key, value in (("user.name", "benchmark"), ("user.email", "benchmark@localhost")):
-            run(("git", "config", key, value), folder, env)
-        run(("git", "add", "-A"), folder, env)
-        run(("git", "commit", "-q", "-m", "copy"), folder, env)
+        author = ("config user.name benchmark", "config user.email benchmark@localhost")  # of an experiment's commits
+        for command in ("init -q", *author, "add -A", "commit -q -m copy"):
+            run(("git", *command.split()), folder, env)
         run((*DVC, "config", "--local", "cache.dir", str(own_cache)), folder, env)
         if RUNS in run((*DVC, "repro", "--dry", "--allow-missing"), folder, env):
             raise NotMeasured("the pipeline is not finished; run `dvc repro`")
@@ -86,12 +84,12 @@ def _compare_commands(
         return compare(*sides, project.settings, once=True)
 
 
-def repro(project: Project) -> Measured:
+def measure_repro(project: Project) -> Measured:
     """``dvc repro`` that finds nothing to do, and a DVC command that only opens the project."""
     return _compare_commands(project, lambda: (*DVC, "repro"), (*DVC, "root"), stages=0)
 
 
-def adapter_experiment(project: Project) -> Measured:
+def measure_adapter_experiment(project: Project) -> Measured:
     """``dvc exp run --temp`` with another threshold each time, and the report by itself."""
     threshold = float(project.parameters.adapter.threshold)
     numbers = count(1)
@@ -103,10 +101,3 @@ def adapter_experiment(project: Project) -> Measured:
         return *DVC, "exp", "run", "--temp", "-n", f"benchmark-{number}", "-S", change
 
     return _compare_commands(project, experiment, (*SIGMA, "report"), stages=1)
-
-
-FIGURES: dict[str, Callable[[Project], Measured]] = {
-    "help": command_line,
-    "repro": repro,
-    "adapter_experiment": adapter_experiment,
-}

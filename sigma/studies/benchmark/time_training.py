@@ -6,7 +6,6 @@ choice of its windows and ends with the optimizer. Sigma's image tokens are comp
 ``train.cache_vision`` says so; LeRobot's function computes them in every step.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ import numpy as np
 from sigma.policy.model import lora
 from sigma.studies.benchmark.lerobot_policy import policy_batch, preprocessor
 from sigma.studies.benchmark.measure import Measured, NotMeasured, Side, compare
-from sigma.studies.benchmark.models import base_of, device_of, lerobot_kernels, normalisation_of, plain_lora
-from sigma.studies.benchmark.project import Project, train_windows
+from sigma.studies.benchmark.project import Project, lerobot_kernels, train_windows
 from sigma.training.batches import load_batches
 from sigma.training.sampler import WindowSampler
 from sigma.training.trainer import Trainer
@@ -37,7 +35,7 @@ class SigmaSteps:
             data / "shards",
             data / "features",
             data / "predictions/baseline.parquet",
-            device=device_of(project),
+            device=project.device(),
         )
         trainer = Trainer(self.material, project.parameters.model_copy(update={"train": self.train}))
         model = trainer.build()
@@ -65,17 +63,16 @@ class LeRobotSteps:
             raise NotMeasured(f"LeRobot's trainer cannot be imported: {error}") from None
         from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 
-        self.train, self.shards, self.base = project.parameters.train, project.shards(), base_of(project)
+        self.train, self.shards, self.base = project.parameters.train, project.shards(), project.base()
         self.windows = train_windows(self.shards)
         self.sampler = WindowSampler(len(self.windows), self.train.batch, self.train.seed)
-        self.process = preprocessor(self.base, normalisation_of(project))
-        self.tuned = plain_lora(project, self.base)
+        self.process = preprocessor(self.base, project.normalisation())
+        self.tuned = project.plain_lora(self.base)
         parameters = lora.lora_parameters(self.tuned)
         self.trained = sum(parameter.numel() for parameter in parameters)
         self.optimizer = self.base.policy.config.get_optimizer_preset().build(parameters)
-        self.accelerator = Accelerator(
-            cpu=device_of(project).type == "cpu", step_scheduler_with_optimizer=False, mixed_precision="no"
-        )
+        on_cpu = project.device().type == "cpu"
+        self.accelerator = Accelerator(cpu=on_cpu, step_scheduler_with_optimizer=False, mixed_precision="no")
         meters = {name: AverageMeter(name) for name in _METERS}
         self.metrics = MetricsTracker(
             self.train.batch, len(self.shards.frame_step), len(np.unique(self.shards.frame_episode)), meters
@@ -96,7 +93,7 @@ class LeRobotSteps:
         )
 
 
-def training_step(project: Project) -> Measured:
+def measure_training_step(project: Project) -> Measured:
     """A step of the flow phase, which trains LoRA and the telepathy path, against a step of plain LoRA."""
     own, peer = SigmaSteps(project), LeRobotSteps(project)
     both = {"batch": own.train.batch, "noise_draws": DRAWS}
@@ -106,6 +103,3 @@ def training_step(project: Project) -> Measured:
         Side(peer.step, details=both | {"trained": peer.trained, "vision_cached": False}),
         project.settings,
     )
-
-
-FIGURES: dict[str, Callable[[Project], Measured]] = {"training_step": training_step}

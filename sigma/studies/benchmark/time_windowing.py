@@ -1,29 +1,34 @@
 """The window stage: how fast video becomes shards, and whether its peak memory grows with the dataset."""
 
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
 
+from sigma.commands.window import BASE_RECORD, DATASET, DATASET_RECORD, EPISODES, METRICS, SHARDS
 from sigma.compute.workers import Workers
 from sigma.data.dataset.dataset import Dataset, Episode
 from sigma.data.dataset.video import Films, decode
-from sigma.data.windows.candidates import Filter, candidate_windows
 from sigma.data.windows.cutting import Protocol
 from sigma.data.windows.packing import StoredCameras, observed_steps, write_shards
-from sigma.shared.files import read_table
-from sigma.studies.benchmark.measure import Measured, Side, compare
+from sigma.parameters.schema import PARAMS_FILE
+from sigma.shared.files import read_json, read_table, write_json
+from sigma.studies.benchmark.measure import Measured, NotMeasured, Side, compare, in_turn
 from sigma.studies.benchmark.project import Project
-from sigma.studies.benchmark.windowing_memory import SMALL_MIB, windowing_memory
+from sigma.studies.benchmark.subprocesses import environment, peak_memory
+
+# So small that few episodes fill several processes, each of which makes a whole shard.
+SMALL_MIB = 4
+# Every control step is a decision, so that each frame is stored and few episodes make much data.
+DENSE = {"train_stride": 1, "eval_stride": 1, "shard_mib": SMALL_MIB}
 
 Job = list[tuple[Episode, np.ndarray]]  # episodes of one shard, with the decision steps whose windows are stored
-
-_PROTOCOL = ("horizon", "chunk_size", "history", "history_stride", "train_stride", "eval_stride", "trace")
-_OWN_META = ("shards", "format_version", "windows_sha256")  # what writing adds
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,11 @@ class Plan:
     protocol: Protocol
     windows: dict[str, np.ndarray]
     meta: dict[str, Any]
-    jobs: list[Job]
-    images: int  # that the shards hold, those of every camera counted
+
+    @property
+    def images(self) -> int:
+        """How many images the shards hold, those of every camera counted."""
+        return sum(shard["frames"] for shard in self.meta["shards"]) * len(self.view.cameras)
 
     def write(self, target: Path, workers: int, shard_mib: int) -> None:
         """Write the shards."""
@@ -45,9 +53,14 @@ class Plan:
 
     def deliver(self, workers: int) -> int:
         """Decode and convert the images that the shards store with as many processes; returns their number."""
-        dataset = self.dataset.for_workers()
-        jobs = (delayed(deliver_job)(dataset, self.view.cameras, self.protocol, job) for job in self.jobs)
-        return sum(Parallel(n_jobs=min(workers, len(self.jobs)))(jobs))
+        shard, episodes, steps = (self.windows[name] for name in ("shard", "episode", "step"))
+        jobs: list[Job] = []
+        for index in range(len(self.meta["shards"])):
+            here = np.unique(episodes[shard == index])
+            jobs.append([(self.dataset.episodes[item], steps[(shard == index) & (episodes == item)]) for item in here])
+        slim = self.dataset.for_workers()
+        processes = Parallel(n_jobs=min(workers, len(jobs)))
+        return sum(processes(delayed(deliver_job)(slim, self.view.cameras, self.protocol, job) for job in jobs))
 
 
 def deliver_job(dataset: Dataset, cameras: Sequence[str], protocol: Protocol, job: Job) -> int:
@@ -62,27 +75,15 @@ def deliver_job(dataset: Dataset, cameras: Sequence[str], protocol: Protocol, jo
 
 
 def plan(project: Project) -> Plan:
-    """The work of the window stage, reconstructed from ``data/shards``."""
-    dataset, shards, section = project.dataset(), project.shards(), project.parameters.window
-    meta = shards.meta
-    protocol = Protocol(**{name: meta[name] for name in _PROTOCOL})
-    limits = Filter(section.min_action_norm, section.min_motion)
-    table = read_table(shards.folder / "windows.parquet", ["shard", "episode", "step"])
-    shard, episode, step = (table[name].to_numpy() for name in ("shard", "episode", "step"))
-    jobs: list[Job] = []
-    for index in range(len(meta["shards"])):
-        here = shard == index
-        jobs.append(
-            [(dataset.episodes[number], step[here & (episode == number)]) for number in np.unique(episode[here])]
-        )
+    """The work of the window stage, read from ``data/shards``."""
+    dataset, shards = project.dataset(), project.shards()
+    table, meta = read_table(shards.folder / "windows.parquet"), shards.meta
     return Plan(
         dataset,
         StoredCameras(tuple(meta["dataset_cameras"]), meta["resolution"]),
-        protocol,
-        candidate_windows(dataset, meta["splits"], protocol, limits, meta["statistics"]),
-        {name: value for name, value in meta.items() if name not in _OWN_META},
-        jobs,
-        sum(shard["frames"] for shard in meta["shards"]) * len(meta["dataset_cameras"]),
+        Protocol(**{field.name: meta[field.name] for field in fields(Protocol)}),
+        {name: table[name].to_numpy() for name in table.column_names},
+        meta,
     )
 
 
@@ -95,13 +96,13 @@ def _against(project: Project, shard_mib: int, peer: Callable[[Plan, Path], obje
         return compare(own, Side(lambda: peer(work, target), work.images), project.settings)
 
 
-def video_to_shards(project: Project) -> Measured:
+def measure_video_to_shards(project: Project) -> Measured:
     """An image from video to synced shards, against decoding and converting it alone."""
     shard_mib = project.parameters.window.shard_mib
     return _against(project, shard_mib, lambda work, _: work.deliver(project.settings.workers))
 
 
-def video_to_shards_processes(project: Project) -> Measured:
+def measure_video_to_shards_processes(project: Project) -> Measured:
     """An image from video to synced shards with several processes, and with one.
 
     A process makes a whole shard, so that small shards are needed for several to have work.
@@ -109,8 +110,42 @@ def video_to_shards_processes(project: Project) -> Measured:
     return _against(project, SMALL_MIB, lambda work, target: work.write(target, 1, SMALL_MIB))
 
 
-FIGURES: dict[str, Callable[[Project], Measured]] = {
-    "video_to_shards": video_to_shards,
-    "video_to_shards_processes": video_to_shards_processes,
-    "windowing_memory": windowing_memory,
-}
+def prepare(project: Project, folder: Path, episodes: int) -> Path:
+    """A project folder in which ``sigma window`` cuts the first ``episodes`` of the project's dataset.
+
+    The shares of validation and test stay, so that every part of the dataset grows alike.
+    """
+    (folder / DATASET).parent.mkdir(parents=True)
+    (folder / DATASET).symlink_to((project.root / DATASET).resolve())
+    for record in (BASE_RECORD, DATASET_RECORD):
+        shutil.copyfile(project.root / record, folder / record)
+    listed = read_json(project.root / EPISODES)
+    write_json(folder / EPISODES, {**listed, "used": listed["used"][:episodes]})
+    values = project.parameters.model_dump(mode="json")
+    window = values["window"] = values["window"] | DENSE
+    for part in ("validation", "test"):
+        if isinstance(window[part], int) and window[part]:
+            window[part] = round(window[part] / len(listed["used"]), 3)
+    write_json(folder / PARAMS_FILE, values)  # JSON is YAML too
+    return folder
+
+
+def measure_windowing_memory(project: Project) -> Measured:
+    """MiB with many episodes, and with few."""
+    few, many = project.settings.memory_episodes
+    if (used := len(read_json(project.root / EPISODES)["used"])) < many:
+        raise NotMeasured(f"the dataset has {used} episodes, benchmark.memory_episodes asks for {many}")
+    frames: dict[int, int] = {}
+    with tempfile.TemporaryDirectory(prefix="sigma-benchmark-") as name:
+        folders = {episodes: prepare(project, Path(name) / str(episodes), episodes) for episodes in (few, many)}
+
+        def peak(episodes: int) -> float:
+            command = (sys.executable, "-m", "sigma", "window")
+            memory = peak_memory(command, folders[episodes], environment(project.settings.threads))
+            frames[episodes] = read_json(folders[episodes] / METRICS)["frames"]
+            shutil.rmtree(folders[episodes] / SHARDS)
+            return memory
+
+        own, peer = in_turn(lambda: peak(many), lambda: peak(few), project.settings.repetitions)
+    details = [{"episodes": episodes, "frames": frames[episodes]} for episodes in (many, few)]
+    return Measured(own, peer, *details)

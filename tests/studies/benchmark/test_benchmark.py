@@ -65,7 +65,7 @@ def test_figures_that_were_not_asked_for_again_stay(folder, monkeypatch):
 
     calls = []
 
-    def measured(name, params, settings):
+    def measured(name, settings):
         calls.append(name)
         return build(CATALOGUE[name], Measured([float(len(calls))], [1.0])) | {"other_programs": 0.0}
 

@@ -13,7 +13,7 @@ from sigma.studies.benchmark.measure import NotMeasured
 from sigma.studies.benchmark.run import record_of
 from sigma.studies.benchmark.subprocesses import environment, run
 from sigma.studies.benchmark.time_startup import DVC
-from sigma.studies.benchmark.windowing_memory import prepare
+from sigma.studies.benchmark.time_windowing import prepare
 from tests.studies.benchmark.projects import project_of
 from tests.worlds import ADAPTED
 
@@ -28,7 +28,8 @@ NAMES = [
 
 
 def measure(name, project):
-    return import_module(f"sigma.studies.benchmark.time_{CATALOGUE[name].part}").FIGURES[name](project)
+    module = import_module(f"sigma.studies.benchmark.time_{CATALOGUE[name].part}")
+    return getattr(module, f"measure_{name}")(project)
 
 
 @pytest.mark.processes

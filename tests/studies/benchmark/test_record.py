@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sigma.studies.benchmark.catalogue import CATALOGUE, PARTS, Figure, Target, figures_of
 from sigma.studies.benchmark.comparison import number, rows, summary_line
 from sigma.studies.benchmark.measure import Measured
-from sigma.studies.benchmark.record import build, rounded
+from sigma.studies.benchmark.record import build
 
 POSITIVE = st.floats(1e-6, 1e6)
 PLAIN = Figure("startup", "ours", "theirs", "s", Target("at_most", 0.8))
@@ -62,10 +62,9 @@ def test_sides_of_different_length_make_no_ratio(own, peer):
 
 
 def test_numbers_are_rounded_at_every_depth_and_counts_stay_whole():
-    assert rounded({"a": [1.23456789, (2,)], 3: {"b": True, "c": None}}) == {
-        "a": [1.23457, [2]],
-        "3": {"b": True, "c": None},
-    }
+    record = build(PLAIN, Measured([1.0], [3.0], {"a": [1.23456789, (2,)], "b": {"c": True, "d": None}}))
+    assert (record["own"]["a"], record["own"]["b"]) == ([1.23457, [2]], {"c": True, "d": None})
+    assert record["ratio"]["rounds"] == [0.333333]
 
 
 def records():
@@ -104,5 +103,6 @@ def test_numbers_are_short(value, text):
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_measures_just_its_figures(part):
     module = import_module(f"sigma.studies.benchmark.time_{part}")
-    assert list(module.FIGURES) == figures_of(part)
-    assert all(function.__doc__ for function in module.FIGURES.values())
+    functions = {name.removeprefix("measure_"): value for name, value in vars(module).items() if "measure_" in name}
+    assert set(functions) == set(figures_of(part))
+    assert all(function.__doc__ for function in functions.values())

@@ -6,9 +6,16 @@ import torch
 
 from sigma.data.dataset.dataset import ACTION, STATE
 from sigma.shared.resize import to_resolution
-from sigma.studies.benchmark.lerobot_data import dataset_rows, deltas, open_lerobot
 from sigma.studies.benchmark.time_evaluation import WindowByWindow, base_replay, chosen_windows, take
-from sigma.studies.benchmark.time_loading import ShardWindows, lerobot_side, new_loader, read_windows
+from sigma.studies.benchmark.time_loading import (
+    ShardWindows,
+    dataset_rows,
+    deltas,
+    lerobot_side,
+    new_loader,
+    open_lerobot,
+    read_windows,
+)
 from sigma.studies.benchmark.time_training import LeRobotSteps, SigmaSteps
 from tests.studies.benchmark.projects import project_of
 from tests.worlds import ADAPTED
