@@ -56,7 +56,8 @@ class AblationParameters(Section):
                 )
         for key, arms in {"trained": list(self.arms), "tuned": self.confirmatory}.items():
             if getattr(self, key) != arms:
-                raise ValueError(f"{key}: found {getattr(self, key)}; legal: the arms in their order, {', '.join(arms)}")
+                found = getattr(self, key)
+                raise ValueError(f"{key}: found {found}; legal: the arms in their order, {', '.join(arms)}")
         return self
 
     @property
