@@ -74,7 +74,15 @@ def run(*, params: Path, output: Path) -> str:
     pictures = {name: picture(file.read_text(encoding="utf-8")) for name, file in PICTURES.items() if file.is_file()}
     table = outcomes(metrics["ablation"]["test"], closed_loop, section.target)
     sheets = _sheets(Path(section.contact_sheets))
-    page = build_evidence(metrics, closed_loop, table, section, pictures=pictures, sheets=sheets)
+    page = build_evidence(
+        metrics,
+        closed_loop,
+        table,
+        target=section.target,
+        kept_within=section.kept_within,
+        pictures=pictures,
+        sheets=sheets,
+    )
     with atomic_file(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     counts = Counter(row.outcome for row in table)

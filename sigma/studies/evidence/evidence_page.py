@@ -1,7 +1,7 @@
 """The evidence page: one file that needs nothing else, for the person who doubts that the telepathy path helps."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sigma.report.html import picture, render
 from sigma.studies.ablation import arm_figures
@@ -11,9 +11,6 @@ from sigma.studies.ablation.arm_table import CLAIMS, CRITICAL, METRICS
 from sigma.studies.evidence.diagnostic_figures import REPRESENTATIONS, TARGETS
 from sigma.studies.evidence.outcomes import BASE, BETTER, WORSE, Outcome, closed_outcome, losses, signed
 from sigma.studies.rollout.rollout_results import ClosedLoop, Paired
-
-if TYPE_CHECKING:
-    from sigma.studies.evidence.evidence import EvidenceParameters
 
 SHADES = {BETTER: "below", WORSE: "notbelow"}  # outcome -> class of its cell; any other outcome has none
 
@@ -32,8 +29,9 @@ def build_evidence(
     metrics: Mapping[str, Any],
     closed_loop: ClosedLoop | None,
     outcomes: Sequence[Outcome],
-    parameters: "EvidenceParameters",
     *,
+    target: str,
+    kept_within: float,
     pictures: Mapping[str, str],
     sheets: Sequence[tuple[str, str]],
 ) -> str:
@@ -43,7 +41,7 @@ def build_evidence(
     where it was not made), ``pictures`` the addresses of those of ``curves``, ``probes``, ``episodes`` and
     ``reliability`` that exist; ``sheets`` are contact sheets of rollouts, (name, address).
     """
-    ablation, target = metrics["ablation"], parameters.target
+    ablation = metrics["ablation"]
     test = ablation["test"]
     subject = subject_of(test)
     drawn = {**pictures, "forest": picture(arm_figures.forest(test))}
@@ -72,8 +70,8 @@ def build_evidence(
         shade=_shade,
         closed_loop=closed_loop,
         target=target,
-        margin=parameters.kept_within,
-        losses=losses(tasks, target, subject, parameters.kept_within),
+        margin=kept_within,
+        losses=losses(tasks, target, subject, kept_within),
         base=BASE,
         targets=TARGETS,
         representations=REPRESENTATIONS,
