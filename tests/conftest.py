@@ -1,6 +1,7 @@
 """Shared by all tests: threads, offline mode, tiers, and what happens where nothing can be rendered."""
 
 import ctypes.util
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,6 +11,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 pytest_plugins = ["tests.worlds"]
+
+
+def pytest_collection_finish():
+    """What has been imported stays to the end: without this, every full collection of garbage walks all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 # Tests of these folders carry the marker that keeps them out of `make test-fast`.
