@@ -66,7 +66,7 @@ def prepare(
         raise SigmaError(f"{folder}: holds something else; name a folder that is empty, new or of an earlier publish")
     config, base = policy_folder.check_parts(MODEL, CALIBRATION, BASE)
     trained = heads.new_heads(TelepathySizes.from_dict(config["sizes"], str(MODEL / CONFIG)), config["token_rms"])
-    heads.load_heads(trained, MODEL / heads.FILE)
+    heads.load_heads(trained, heads.heads_file(MODEL))
     digest = str(heads.describe_heads(trained)["digest"])
     provenance = _provenance(digest)
     _check_adapter_settings(parameters)

@@ -126,11 +126,17 @@ def reads(prepared, tmp_path_factory) -> dict[str, set[str]]:
             seen(self, name)
         return plain(self, name)
 
+    def count(section: Section, path: str, fields: set[str]) -> None:
+        for field in fields:
+            found[current[0]].add(f"{path}.{field}")
+            if isinstance(value := plain(section, field), Section):
+                count(value, f"{path}.{field}", set(type(value).model_fields))
+
     def dumped(self: Section, **options):
-        if sys._getframe(1).f_globals["__name__"] not in ("sigma.training.setup", "sigma.training.trainer"):
-            for one, path in list(named(self, names.get(id(self), ""))):
-                for field in type(one).model_fields:
-                    found[current[0]].add(f"{path}.{field}")
+        if sys._getframe(1).f_code.co_name not in ("sections", "flow_key"):
+            fields = set(type(self).model_fields)
+            fields &= set(options.get("include") or fields) - set(options.get("exclude") or ())
+            count(self, names.get(id(self), ""), fields)
         return dump(self, **options)
 
     current = [""]

@@ -55,9 +55,8 @@ class AblationParameters(Section):
                     f"{', '.join(self.confirmatory)}"
                 )
         for key, arms in {"trained": list(self.arms), "tuned": self.confirmatory}.items():
-            if getattr(self, key) != arms:
-                found = getattr(self, key)
-                raise ValueError(f"{key}: found {found}; legal: the arms in their order, {', '.join(arms)}")
+            if sorted(getattr(self, key)) != sorted(arms):
+                raise ValueError(f"{key}: found {getattr(self, key)}; legal: each of the arms {', '.join(arms)} once")
         return self
 
     @property

@@ -110,7 +110,7 @@ def test_an_arm_or_a_seed_that_is_not_listed_is_told_the_legal_ones():
 
 BAD = {
     "rate_of": ({"arms": {"a": {"kind": "residual", "rate_of": "b", "overrides": {}}}}, r"arms\.a\.rate_of: found 'b'"),
-    "trained": ({"trained": []}, r"trained: found \[\]; legal: the arms in their order, a"),
+    "trained": ({"trained": []}, r"trained: found \[\]; legal: each of the arms a once"),
     "kind": ({"arms": {"a": {"kind": "mlp", "rate_of": "a", "overrides": {}}}}, "'residual', 'lora' or 'full'"),
     "seeds": ({"seeds": [0, 0]}, r"ablation\.seeds: values must be distinct, found"),
     "rates": ({"trials": {"rates": [1.0, 0.0], "seed": 3}}, r"ablation\.trials\.rates\.1: .* greater than 0, found"),
