@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from sigma.parameters import Parameters
-from sigma.shared.errors import SigmaError
 
 BASE = Path("data/base.json")
 SHARDS = Path("data/shards")
@@ -15,41 +14,34 @@ CURVES = Path("data/training")
 
 def run(parameters: Parameters) -> str:
     """Train, select, and move the finished model into place; returns one line with the selected step."""
-    telepathy = parameters.telepathy
-    if telepathy.architecture != "telepathy":
-        raise SigmaError(
-            f"params.yaml: telepathy.architecture: found {telepathy.architecture}, which has no factors for CHECK A; "
-            "legal: telepathy (the mlp is an arm of stages/ablation)"
-        )
-
     from sigma.compute.device import open_device
     from sigma.compute.processes import launch, rank, to_start
     from sigma.shared.files import Outputs
     from sigma.shared.logs import record_training
     from sigma.training.batches import load_batches
-    from sigma.training.output import write_curves, write_model
+    from sigma.training.output import write_curve, write_model
     from sigma.training.state import Scratch
-    from sigma.training.trainer import Trainer, needs_expert
+    from sigma.training.trainer import Trainer
 
     machine = parameters.machine
     device = open_device(machine)
     if to_start(machine.processes):
         _check_shares(parameters, machine.processes, machine.fsdp)
         return launch(run, parameters, device)
-    batches = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device, expert=needs_expert(parameters))
+    batches = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device)
     trainer = Trainer(batches, parameters)
     with Scratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)
         if rank():
             return ""  # the first process writes
-        record_training("finetune", result.speed)
+        record_training("finetune", {"flow": result.speed})
         with Outputs() as outputs:
-            write_curves(result, outputs.folder(CURVES))
+            write_curve(result, outputs.folder(CURVES))
             write_model(result, MODEL)
         scratch.clear()
     return (
         f"finetune: {result.trainable:,} trained parameters, {result.steps} steps, "
-        f"validation mse_plan {result.validation:.5f} at step {result.selected}"
+        f"validation flow loss {result.validation:.5f} at step {result.selected}"
     )
 
 

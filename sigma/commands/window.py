@@ -82,8 +82,8 @@ def run(parameters: Parameters) -> str:
     splits = split_episodes(first_tasks(dataset, used), section.validation, section.test, section.seed)
     statistics = train_statistics(dataset, splits["train"])
     refuse_constant_joints(statistics, dataset.joint_names, section.exclude_joints)
-    strides = {"history_stride", "train_stride", "eval_stride"}
-    cut = section.model_dump(include={"horizon", "history", "trace"} | strides)
+    strides = {"memory_stride", "train_stride", "eval_stride"}
+    cut = section.model_dump(include={"horizon", "trace"} | strides)
     protocol = Protocol(chunk_size=base["chunk_size"], **cut)
     bounds = Filter(section.min_action_norm, section.min_motion)
     windows = candidate_windows(dataset, splits, protocol, bounds, statistics)

@@ -4,7 +4,7 @@ A folder holds ``shard_0000x.pt`` (tensors), ``windows.parquet`` (one row a cand
 version, protocol, statistics, splits, digests). A frame is stored once, however many windows see it; an episode lies in
 one shard. The same input gives the same bytes.
 
-Legend: F frames, W windows, M history, L trace, V cameras, S resolution, T chunk_size of the base, D joints.
+Legend: F frames, W windows, L trace, V cameras, S resolution, T chunk_size of the base, D joints.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from sigma.shared.files import digest_file, read_json, read_table, read_torch, w
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 META, WINDOWS = "meta.json", "windows.parquet"
 AGAIN = "run the window stage again (dvc repro window)"
 
@@ -37,7 +37,7 @@ TENSORS: dict[str, tuple[torch.dtype, str]] = {
     "window_episode": (torch.int64, "W"),
     "window_step": (torch.int64, "W"),
     "window_task": (torch.int64, "W"),
-    "window_frames": (torch.int64, "W M"),  # rows of this shard, oldest first; −1 before the episode began
+    "window_frame": (torch.int64, "W"),  # row of this shard: what the decision sees
     "window_action": (torch.float32, "W T D"),  # raw units, the last action repeated past the episode's end
     "window_valid": (torch.bool, "W T"),
 }
@@ -87,7 +87,7 @@ def _check_tensors(tensors: Mapping[str, Any], name: str) -> None:
 def _check_values(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any], path: Path) -> None:
     """Refuse sizes that differ from ``meta.json``, non-finite numbers, and references to missing rows or tasks."""
     sizes = {"V": len(meta["cameras"]), "3": 3, "S": meta["resolution"], "D": len(meta["joint_names"])}
-    sizes |= {"L": meta["trace"], "M": meta["history"], "T": meta["chunk_size"]}
+    sizes |= {"L": meta["trace"], "T": meta["chunk_size"]}
     for key, (_, shape) in TENSORS.items():
         actual, expected = tuple(tensors[key].shape[1:]), tuple(sizes[letter] for letter in shape.split()[1:])
         if actual != expected:
@@ -95,9 +95,9 @@ def _check_values(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any], 
     for key in ("frame_state", "frame_trace", "window_action"):
         if not torch.isfinite(tensors[key]).all():
             raise SigmaError(f"{path}: tensor {key!r} holds a non-finite number; {AGAIN}")
-    frames, observed = len(tensors["frame_step"]), tensors["window_frames"]
-    if ((observed < -1) | (observed >= frames)).any() or (observed[:, -1] < 0).any():
-        raise SigmaError(f"{path}: tensor 'window_frames' names a frame that the shard does not hold; {AGAIN}")
+    frames, observed = len(tensors["frame_step"]), tensors["window_frame"]
+    if ((observed < 0) | (observed >= frames)).any():
+        raise SigmaError(f"{path}: tensor 'window_frame' names a frame that the shard does not hold; {AGAIN}")
     tasks = len(meta["tasks"])
     for key in ("frame_task", "window_task"):
         unknown = tensors[key][(tensors[key] < 0) | (tensors[key] >= tasks)]
@@ -154,7 +154,7 @@ class Shards:
     window_split: np.ndarray  # str [W]
     window_kept: np.ndarray  # bool [W]
     window_strided: np.ndarray  # bool [W]
-    window_frames: np.ndarray  # global frame ids, −1 before the episode began
+    window_frame: np.ndarray  # global frame ids
     window_action: np.ndarray
     window_valid: np.ndarray
     _images: tuple[torch.Tensor, ...]
@@ -194,8 +194,7 @@ class Shards:
             for name in TENSORS
             if name != "frame_images"
         }
-        offset = np.repeat(first_frame[:-1], [record["windows"] for record in meta["shards"]])[:, None]
-        joined["window_frames"] = np.where(joined["window_frames"] >= 0, joined["window_frames"] + offset, -1)
+        joined["window_frame"] += np.repeat(first_frame[:-1], [record["windows"] for record in meta["shards"]])
         if len(order) != len(joined["window_step"]):
             raise SigmaError(
                 f"{folder / WINDOWS}: {len(order)} stored windows, the shards hold another number; {AGAIN}"
@@ -211,6 +210,20 @@ class Shards:
             _first_frame=first_frame,
             **joined,
         )
+
+    def memory_frames(self) -> dict[int, np.ndarray]:
+        """The global ids of the frames that memory reads of each episode, oldest first: steps 0, stride, 2·stride, …
+
+        Every such frame before an episode's last decision is stored.
+        """
+        on_stride = np.flatnonzero(self.frame_step % self.meta["memory_stride"] == 0)
+        order = on_stride[np.lexsort((self.frame_step[on_stride], self.frame_episode[on_stride]))]
+        episodes, first = np.unique(self.frame_episode[order], return_index=True)
+        return dict(zip(episodes.tolist(), np.split(order, first[1:]), strict=True))
+
+    def memory_reads(self, windows: np.ndarray) -> np.ndarray:
+        """How many of those frames lie before the decision of each of ``windows``, int64."""
+        return -(-self.window_step[windows] // self.meta["memory_stride"])
 
     def images(self, frames: np.ndarray) -> torch.Tensor:
         """Images of global frame ids [n], uint8 [n, V, 3, S, S]; raises ``IndexError`` outside 0 ≤ id < F."""

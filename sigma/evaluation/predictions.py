@@ -14,7 +14,6 @@ from sigma.policy.adapter.measures import Measures
 from sigma.shared.errors import SigmaError
 from sigma.shared.quantiles import Quantiles
 from sigma.shared.records import PREDICTED, REPLAY, read_record
-from sigma.shared.spans import SPANS, span_steps
 from sigma.shared.tables import read_columns
 
 SPLITS = ("test", "validation", "train")
@@ -25,7 +24,7 @@ BASELINE_COLUMNS = (
 )
 SIGMA_COLUMNS = (
     *IDENTITY,
-    *("base_action", "adapted_action", *(f"residual_{span}" for span in SPANS), "tau", "tau_l2"),
+    *("base_action", "sigma_action", "tau", "tau_l2"),
     *("sem_align", "control_tau_l2", "control_sem_align", "feature_distance", "text_distance"),
 )
 # Two passes of one base differ by less than this between batch shapes; another base or other windows differ by more.
@@ -51,7 +50,7 @@ class Predictions:
 
     @property
     def chunk(self) -> int:
-        return self.sigma["residual_chunk"].shape[1]
+        return min(self.shards["chunk"], self.horizon)
 
     @property
     def horizon(self) -> int:
@@ -79,18 +78,16 @@ def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], first: Pat
     for name in IDENTITY:
         if not np.array_equal(base[name], sigma[name]):
             raise SigmaError(f"{second}: column {name!r} differs from {first}; run the stage again (dvc repro)")
-    if base["action"].ndim != 3 or sigma["residual_chunk"].ndim != 3:
-        raise SigmaError(f"{first}, {second}: 'action', 'residual_chunk': legal: steps and joints a row")
+    if base["action"].ndim != 3:
+        raise SigmaError(f"{first}: 'action': legal: steps and joints a row")
     windows, horizon, joints = plan = base["action"].shape
-    steps = span_steps(min(sigma["residual_chunk"].shape[1], horizon), horizon)
     shapes = {
         "valid": (windows, horizon),
         "hold": (windows, joints),
-        **dict.fromkeys(("base_action", "base_zero_noise", "adapted_action"), plan),
+        **dict.fromkeys(("base_action", "base_zero_noise", "sigma_action"), plan),
         "base_samples": (windows, base["base_samples"].shape[1], horizon, joints),
-        **{f"residual_{span}": (windows, count, joints) for span, count in steps.items()},
     }
-    # Residuals are not among these: one that is not finite counts as zero, as it does on a robot.
+    # Sigma's action is not among these: a residual that is not finite counts as zero, as it does on a robot.
     finite = (
         *("action", "hold", "base_action", "base_zero_noise", "base_samples"),
         *("tau_l2", "sem_align", "control_tau_l2", "control_sem_align"),

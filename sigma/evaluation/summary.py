@@ -17,7 +17,7 @@ from sigma.evaluation.references import reference_plans
 from sigma.evaluation.scores import METRICS, Arm
 from sigma.parameters.report import ReportParameters
 from sigma.policy.adapter.adapter import Execution, SigmaTelepathyAdapter
-from sigma.shared.spans import stored_residuals
+from sigma.shared.spans import residuals
 
 # Metric -> its column in Sigma's table; the control pass's has a prefix.
 TELEPATHY = ("tau_l2", "sem_align")
@@ -61,8 +61,8 @@ def execute(predictions: Predictions, adapter: SigmaTelepathyAdapter) -> Executi
     """What ``adapter`` would execute on every window."""
     base, sigma = predictions.base, predictions.sigma
     measures = stored_measures(sigma, base["hold"])
-    adapted = sigma["adapted_action"]
-    return adapter.execute(base["base_action"], stored_residuals(sigma), measures, adapted_action=adapted)
+    corrections = residuals(base["base_action"], sigma["sigma_action"], predictions.chunk)
+    return adapter.execute(base["base_action"], corrections, measures)
 
 
 def evaluate(predictions: Predictions, adapter: SigmaTelepathyAdapter, report: ReportParameters) -> Evaluation:

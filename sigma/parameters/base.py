@@ -10,7 +10,6 @@ from sigma.parameters.schema import Section
 class BaseParameters(Section):
     samples: int = Field(ge=1, le=256)
     action: Literal["zero_noise", "mean", "sample"]
-    branch: Literal["frozen", "adapted"]
     statistics: Literal["checkpoint", "dataset"]
     dtype: Literal["float32", "bfloat16"]
     seed: int = Field(ge=0)

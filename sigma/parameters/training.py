@@ -9,8 +9,8 @@ from sigma.parameters.schema import Section
 
 class TrainParameters(Section):
     steps: int = Field(ge=1, le=1_000_000)
-    flow_steps: int = Field(ge=0, le=1_000_000)
     flow_draws: int = Field(ge=1, le=64)
+    validation_draws: int = Field(ge=1, le=1024)
     batch: int = Field(ge=1, le=4096)
     accumulation: int = Field(ge=1, le=1024)
     learning_rate: float = Field(gt=0, le=1)
@@ -49,7 +49,6 @@ class TrafParameters(Section):
     top_k: float = Field(ge=0, lt=1)
     focus: float = Field(gt=0, lt=1)
     decay: float = Field(ge=0, lt=1)
-    draw: bool
 
     @model_validator(mode="after")
     def _focuses(self) -> "TrafParameters":
@@ -82,6 +81,11 @@ class LossParameters(Section):
     trj: float = Field(ge=0)
     tau: float = Field(ge=0)
     tau_band: float = Field(ge=0, le=1)
-    flow: float = Field(ge=0)
     traf: TrafParameters
     tsac: TsacParameters
+
+    @model_validator(mode="after")
+    def _some_span(self) -> "LossParameters":
+        if not self.vec + self.chk + self.trj:
+            raise ValueError("vec, chk and trj are all 0, so that nothing is learned; legal: at least one above 0")
+        return self

@@ -23,10 +23,9 @@ Episodes = Annotated[
 class WindowParameters(Section):
     horizon: int = Field(ge=1, le=1024)
     chunk: int = Field(ge=1, le=1024)
-    history: int = Field(ge=1, le=64)
     train_stride: int = Field(ge=1, le=1024)
     eval_stride: int = Field(ge=1, le=1024)
-    history_stride: int = Field(ge=1, le=1024)
+    memory_stride: int = Field(ge=1, le=1024)
     trace: int = Field(ge=0, le=1024)
     min_action_norm: float = Field(ge=0)
     min_motion: float = Field(ge=0)
@@ -51,13 +50,4 @@ class WindowParameters(Section):
         if horizon % stride and (info.field_name == "train_stride" or stride % horizon):
             alternative = "" if info.field_name == "train_stride" else " or be a multiple of it"
             raise ValueError(f"must divide window.horizon ({horizon}){alternative}")
-        return stride
-
-    @field_validator("history_stride")
-    @classmethod
-    def _history_on_decisions(cls, stride: int, info: ValidationInfo) -> int:
-        if stride % info.data.get("train_stride", stride):
-            raise ValueError(
-                f"must be a multiple of window.train_stride ({info.data['train_stride']}): history is made of decisions"
-            )
         return stride

@@ -56,7 +56,7 @@ PREDICTED = {
     "dataset": ORIGIN,
 }
 SHARDS = PREDICTED | {
-    **dict.fromkeys(("chunk_size", "history", "history_stride", "trace", "resolution"), int),
+    **dict.fromkeys(("chunk_size", "memory_stride", "trace", "resolution"), int),
     "cameras": [str],
     "statistics": {feature: {"q01": [NUMBER], "q99": [NUMBER]} for feature in ("observation.state", "action")},
     "shards": [{"name": str, "sha256": str, **dict.fromkeys(("bytes", "frames", "windows"), int)}],

@@ -1,9 +1,9 @@
-"""The three spans of an action plan at which Sigma predicts a residual, corrects the base and is scored.
+"""The three spans of an action plan at which Sigma steers the base, corrects its action and is scored.
 
 A span is a run of control steps that begins at the decision: ``vector`` is its first step, ``chunk`` the first C steps,
-``trajectory`` all T. The source's card calls them branches. Here *branch* is kept for the base's (``frozen`` or
-``adapted``) and *scale* for the share of a correction that the adapter lets through. Stored names keep the card's
-words: ``telepathy_residual_vector``, and ``branches`` in the adapter's calibration.
+``trajectory`` all T. The source's card calls them branches. Here *branch* is the map by which the factors enter the
+action expert on a span, and *scale* the share of a correction that the adapter lets through. Stored names keep the
+card's words: ``telepathy_residual_vector``, and ``branches`` in the adapter's calibration.
 
 Shapes: B windows, n steps of a span, T horizon, C chunk, D action dim. Every function takes NumPy arrays or torch
 tensors; torch itself is not imported, because the report reads this module too.
@@ -33,25 +33,12 @@ def split[Array: (np.ndarray, Tensor)](plan: Array, chunk: int) -> dict[str, Arr
     return {span: plan[:, :steps] for span, steps in span_steps(chunk, plan.shape[1]).items()}
 
 
-def corrections[Array: (np.ndarray, Tensor)](
-    base: Array, residuals: Mapping[str, Array], adapted: Array
-) -> dict[str, Array]:
-    """What scale 1 adds to the frozen base's action, ``[B, n, D]`` by span.
+def residuals[Array: (np.ndarray, Tensor)](base: Array, action: Array, chunk: int) -> dict[str, Array]:
+    """What scale 1 adds to the base's action ``[B, T, D]`` on each span, ``[B, n, D]``: ``action − base``.
 
-    The heads' ``residuals`` (``[B, n, D]`` by span) correct the action ``adapted [B, T, D]``: the base's under LoRA,
-    or ``base`` itself with the frozen branch. The correction is counted from ``base [B, T, D]``, so that scale 0 is
-    always the frozen base: ``(adapted − base) + residual``, in this order of floating-point operations everywhere.
+    ``action`` is Sigma's, integrated from the same noise as ``base``.
     """
-    result = {}
-    for span in SPANS:
-        steps = residuals[span].shape[1]
-        result[span] = (adapted[:, :steps] - base[:, :steps]) + residuals[span]
-    return result
-
-
-def stored_residuals[Array](columns: Mapping[str, Array]) -> dict[str, Array]:
-    """The residuals ``[W, n, D]`` by span, from their columns in Sigma's table."""
-    return {span: columns[f"residual_{span}"] for span in SPANS}
+    return split(action - base, chunk)
 
 
 def executed_plan[Array: (np.ndarray, Tensor)](actions: Mapping[str, Array]) -> Array:

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from sigma.compute import processes
 from sigma.data.shards import Shards
-from sigma.policy.model.decision import SigmaModel
 from sigma.policy.pi05.base import Base, load_base
 from sigma.policy.pi05.base_action import Kind, deterministic_action
-from sigma.policy.pi05.inputs import InputBuilder, Normalisation, gather_history
-from sigma.policy.pi05.observation import Observation
-from sigma.policy.pi05.prefix import Encoded
+from sigma.policy.pi05.inputs import InputBuilder, Normalisation
+from sigma.policy.pi05.observation import Observation, Past
+from sigma.policy.pi05.prefix import Encoded, Steering
 from sigma.shared import records
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file
@@ -37,16 +36,15 @@ class _Read:
 
     tokens: bool
     images: Tensor
-    history: Tensor  # (B, M−1, P, d)
-    present: Tensor  # (B, M−1)
-    now: Tensor  # (B, P, d)
+    pooled: Tensor  # (B, P, d)
+    past: Past
 
 
 @dataclass(eq=False)
 class WindowBatches:
     """Inputs of every window, ready to be batched.
 
-    Legend: W windows, F frames, M history, P pooled vectors, d backbone width, T horizon, A action dim.
+    Legend: W windows, F frames, P pooled vectors, d backbone width, T horizon, A action dim.
     """
 
     base: Base
@@ -54,6 +52,7 @@ class WindowBatches:
     builder: InputBuilder
     meta: dict  # of data/features
     pooled: Tensor  # (F, P, d)
+    text: Tensor  # (tasks, d)
     columns: dict[str, np.ndarray]
     digest: str
     dtype: str
@@ -62,6 +61,7 @@ class WindowBatches:
 
     def __post_init__(self) -> None:
         self._prefetcher = Prefetcher(self._read)
+        self.memory_frames = self.shards.memory_frames()
 
     @property
     def split(self) -> np.ndarray:
@@ -90,7 +90,7 @@ class WindowBatches:
         """
         for number in range(self.views.count + 1):
             chosen = windows[self.split[windows] == "train"] if number else windows
-            frames = np.unique(self.shards.window_frames[chosen, -1])
+            frames = np.unique(self.shards.window_frame[chosen])
             for start in range(0, len(frames), batch):
                 rows = frames[start : start + batch]
                 images = self.views.apply(self.shards.images(rows), rows, [number] * len(rows))
@@ -102,18 +102,37 @@ class WindowBatches:
         self._prefetcher.request(windows, numbers)
 
     def _read(self, windows: np.ndarray, numbers: np.ndarray) -> "_Read":
-        frames = self.shards.window_frames[windows]
-        now = frames[:, -1]
+        now = self.shards.window_frame[windows]
         keys = list(zip(now.tolist(), numbers.tolist(), strict=True))
         cached = all(key in self.vision for key in keys)
         if cached:
             images = torch.stack([self.vision[key] for key in keys])
         else:
             images = self.views.apply(self.shards.images(now), now, numbers)
-        tensors = [images, *gather_history(self.pooled, frames), self.pooled[now]]
-        if self.builder.device.type == "cuda":
-            tensors = [tensor.pin_memory() for tensor in tensors]  # a GPU copies from it while it computes
-        return _Read(cached, *tensors)
+        past, pooled = self.past(windows), self.pooled[now]
+        if self.builder.device.type == "cuda":  # a GPU copies from it while it computes
+            images, pooled = images.pin_memory(), pooled.pin_memory()
+            past = Past(*(value.pin_memory() for value in vars(past).values()))
+        return _Read(cached, images, pooled, past)
+
+    def past(self, windows: np.ndarray) -> Past:
+        """What memory reads before the decisions of ``windows``; windows of one episode share a row. On the CPU."""
+        shards = self.shards
+        episodes, row = np.unique(shards.window_episode[windows], return_inverse=True)
+        reads = shards.memory_reads(windows)
+        longest = int(reads.max(initial=0))
+        frames = np.zeros((len(episodes), longest), dtype=np.int64)
+        for place, episode in enumerate(episodes.tolist()):
+            read = self.memory_frames[episode][:longest]
+            frames[place, : len(read)] = read
+        states = self.builder.normalisation.state.normalise(shards.frame_state[frames])
+        return Past(
+            features=self.pooled[torch.from_numpy(frames)],
+            states=torch.from_numpy(states),
+            text=self.text[torch.from_numpy(shards.frame_task[frames])],
+            episode=torch.from_numpy(row.reshape(-1)),
+            reads=torch.from_numpy(reads),
+        )
 
     def observation(
         self,
@@ -122,8 +141,8 @@ class WindowBatches:
         *,
         numbers: np.ndarray | None = None,
         train_vision: bool = False,
-    ) -> Observation:
-        """What the policy reads at the decisions of ``windows``.
+    ) -> tuple[Observation, Past]:
+        """What the policy reads at the decisions of ``windows``, and what memory has read before them.
 
         Args:
             state_noise: (B, D) in normalised units, added to the state and to the states before it alike, so that the
@@ -132,7 +151,7 @@ class WindowBatches:
             train_vision: the image tokens carry a gradient to the vision tower; then none may be cached.
         """
         shards = self.shards
-        now = shards.window_frames[windows][:, -1]
+        now = shards.window_frame[windows]
         read = self._prefetcher.take(windows, np.zeros(len(now), dtype=np.int64) if numbers is None else numbers)
         vision = read.images if read.tokens else self.builder.encode_images(read.images, gradient=train_vision)
         states, trace = shards.frame_state[now], shards.frame_trace[now]
@@ -141,15 +160,23 @@ class WindowBatches:
             noise = state_noise.astype(np.float32) * (quantiles.q99 - quantiles.q01) / 2
             states, trace = states + noise, trace + noise[:, None]
         texts = [shards.tasks[task] for task in shards.window_task[windows]]
-        observation = self.builder.observation(vision, states, texts, read.history, read.present, trace)
-        return observation.with_frozen_features(read.now.to(self.builder.device, non_blocking=True))
+        observation, device = self.builder.observation(vision, states, texts, trace), self.builder.device
+        observation = observation.with_frozen_features(read.pooled.to(device, non_blocking=True))
+        return observation, read.past.to(device)
 
-    def decide(self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind) -> Tensor:
+    def decide(
+        self,
+        policy: PI05Policy,
+        encoded: Encoded,
+        windows: np.ndarray,
+        kind: Kind,
+        steering: Steering | None = None,
+    ) -> Tensor:
         """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""
         shards, meta = self.shards, self.meta
         addresses: list[tuple[Key, ...]] = [(shards.window_episode[row], shards.window_step[row]) for row in windows]
         draws: dict[str, Any] = {"samples": meta["samples"], "seed": meta["seed"], "addresses": addresses}
-        action = deterministic_action(kind, policy, encoded, meta["num_steps"], **draws)
+        action = deterministic_action(kind, policy, encoded, meta["num_steps"], steering, **draws)
         return action[:, : shards.meta["horizon"]]
 
 
@@ -174,7 +201,8 @@ def load_batches(
     shards = Shards.open(shards_folder)
     file = features / "features.safetensors"
     try:
-        pooled = load_file(file)["pooled"]
+        tensors = load_file(file)
+        pooled, text = tensors["pooled"], tensors["text"]
     except (SafetensorError, OSError, KeyError) as error:
         raise SigmaError(f"{file}: not readable ({' '.join(str(error).split())})") from None
     shape, expected = tuple(pooled.shape), tuple(meta[name] for name in ("frames", "pools", "width"))
@@ -190,16 +218,7 @@ def load_batches(
     digest = hashlib.sha256()
     for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):
         digest.update(digest_file(file).encode())
-    return WindowBatches(base, shards, builder, meta, pooled, columns, digest.hexdigest(), meta["dtype"])
-
-
-def motion_rms(batches: WindowBatches, windows: np.ndarray) -> Tensor:
-    """(D,) root mean square of each joint's motion before the decisions of ``windows``, normalised, at least 0.01."""
-    frames = batches.shards.window_frames[windows, -1]
-    quantiles = batches.builder.normalisation.state
-    state = quantiles.normalise(batches.shards.frame_state[frames])
-    motion = quantiles.normalise(batches.shards.frame_trace[frames]) - state[:, None]
-    return torch.from_numpy(np.sqrt(np.square(motion, dtype=np.float64).mean((0, 1)))).float().clamp_min(0.01)
+    return WindowBatches(base, shards, builder, meta, pooled, text, columns, digest.hexdigest(), meta["dtype"])
 
 
 def map_parts[Part](make: Callable[[slice], Part], total: int, batch: int) -> list[Part]:
@@ -211,16 +230,6 @@ def map_parts[Part](make: Callable[[slice], Part], total: int, batch: int) -> li
     with torch.no_grad():
         parts = [make(slice(start, start + batch)) for start in processes.local_shard(starts)]
     return processes.gather_parts(parts, len(starts))
-
-
-def adapted_actions(model: SigmaModel, batches: WindowBatches, windows: np.ndarray, batch: int) -> Tensor:
-    """Deterministic action (B, T, A) of the adapted policy, by the same rule as the frozen base's."""
-
-    def act(rows: slice) -> Tensor:
-        passed = model.adapted_pass(batches.observation(windows[rows]))
-        return batches.decide(model.policy, passed.encoded, windows[rows], batches.meta["action"]).cpu()
-
-    return torch.cat(map_parts(act, len(windows), batch)).to(batches.builder.device)
 
 
 def code_digest() -> str:

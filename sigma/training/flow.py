@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from sigma.parameters.training import TrainParameters
 from sigma.policy.model import lora
+from sigma.policy.model.decision import AdaptedPass
 from sigma.policy.pi05 import prefix
-from sigma.policy.pi05.observation import BasePass, Observation, base_pass
+from sigma.policy.pi05.observation import Observation, Past, base_pass
 from sigma.shared.seeding import Key, generator
+from sigma.shared.spans import span_steps
 from sigma.training.batches import WindowBatches
 
 # Output embeddings of the two language models: checkpoints carry them, π0.5 reads neither.
@@ -41,9 +43,9 @@ class FlowModel(nn.Module):
     def policy(self) -> PI05Policy:
         return self.tuned if self.whole else self.tuned.get_base_model()
 
-    def adapted_pass(self, observation: Observation) -> BasePass:
-        """The policy's pass over the prefix, with what is trained of it."""
-        return base_pass(self.policy, observation)
+    def adapted_pass(self, observation: Observation, past: Past) -> AdaptedPass:
+        """The policy's pass over the prefix, with what is trained of it; the past is not read."""
+        return AdaptedPass(base_pass(self.policy, observation).encoded, None, None)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that flow matching trains, by name, in a stable order."""
@@ -74,10 +76,13 @@ def step_noise(
     return noise[part], time[part]
 
 
-def flow_loss(
-    policy: PI05Policy, batches: WindowBatches, passed: BasePass, windows: np.ndarray, noise: Tensor, time: Tensor
-) -> Tensor:
-    """π0.5's flow-matching loss of each window (B,), masked at padded steps and at joints excluded by name.
+def flow_losses(
+    policy: PI05Policy, batches: WindowBatches, passed: AdaptedPass, windows: np.ndarray, noise: Tensor, time: Tensor
+) -> dict[str, Tensor]:
+    """π0.5's flow-matching loss of each window and draw (B, R) on every span, by span.
+
+    Padded steps and joints excluded by name are masked. The trajectory is the whole chunk that the base predicts, so
+    that its loss is π0.5's own.
 
     Args:
         passed: the prefix of these windows as the model reads it.
@@ -87,7 +92,12 @@ def flow_loss(
     device = batches.builder.device
     raw = batches.shards.window_action[windows]
     actions = torch.from_numpy(batches.builder.normalisation.action.normalise(raw)).to(device)
-    losses = prefix.flow_matching_loss(policy, passed.encoded, actions, noise.to(device), time.to(device))
+    noise, time = noise.to(device), time.to(device)
+    losses = prefix.flow_matching_loss(policy, passed.encoded, actions, noise, time, passed.steering)
     valid = torch.from_numpy(batches.shards.window_valid[windows]).to(device)[:, None, :, None]
     weight = (valid & batches.scored_joints()).expand_as(losses).to(losses.dtype)
-    return (losses * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp_min(1)
+    weighted, steps = losses * weight, span_steps(batches.shards.meta["chunk"], losses.shape[2])
+    return {
+        span: weighted[:, :, :count].sum((2, 3)) / weight[:, :, :count].sum((2, 3)).clamp_min(1)
+        for span, count in steps.items()
+    }

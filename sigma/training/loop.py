@@ -161,12 +161,11 @@ class Phase:
         self.curve = Curve(objective.name)
         self.step = 0
 
-    def run(self, scratch: Scratch, carried: dict[str, Any], validation_batch: int) -> PhaseResult:
+    def run(self, scratch: Scratch, validation_batch: int) -> PhaseResult:
         """Train from the last saved step to the end and put the selected weights into the parameters.
 
         Args:
             scratch: where the state is kept.
-            carried: entries of earlier phases that every saved state must hold too.
             validation_batch: windows a forward pass in validation.
         """
         schedule = self.schedule
@@ -181,7 +180,7 @@ class Phase:
                     self._validate(validation_batch)
                     self.speed.note(self.step)
                 if self.step % schedule.checkpoint_every == 0 and self.step < schedule.steps:
-                    scratch.save(carried | {"phase": self.objective.name, "state": self.state()})
+                    scratch.save(self.state())
                 meter.advance(1, note)
         best = schedule.select == "best"
         chosen = self.best if best else self.curve.validation[-1]

@@ -1,4 +1,4 @@
-"""The terms of Sigma's loss: regression of residuals on three spans, TRAF, TSAC and control of the factors' norm.
+"""The terms of Sigma's loss beside flow matching: TRAF, TSAC and control of the factors' norm.
 
 The source's card names L_act_vec, L_act_chk, L_act_trj, Telepathic Residual Action Focusing (TRAF: hard samples by
 top-k error), the Telepathic Semantic Alignment Curriculum (TSAC: growing alignment weights) and control of tau_l2; it
@@ -8,7 +8,7 @@ Legend: B batch, W training windows, T horizon, A action dim, K factors, E facto
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -31,21 +31,42 @@ def plan_error(plan: Tensor, action: Tensor, valid: Tensor, joints: Tensor) -> T
     return (error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
 
 
-def residual_errors(
-    residuals: Mapping[str, Tensor], target: Tensor, valid: Tensor, joints: Tensor
-) -> dict[str, Tensor]:
-    """The same of residuals (B, n, A) by span, against their target r* = a* − a_base (B, T, A)."""
-    lengths = {span: predicted.shape[1] for span, predicted in residuals.items()}
-    return {span: plan_error(residuals[span], target[:, :n], valid[:, :n], joints) for span, n in lengths.items()}
+class NoiseLevels:
+    """The mean flow-matching loss by time: a window's loss says how hard the window is only beside that of its times.
+
+    An exponential moving average in :data:`BINS` equal bins of the time; NaN where no draw has fallen yet.
+    """
+
+    BINS = 10
+
+    def __init__(self, decay: float):
+        self.decay = decay
+        self.means = np.full(self.BINS, np.nan)
+
+    def _bins(self, time: np.ndarray) -> np.ndarray:
+        return np.minimum((time * self.BINS).astype(int), self.BINS - 1)
+
+    def relative(self, losses: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Losses (n, R) at these times (n, R), divided by the mean at the time, as a mean over the draws (n,)."""
+        means = self.means[self._bins(time)]
+        return np.where(np.isnan(means), 1.0, losses / np.maximum(means, 1e-12)).mean(axis=1)
+
+    def update(self, losses: np.ndarray, time: np.ndarray) -> None:
+        """Blend losses (n, R) into the means of their times."""
+        bins = self._bins(time).ravel()
+        seen = np.unique(bins)
+        fresh = np.array([losses.ravel()[bins == number].mean() for number in seen])
+        old = self.means[seen]
+        self.means[seen] = np.where(np.isnan(old), fresh, self.decay * old + (1 - self.decay) * fresh)
 
 
 class HardWindows:
     """TRAF: a persistent error of every training window, and the weights that follow from it.
 
-    The table is an exponential moving average of each window's residual error. A window is hard where its error lies
-    above the (1 − top_k) quantile of the table; hard windows share ``focus`` of the whole weight, the others the rest,
-    so that weights have mean 1. Weights are read before and errors are written after an optimizer step: the split into
-    micro-batches cannot change them. Until every window has been seen, all weights are 1.
+    The table is an exponential moving average of each window's relative loss (:class:`NoiseLevels`). A window is hard
+    where its error lies above the (1 − top_k) quantile of the table; hard windows share ``focus`` of the whole weight,
+    the others the rest, so that weights have mean 1. Weights are read before and errors are written after an optimizer
+    step: the split into micro-batches cannot change them. Until every window has been seen, all weights are 1.
     """
 
     def __init__(self, windows: int, top_k: float, focus: float, decay: float):
@@ -108,8 +129,8 @@ def memory_text_loss(semantic: Tensor, text: Tensor, bank: Tensor, temperature: 
 def intent_telepathy_loss(intent_view: Tensor, factors: Tensor) -> Tensor:
     """1 − cos(view(z), stop(τ)), a mean over B.
 
-    The gradient stops at the factors: the intent learns to predict them, and the factors, which the action regression
-    shapes, cannot collapse onto the intent.
+    The gradient stops at the factors: the intent learns to predict them, and the factors, which flow matching shapes,
+    cannot collapse onto the intent.
     """
     return (1 - torch.cosine_similarity(intent_view.flatten(1), factors.detach().flatten(1), dim=-1)).mean()
 
@@ -139,7 +160,7 @@ class Term:
     weight: Callable[[LossParameters], float]
 
 
-# The terms beside the regression, by their name in the training curve. A new term is a row here and its keys in
+# The terms beside flow matching, by their name in the training curve. A new term is a row here and its keys in
 # LossParameters and params.yaml. The curriculum ramps up the weights of the alignments (TSAC) alone.
 ALIGNMENTS = {
     "memory_text": Term(

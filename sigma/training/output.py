@@ -12,7 +12,7 @@ from sigma.training.trainer import TrainingResult
 
 def write_model(result: TrainingResult, folder: Path) -> None:
     """Write ``models/sigma``: adapter, heads in two formats, configuration, statistics and tokenizer, whole or not."""
-    batches = result.material
+    batches = result.batches
     with atomic_directory(folder) as temporary:
         lora.save(result.model.adapted, temporary)
         save_heads(result.model.heads, temporary)
@@ -20,7 +20,6 @@ def write_model(result: TrainingResult, folder: Path) -> None:
         config = model_config(
             base=batches.base,
             weights_digest=result.base_digest,
-            branch=result.branch,
             sizes=result.model.heads.sizes,
             features_meta=batches.meta,
             shards_meta=batches.shards.meta,
@@ -29,20 +28,18 @@ def write_model(result: TrainingResult, folder: Path) -> None:
         write_json(temporary / CONFIG, config)
 
 
-def write_curves(result: TrainingResult, folder: Path) -> None:
-    """Write one table a phase through DVCLive, so that ``dvc plots`` draws them."""
+def write_curve(result: TrainingResult, folder: Path) -> None:
+    """Write the curve's tables through DVCLive, so that ``dvc plots`` draws them."""
     from dvclive import Live
 
-    with atomic_directory(folder) as temporary:
-        for curve in result.curves:
-            settings: dict[str, Any] = {"report": None, "save_dvc_exp": False, "dvcyaml": None, "monitor_system": False}
-            with Live(dir=str(temporary / curve.name), **settings) as live:
-                validated = {point["step"]: point for point in curve.validation}
-                for point in curve.train:
-                    live.step = int(point["step"])
-                    metrics = {f"train/{name}": value for name, value in point.items()}
-                    for name, value in validated.get(point["step"], {}).items():
-                        metrics[f"validation/{'error' if name == 'value' else name}"] = value
-                    for name, value in metrics.items():
-                        if not name.endswith("/step"):
-                            live.log_metric(name, value)
+    settings: dict[str, Any] = {"report": None, "save_dvc_exp": False, "dvcyaml": None, "monitor_system": False}
+    with atomic_directory(folder) as temporary, Live(dir=str(temporary), **settings) as live:
+        validated = {point["step"]: point for point in result.curve.validation}
+        for point in result.curve.train:
+            live.step = int(point["step"])
+            metrics = {f"train/{name}": value for name, value in point.items()}
+            for name, value in validated.get(point["step"], {}).items():
+                metrics[f"validation/{'flow' if name == 'value' else name}"] = value
+            for name, value in metrics.items():
+                if not name.endswith("/step"):
+                    live.log_metric(name, value)

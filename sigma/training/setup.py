@@ -51,14 +51,13 @@ def views(train: TrainParameters) -> Augmentation:
     return Augmentation(train.views, train.view_shift, train.view_light, train.seed)
 
 
-def schedule(train: TrainParameters, steps: int) -> Schedule:
-    """The numbers of a phase of ``steps`` optimizer steps."""
-    names = {field.name for field in fields(Schedule)} - {"steps"}
-    return Schedule(steps=steps, **train.model_dump(include=names))
+def schedule(train: TrainParameters) -> Schedule:
+    """The numbers of the training loop."""
+    return Schedule(**train.model_dump(include={field.name for field in fields(Schedule)}))
 
 
 def sections(parameters: Parameters) -> dict[str, dict[str, Any]]:
-    """The sections that a training reads, as plain values; of the section ``base`` it reads the branch too."""
+    """The sections that a training reads, as plain values."""
     return parameters.model_dump(include={"train", "lora", "telepathy", "loss"})
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,6 @@ def scratch_root() -> Path:
     if answer.returncode == 0 and answer.stdout.strip():
         return Path(answer.stdout.strip()).parent / "tmp" / "sigma-scratch"
     return Path(".sigma-scratch")
-
-
-KEPT = 64  # Finished phases that are kept.
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -60,43 +57,11 @@ def _write(file: Path, state: dict[str, Any]) -> None:
 
 
 class Scratch:
-    """The place of one training's state, and of the finished phases that several trainings share."""
+    """The place of one training's state."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.file = folder / "state.pt"
-
-    def kept(self, key: str) -> dict[str, Any] | None:
-        """What a finished phase of these inputs left, of this or another training; None where none was kept.
-
-        A file that cannot be read is discarded with a message: only time is lost with it.
-        """
-        return broadcast_first(partial(self._read_phase, self._phase(key)))
-
-    def _read_phase(self, file: Path) -> dict[str, Any] | None:
-        try:
-            return _read(file)
-        except SigmaError:
-            print(f"sigma: {file}: this finished phase cannot be read; it is discarded and made anew", file=sys.stderr)
-            file.unlink(missing_ok=True)
-            return None
-
-    def keep(self, key: str, state: dict[str, Any]) -> None:
-        """Leave a finished phase for other trainings; the oldest beyond :data:`KEPT` are removed."""
-        if rank():
-            return
-        file = self._phase(key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _write(file, state)
-        ages: dict[Path, float] = {}
-        for phase in file.parent.glob("*.pt"):
-            with suppress(FileNotFoundError):  # another training may be tidying up too
-                ages[phase] = phase.stat().st_mtime
-        for old in sorted(ages, key=ages.__getitem__)[:-KEPT]:
-            old.unlink(missing_ok=True)
-
-    def _phase(self, key: str) -> Path:
-        return self.folder.parent / "phases" / f"{key[:32]}.pt"
 
     @classmethod
     @contextmanager

@@ -1,9 +1,9 @@
 """Cutting an episode into windows: where decisions fall, what each sees, what is filtered.
 
-Legend: n frames of the episode, W windows, M history, T horizon, L trace, D joints. A window at decision step t has the
-actions t, t + 1, … as targets, and as observation the frames t − k·history_stride, k = M − 1 … 0, and the joint states
-of the steps t − L … t − 1; nothing later than t is observed. The filter reads the whole horizon, but it only selects
-training windows and is no input of a model.
+Legend: n frames of the episode, W windows, T horizon, L trace, D joints. A window at decision step t has the actions t,
+t + 1, … as targets, and as observation the frame t, the joint states of the steps t − L … t − 1, and the frames 0, S,
+2S, … before t that memory reads (S = memory_stride); nothing later than t is observed. The filter reads the whole
+horizon, but it only selects training windows and is no input of a model.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Protocol:
-    """How windows are cut: horizon T, strides and trace L in steps, history M in decisions, chunk_size targets."""
+    """How windows are cut: horizon T, strides and trace L in steps, chunk_size targets."""
 
     horizon: int
     chunk_size: int
-    history: int
-    history_stride: int
+    memory_stride: int
     train_stride: int
     eval_stride: int
     trace: int
@@ -41,11 +40,9 @@ def is_strided(steps: np.ndarray, length: int, horizon: int) -> np.ndarray:
     return (steps % horizon == 0) & (steps + horizon <= length)
 
 
-def history_steps(steps: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Observed steps of each window, oldest first, its own step last; −1 before the episode began. int64 [W, M]."""
-    back = np.arange(protocol.history - 1, -1, -1, dtype=np.int64) * protocol.history_stride
-    observed = steps[:, None] - back[None, :]
-    return np.where(observed >= 0, observed, -1)
+def memory_steps(last: int, stride: int) -> np.ndarray:
+    """The steps before step ``last`` at which memory reads an episode: 0, ``stride``, 2·``stride``, … int64."""
+    return np.arange(0, last, stride, dtype=np.int64)
 
 
 def trace_states(state: np.ndarray, steps: np.ndarray, trace: int) -> np.ndarray:

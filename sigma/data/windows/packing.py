@@ -17,7 +17,7 @@ from sigma.data.dataset.dataset import Dataset, Episode, Rows
 from sigma.data.dataset.video import Films, decode
 from sigma.data.shards import write_index, write_shard
 from sigma.data.windows.candidates import stored_windows
-from sigma.data.windows.cutting import Protocol, history_steps, targets, trace_states
+from sigma.data.windows.cutting import Protocol, memory_steps, targets, trace_states
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import atomic_directory
 from sigma.shared.resize import to_resolution
@@ -32,9 +32,11 @@ class StoredCameras:
 
 
 def observed_steps(steps: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """The steps of an episode that any of its windows observes, once each and in order, int64."""
-    observed = np.unique(history_steps(steps, protocol))
-    return observed[observed >= 0]
+    """The steps of an episode that any of its windows observes, once each and in order, int64.
+
+    All that memory reads before the last decision are among them, whatever windows the filter left out.
+    """
+    return np.union1d(steps, memory_steps(int(steps.max(initial=0)), protocol.memory_stride))
 
 
 def group_episodes(sizes: dict[int, int], budget: int) -> list[list[int]]:
@@ -84,7 +86,6 @@ def _rows_of(
 ) -> dict[str, np.ndarray]:
     """An episode's part of every tensor but the images; its frames begin at row ``first`` of the shard."""
     action, valid = targets(rows.action, steps, protocol.chunk_size)
-    history = history_steps(steps, protocol)
     return {
         "frame_state": rows.state[observed],
         "frame_trace": trace_states(rows.state, observed, protocol.trace),
@@ -94,7 +95,7 @@ def _rows_of(
         "window_episode": np.full(len(steps), episode.index),
         "window_step": steps,
         "window_task": rows.task[steps],
-        "window_frames": np.where(history >= 0, first + np.searchsorted(observed, history), -1),
+        "window_frame": first + np.searchsorted(observed, steps),
         "window_action": action,
         "window_valid": valid,
     }

@@ -19,7 +19,7 @@ from array_api_compat import array_namespace
 
 from sigma.policy.adapter.calibration import read_calibration, read_reference
 from sigma.policy.adapter.measures import Measures, motion_ratio, rms
-from sigma.shared.spans import SPANS, corrections, executed_plan
+from sigma.shared.spans import SPANS, executed_plan
 
 __all__ = ["Execution", "Measures", "SigmaTelepathyAdapter", "read_calibration", "read_reference"]
 
@@ -77,6 +77,11 @@ class SigmaTelepathyAdapter:
         self.threshold, self.text_tolerance = threshold, text_tolerance
         self.weights = DEFAULT_WEIGHTS | given
         self.calibration = calibration
+
+    @property
+    def fixed_scale(self) -> float | None:
+        """The scale where the bounds leave no choice, else None: then nothing has to be measured."""
+        return self.min_scale if self.min_scale == self.max_scale else None
 
     def _unit(self, key: str, span: str | None = None) -> float:
         """The value of a measure that counts as 1."""
@@ -161,17 +166,12 @@ class SigmaTelepathyAdapter:
         base_action: Any,
         residuals: Mapping[str, Any],
         measures: Measures = _NO_MEASURES,
-        *,
-        adapted_action: Any = None,
     ) -> Execution:
         """Blend all three spans and put the executed plan together.
 
-        ``base_action [B, T, D]`` is the frozen base's, ``residuals`` maps each span to ``[B, n, D]``. With
-        ``adapted_action [B, T, D]`` (the base under LoRA) the correction is that of
-        :func:`~sigma.shared.spans.corrections`; without it the residuals are the corrections.
+        ``base_action [B, T, D]`` is the frozen base's, ``residuals`` maps each span to ``[B, n, D]``, as
+        :func:`~sigma.shared.spans.residuals` gives them.
         """
-        if adapted_action is not None:
-            residuals = corrections(base_action, residuals, adapted_action)
         actions, scales, risks = {}, {}, {}
         for span in SPANS:
             correction = residuals[span]

@@ -1,6 +1,6 @@
 """From a robot's observation to the policy's inputs, for every controller.
 
-Legend: B robots, V cameras, H×W image size, S the policy's resolution, D joints, M history, P pooled vectors, d width.
+Legend: B robots, V cameras, H×W image size, S the policy's resolution, D joints.
 """
 
 from collections.abc import Sequence
@@ -48,19 +48,14 @@ def stack_images(views: Sequence[RobotObservation | dict[str, Any]], cameras: Se
 
 
 def live_observation(
-    builder: InputBuilder,
-    views: Sequence[RobotObservation | dict[str, Any]],
-    history: Tensor | None = None,
-    present: Tensor | None = None,
-    steps: int = 0,
+    builder: InputBuilder, views: Sequence[RobotObservation | dict[str, Any]], steps: int = 0
 ) -> Observation:
-    """Inputs of B decisions; the base alone needs neither the past ``[B, M−1, P, d]`` with its mask ``[B, M−1]`` nor a
-    trace, of which ``steps`` control steps are read and then required."""
+    """Inputs of B decisions; the base alone needs no trace, of which ``steps`` control steps are read."""
     vision = builder.encode_images(stack_images(views, builder.base.cameras, builder.base.resolution))
     states = np.stack([view["state"] for view in views])
     texts = [view["task"] for view in views]
     trace = np.stack([trace_before(_trace(view), steps) for view in views]) if steps else None
-    return builder.observation(vision, states, texts, history, present, trace)
+    return builder.observation(vision, states, texts, trace)
 
 
 def _trace(view: RobotObservation | dict[str, Any]) -> np.ndarray:

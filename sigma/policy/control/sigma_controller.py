@@ -1,15 +1,11 @@
-"""Sigma as a closed-loop controller: one decision every few control steps, memory kept between.
+"""Sigma as a closed-loop controller: one decision every few control steps, memory carried between.
 
-The memory holds the frozen base's pooled features by control step, so that a decision reads exactly what training read:
-the features of one, two, … strides (``history_stride`` control steps) ago, masked before the episode began.
-
-Legend: B environments, T horizon, Tc the base's chunk size, A action dim, A' the policy's padded action dim, P pooled
-vectors, d backbone width.
+Legend: B environments, T horizon, Tc the base's chunk size, A action dim, A' the policy's padded action dim.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +17,47 @@ from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import read_calibration, read_reference
 from sigma.policy.adapter.measures import Measures, distances
 from sigma.policy.control.robot_observation import RobotObservation, live_observation
-from sigma.policy.model.vla import SigmaTelepathyVLA
+from sigma.policy.model.telepathy import Memory
+from sigma.policy.model.vla import Proposal, SigmaTelepathyVLA
+from sigma.policy.pi05.observation import Observation
 from sigma.shared.errors import SigmaError
-from sigma.shared.spans import split
+from sigma.shared.spans import residuals
 
 
 def check_action_steps(n_action_steps: int, config: Mapping[str, Any]) -> None:
-    """Raise :class:`SigmaError` where ``n_action_steps`` does not divide the history's stride in this ``config.json``
-    or exceeds the horizon: a decision reads the features of decisions that lie whole strides back.
+    """Raise :class:`SigmaError` where ``n_action_steps`` does not divide the memory's stride in this ``config.json``
+    or exceeds the horizon: memory reads the frames of decisions, every stride from the first on.
     """
-    stride, horizon = config["history_stride"], config["sizes"]["horizon"]
+    stride, horizon = config["memory_stride"], config["sizes"]["horizon"]
     if n_action_steps < 1 or stride % n_action_steps or n_action_steps > horizon:
         raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: divisors of {stride} up to {horizon}")
 
 
 @dataclass
 class _Episode:
-    """The memory of one running environment: its control step and the features of its earlier decisions."""
+    """A running environment: its control step, and what is carried between decisions; None before the first."""
 
     step: int = 0
-    features: dict[int, Tensor] = field(default_factory=dict)  # control step -> (P, d)
+    carried: Memory | None = None
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """Decisions that memory has still to read, of the episodes ``indices``."""
+
+    indices: list[int]
+    rows: list[int]
+    observation: Observation
+    carried: Memory
+    pooled: Tensor | None  # features of the frozen base's pass, where the decision made it
 
 
 class SigmaController:
     """Acts in closed loop under an adapter with the calibration of ``models/adapter_calibration.json``.
 
-    ``n_action_steps`` control steps are executed a decision; they must divide the history's stride. Without ``heads``
-    the residual heads are left out: the action that they would correct is executed.
+    ``n_action_steps`` control steps are executed a decision; they must divide the memory's stride. What memory reads of
+    a decision, a pass of the frozen base, feeds later decisions alone: :meth:`remember` makes it, after the action was
+    sent, and at the latest :meth:`act` does. With ``memory`` False it is cleared before every decision.
     """
 
     def __init__(
@@ -57,20 +67,20 @@ class SigmaController:
         adapter: SigmaTelepathyAdapter,
         calibration: Path,
         n_action_steps: int,
-        heads: bool = True,
+        memory: bool = True,
     ):
         check_action_steps(n_action_steps, vla.config)
-        sizes, stride = vla.config["sizes"], vla.config["history_stride"]
-        self.vla, self.builder, self.heads = vla, vla.builder, heads
-        self.n_action_steps, self.horizon = n_action_steps, sizes["horizon"]
-        self._reach = stride * (sizes["history"] - 1)  # control steps that a decision looks back
+        self.vla, self.builder, self.memory = vla, vla.builder, memory
+        self.n_action_steps, self.horizon = n_action_steps, vla.config["sizes"]["horizon"]
         self.adapter = copy.copy(adapter)  # the caller's may serve another model
         self.adapter.calibration = adapter.calibration or read_calibration(calibration)
         self.reference = read_reference(calibration)
         self.episodes: dict[int, _Episode] = {}
+        self._unread: _Unread | None = None
 
     def reset(self, indices: list[int]) -> None:
         """Forget everything about these environments: their next decision is an episode's first."""
+        self.remember()
         self.episodes |= {index: _Episode() for index in indices}
 
     def act(
@@ -81,43 +91,75 @@ class SigmaController:
     ) -> np.ndarray:
         """Plans (B, T, A) in the robot's units for B environments ``indices``, which give one observation each.
 
-        ``noise`` (B, Tc, A') is the base's initial noise instead of its deterministic action.
+        ``noise`` (B, Tc, A') is the initial noise instead of the deterministic action's.
         """
-        vla, sizes = self.vla, self.vla.config["sizes"]
-        noise = None if noise is None else noise.to(self.builder.device)
-        observation = live_observation(vla.builder, observations, *self._past(indices), sizes["trace"])
-        frozen = vla.model.frozen_pass(observation)
-        addresses = [("live", index, self.episodes[index].step) for index in indices]
-        proposal = vla.propose(observation, addresses, noise=noise, frozen=frozen)
-        base, telepathy = proposal.base, proposal.telepathy
+        self.remember()
+        vla, scale = self.vla, self.adapter.fixed_scale
+        observation = live_observation(vla.builder, observations, vla.config["sizes"]["trace"])
+        carried = self._carried(observation, indices)
+        proposal = vla.propose(
+            observation,
+            carried,
+            [("live", index, self.episodes[index].step) for index in indices],
+            use_base=scale != 1.0,
+            use_sigma=scale != 0.0,
+            noise=None if noise is None else noise.to(self.builder.device),
+        )
+        self._note(observation, carried, proposal, indices)
         states = np.stack([view["state"] for view in observations])
-        hold = vla.normalisation.action.normalise(states.astype(np.float32))
-        features, texts = frozen.pooled.flatten(1).cpu().numpy(), observation.text.cpu().numpy()
+        return vla.to_robot(self._plan(observation, proposal, states)).cpu().numpy()
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Let memory read the last decisions; costs a pass of the frozen base where they made none."""
+        unread, self._unread = self._unread, None
+        if unread is None:
+            return
+        model, pooled = self.vla.model, unread.pooled
+        if pooled is None:
+            pooled = model.frozen_pass(unread.observation).pooled
+        read = model.read(unread.carried, pooled, unread.observation)
+        for row, index in zip(unread.rows, unread.indices, strict=True):
+            self.episodes[index].carried = read.rows(torch.tensor([row], device=read.memory.device))
+
+    @torch.no_grad()
+    def _carried(self, observation: Observation, indices: list[int]) -> Memory:
+        begin = self.vla.model.heads.path.start(observation.text)
+        memory, intent = begin.memory.clone(), begin.intent.clone()
+        for row, index in enumerate(indices):
+            carried = self.episodes[index].carried
+            if carried is not None and self.memory:
+                memory[row], intent[row] = carried.memory[0], carried.intent[0]
+        return Memory(memory, intent)
+
+    def _note(self, observation: Observation, carried: Memory, proposal: Proposal, indices: list[int]) -> None:
+        """Keep what memory shall read of these decisions, and advance the episodes."""
+        stride = self.vla.config["memory_stride"]
+        rows = [row for row, index in enumerate(indices) if self.episodes[index].step % stride == 0]
+        if rows and self.memory:
+            read = [indices[row] for row in rows]
+            self._unread = _Unread(read, rows, observation, carried, proposal.pooled)
+        for index in indices:
+            self.episodes[index].step += self.n_action_steps
+
+    def _plan(self, observation: Observation, proposal: Proposal, states: np.ndarray) -> Tensor:
+        """The normalised plan (B, T, A) that is executed."""
+        if proposal.base is None or proposal.action is None:  # the adapter's bounds leave no choice
+            base_or_sigma = proposal.action if proposal.base is None else proposal.base
+            assert base_or_sigma is not None
+            return base_or_sigma
+        base, telepathy = proposal.base, proposal.telepathy
+        assert telepathy is not None and proposal.pooled is not None
+        hold = self.vla.normalisation.action.normalise(states.astype(np.float32))
+        features, texts = proposal.pooled.flatten(1).cpu().numpy(), observation.text.cpu().numpy()
         measures = Measures(
-            telepathy_factors=None if telepathy is None else telepathy.factors,
-            alignment=None if telepathy is None else telepathy.alignment,
+            telepathy_factors=telepathy.factors,
+            alignment=telepathy.alignment,
             hold=torch.from_numpy(hold).to(base.device),
             **{
                 name: torch.from_numpy(distance).to(base)
                 for name, distance in distances(features, texts, self.reference).items()
             },
         )
-        correction = proposal.corrections if self.heads else split(proposal.corrected - base, sizes["chunk"])
-        plan = self.adapter.execute(base, correction, measures).plan
-        for row, index in enumerate(indices):
-            episode = self.episodes[index]
-            episode.features[episode.step] = frozen.pooled[row]
-            episode.features.pop(episode.step - self._reach, None)
-            episode.step += self.n_action_steps
-        return vla.to_robot(plan).cpu().numpy()
-
-    def _past(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        past, present = self.vla.empty_past(len(indices))
-        length, stride = past.shape[1], self.vla.config["history_stride"]
-        for row, index in enumerate(indices):
-            episode = self.episodes[index]
-            for back in range(1, length + 1):
-                features = episode.features.get(episode.step - back * stride)
-                if features is not None:
-                    past[row, length - back], present[row, length - back] = features, True
-        return past, present
+        chunk = self.vla.config["sizes"]["chunk"]
+        return self.adapter.execute(base, residuals(base, proposal.action, chunk), measures).plan

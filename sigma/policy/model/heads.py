@@ -1,77 +1,124 @@
 """The heads: everything that Sigma trains beside LoRA, as one module with its own file.
 
 The source keeps them in ``sigma_telepathy_heads.pt``; the same tensors are written as ``.safetensors`` too, which is
-the form that this project reads first. ``sizes.architecture`` selects the heads: the telepathy path with its residual
-heads, or the plain residual MLP that it is compared with.
+the form that this project reads first. Beside the telepathy path they hold the maps by which its factors act on the
+base. All of these begin at zero, so that the untrained Sigma is the base itself, to the bit.
+
+Legend: B batch, V cameras, n tokens an image, d backbone width, w_e width of the action expert, Tc the base's chunk
+size, K factors, F factor dim.
 """
 
 import hashlib
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-from sigma.policy.model.residuals import ResidualHeads, matching_width, parameter_count
 from sigma.policy.model.sizes import TelepathySizes
-from sigma.policy.model.telepathy import FactorTokens, FiLM, StateEncoder, TelepathyPath
+from sigma.policy.model.telepathy import TelepathyPath, normalise_factors
 from sigma.policy.model.tensors import check_tensors, read_tensors
+from sigma.policy.pi05.prefix import Steering
 from sigma.shared.files import atomic_file
+from sigma.shared.spans import span_steps
 
 FILE = "sigma_telepathy_heads.safetensors"
 SOURCE_FILE = "sigma_telepathy_heads.pt"
 
 
+def _zero_map(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
+class FiLM(nn.Module):
+    """(γ, β) = W_f (exp(θ) ⊙ N(τ)); v' = (1 + γ) ⊙ v + β. W_f starts at zero, so that v' = v."""
+
+    def __init__(self, sizes: TelepathySizes):
+        super().__init__()
+        self.log_gain = nn.Parameter(torch.zeros(sizes.factors, 1))
+        self.modulation = _zero_map(sizes.factors * sizes.factor_dim, 2 * sizes.width)
+
+    def forward(self, vision: Tensor, factors: Tensor) -> Tensor:
+        """Modulate vision tokens (B, V, n, d) by the factors (B, K, F)."""
+        modulation = self.modulation((self.log_gain.exp() * normalise_factors(factors)).flatten(1)).to(vision.dtype)
+        gamma, beta = modulation[:, None, None, :].chunk(2, dim=-1)
+        return (1 + gamma) * vision + beta
+
+
+class ResidualBranches(nn.Module):
+    """Where the factors enter the action expert: its condition, and its input tokens on three spans.
+
+    With c the expert's condition and x_t the input token of action t::
+
+        c' = c + W_c N(τ)          x_t' = x_t + W_trj N(τ) + 1[t < C] W_chk N(τ) + 1[t = 0] W_vec N(τ)
+
+    The flow integrates what they change like everything else, so that the residual of a span, Sigma's action minus the
+    base's, stays one coherent motion.
+    """
+
+    def __init__(self, sizes: TelepathySizes):
+        super().__init__()
+        self.steps = span_steps(sizes.chunk, sizes.chunk_size)
+        self.chunk_size = sizes.chunk_size
+        flat = sizes.factors * sizes.factor_dim
+        self.maps = nn.ModuleDict({branch: _zero_map(flat, sizes.expert_width) for branch in sizes.branches})
+
+    def forward(self, factors: Tensor) -> Steering:
+        """From the factors (B, K, F)."""
+        normed = normalise_factors(factors).flatten(1)
+        moved: dict[str, Tensor] = {branch: layer(normed) for branch, layer in self.maps.items()}
+        some = next(iter(moved.values()))
+        tokens = some.new_zeros(len(some), self.chunk_size, some.shape[1])
+        for span, count in self.steps.items():
+            if span in moved:
+                tokens = tokens + functional.pad(
+                    moved[span][:, None].expand(-1, count, -1), (0, 0, 0, self.chunk_size - count)
+                )
+        return Steering(moved.get("condition", torch.zeros_like(some)), tokens)
+
+
+class FactorTokens(nn.Module):
+    """``N_f`` tokens (B, N_f, d) that tell the backbone the factors, at the size of its text embeddings.
+
+    ``token_rms`` is the root mean square of the frozen base's text embeddings: the backbone was not trained on tokens
+    of another size.
+    """
+
+    token_rms: Tensor
+
+    def __init__(self, sizes: TelepathySizes, token_rms: float):
+        super().__init__()
+        self.shape = (sizes.factor_tokens, sizes.width)
+        self.project = nn.Linear(sizes.factors * sizes.factor_dim, sizes.factor_tokens * sizes.width)
+        self.register_buffer("token_rms", torch.tensor(float(token_rms)))
+
+    def forward(self, factors: Tensor) -> Tensor:
+        tokens = self.project(normalise_factors(factors).flatten(1)).unflatten(-1, self.shape)
+        return functional.layer_norm(tokens, self.shape[1:]) * self.token_rms
+
+
 class TelepathyHeads(nn.Module):
-    """Telepathy path, FiLM, state tokens (where there are any) and residual heads, in float32."""
+    """The telepathy path, and FiLM, residual branches and factor tokens where the sizes ask for them, in float32."""
 
     def __init__(self, sizes: TelepathySizes, token_rms: float):
         super().__init__()
         self.sizes = sizes
-        self.state_encoder = StateEncoder(sizes, token_rms) if sizes.state_tokens else None
-        self.factor_tokens = FactorTokens(sizes, token_rms) if sizes.factor_tokens else None
-        self.film = FiLM(sizes.factors, sizes.factor_dim, sizes.width)
         self.path = TelepathyPath(sizes)
-        self.residuals = ResidualHeads(sizes, sizes.head_width)
-
-    def before_pass(self) -> dict[str, nn.Parameter]:
-        """The parameters that change what the adapted backbone reads, by name: all but those of the residual heads and
-        of the update after the adapted pass."""
-        inputs = ("state_encoder.", "factor_tokens.", "film.")
-        named = {name: parameter for name, parameter in self.named_parameters() if name.startswith(inputs)}
-        return named | {f"path.{name}": parameter for name, parameter in self.path.before_pass().items()}
+        self.film = FiLM(sizes) if sizes.film else None
+        self.branches = ResidualBranches(sizes) if sizes.branches else None
+        self.factor_tokens = FactorTokens(sizes, token_rms) if sizes.factor_tokens else None
 
 
-class MLPHeads(nn.Module):
-    """The residual MLP alone, with as many parameters as :class:`TelepathyHeads` of the same sizes, in float32."""
-
-    def __init__(self, sizes: TelepathySizes):
-        super().__init__()
-        self.sizes = sizes
-        with torch.device("meta"):
-            wanted = parameter_count(TelepathyHeads(sizes, 1.0))
-        self.residuals = ResidualHeads(sizes, matching_width(sizes, wanted), read_factors=False)
-
-    def before_pass(self) -> dict[str, nn.Parameter]:
-        """None: the backbone reads the base's own prefix."""
-        return {}
-
-
-Heads = TelepathyHeads | MLPHeads
-
-
-def new_heads(sizes: TelepathySizes, token_rms: float) -> Heads:
-    """Heads of ``sizes.architecture``, at initial values from the current random state."""
-    return TelepathyHeads(sizes, token_rms) if sizes.architecture == "telepathy" else MLPHeads(sizes)
-
-
-def build_heads(sizes: TelepathySizes, token_rms: float, seed: int) -> Heads:
+def build_heads(sizes: TelepathySizes, token_rms: float, seed: int) -> TelepathyHeads:
     """Heads with seeded initial weights; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return new_heads(sizes, token_rms)
+        return TelepathyHeads(sizes, token_rms)
 
 
-def save_heads(heads: Heads, folder: Path) -> None:
+def save_heads(heads: TelepathyHeads, folder: Path) -> None:
     """Write the tensors as ``.safetensors`` and, in the source's form, as ``.pt``; the bytes depend on them alone."""
     from safetensors.torch import save_file
 
@@ -82,7 +129,7 @@ def save_heads(heads: Heads, folder: Path) -> None:
         torch.save(tensors, file)
 
 
-def load_heads(heads: Heads, path: Path) -> None:
+def load_heads(heads: TelepathyHeads, path: Path) -> None:
     """Load strictly; raises :class:`SigmaError` naming the first tensor that is missing, extra, misshapen or NaN."""
     tensors = read_tensors(path)
     check_tensors(path, tensors, heads.state_dict(), "other sizes")
@@ -95,7 +142,7 @@ def heads_file(folder: Path) -> Path:
     return source if source.is_file() and not file.is_file() else file
 
 
-def describe_heads(heads: Heads) -> dict[str, float | int | str]:
+def describe_heads(heads: TelepathyHeads) -> dict[str, float | int | str]:
     """What CHECK A compares: a digest of every tensor, their count, and mean, std and rms of all numbers together."""
     digest, values = hashlib.sha256(), []
     for name, tensor in sorted(heads.state_dict().items()):

@@ -26,17 +26,13 @@ Tower = Literal["language", "expert"]
 # Keys of adapter_config.json that differ between adapters, or only record where an adapter comes from.
 _VARYING = {"r", "lora_alpha", "lora_dropout", "target_modules", "inference_mode", "auto_mapping", "revision"}
 _VARYING |= {"base_model_name_or_path", "peft_version", "task_type"}
-# More layers than any backbone here has.
-_DEEPEST = 64
 WEIGHTS, SOURCE_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
 
-def target_pattern(towers: Sequence[Tower], projections: Sequence[str], from_layer: int = 0) -> str:
-    """The regular expression over module names that PEFT matches in full; the language model's from a layer on."""
+def target_pattern(towers: Sequence[Tower], projections: Sequence[str]) -> str:
+    """The regular expression over module names that PEFT matches in full."""
     names = "|".join(_TOWERS[tower] for tower in towers)
-    skipped = "|".join(str(layer) for layer in range(from_layer))
-    before = rf"(?!.*{_TOWERS['language']}\.layers\.({skipped})\.)" if skipped else ""
-    return rf"{before}.*\.({names})\.layers\.\d+\.self_attn\.({'|'.join(projections)})_proj"
+    return rf".*\.({names})\.layers\.\d+\.self_attn\.({'|'.join(projections)})_proj"
 
 
 def _refuse_second(policy: nn.Module) -> None:
@@ -50,12 +46,11 @@ def attach(
     rank: int,
     alpha: float,
     dropout: float,
-    towers: Sequence[Tower] = ("language",),
+    towers: Sequence[Tower] = ("language", "expert"),
     projections: Sequence[str] = ("q", "k", "v", "o"),
-    from_layer: int = 0,
     seed: int,
 ) -> PeftModel:
-    """Insert LoRA into the policy in place, in the language model from layer ``from_layer`` on.
+    """Insert LoRA into the policy in place.
 
     LoRA's second matrix starts at zero, so that outputs are unchanged to the bit.
     """
@@ -65,7 +60,7 @@ def attach(
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank; a fraction is as good
         lora_dropout=dropout,
         bias="none",
-        target_modules=target_pattern(towers, projections, from_layer),
+        target_modules=target_pattern(towers, projections),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -102,7 +97,7 @@ def _check_config(config: dict[str, Any], file: Path) -> None:
     # Every pattern that `attach` gives PEFT: towers and projections in the order of the parameters.
     towers: tuple[tuple[Tower, ...], ...] = (("language",), ("expert",), ("language", "expert"))
     orders = [order for count in range(1, 5) for order in permutations("qkvo", count)]
-    patterns = (target_pattern(*choice) for choice in product(towers, orders, range(_DEEPEST)))
+    patterns = (target_pattern(*choice) for choice in product(towers, orders))
     if config["target_modules"] not in patterns:
         legal = f"such as {target_pattern(('language',), 'qkvo')}"
         raise SigmaError(f"{file}: target_modules: found {config['target_modules']!r}; legal: {legal}")

@@ -8,7 +8,7 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 
 from sigma.policy.model import lora
 from sigma.policy.model.decision import SigmaModel
-from sigma.policy.model.heads import load_heads, new_heads
+from sigma.policy.model.heads import TelepathyHeads, load_heads
 from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.prompt import Prompter, read_tokenizer
@@ -18,12 +18,12 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json
 
 CONFIG = "config.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _FORM = {
     "base": records.ORIGIN,
-    **dict.fromkeys(("branch", "base_action", "weights_digest", "weights_dtype"), str),
+    **dict.fromkeys(("base_action", "weights_digest", "weights_dtype"), str),
     "sizes": dict,
-    **dict.fromkeys(("history_stride", "samples", "seed", "num_steps", "prompt_length", "selected_step"), int),
+    **dict.fromkeys(("memory_stride", "samples", "seed", "num_steps", "prompt_length", "selected_step"), int),
     **dict.fromkeys(("token_rms", "fps"), records.NUMBER),
     "normalisation": records.REPLAY["normalisation"],
     **{key: [str] for key in ("cameras", "joint_names", "exclude_joints")},
@@ -51,7 +51,6 @@ def model_config(
     *,
     base: Base,
     weights_digest: str,
-    branch: str,
     sizes: TelepathySizes,
     features_meta: dict[str, Any],
     shards_meta: dict[str, Any],
@@ -59,11 +58,10 @@ def model_config(
 ) -> dict[str, Any]:
     """Everything that running the model needs besides the weights, JSON-ready."""
     from_features = ("token_rms", "normalisation", "samples", "seed", "num_steps")
-    from_shards = ("history_stride", "cameras", "joint_names", "exclude_joints", "dataset", "fps")
+    from_shards = ("memory_stride", "cameras", "joint_names", "exclude_joints", "dataset", "fps")
     return {
         "format_version": FORMAT_VERSION,
         "base": {key: value for key, value in base.reference.items() if key != "tensors"},
-        "branch": branch,
         "sizes": sizes.to_dict(),
         **{key: features_meta[key] for key in from_features},
         **{key: shards_meta[key] for key in from_shards},
@@ -106,7 +104,7 @@ def load_model(policy: PI05Policy, folder: Path, config: dict[str, Any], heads_f
     if base_digest(policy) != config["weights_digest"]:
         raise SigmaError(f"{Path(folder) / CONFIG}: the base policy's weights are not those that Sigma was trained on")
     sizes = TelepathySizes.from_dict(config["sizes"], str(Path(folder) / CONFIG))
-    heads = new_heads(sizes, config["token_rms"])
+    heads = TelepathyHeads(sizes, config["token_rms"])
     load_heads(heads, heads_file)
     adapted = lora.load(policy, folder)
     device = next(policy.parameters()).device

@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from sigma.shared.errors import SigmaError
 
 Count = Annotated[int, Field(ge=0, lt=2**20)]
+Branch = Literal["condition", "vector", "chunk", "trajectory"]
 
 
 @dataclass(frozen=True)
@@ -16,40 +17,34 @@ class TelepathySizes:
     """Everything that decides which tensors the heads hold: heads of equal sizes have the same tensors."""
 
     width: Count  # d, of the backbone
-    layers: Count  # of the backbone
+    expert_width: Count  # of the action expert
+    views: Count  # V, cameras
     pools: Count  # P, cameras + instruction + state
     state_dim: Count  # D
     action_dim: Count  # A
+    chunk_size: Count  # actions that the base predicts at once
     horizon: Count  # T
     chunk: Count  # C
-    history: Count  # M
     trace: Count  # S, control steps of the motion before a decision
-    inner: Count  # w, width of memory, intent and heads
+    inner: Count  # w, width of memory and intent
     factors: Count  # K
-    factor_dim: Count  # E
-    state_tokens: Count  # N_s
-    factor_tokens: Count  # N_f
-    head_width: Count  # hidden width of the residual heads
-    read_layers: tuple[Count, ...]  # backbone layers that the heads read, from 0; the last one is after the final norm
-    film: bool
-    memory: Literal["carried", "reset"]
+    factor_dim: Count  # F
+    factor_tokens: Count  # tokens of the factors that are appended to the prompt
+    film: bool  # whether the factors modulate the image tokens
+    branches: tuple[Branch, ...]  # where the factors enter the action expert
+    memory: Literal["carried", "cleared"]
+    present: Literal["vision", "backbone", "motion"]  # what the factors read of the present picture
     factor_source: Literal["memory", "constant"]
-    read_base_action: bool  # False: a direct regressor that ignores the base action
-    architecture: Literal["telepathy", "mlp"]  # mlp: residuals without memory, factors, FiLM and state tokens
-    from_layer: Count = 0  # backbone layers before it are the frozen base's own, shared with its pass
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; ``from_layer`` is left out where it is 0, its default."""
-        data = asdict(self) | {"read_layers": list(self.read_layers)}
-        if not self.from_layer:
-            del data["from_layer"]
-        return data
+        """As JSON."""
+        return asdict(self) | {"branches": list(self.branches)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str) -> "TelepathySizes":
         """Rebuild from JSON; raises :class:`SigmaError` that names a missing or unknown key, or a wrong value."""
         names = {field.name for field in fields(cls)}
-        if wrong := sorted(names ^ ({"from_layer"} | set(data))):
+        if wrong := sorted(names ^ set(data)):
             legal = ", ".join(sorted(names))
             raise SigmaError(f"{source}: heads: key {wrong[0]!r} is missing or unknown; expected {legal}")
         try:

@@ -1,233 +1,216 @@
-"""The telepathy path: state tokens, memory and intent, telepathy factors, FiLM on vision tokens.
+"""The telepathy path: semantic memory and intent over the whole episode, and the telepathy factors of a decision.
 
-The source's card names these parts (semantic memory m_t, intent z_intent, telepathy factors, FiLM-style modulation,
-semantic factors aligned with the text space); it gives no equations. Every equation here is our own design.
+The source's card names these parts (semantic memory m_t, intent z_intent, telepathy factors, semantic factors aligned
+with the text space); it gives no equations. Every equation here is our own design. How the factors act on the base
+stands in :mod:`sigma.policy.model.heads`.
 
-Legend: B batch, M history (the decision step included), V cameras, P pooled vectors (V cameras, instruction, state),
-N tokens, d backbone width, w inner width, D state dim, S control steps of the trace, K factors, E factor dim.
+Legend: B batch, E episodes, R reads of memory, V cameras, P pooled vectors (V cameras, instruction, state), n tokens an
+image, d backbone width, w inner width, D state dim, S control steps of the trace, K factors, F factor dim.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sigma.policy.model.sizes import TelepathySizes
+from sigma.policy.pi05.observation import Observation, Past
+
+# Standardised features are clipped there: one that training never saw must not flood the memory.
+_CLIP = 5.0
 
 
 @dataclass(frozen=True)
-class Anticipation:
-    """Memory, intent and factors from the past and the frozen base's pass over the present, before the adapted pass."""
+class Memory:
+    """What is carried from decision to decision of B episodes; its size never grows."""
 
-    memory: Tensor  # (B, w) m'_t
-    intent: Tensor  # (B, w) z'_t
-    factors: Tensor  # (B, K, E) τ'
+    memory: Tensor  # (B, w) m
+    intent: Tensor  # (B, w) z
+
+    def rows(self, chosen: Tensor) -> "Memory":
+        """The memory of some of the episodes."""
+        return Memory(self.memory[chosen], self.intent[chosen])
 
 
 @dataclass(frozen=True)
 class TelepathyState:
-    """The telepathy path's state at B decisions, after the adapted pass."""
+    """The telepathy path's state at B decisions, known before the adapted pass."""
 
-    memory: Tensor  # (B, w) m_t
-    intent: Tensor  # (B, w) z_t
-    factors: Tensor  # (B, K, E) τ
+    memory: Tensor  # (B, w) m
+    intent: Tensor  # (B, w) z
+    factors: Tensor  # (B, K, F) τ
     semantic: Tensor  # (B, d) g, in the space of the backbone's text embeddings
-    intent_view: Tensor  # (B, K, E) the intent's own prediction of τ's direction, for intent–telepathy alignment
+    intent_view: Tensor  # (B, K, F) the intent's own prediction of τ's direction, for intent–telepathy alignment
     alignment: Tensor  # (B,) cos(g, mean frozen embedding of the instruction)
-    anticipated: Tensor  # (B, K, E) τ', which FiLM read before the adapted pass
 
 
-class PooledEncoder(nn.Module):
-    """x = W · concat_p LayerNorm(u_p): pooled backbone features (B, P, d) to one vector (B, w)."""
+class StandardisedInput(nn.Module):
+    """W · clip((x − centre) / spread): features (..., *shape) to one vector (..., w).
 
-    def __init__(self, pools: int, width: int, inner: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(pools * width, inner)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        return self.project(self.norm(pooled.float()).flatten(1))
-
-
-class MotionEncoder(nn.Module):
-    """An MLP from the motion (B, S, D) of the control steps before a decision to one vector (B, w).
-
-    The motion is divided by ``rms`` (D,), each joint's root mean square over the train windows: in units of a joint's
-    whole range, the motion of a few control steps would be negligible beside the pooled features.
+    ``centre`` and ``spread`` are those of the train windows. In raw units a few large numbers that never change would
+    hide the small ones that tell two scenes apart.
     """
 
-    rms: Tensor
+    centre: Tensor
+    spread: Tensor
 
-    def __init__(self, sizes: TelepathySizes):
+    def __init__(self, shape: tuple[int, ...], inner: int):
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(sizes.trace * sizes.state_dim, sizes.inner), nn.GELU(), nn.Linear(sizes.inner, sizes.inner)
-        )
-        self.register_buffer("rms", torch.ones(sizes.state_dim))
+        self.register_buffer("centre", torch.zeros(shape))
+        self.register_buffer("spread", torch.ones(shape))
+        self.project = nn.Linear(prod(shape), inner)
 
-    def forward(self, motion: Tensor) -> Tensor:
-        return self.mlp((motion.float() / self.rms).flatten(1))
+    def measure(self, samples: Tensor) -> None:
+        """Take centre and spread from samples (n, *shape); what hardly varies is not blown up."""
+        samples = samples.double()
+        spread = samples.std(0, correction=0)
+        self.centre.copy_(samples.mean(0))
+        self.spread.copy_(spread.clamp_min(0.1 * spread.square().mean().sqrt()).clamp_min(1e-6))
 
-
-class AppendedTokens(nn.Module):
-    """Tokens (B, N, d) that are appended to the prompt, at the scale of its text embeddings.
-
-    ``token_rms`` is the root mean square of the frozen base's text embeddings: the backbone was not trained on tokens
-    of another size.
-    """
-
-    token_rms: Tensor
-
-    def __init__(self, tokens: int, width: int, token_rms: float):
-        super().__init__()
-        self.tokens, self.width = tokens, width
-        self.register_buffer("token_rms", torch.tensor(float(token_rms)))
-
-    def scaled(self, flat: Tensor) -> Tensor:
-        """(B, N·d) as tokens (B, N, d) of the right size."""
-        return functional.layer_norm(flat.unflatten(-1, (self.tokens, self.width)), (self.width,)) * self.token_rms
-
-
-class FactorTokens(AppendedTokens):
-    """``N_f`` tokens that pass the anticipated factors (B, K, E) to the backbone."""
-
-    def __init__(self, sizes: TelepathySizes, token_rms: float):
-        super().__init__(sizes.factor_tokens, sizes.width, token_rms)
-        self.project = nn.Linear(sizes.factors * sizes.factor_dim, sizes.factor_tokens * sizes.width)
-
-    def forward(self, factors: Tensor) -> Tensor:
-        return self.scaled(self.project(normalise_factors(factors).flatten(1)))
-
-
-class StateEncoder(AppendedTokens):
-    """An MLP from the normalised state (B, D) to ``N_s`` tokens."""
-
-    def __init__(self, sizes: TelepathySizes, token_rms: float):
-        super().__init__(sizes.state_tokens, sizes.width, token_rms)
-        self.mlp = nn.Sequential(
-            nn.Linear(sizes.state_dim, sizes.inner), nn.GELU(), nn.Linear(sizes.inner, sizes.state_tokens * sizes.width)
-        )
-
-    def forward(self, state: Tensor) -> Tensor:
-        return self.scaled(self.mlp(state))
+    def forward(self, features: Tensor) -> Tensor:
+        standard = ((features.float() - self.centre) / self.spread).clamp(-_CLIP, _CLIP)
+        return self.project(standard.flatten(-self.centre.ndim))
 
 
 def normalise_factors(factors: Tensor) -> Tensor:
-    """Layer-norm the factors (B, K, E) over all K·E numbers of a decision, so that only their direction is passed on.
+    """Layer-norm the factors (B, K, F) over all K·F numbers of a decision, so that only their direction is passed on.
 
     Their norm is left to the loss, which controls it, and to the adapter, which reads an unusual norm as risk.
     """
     return functional.layer_norm(factors, factors.shape[1:])
 
 
-class FiLM(nn.Module):
-    """(γ, β) = W_f (exp(θ_τ) ⊙ N(τ')); v' = (1 + γ) ⊙ v + β. W_f starts at zero, so that v' = v."""
+def _remember_long(cell: nn.GRU, longest: int = 64) -> None:
+    """Spread the time constants of a GRU over 1 to ``longest`` reads (chrono initialisation, Tallec and Ollivier 2018).
 
-    def __init__(self, factors: int, factor_dim: int, width: int):
-        super().__init__()
-        self.log_gain = nn.Parameter(torch.zeros(factors, 1))
-        self.modulation = nn.Linear(factors * factor_dim, 2 * width, bias=False)
-        nn.init.zeros_(self.modulation.weight)
-
-    def forward(self, vision: Tensor, factors: Tensor) -> Tensor:
-        """Modulate vision tokens (B, V, n, d) by the anticipated factors (B, K, E)."""
-        modulation = self.modulation((self.log_gain.exp() * normalise_factors(factors)).flatten(1)).to(vision.dtype)
-        gamma, beta = modulation[:, None, None, :].chunk(2, dim=-1)
-        return (1 + gamma) * vision + beta
+    With PyTorch's own initial biases half of the memory is gone after one read, and no gradient comes from the first
+    second of an episode.
+    """
+    width = cell.hidden_size
+    bias, other = cell.get_parameter("bias_hh_l0"), cell.get_parameter("bias_ih_l0")
+    with torch.no_grad():
+        bias.zero_()
+        other.zero_()
+        # PyTorch's gates are (reset, update, new); an update gate near 1 keeps the state.
+        bias[width : 2 * width] = torch.empty(width).uniform_(1, longest - 1).log()
 
 
 class TelepathyPath(nn.Module):
     """Memory m, intent z, factors τ and semantic factors g.
 
-    With x the encoded pooled features of a decision and e its instruction's mean frozen embedding::
+    Memory reads the *frozen* base's pooled features u and the joint state s every ``memory_stride`` control steps from
+    the episode's first one on, and e is the mean frozen embedding of the instruction::
 
-        m_k = GRU_m(x_k, m_{k-1})          z_k = GRU_z(W [m_k; e], z_{k-1})
-        τ   = F([m; z]) ∈ R^{K×E}          g   = W_g m
+        m_k = GRU_m(E_u u_k + E_s s_k, m_{k−1})          m_0 = W_m N(e)
+        z_k = GRU_z(W_z [m_k; N(e)], z_{k−1})            z_0 = W_i N(e)
 
-    The recurrence runs over the last M−1 decisions and then over the present one, each time on the *frozen* base's
-    pooled features (cached by `baseline`, a queue at run time), which are known before the adapted pass; at the present
-    one the motion of the last S control steps is read too. That gives m', z' and the anticipated factors τ', by which
-    FiLM modulates the adapted backbone. The adapted pass's pooled features then update m' and z' to m, z and τ.
+    At a decision the reads before it are known, and of the present what is known before the adapted pass: the vision
+    tower's tokens, or the frozen base's pass as ``sizes.present`` says, the state, and the motion that led to it::
 
-    The past is a window of decisions, so that the streaming and the batched form are the same computation. With
-    ``sizes.factor_source == "constant"`` τ and τ' are one learned constant. With ``sizes.memory == "reset"`` neither
-    earlier decisions nor the motion are read, an ablation of memory alone.
+        p = GELU(E_v v + E_p s + E_t motion)             τ = F([m; z; p]) ∈ R^{K×F}          g = W_g m
+
+    Nothing here depends on LoRA, so τ and g are the same numbers whether LoRA and FiLM are on or off. The state has a
+    constant size; one read at a time (:meth:`read`) and a whole episode at once (:meth:`recall`) are one computation.
     """
 
     def __init__(self, sizes: TelepathySizes):
         super().__init__()
         self.sizes = sizes
         inner, flat = sizes.inner, sizes.factors * sizes.factor_dim
-        self.frozen_encoder = PooledEncoder(sizes.pools, sizes.width, inner)
-        self.adapted_encoder = PooledEncoder(sizes.pools, sizes.width, inner)
-        self.motion_encoder = MotionEncoder(sizes) if sizes.trace else None
-        self.text_norm = nn.LayerNorm(sizes.width)
-        self.memory_cell = nn.GRUCell(inner, inner)
+        self.text_norm = nn.LayerNorm(sizes.width, elementwise_affine=False)
+        self.features = StandardisedInput((sizes.pools, sizes.width), inner)
+        self.state = nn.Linear(sizes.state_dim, inner)
+        self.memory_start = nn.Linear(sizes.width, inner)
+        self.memory_cell = nn.GRU(inner, inner, batch_first=True)
+        self.intent_start = nn.Linear(sizes.width, inner)
         self.intent_input = nn.Linear(inner + sizes.width, inner)
-        self.intent_cell = nn.GRUCell(inner, inner)
-        self.factor_network = nn.Sequential(nn.Linear(2 * inner, 2 * inner), nn.GELU(), nn.Linear(2 * inner, flat))
+        self.intent_cell = nn.GRU(inner, inner, batch_first=True)
+        for cell in (self.memory_cell, self.intent_cell):
+            _remember_long(cell)
+        shapes = {"vision": (sizes.views, sizes.width), "backbone": (sizes.pools, sizes.width), "motion": None}
+        shape = shapes[sizes.present]
+        self.present = StandardisedInput(shape, inner) if shape else None
+        self.present_state = nn.Linear(sizes.state_dim, inner)
+        self.motion = StandardisedInput((sizes.trace, sizes.state_dim), inner) if sizes.trace else None
+        self.factor_network = nn.Sequential(nn.Linear(3 * inner, 2 * inner), nn.GELU(), nn.Linear(2 * inner, flat))
         self.semantic_head = nn.Linear(inner, sizes.width)
         self.intent_view = nn.Linear(inner, flat)
         if sizes.factor_source == "constant":
             self.constant_factors = nn.Parameter(torch.randn(sizes.factors, sizes.factor_dim))
 
-    def before_pass(self) -> dict[str, nn.Parameter]:
-        """The parameters that the anticipated factors depend on, by name."""
-        after_pass = ("adapted_encoder.", "semantic_head.", "intent_view.")
-        return {name: parameter for name, parameter in self.named_parameters() if not name.startswith(after_pass)}
+    def start(self, text: Tensor) -> Memory:
+        """Memory and intent before the first read, from the instructions' embeddings (B, d)."""
+        normed = self.text_norm(text.float())
+        return Memory(self.memory_start(normed).tanh(), self.intent_start(normed).tanh())
 
-    def _step(self, encoded: Tensor, text: Tensor, memory: Tensor, intent: Tensor) -> tuple[Tensor, Tensor]:
-        memory = self.memory_cell(encoded, memory)
-        intent = self.intent_cell(self.intent_input(torch.cat([memory, text], dim=-1)), intent)
+    def _unroll(self, begin: Memory, features: Tensor, states: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Memory and intent (E, R, w) after each of R reads."""
+        seen = self.features(features) + self.state(states.float())
+        memory, _ = self.memory_cell(seen, begin.memory[None].contiguous())
+        heard = self.intent_input(torch.cat([memory, self.text_norm(text.float())], dim=-1))
+        intent, _ = self.intent_cell(heard, begin.intent[None].contiguous())
         return memory, intent
 
-    def anticipate(self, history: Tensor, present: Tensor, now: Tensor, motion: Tensor, text: Tensor) -> Anticipation:
-        """Run the recurrence over the past decisions and the frozen base's pass over the present.
+    def read(self, carried: Memory, pooled: Tensor, state: Tensor, text: Tensor) -> Memory:
+        """One read of memory.
 
         Args:
-            history: (B, M−1, P, d) pooled frozen features of the earlier decisions, oldest first.
-            present: (B, M−1) bool, False before the episode began.
-            now: (B, P, d) pooled frozen features of this decision.
-            motion: (B, S, D) normalised states of the control steps before, minus the present one.
+            carried: memory and intent of B episodes.
+            pooled: (B, P, d) pooled features of the frozen base now.
+            state: (B, D) normalised.
             text: (B, d) mean frozen embedding of the instruction.
+        """
+        if self.sizes.memory == "cleared":
+            return self.start(text)
+        memory, intent = self._unroll(carried, pooled[:, None], state[:, None], text[:, None])
+        return Memory(memory[:, 0], intent[:, 0])
+
+    def recall(self, past: Past, text: Tensor) -> Memory:
+        """Memory and intent of B decisions, by one unroll over each episode of ``past``; ``text`` (B, d)."""
+        if self.sizes.memory == "cleared" or past.features.shape[1] == 0:
+            return self.start(text)
+        begin = self.start(past.text[:, 0])
+        after = self._unroll(begin, past.features, past.states, past.text)
+        memory, intent = (
+            torch.cat([first[:, None], rest], dim=1)[past.episode, past.reads]
+            for first, rest in zip((begin.memory, begin.intent), after, strict=True)
+        )
+        return Memory(memory, intent)
+
+    def forward(self, observation: Observation, carried: Memory) -> TelepathyState:
+        """Factors, semantic factors and alignment of B decisions.
 
         Raises:
-            ValueError: the motion is not of ``sizes.trace`` steps.
+            ValueError: the motion is not of ``sizes.trace`` steps, or the frozen base's pass, which
+                ``sizes.present == "backbone"`` reads, was not made.
         """
-        carried = self.sizes.memory == "carried"
-        text = self.text_norm(text.float())
-        memory = text.new_zeros(len(text), self.sizes.inner)
-        intent = torch.zeros_like(memory)
-        for index in range(history.shape[1] if carried else 0):
-            # A decision before the episode began leaves memory and intent as they are.
-            here = present[:, index, None]
-            new_memory, new_intent = self._step(self.frozen_encoder(history[:, index]), text, memory, intent)
-            memory, intent = torch.where(here, new_memory, memory), torch.where(here, new_intent, intent)
-        encoded = self.frozen_encoder(now)
-        if self.motion_encoder is not None and carried:
-            if motion.shape[1] != self.sizes.trace:
-                raise ValueError(f"the motion has {motion.shape[1]} control steps; the model reads {self.sizes.trace}")
-            encoded = encoded + self.motion_encoder(motion)
-        memory, intent = self._step(encoded, text, memory, intent)
-        return Anticipation(memory, intent, self.factors(memory, intent))
+        memory, intent = carried.memory, carried.intent
+        view = self.intent_view(intent).unflatten(-1, (self.sizes.factors, self.sizes.factor_dim))
+        semantic = self.semantic_head(memory)
+        alignment = torch.cosine_similarity(semantic, observation.text.float(), dim=-1)
+        return TelepathyState(memory, intent, self._factors(observation, carried), semantic, view, alignment)
 
-    def factors(self, memory: Tensor, intent: Tensor) -> Tensor:
-        """τ ∈ (B, K, E) from memory and intent (B, w)."""
+    def _factors(self, observation: Observation, carried: Memory) -> Tensor:
         if self.sizes.factor_source == "constant":
-            return self.constant_factors.expand(len(memory), -1, -1)
-        flat = self.factor_network(torch.cat([memory, intent], dim=-1))
+            return self.constant_factors.expand(len(observation.state), -1, -1)
+        present = self.present_state(observation.state.float())
+        if self.present is not None:
+            present = present + self.present(present_features(observation, self.sizes.present))
+        if self.motion is not None:
+            if observation.motion.shape[1] != self.sizes.trace:
+                found = f"the motion has {observation.motion.shape[1]} control steps"
+                raise ValueError(f"{found}; the model reads {self.sizes.trace}")
+            present = present + self.motion(observation.motion)
+        flat = self.factor_network(torch.cat([carried.memory, carried.intent, functional.gelu(present)], dim=-1))
         return flat.unflatten(-1, (self.sizes.factors, self.sizes.factor_dim))
 
-    def update(self, anticipation: Anticipation, pooled: Tensor, text: Tensor) -> TelepathyState:
-        """Update the anticipation with the pooled adapted features (B, P, d) of the decision itself.
 
-        ``text`` (B, d) is the mean frozen embedding of the instruction.
-        """
-        normed = self.text_norm(text.float())
-        memory, intent = self._step(self.adapted_encoder(pooled), normed, anticipation.memory, anticipation.intent)
-        # The order of these lines is the order in which autograd adds up gradients: another order changes last digits.
-        view = self.intent_view(intent).unflatten(-1, (self.sizes.factors, self.sizes.factor_dim))
-        factors, semantic = self.factors(memory, intent), self.semantic_head(memory)
-        alignment = torch.cosine_similarity(semantic, text.float(), dim=-1)
-        return TelepathyState(memory, intent, factors, semantic, view, alignment, anticipation.factors)
+def present_features(observation: Observation, present: str) -> Tensor:
+    """What the factors read of the present picture: (B, V, d) for ``vision``, (B, P, d) for ``backbone``."""
+    if present == "vision":
+        return observation.vision.float().mean(2)
+    if observation.pooled is None:
+        raise ValueError("the frozen base's pass over the present comes first: Observation.with_frozen_features")
+    return observation.pooled

@@ -1,11 +1,10 @@
 """The public model: Sigma on top of a π0.5 policy, with the interface that the source's card shows.
 
 Legend: B batch, T steps of observation (the last is now), V cameras, S side of an image, D state dim, A action dim,
-C chunk, H horizon, K factors, E factor dim, d backbone width.
+C chunk, H horizon, K factors, F factor dim, P pooled vectors, d backbone width, w inner width.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,20 +16,20 @@ from torch import Tensor, nn
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.model import lora
-from sigma.policy.model.decision import Decision, SigmaModel
+from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import heads_file
 from sigma.policy.model.model_folder import load_model, load_prompter, read_config, weights_dtype
-from sigma.policy.model.telepathy import TelepathyState
+from sigma.policy.model.telepathy import Memory, TelepathyState
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_action import deterministic_action
 from sigma.policy.pi05.description import ACTION, STATE, fit_joints
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation, trace_before
-from sigma.policy.pi05.observation import BasePass, Observation
+from sigma.policy.pi05.observation import Observation, Past
 from sigma.policy.pi05.placement import place
 from sigma.shared.errors import SigmaError
 from sigma.shared.resize import to_resolution
-from sigma.shared.spans import corrections, split
+from sigma.shared.spans import residuals, split
 
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
 
@@ -44,33 +43,36 @@ _TELEPATHY_OUTPUTS = {
 
 @dataclass(frozen=True)
 class Proposal:
-    """What Sigma proposes at B decisions, before the adapter scales it; actions are normalised."""
+    """What Sigma proposes at B decisions, before the adapter scales it; actions are normalised and of one noise."""
 
-    base: Tensor  # (B, H, A) the frozen base's action
-    corrected: Tensor  # (B, H, A) what the heads correct: the same or, with the adapted branch, the base's under LoRA
-    corrections: dict[str, Tensor]  # (B, n, A) by span: what scale 1 adds to the frozen base's action
-    decision: Decision | None  # None where telepathy was switched off
+    base: Tensor | None  # (B, H, A) the frozen base's action; None where it was not asked for
+    action: Tensor | None  # (B, H, A) Sigma's, at scale 1; None where it was not asked for
+    telepathy: TelepathyState | None  # None where telepathy was switched off
+    pooled: Tensor | None  # (B, P, d) features of the frozen base's pass, None where it was not made
 
-    @property
-    def telepathy(self) -> TelepathyState | None:
-        """None for the residual MLP too, which has no telepathy."""
-        return None if self.decision is None else self.decision.telepathy
+    def both(self) -> tuple[Tensor, Tensor]:
+        """The base's action and Sigma's; raises :class:`ValueError` where only one of them was asked for."""
+        if self.base is None or self.action is None:
+            raise ValueError("one of the two actions was not computed")
+        return self.base, self.action
 
-    def card_interface(self) -> dict[str, Tensor | None]:
+    def card_interface(self, chunk: int) -> dict[str, Tensor | None]:
         """The outputs under the names of the source's card; a vector has no axis of steps there."""
-        chunk = self.corrections["chunk"].shape[1]
+        base, action = self.both()
         output: dict[str, Tensor | None] = {}
-        for name, actions in (("base_action", split(self.base, chunk)), ("telepathy_residual", self.corrections)):
-            output |= {f"{name}_{span}": action for span, action in actions.items()}
+        for name, actions in (
+            ("base_action", split(base, chunk)),
+            ("telepathy_residual", residuals(base, action, chunk)),
+        ):
+            output |= {f"{name}_{span}": values for span, values in actions.items()}
             output[f"{name}_vector"] = actions["vector"][:, 0]
-        if self.decision is not None:
-            output["corrected_action_trajectory"] = self.corrected
-            output |= {key: getattr(self.telepathy, name, None) for key, name in _TELEPATHY_OUTPUTS.items()}
+        if self.telepathy is not None:
+            output |= {key: getattr(self.telepathy, name) for key, name in _TELEPATHY_OUTPUTS.items()}
         return output
 
 
 class SigmaTelepathyVLA(nn.Module):
-    """A frozen π0.5 with LoRA and telepathy heads: the base's action and Sigma's correction of it.
+    """A frozen π0.5 with LoRA and telepathy heads: the base's action and Sigma's residual on it.
 
     Actions are in normalised units, as π0.5's own are; :meth:`to_robot` converts them to the robot's units.
     """
@@ -148,7 +150,8 @@ class SigmaTelepathyVLA(nn.Module):
         Args:
             batch: instead of the next three, a π0.5 batch as LeRobot's pre-processor makes it with the statistics that
                 Sigma was trained with; it holds no past.
-            vis_obs: (B, T, V, 3, S, S) or, with one camera, (B, T, 3, S, S); float in [0, 1]; T control steps.
+            vis_obs: (B, T, V, 3, S, S) or, with one camera, (B, T, 3, S, S); float in [0, 1]; T control steps, of which
+                the first is the episode's first, for memory reads it from there.
             robot_state: (B, T, D) in the robot's units.
             texts: B instructions.
             use_telepathy: False gives the base alone; every residual is zero.
@@ -156,72 +159,75 @@ class SigmaTelepathyVLA(nn.Module):
 
         Returns:
             ``base_action_vector`` (B, A), ``base_action_chunk`` (B, C, A), ``base_action_trajectory`` (B, H, A), the
-            same three as ``telepathy_residual_*``, ``corrected_action_trajectory`` (B, H, A), which the residual heads
-            correct (the base's or, with the adapted branch, the adapted policy's action), ``telepathy_factors``
-            (B, K, E), ``semantic_factors`` (B, d), ``intent`` and ``memory`` (B, w), ``alignment`` (B,). Actions are
-            normalised; adding a residual gives Sigma's action at scale 1, with either base branch. Where the heads are
-            the residual MLP, which has no telepathy, the last five are None, and the adapter's terms that need them add
-            nothing.
+            same three as ``telepathy_residual_*``, ``telepathy_factors`` (B, K, F), ``semantic_factors`` (B, d),
+            ``intent`` and ``memory`` (B, w), ``alignment`` (B,). Actions are normalised; a residual is Sigma's action
+            minus the base's from the same noise, so that adding it gives Sigma's action at scale 1.
         """
         if batch is not None:
             observation = self._from_batch(batch)
+            remembered = self.model.heads.path.start(observation.text)
         elif vis_obs is None or robot_state is None or texts is None:
             raise SigmaError("give either a π0.5 batch or vis_obs, robot_state and texts")
         else:
-            observation = self._from_sequence(vis_obs, robot_state, texts)
+            observation, remembered = self._from_sequence(vis_obs, robot_state, texts)
         addresses = [("call", row) for row in range(len(observation.state))]
-        return self.decide(observation, addresses, use_telepathy=use_telepathy, noise=noise)
+        proposal = self.propose(observation, remembered, addresses, use_telepathy=use_telepathy, noise=noise)
+        return proposal.card_interface(self.config["sizes"]["chunk"])
 
-    def decide(self, observation: Observation, addresses: Sequence[tuple], **options: Any) -> dict[str, Tensor | None]:
-        """The outputs of :meth:`forward` from prepared inputs; arguments are those of :meth:`propose`."""
-        return self.propose(observation, addresses, **options).card_interface()
-
+    @torch.no_grad()
     def propose(
         self,
         observation: Observation,
+        remembered: Memory | Past,
         addresses: Sequence[tuple],
         *,
+        use_base: bool = True,
+        use_sigma: bool = True,
         use_telepathy: bool = True,
         noise: Tensor | None = None,
-        frozen: BasePass | None = None,
     ) -> Proposal:
-        """The base's action and Sigma's correction of it, from prepared inputs.
+        """The base's action and Sigma's, from prepared inputs.
 
         Args:
             observation: B decisions.
-            addresses: name the decisions whose base action needs seeded samples.
-            use_telepathy: False leaves Sigma out; every correction is zero.
-            noise: (B, Tc, A') the base's initial noise instead of its deterministic action.
-            frozen: the frozen base's pass over these decisions, where the caller has made it already.
+            remembered: memory and intent before them, or the past that they are to be unrolled from.
+            addresses: name the decisions whose action needs seeded samples.
+            use_base: False spares the frozen base's pass, where nothing of it is executed or measured.
+            use_sigma: False spares Sigma's pass.
+            use_telepathy: False leaves Sigma out; its action is the base's.
+            noise: (B, Tc, A') the initial noise instead of the deterministic action's.
         """
-        with torch.no_grad():
-            frozen = frozen or self.model.frozen_pass(observation)
-            observation = observation.with_frozen_features(frozen.pooled)
-            base = self._base_action(frozen.encoded, addresses, noise, adapters=False)
-            if not use_telepathy:
-                zero = split(torch.zeros_like(base), self.config["sizes"]["chunk"])
-                return Proposal(base, base, zero, None)
-            corrected, adapted = base, self.config["branch"] == "adapted"
-            passed = self.model.adapted_pass(observation, cache=adapted, frozen=frozen)
-            if adapted:
-                corrected = self._base_action(passed.encoded, addresses, noise, adapters=True)
-            decision = self.model(observation, corrected, passed=passed)
-        return Proposal(base, corrected, corrections(base, decision.residuals, corrected), decision)
+        base = pooled = action = telepathy = None
+        if use_base or self.config["sizes"]["present"] == "backbone":
+            frozen = self.model.frozen_pass(observation)
+            pooled = frozen.pooled
+            observation = observation.with_frozen_features(pooled)
+            if use_base or not use_telepathy:
+                with lora.disabled(self.model.adapted):
+                    base = self._action(frozen.encoded, None, addresses, noise)
+        if use_sigma and use_telepathy:
+            passed = self.model.adapted_pass(observation, remembered)
+            action = self._action(passed.encoded, passed.steering, addresses, noise)
+            telepathy = passed.telepathy
+        return Proposal(base, action if use_telepathy else base, telepathy, pooled)
 
-    def _base_action(
-        self, encoded: prefix.Encoded, addresses: Sequence[tuple], noise: Tensor | None, *, adapters: bool
+    def _action(
+        self,
+        encoded: prefix.Encoded,
+        steering: prefix.Steering | None,
+        addresses: Sequence[tuple],
+        noise: Tensor | None,
     ) -> Tensor:
         config, policy, steps = self.config, self.model.policy, self.config["num_steps"]
-        draws: dict[str, Any] = {"samples": config["samples"], "seed": config["seed"], "addresses": addresses}
-        with nullcontext() if adapters else lora.disabled(self.model.adapted):
-            if noise is not None:
-                action = prefix.integrate(policy, encoded, noise[:, None], steps)[:, 0]
-            else:
-                action = deterministic_action(config["base_action"], policy, encoded, steps, **draws)
+        if noise is not None:
+            action = prefix.integrate(policy, encoded, noise[:, None], steps, steering)[:, 0]
+        else:
+            draws: dict[str, Any] = {"samples": config["samples"], "seed": config["seed"], "addresses": addresses}
+            action = deterministic_action(config["base_action"], policy, encoded, steps, steering, **draws)
         return action[:, : config["sizes"]["horizon"]]
 
-    def _from_sequence(self, vis_obs: Tensor, robot_state: Tensor, texts: Sequence[str]) -> Observation:
-        """History is read every ``history_stride`` control steps, as in training; before the first it is masked."""
+    def _from_sequence(self, vis_obs: Tensor, robot_state: Tensor, texts: Sequence[str]) -> tuple[Observation, Memory]:
+        """The last step as an observation, and what memory has read before it, as in training."""
         views = len(self.config["cameras"])
         if vis_obs.ndim == 5 and views == 1:
             vis_obs = vis_obs[:, :, None]
@@ -235,25 +241,19 @@ class SigmaTelepathyVLA(nn.Module):
         if not (torch.isfinite(vis_obs).all() and vis_obs.min() >= 0 and vis_obs.max() <= 1):
             raise SigmaError("vis_obs: legal values lie in [0, 1]")
         batch, steps = vis_obs.shape[:2]
-        stride, history = self.config["history_stride"], self.config["sizes"]["history"]
-        times = range((steps - 1) % stride, steps, stride)[-history:]
+        times = [*range(0, steps - 1, self.config["memory_stride"]), steps - 1]
         images = (vis_obs[:, times] * 255).round().to(torch.uint8)
         images = to_resolution(images, self.builder.base.resolution).flatten(0, 1)
         vision = self.builder.encode_images(images).unflatten(0, (batch, len(times)))
         states = robot_state.float().cpu().numpy()
         trace = np.stack([trace_before(rows, self.config["sizes"]["trace"]) for rows in states])
-        past, present = self.empty_past(batch)
+        observation = self.builder.observation(vision[:, -1], states[:, -1], texts, trace)
+        remembered = self.model.heads.path.start(observation.text)
         for index, time in enumerate(times[:-1]):
-            place = history - len(times) + index
             earlier = self.builder.observation(vision[:, index], states[:, time], texts)
-            past[:, place], present[:, place] = self.model.frozen_pass(earlier).pooled, True
-        return self.builder.observation(vision[:, -1], states[:, -1], texts, past, present, trace)
-
-    def empty_past(self, batch: int) -> tuple[Tensor, Tensor]:
-        """History features (B, M−1, P, d) and their mask (B, M−1) at an episode's first decision: nothing yet."""
-        sizes, device = self.config["sizes"], self.builder.device
-        past = torch.zeros(batch, sizes["history"] - 1, sizes["pools"], sizes["width"], device=device)
-        return past, torch.zeros(past.shape[:2], dtype=torch.bool, device=device)
+            with torch.no_grad():
+                remembered = self.model.read(remembered, self.model.frozen_pass(earlier).pooled, earlier)
+        return observation, remembered
 
     def _from_batch(self, batch: Mapping[str, Any]) -> Observation:
         """A π0.5 batch: images in [0, 1], a normalised state, and the prompt that LeRobot's processor wrote."""
@@ -272,7 +272,7 @@ class SigmaTelepathyVLA(nn.Module):
         vision = self.builder.encode_images(pixels)
         # A batch holds no past: the robot counts as having stood still.
         motion = np.zeros((len(texts), self.config["sizes"]["trace"], states.shape[-1]), dtype=np.float32)
-        observation = self.builder.normalised_observation(vision, states, texts, *self.empty_past(len(texts)), motion)
+        observation = self.builder.normalised_observation(vision, states, texts, motion)
         tokens = batch.get("observation.language.tokens")
         if tokens is not None and not torch.equal(observation.tokens.cpu(), tokens.cpu()):
             raise SigmaError("batch: its tokens are not those of Sigma's tokenizer and statistics")

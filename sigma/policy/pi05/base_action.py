@@ -1,8 +1,8 @@
 """The base's action at a decision: deterministic for training and control, sampled for comparison.
 
-A residual head that corrects a random sample passes most of its noise on to the robot. So the action that Sigma
-corrects is a fixed function of the observation (own design). Noise is drawn by (seed, episode, step, sample), so that
-neither batching nor order changes it.
+Sigma's residual is the difference between its action and the base's, both from the same noise: a difference of two
+random samples would be mostly noise. So both are fixed functions of what was observed (own design). Noise is drawn by
+(seed, episode, step, sample), so that neither batching nor order changes it.
 
 Legend: B batch, S samples, Tc the base's chunk size, A action dim, Ap the policy's padded action dim.
 """
@@ -28,10 +28,13 @@ def sample_noise(policy: PI05Policy, samples: int, seed: int, addresses: Sequenc
     return torch.from_numpy(np.asarray(draws, dtype=np.float32).reshape(len(addresses), samples, *shape))
 
 
-def zero_noise_action(policy: PI05Policy, encoded: prefix.Encoded, num_steps: int) -> Tensor:
-    """(B, Tc, A): integration from zero noise, the mode of the noise's density."""
-    shape = (len(encoded.pad_mask), 1, policy.config.chunk_size, policy.config.max_action_dim)
-    return prefix.integrate(policy, encoded, torch.zeros(shape, device=encoded.pad_mask.device), num_steps)[:, 0]
+def noise_for(
+    kind: Kind, policy: PI05Policy, *, samples: int, seed: int, addresses: Sequence[tuple[Key, ...]]
+) -> Tensor:
+    """(B, K, Tc, Ap): what an action of this ``kind`` is integrated from, where it is the mean over K draws."""
+    if kind == "zero_noise":  # the mode of the noise's density
+        return torch.zeros(len(addresses), 1, policy.config.chunk_size, policy.config.max_action_dim)
+    return sample_noise(policy, samples if kind == "mean" else 1, seed, addresses)
 
 
 def deterministic_action(
@@ -39,6 +42,7 @@ def deterministic_action(
     policy: PI05Policy,
     encoded: prefix.Encoded,
     num_steps: int,
+    steering: prefix.Steering | None = None,
     *,
     samples: int,
     seed: int,
@@ -46,8 +50,6 @@ def deterministic_action(
 ) -> Tensor:
     """(B, Tc, A) of the ``kind`` that ``base.action`` names: integrated from zero noise, the mean of S seeded samples,
     or the first of them."""
-    if kind == "zero_noise":
-        return zero_noise_action(policy, encoded, num_steps)
-    count = samples if kind == "mean" else 1
-    noise = sample_noise(policy, count, seed, addresses).to(encoded.pad_mask.device)
-    return prefix.integrate(policy, encoded, noise, num_steps).mean(dim=1)
+    noise = noise_for(kind, policy, samples=samples, seed=seed, addresses=addresses).to(encoded.pad_mask.device)
+    actions = prefix.integrate(policy, encoded, noise, num_steps, steering)
+    return actions[:, 0] if actions.shape[1] == 1 else actions.mean(dim=1)

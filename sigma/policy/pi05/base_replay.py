@@ -3,7 +3,7 @@
 Nothing later than a window's decision step is read for a prediction: its own frame and state, and pooled features of
 earlier frames. Imported only by the stages that compute with a model.
 
-Legend: W windows, F stored frames, M history, P pooled vectors, d backbone width, T horizon, Tc the base's chunk size,
+Legend: W windows, F stored frames, P pooled vectors, d backbone width, T horizon, Tc the base's chunk size,
 S samples, A action dim, D state dim.
 """
 
@@ -80,7 +80,7 @@ def replay_base(
     builder = InputBuilder(base, normalisation)
     frames, windows = len(shards.frame_step), len(shards.window_step)
     decision_of = np.full(frames, -1)
-    decision_of[shards.window_frames[:, -1]] = np.arange(windows)
+    decision_of[shards.window_frame] = np.arange(windows)
     order = np.argsort(decision_of < 0, kind="stable")  # decisions first, so that a batch is all decisions or none
     parts: list[tuple[np.ndarray, Tensor, np.ndarray | None]] = []  # rows, features, actions of a batch
     for index in batches(frames, batch, "baseline"):
@@ -124,7 +124,7 @@ def replay_base(
         "strided": shards.window_strided,
         "action": normalisation.action.normalise(shards.window_action[:, :horizon]),
         "valid": shards.window_valid[:, :horizon],
-        "hold": normalisation.action.normalise(shards.frame_state[shards.window_frames[:, -1]]),
+        "hold": normalisation.action.normalise(shards.frame_state[shards.window_frame]),
         "base_action": deterministic,
         "base_zero_noise": zero,
         "base_samples": samples,
@@ -141,7 +141,7 @@ def frame_pictures(shards: Shards) -> pyarrow.Table:
 
     rows = []
     for window in np.flatnonzero(np.asarray(shards.window_split) != "train"):
-        pictures = shards.images(shards.window_frames[window, -1:])[0]
+        pictures = shards.images(shards.window_frame[window : window + 1])[0]
         for camera, picture in zip(shards.meta["cameras"], pictures, strict=True):
             buffer = io.BytesIO()
             Image.fromarray(picture.permute(1, 2, 0).numpy()).save(buffer, format="JPEG", quality=90)

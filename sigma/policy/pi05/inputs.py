@@ -1,7 +1,7 @@
 """From recorded or live observations to the policy's inputs: the same code offline and on a robot.
 
-Legend: B batch, M history, V cameras, S side of an image in pixels, D state dim, d backbone width, R control steps of
-the trace.
+Legend: B batch, V cameras, S side of an image in pixels, n tokens an image, D state dim, d backbone width, R control
+steps of the trace.
 """
 
 from collections.abc import Sequence
@@ -53,45 +53,27 @@ class InputBuilder:
             return prefix.vision_tokens(self.base.policy, pixels)
 
     def observation(
-        self,
-        vision: Tensor,
-        states: np.ndarray,
-        texts: Sequence[str],
-        history: Tensor | None = None,
-        present: Tensor | None = None,
-        trace: np.ndarray | None = None,
+        self, vision: Tensor, states: np.ndarray, texts: Sequence[str], trace: np.ndarray | None = None
     ) -> Observation:
-        """Join image tokens (B, V, n, d), raw states (B, D) and instructions with the past.
+        """Join image tokens (B, V, n, d), raw states (B, D) and instructions.
 
-        ``history`` (B, M−1, P, d) and its mask ``present`` are the pooled features of earlier decisions; without them
-        the history is empty, which is what the frozen base reads. ``trace`` (B, R, D) holds the raw states of the
-        control steps before this one, oldest first; without it R is 0.
+        ``trace`` (B, R, D) holds the raw states of the control steps before this one, oldest first; without it R is 0.
         """
         normalise = self.normalisation.state.normalise
         normalised = normalise(np.asarray(states, dtype=np.float32))
         motion = None
         if trace is not None:
             motion = normalise(np.asarray(trace, dtype=np.float32)) - normalised[:, None]
-        return self.normalised_observation(vision, normalised, texts, history, present, motion)
+        return self.normalised_observation(vision, normalised, texts, motion)
 
     def normalised_observation(
-        self,
-        vision: Tensor,
-        normalised: np.ndarray,
-        texts: Sequence[str],
-        history: Tensor | None = None,
-        present: Tensor | None = None,
-        motion: np.ndarray | None = None,
+        self, vision: Tensor, normalised: np.ndarray, texts: Sequence[str], motion: np.ndarray | None = None
     ) -> Observation:
         """The same from float32 states (B, D) that are normalised already, and from the motion (B, R, D).
 
         The motion is the normalised trace minus the present state.
         """
         prompt = self.base.prompter(texts, normalised)
-        text = self.base.text_embedding_mean(prompt)
-        if history is None or present is None:
-            history = text.new_zeros(len(texts), 0, vision.shape[1] + 2, text.shape[-1])
-            present = torch.zeros(len(texts), 0, dtype=torch.bool, device=self.device)
         if motion is None:
             motion = np.zeros((len(texts), 0, normalised.shape[-1]), dtype=np.float32)
         return Observation(
@@ -100,9 +82,7 @@ class InputBuilder:
             mask=prompt.mask.to(self.device),
             groups=prompt.groups.to(self.device),
             state=torch.from_numpy(normalised).to(self.device),
-            text=text,
-            history=history.to(self.device, non_blocking=True),
-            present=present.to(self.device, non_blocking=True),
+            text=self.base.text_embedding_mean(prompt),
             motion=torch.from_numpy(motion).to(self.device),
         )
 
@@ -114,14 +94,3 @@ def trace_before(states: np.ndarray, steps: int) -> np.ndarray:
     """
     states = np.asarray(states, dtype=np.float32)
     return states[np.maximum(np.arange(len(states) - 1 - steps, len(states) - 1), 0)]
-
-
-def gather_history(pooled: Tensor, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Pooled features (B, M−1, P, d) of the earlier decisions, zero where absent, and their mask (B, M−1).
-
-    ``pooled`` (F, P, d) are those of every stored frame; ``frames`` (B, M) the frame ids of each window, oldest first,
-    the decision's own last, −1 before the episode began.
-    """
-    earlier = torch.from_numpy(np.ascontiguousarray(frames[:, :-1]))
-    present = earlier >= 0
-    return pooled[earlier.clamp_min(0)] * present[..., None, None], present

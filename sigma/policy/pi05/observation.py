@@ -1,7 +1,7 @@
 """The inputs of a decision, and the base's pass over them with its pooled features.
 
-Legend: B batch, M history (this decision included), V cameras, n tokens an image, L prompt tokens, N prefix tokens,
-P pooled vectors (V cameras, instruction, state), d backbone width, D state dim, S control steps of the trace.
+Legend: B batch, V cameras, n tokens an image, L prompt tokens, N prefix tokens, P pooled vectors (V cameras,
+instruction, state), d backbone width, D state dim, S control steps of the trace, E episodes, R reads of memory.
 """
 
 from dataclasses import dataclass, replace
@@ -15,11 +15,25 @@ from sigma.policy.pi05.prompt import INSTRUCTION, STATE
 
 
 @dataclass(frozen=True)
-class Observation:
-    """What B decisions may read: the present, the motion that led to it, and pooled features of the past.
+class Past:
+    """What memory reads of E episodes, and how much of it lies before each of B decisions.
 
-    Nothing later than the decision is in it. ``now`` is None until the frozen base's pass over the present is made.
+    Decisions of one episode share its row, so that one unroll serves them all. Rows are padded at the end.
     """
+
+    features: Tensor  # (E, R, P, d) pooled features of the frozen base, oldest first
+    states: Tensor  # (E, R, D) normalised
+    text: Tensor  # (E, R, d) mean frozen embedding of the instruction's tokens
+    episode: Tensor  # (B,) int64 row of each decision
+    reads: Tensor  # (B,) int64 how many reads of its row lie before each decision
+
+    def to(self, device: torch.device) -> "Past":
+        return Past(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What B decisions may see of the present, and the motion that led to it. Nothing later is in it."""
 
     vision: Tensor  # (B, V, n, d) image tokens of the frozen tower
     tokens: Tensor  # (B, L) int64 prompt
@@ -27,14 +41,12 @@ class Observation:
     groups: Tensor  # (B, L) int8 role of each prompt token
     state: Tensor  # (B, D) normalised
     text: Tensor  # (B, d) mean frozen embedding of the instruction's tokens
-    history: Tensor  # (B, M-1, P, d) pooled frozen features of the earlier decisions, oldest first
-    present: Tensor  # (B, M-1) bool, False before the episode began
     motion: Tensor  # (B, S, D) normalised states of the S control steps before, oldest first, minus the present state
-    now: Tensor | None = None  # (B, P, d) pooled frozen features of this decision
+    pooled: Tensor | None = None  # (B, P, d) pooled features of the frozen base's pass, where it was made
 
     def with_frozen_features(self, pooled: Tensor) -> "Observation":
         """A copy that holds the pooled frozen features (B, P, d) of this decision."""
-        return replace(self, now=pooled)
+        return replace(self, pooled=pooled)
 
 
 @dataclass(frozen=True)
@@ -52,23 +64,17 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def pool(last: Tensor, views: int, image_tokens: int, groups: Tensor) -> Tensor:
-    """Pool a prefix (B, N, d) to (B, P, d): one mean a camera, one over the instruction, one over the state.
-
-    Tokens appended after the prompt, those of state and factors, count as the state's.
-    """
-    values, prompt = last.float(), groups.shape[1]
-    start = views * image_tokens
+    """Pool a prefix (B, N, d) to (B, P, d): one mean a camera, one over the instruction, one over the state."""
+    values, start = last.float(), views * image_tokens
     cameras = values[:, :start].unflatten(1, (views, image_tokens)).mean(2)
-    appended = groups.new_full((len(groups), last.shape[1] - start - prompt), STATE)
-    roles = torch.cat([groups, appended], dim=1)
     text = values[:, start:]
-    pooled = [masked_mean(text, roles == INSTRUCTION), masked_mean(text, roles == STATE)]
+    pooled = [masked_mean(text, groups == INSTRUCTION), masked_mean(text, groups == STATE)]
     return torch.cat([cameras, torch.stack(pooled, dim=1)], dim=1)
 
 
-def base_pass(policy: PI05Policy, observation: Observation, *, hidden_states: bool = False) -> BasePass:
+def base_pass(policy: PI05Policy, observation: Observation) -> BasePass:
     """One pass over the policy's own prefix of image tokens and prompt, without Sigma's tokens and FiLM."""
     vision = observation.vision
     embedded = prefix.assemble(vision, prefix.text_embeddings(policy, observation.tokens), observation.mask)
-    encoded = prefix.encode(policy, embedded, hidden_states=hidden_states)
+    encoded = prefix.encode(policy, embedded)
     return BasePass(encoded, pool(encoded.last, vision.shape[1], vision.shape[2], observation.groups))

@@ -1,23 +1,26 @@
 """π0.5 in parts: image and text embeddings, one pass over the prefix, and the action expert over its cache.
 
 Every function runs LeRobot's own modules in LeRobot's own order, so that for one noise draw the actions equal
-``PI05Policy.predict_action_chunk`` to the bit. Two things are added: a caller may change or append prefix tokens, and
-several noise draws may share one prefix.
+``PI05Policy.predict_action_chunk`` to the bit. Three things are added: a caller may change or append prefix tokens,
+steer the action expert, and let several noise draws share one prefix.
 
 Legend: B batch, V cameras, P tokens an image, L prompt tokens, N prefix tokens, Ns appended tokens, d language-model
-width, K noise draws, Tc action chunk, A action dim, Ap the policy's padded action dim (``config.max_action_dim``).
+width, w_e width of the action expert, K noise draws, Tc action chunk, A action dim, Ap the policy's padded action dim
+(``config.max_action_dim``).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
-from lerobot.policies.common.vla_utils import make_att_2d_masks, pad_vector, prepare_attention_masks_4d
+from lerobot.policies.common.vla_utils import (
+    make_att_2d_masks,
+    pad_vector,
+    prepare_attention_masks_4d,
+)
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 
@@ -31,28 +34,20 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prefix after the language model; cache and layers are None unless asked for.
+    """A prefix after the language model."""
 
-    In a pass that began later (:func:`encode_late`) the layers before it are None.
-    """
-
-    cache: DynamicCache | None  # keys and values of every layer, which the action expert attends to
+    cache: DynamicCache  # keys and values of every layer, which the action expert attends to
     pad_mask: Tensor  # [B, N] bool, true at real tokens
     last: Tensor  # [B, N, d] after the final norm
-    layers: tuple[Tensor | None, ...] | None  # [B, N, d] after each decoder layer, the last one after the final norm
+    appended: int = 0  # tokens after the prompt, which take no position of the action expert's
 
-    def layer(self, index: int) -> Tensor:
-        """``[B, N, d]`` after decoder layer ``index``; raises :class:`ValueError` where the pass did not keep it."""
-        hidden = None if self.layers is None else self.layers[index]
-        if hidden is None:
-            raise ValueError(f"this pass kept no hidden states of layer {index}: pass hidden_states=True")
-        return hidden
 
-    def keys_values(self) -> DynamicCache:
-        """The cache; raises :class:`ValueError` where the pass made none."""
-        if self.cache is None:
-            raise ValueError("this pass made no key-value cache: pass cache=True")
-        return self.cache
+@dataclass(frozen=True)
+class Steering:
+    """What is added inside the action expert before its first layer, for every noise draw and time alike."""
+
+    condition: Tensor  # [B, w_e] to the expert's condition, which the time alone gives otherwise
+    tokens: Tensor  # [B, Tc, w_e] to its input tokens, one an action
 
 
 def vision_tokens(policy: PI05Policy, images: Tensor) -> Tensor:
@@ -84,72 +79,18 @@ def assemble(vision: Tensor, text: Tensor, text_mask: Tensor, extra: Tensor | No
     return Prefix(torch.cat(parts, dim=1), torch.cat(masks, dim=1))
 
 
-def encode(policy: PI05Policy, prefix: Prefix, *, hidden_states: bool = False, cache: bool = True) -> Encoded:
+def encode(policy: PI05Policy, prefix: Prefix, appended: int = 0) -> Encoded:
     """One pass of the language model over the prefix, as LeRobot's ``sample_actions`` makes it, with gradients if on.
 
-    Works with LoRA attached to the language model. Raises :class:`ValueError` where a cache is asked for under gradient
-    checkpointing in training mode, in which the language model makes none.
+    ``appended`` of the prefix's tokens are not the base's own (``extra`` of :func:`assemble`). Works with LoRA attached
+    to the language model. Raises :class:`ValueError` under gradient checkpointing in training mode, in which the
+    language model makes no cache.
     """
-    return _run(_language_model(policy), prefix.embeddings, prefix.pad_mask, hidden_states, cache)
-
-
-def encode_early(policy: PI05Policy, prefix: Prefix, first: int, *, cache: bool = True) -> Encoded:
-    """The prefix before decoder layer ``first``: ``last`` is what that layer reads, not normed. No gradient."""
-    model = _language_model(policy)
-    with torch.no_grad(), _only_layers(model, 0, first):
-        return _run(model, prefix.embeddings, prefix.pad_mask, False, cache)
-
-
-def early_part(encoded: Encoded, first: int) -> Encoded:
-    """What :func:`encode_early` returns, taken from a whole pass that kept its hidden states."""
-    cache = None if encoded.cache is None else DynamicCache(tuple(encoded.cache)[:first])
-    return Encoded(cache, encoded.pad_mask, encoded.layer(first - 1), None)
-
-
-def encode_late(policy: PI05Policy, early: Encoded, hidden: Tensor, first: int, *, cache: bool = True) -> Encoded:
-    """Run the decoder layers from ``first`` on over ``hidden`` ``[B, N, d]``, which replaces ``early.last``.
-
-    Equal to :func:`encode` to the bit where ``hidden`` is ``early.last``. With ``cache`` the early keys and values
-    are those of ``early``.
-    """
-    model = _language_model(policy)
-    with _only_layers(model, first, len(model.layers)):
-        late = _run(model, hidden, early.pad_mask, True, cache)
-    joined = DynamicCache(tuple(early.keys_values()) + tuple(late.keys_values())[first:]) if cache else None
-    return replace(late, cache=joined, layers=(None,) * first + (late.layers or ()))
-
-
-def _language_model(policy: PI05Policy) -> Any:
-    return policy.model.paligemma_with_expert.paligemma.model.language_model
-
-
-class _NoNorm(nn.Module):
-    """Replaces the final norm of a pass that stops early: the next layer reads hidden states that are not normed."""
-
-    def forward(self, hidden: Tensor, condition: Tensor | None = None) -> tuple[Tensor, None]:
-        return hidden, None
-
-
-@contextmanager
-def _only_layers(model: Any, first: int, last: int) -> Iterator[None]:
-    """Inside the block the language model consists of its layers from ``first`` to before ``last``.
-
-    LeRobot's forward runs ``model.layers`` and then ``model.norm``; it has no argument for a part of them.
-    """
-    layers, norm = model.layers, model.norm
-    model.layers = layers[first:last]
-    if last < len(layers):
-        model.norm = _NoNorm()
-    try:
-        yield
-    finally:
-        model.layers, model.norm = layers, norm
-
-
-def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, cache: bool) -> Encoded:
+    model: Any = policy.model.paligemma_with_expert.paligemma.model.language_model
     # As LeRobot's sample_actions sets it: eager attention takes the additive 4-D mask below, and the action expert,
     # which attends to these keys and values, runs eagerly too. Another kernel would give other last digits.
     model.config._attn_implementation = "eager"
+    embeddings, pad_mask = prefix.embeddings, prefix.pad_mask
     # As LeRobot's training forward casts them: some embeddings come in float32, which bfloat16 layers refuse.
     if model.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16:
         embeddings = embeddings.to(torch.bfloat16)
@@ -161,14 +102,12 @@ def _run(model: Any, embeddings: Tensor, pad_mask: Tensor, hidden_states: bool, 
         # Padding takes no position: a real token's position counts the real tokens before it.
         position_ids=torch.cumsum(pad_mask, dim=1) - 1,
         past_key_values=None,
-        use_cache=cache,
+        use_cache=True,
         adarms_cond=None,
-        output_hidden_states=hidden_states,
     )
-    if cache and output.past_key_values is None:
+    if output.past_key_values is None:
         raise ValueError("the language model gave no cache: switch gradient checkpointing off or use eval mode")
-    layers = tuple(output.hidden_states[1:]) if hidden_states else None
-    return Encoded(output.past_key_values, pad_mask, output.last_hidden_state, layers)
+    return Encoded(output.past_key_values, pad_mask, output.last_hidden_state, appended)
 
 
 def repeat(encoded: Encoded, draws: int) -> Encoded:
@@ -177,40 +116,85 @@ def repeat(encoded: Encoded, draws: int) -> Encoded:
         return encoded
     cache = [
         (keys.repeat_interleave(draws, dim=0), values.repeat_interleave(draws, dim=0), window)
-        for keys, values, window in encoded.keys_values()
+        for keys, values, window in encoded.cache
     ]
     # The action expert does not read the hidden states, so they are not repeated.
-    return Encoded(DynamicCache(cache), encoded.pad_mask.repeat_interleave(draws, dim=0), encoded.last, None)
+    return replace(encoded, cache=DynamicCache(cache), pad_mask=encoded.pad_mask.repeat_interleave(draws, dim=0))
 
 
-def integrate(policy: PI05Policy, encoded: Encoded, noise: Tensor, num_steps: int) -> Tensor:
+def velocity(
+    policy: PI05Policy, encoded: Encoded, x_t: Tensor, time: Tensor, steering: Steering | None = None
+) -> Tensor:
+    """The flow's velocity ``[B, Tc, Ap]`` at noisy actions ``x_t`` ``[B, Tc, Ap]`` and times ``[B]``.
+
+    LeRobot's ``denoise_step`` with two differences: ``steering`` is added before the expert's first layer, and actions
+    take the positions after the base's own prefix, whatever was appended to it. LeRobot counts every prefix token, and
+    an expert whose actions are moved by a few positions is a damaged one. Without either difference the result is
+    LeRobot's own, to the bit.
+    """
+    model = policy.model
+    embedded, pad_mask, blocks, condition = model.embed_suffix(x_t, time)
+    if steering is not None:
+        embedded = embedded + steering.tokens.to(embedded.dtype)
+        condition = condition + steering.condition.to(condition.dtype)
+    prefix_mask = encoded.pad_mask[:, None, :].expand(-1, pad_mask.shape[1], -1)
+    attention = torch.cat([prefix_mask, make_att_2d_masks(pad_mask, blocks)], dim=2)
+    before = encoded.pad_mask.sum(dim=-1, keepdim=True) - encoded.appended
+    expert: Any = model.paligemma_with_expert
+    expert.gemma_expert.model.config._attn_implementation = "eager"
+    outputs, _ = expert.forward(
+        attention_mask=prepare_attention_masks_4d(attention),
+        position_ids=before + torch.cumsum(pad_mask, dim=1) - 1,
+        # The expert appends its own keys to the cache's lists, so every call gets lists of its own; the tensors in them
+        # are never written to, and need no copy.
+        past_key_values=DynamicCache(tuple(encoded.cache)),
+        inputs_embeds=[None, embedded],
+        use_cache=False,
+        adarms_cond=[None, condition],
+    )
+    return model.action_out_proj(outputs[1][:, -policy.config.chunk_size :].to(torch.float32))
+
+
+def _repeat_steering(steering: Steering | None, draws: int) -> Steering | None:
+    if steering is None or draws == 1:
+        return steering
+    parts = (part.repeat_interleave(draws, dim=0) for part in (steering.condition, steering.tokens))
+    return Steering(*parts)
+
+
+def integrate(
+    policy: PI05Policy, encoded: Encoded, noise: Tensor, num_steps: int, steering: Steering | None = None
+) -> Tensor:
     """Action chunks ``[B, K, Tc, A]`` from noise ``[B, K, Tc, Ap]`` in ``num_steps`` Euler steps over the cache.
 
     In normalised units, with gradients if they are on. For K = 1 bit-identical to ``predict_action_chunk``.
     """
     batch, draws = noise.shape[:2]
-    shared = repeat(encoded, draws)
-
-    def velocity(x_t: Tensor, time: Tensor) -> Tensor:
-        # denoise_step copies the cache before the expert appends its own keys, so that every step reads the same one.
-        return policy.model.denoise_step(shared.pad_mask, shared.cache, x_t, time)
-
-    actions = euler_integrate(velocity, noise.flatten(0, 1), num_steps)
+    shared, steered = repeat(encoded, draws), _repeat_steering(steering, draws)
+    actions = euler_integrate(
+        lambda x_t, time: velocity(policy, shared, x_t, time, steered), noise.flatten(0, 1), num_steps
+    )
     return actions.unflatten(0, (batch, draws))[..., : policy.config.output_features["action"].shape[0]]
 
 
-def flow_matching_loss(policy: PI05Policy, encoded: Encoded, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+def flow_matching_loss(
+    policy: PI05Policy,
+    encoded: Encoded,
+    actions: Tensor,
+    noise: Tensor,
+    time: Tensor,
+    steering: Steering | None = None,
+) -> Tensor:
     """π0.5's flow-matching loss, unreduced ``[B, K, Tc, A]``, of K noise draws that share one prefix.
 
     ``actions`` ``[B, Tc, A]`` are normalised, ``noise`` is ``[B, K, Tc, Ap]``, ``time`` ``[B, K]`` lies in (0, 1] and 1
     is pure noise. Equal to LeRobot's joint training forward at K = 1, because the prefix never attends to the actions.
     """
     batch, draws = time.shape
-    shared = repeat(encoded, draws)
     target = pad_vector(actions, policy.config.max_action_dim).repeat_interleave(draws, dim=0)
     flat_noise, flat_time = noise.flatten(0, 1), time.flatten()
     weight = flat_time[:, None, None]
     x_t = weight * flat_noise + (1 - weight) * target
-    velocity = policy.model.denoise_step(shared.pad_mask, shared.cache, x_t, flat_time)
-    loss = (flat_noise - target - velocity).square()
+    predicted = velocity(policy, repeat(encoded, draws), x_t, flat_time, _repeat_steering(steering, draws))
+    loss = (flat_noise - target - predicted).square()
     return loss.unflatten(0, (batch, draws))[..., : actions.shape[-1]]

@@ -168,8 +168,8 @@ def pretrain(recipe: Recipe, demonstrations: Demonstrations, scratch: Scratch) -
     policy = objective.model.train()
     phase = Phase(objective, [(dict(policy.named_parameters()), recipe.learning_rate)], plateau_schedule(recipe))
     if saved := scratch.load():
-        phase.load_state(saved["state"])
-    curve = curve_rows(phase.run(scratch, {}, _EVALUATION_BATCH).curve, recipe.learning_rate)
+        phase.load_state(saved)
+    curve = curve_rows(phase.run(scratch, _EVALUATION_BATCH).curve, recipe.learning_rate)
     summary = {
         "steps": recipe.steps,
         "train_frames": len(objective.train_frames),
