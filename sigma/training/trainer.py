@@ -18,12 +18,11 @@ from sigma.policy.model.heads import build_heads
 from sigma.policy.model.model_folder import base_digest
 from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.model.telepathy import TelepathyPath, present_features
-from sigma.policy.pi05.placement import compile_layers
 from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches
 from sigma.training.loop import Curve, Phase
 from sigma.training.objectives import FlowObjective, TelepathyTargets
-from sigma.training.setup import check_autocast, inputs_key, schedule, sections, split_windows, views
+from sigma.training.setup import check_autocast, inputs_key, prepare_layers, schedule, sections, split_windows, views
 from sigma.training.state import Scratch
 
 
@@ -85,8 +84,7 @@ class Trainer:
     def build(self) -> SigmaModel:
         """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
         parameters, policy = self.parameters, self.batches.base.policy
-        if parameters.machine.compile:
-            compile_layers(policy)
+        prepare_layers(policy, parameters)
         seed = parameters.train.seed
         adapted = lora.attach(policy, **parameters.lora.model_dump(), seed=seed_from(seed, "lora") % 2**63)
         heads = build_heads(self.sizes, self.batches.meta["token_rms"], seed_from(seed, "heads") % 2**63)
