@@ -50,7 +50,7 @@ def check_autocast(train: TrainParameters, batches: WindowBatches) -> None:
 
 
 def prepare_layers(policy: PI05Policy, parameters: Parameters) -> None:
-    """Compile and checkpoint the policy's layers where ``machine.compile`` and ``train.gradient_checkpointing`` say so."""
+    """Compile and checkpoint the policy's layers as ``machine.compile`` and ``train.gradient_checkpointing`` say."""
     if parameters.machine.compile:
         compile_layers(policy)
     if parameters.train.gradient_checkpointing:

@@ -63,7 +63,7 @@ def _checkpointed(
     ``use_cache`` asks for it."""
     if not (layer.training and torch.is_grad_enabled()):
         return forward(hidden, past_key_values=past_key_values, use_cache=use_cache, **options)
-    stored = past_key_values.layers[index] if index < len(past_key_values.layers) else None
+    stored: Any = past_key_values.layers[index] if index < len(past_key_values.layers) else None
     before = None if stored is None else (stored.keys, stored.values)
 
     def run(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
