@@ -55,9 +55,10 @@ class _Unread:
 class SigmaController:
     """Acts in closed loop under an adapter with the calibration of ``models/adapter_calibration.json``.
 
-    An adapter whose bounds leave no choice needs no calibration. ``n_action_steps`` control steps are executed a decision; they must divide the memory's stride. What memory reads of
-    a decision, a pass of the frozen base, feeds later decisions alone: :meth:`remember` makes it, after the action was
-    sent, and at the latest :meth:`act` does. With ``memory`` False it is cleared before every decision.
+    An adapter whose bounds leave no choice needs no calibration. ``n_action_steps`` control steps are executed a
+    decision; they must divide the memory's stride. What memory reads of a decision, a pass of the frozen base, feeds
+    later decisions alone: :meth:`remember` makes it, after the action was sent, and at the latest :meth:`act` does.
+    With ``memory`` False it is cleared before every decision.
     """
 
     def __init__(
