@@ -39,15 +39,15 @@ def simulate(
 def pretrain(
     dataset: Annotated[Path, Option(help="LeRobotDataset of the base tasks.")],
     output: Annotated[Path, Option(help="Folder to write: the policy, its curve and a summary.")],
-    params: Annotated[Path, Option(help="File with the section pretrain.")] = Path("stages/embedded/params.yaml"),
+    params: Annotated[Path, Option(help="File with the section pretrain.")] = Path("stages/world/params.yaml"),
 ) -> None:
     """Train the small π0.5 from scratch and write it as a base."""
 
 
 @command(tools, _PANEL, "sigma.studies.world.embed")
 def embed(
-    base: Annotated[Path, Option(help="Folder of the base policy.")] = Path("stages/embedded/out/pretrain/base"),
-    dataset: Annotated[Path, Option(help="Folder of the target episodes.")] = Path("stages/embedded/out/dataset"),
+    base: Annotated[Path, Option(help="Folder of the base policy.")] = Path("stages/world/out/pretrain/base"),
+    dataset: Annotated[Path, Option(help="Folder of the target episodes.")] = Path("stages/world/out/dataset"),
 ) -> None:
     """Copy a base and a dataset into the package: they become the embedded default."""
 

@@ -33,11 +33,6 @@ class Disturbance:
         mujoco.mju_quat2Mat(matrix, quaternion)
         self._turn = matrix.reshape(3, 3)
 
-    def wording(self, instruction: str) -> str:
-        """The instruction that the policy is given."""
-        wordings = self.setting.paraphrases.get(instruction) or [instruction]
-        return wordings[int(generator("paraphrase", *self._address).integers(len(wordings)))]
-
     def action(self, action: np.ndarray) -> np.ndarray:
         """What is executed for the commanded ``action`` [6], before the joint limits."""
         if not self.setting.action_noise:
@@ -45,7 +40,7 @@ class Disturbance:
         return (action + self.setting.action_noise * self._noise.standard_normal(len(action))).astype(action.dtype)
 
     def push(self, world: World, step: int) -> None:
-        """Give the cube its push, if this is the control step of it."""
+        """Give the cube its push, if this is the control step of it, counted from when the cube is there."""
         if self.setting.push and step == self._push_step:
             world.data.joint("cube").qvel[:2] += self._push
 

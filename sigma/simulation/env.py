@@ -5,7 +5,6 @@ name without the module once it has been imported.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -17,11 +16,12 @@ from sigma.shared.seeding import seed_from
 from sigma.simulation.disturbance import Disturbance
 from sigma.simulation.scene import CAMERAS, CONTROL_HZ, IMAGE_SIZE, World, camera_named, to_units, unit_ranges
 from sigma.simulation.setting import PLAIN, Setting
-from sigma.simulation.tasks import TARGET, Monitor, Scenario, task_named
+from sigma.simulation.task import Monitor, Scenario
+from sigma.simulation.tasks import TARGET, task_named
 
 ENVIRONMENT = "Sigma/SO101-v0"
 MAX_STEP = 30.0  # the greatest change of a joint's target in one control step, units; the expert's is below 20
-TEXT = spaces.Text(max_length=80, charset="abcdefghijklmnopqrstuvwxyz ")
+TEXT = spaces.Text(max_length=80, charset="abcdefghijklmnopqrstuvwxyz0123456789 ")
 
 
 class SO101Env(gym.Env):
@@ -31,7 +31,7 @@ class SO101Env(gym.Env):
 
     - ``images``: camera (``up``, ``wrist``) -> uint8 [size, size, 3];
     - ``state``: float32 [6], the measured joints; unbounded, as a contact can push a joint a little past its limit;
-    - ``task``: the instruction, at most 80 small letters and spaces.
+    - ``task``: the instruction, at most 80 small letters, digits and spaces.
 
     Action: float32 [6], absolute joint targets within ``action_space``. States and actions are in LeRobot's normalised
     units: [-100, 100], and [0, 100] for the gripper. What is executed is clamped to the joint limits and to
@@ -46,9 +46,10 @@ class SO101Env(gym.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (Gymnasium's own attribute)
     observation_space: spaces.Dict
-    scenario: Scenario  # of the present episode, as the two below
+    scenario: Scenario  # of the present episode, as those below
     disturbance: Disturbance
     monitor: Monitor
+    limit: int  # control steps after which it has failed
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class SO101Env(gym.Env):
         for camera in cameras:
             camera_named(camera)
         self.cameras, self.size, self.render_mode, self.setting = tuple(cameras), size, render_mode, setting
-        self.max_steps = self.task.max_steps if max_steps is None else max_steps
+        self.max_steps = max_steps
         low, high = unit_ranges()
         image = spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = spaces.Box(low, high, dtype=np.float32)
@@ -83,10 +84,10 @@ class SO101Env(gym.Env):
 
     def begin(self, seed: int, instruction: str | None = None) -> None:
         """:meth:`reset` without rendering."""
-        scenario = self.task.scenario(seed_from("rollout", self.task.name, seed), instruction)
-        self.disturbance = Disturbance(self.setting, self.task.name, seed)
-        # The goal stays that of the task's own instruction, whatever the wording.
-        self.scenario = replace(scenario, instruction=self.disturbance.wording(scenario.instruction))
+        address = seed_from("rollout", self.task.scenes, seed)
+        self.scenario = self.task.scenario(address, instruction, setting=self.setting)
+        self.limit = self.scenario.arrival + self.task.max_steps if self.max_steps is None else self.max_steps
+        self.disturbance = Disturbance(self.setting, self.task.scenes, seed)
         self.world.reset(self.scenario.layout)
         self.monitor = Monitor(self.task, self.scenario, self.world)
         self.steps = 0
@@ -100,11 +101,11 @@ class SO101Env(gym.Env):
         """:meth:`step` without rendering; returns whether the episode succeeded and whether its time is over."""
         previous = to_units(self.world.command)
         target = self.disturbance.action(np.asarray(action, np.float32))
-        self.disturbance.push(self.world, self.steps)
+        self.disturbance.push(self.world, self.steps - self.scenario.arrival)
         self.world.step(limit_action(target, previous, *unit_ranges(), MAX_STEP))
         self.monitor.update(self.world)
         self.steps += 1
-        return self.monitor.success, not self.monitor.success and self.steps >= self.max_steps
+        return self.monitor.success, not self.monitor.success and self.steps >= self.limit
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         success, late = self.advance(action)

@@ -11,7 +11,8 @@ import numpy as np
 
 from sigma.simulation.kinematics import GRASP_ROLL, inverse
 from sigma.simulation.scene import CONTROL_HZ, World, to_units
-from sigma.simulation.tasks import Scenario, task_named
+from sigma.simulation.task import Scenario
+from sigma.simulation.tasks import task_named
 from sigma.simulation.waypoints import Start
 
 _SPEED = 0.16  # mean speed of free motions, metres a second
@@ -21,10 +22,13 @@ NOISE_MEMORY = 0.8  # the share of the action noise that survives a control step
 def demonstrate(world: World, task: str, scenario: Scenario) -> Iterator[tuple[np.ndarray, float]]:
     """Yield, once per control step, the expert's action [6] in normalised units and its share of the action noise.
 
-    The caller steps the world between two items. Raises :class:`SigmaError` for an unknown task.
+    It holds its pose until the cube is there. The caller steps the world between two items. Raises :class:`SigmaError`
+    for an unknown task.
     """
     command = world.command.copy()
     place, opening, roll = world.gripper_position, float(command[5]), float(command[4])
+    while world.waiting:
+        yield to_units(command), 1.0
     for waypoint in task_named(task).waypoints(scenario):
         first_place, first_opening, first_roll = place, opening, roll
         start = Start(world.gripper_position, world.cube_position)

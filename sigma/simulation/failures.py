@@ -11,8 +11,9 @@ Own design. The kind is the first of these that holds:
 - ``time limit``: none of these; what remains is to do it better or faster.
 """
 
+from sigma.simulation.milestones import grasped, released_in_goal
 from sigma.simulation.scene import World
-from sigma.simulation.tasks import Monitor, grasped, released_in_goal
+from sigma.simulation.task import Monitor
 
 NON_FINITE, WRONG_BOX, NOT_REACHED, NOT_GRASPED = "non-finite action", "wrong box", "not reached", "not grasped"
 DROPPED, NOT_RELEASED, TIME_LIMIT = "dropped", "not released", "time limit"

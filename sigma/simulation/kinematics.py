@@ -9,7 +9,8 @@ import functools
 import numpy as np
 
 from sigma.simulation.gl import mujoco
-from sigma.simulation.scene import JOINTS, PAN_AXIS, build_model, joint_ranges
+from sigma.simulation.model import build_model
+from sigma.simulation.scene import JOINTS, PAN_AXIS, joint_ranges
 
 GRASP_ROLL = 1.62  # the jaws close sideways and the wrist camera looks away from the robot
 OPEN = 0.75  # gripper joint, radians

@@ -16,7 +16,8 @@ from sigma.shared.progress import track
 from sigma.shared.seeding import generator, seed_from
 from sigma.simulation.expert import NOISE_MEMORY, demonstrate
 from sigma.simulation.scene import CAMERAS, CONTROL_HZ, FEATURE_NAMES, World, unit_ranges
-from sigma.simulation.tasks import Monitor, task_named
+from sigma.simulation.task import Monitor, Scenario
+from sigma.simulation.tasks import task_named
 
 ROBOT_TYPE = "so101_follower"
 _ATTEMPTS = 20
@@ -35,18 +36,16 @@ class Demonstration:
 
 
 def attempt(
-    world: World, name: str, address: int, instruction: str, noise: float, cameras: Sequence[str], size: int
+    world: World, name: str, address: int, scenario: Scenario, noise: float, cameras: Sequence[str], size: int
 ) -> Demonstration | None:
-    """One episode of the expert from this address, or None if it failed.
+    """One episode of the expert, or None if it failed; ``address`` is that of its noise.
 
     What is executed differs from the stored action by noise of standard deviation ``noise`` (normalised units),
     correlated over steps: the arm leaves the plan and the stored actions say how to return (as in DART, Laskey et al.,
     2017).
     """
-    task = task_named(name)
-    scenario = task.scenario(address, instruction)
     world.reset(scenario.layout)
-    monitor = Monitor(task, scenario, world)
+    monitor = Monitor(task_named(name), scenario, world)
     draw = generator("noise", address)
     error = noise * draw.standard_normal(6)
     frames: dict[str, list[np.ndarray]] = {camera: [] for camera in cameras}
@@ -65,15 +64,21 @@ def attempt(
     return Demonstration(scenario.instruction, images, np.stack(states), np.stack(actions))
 
 
+def recorded_scenario(name: str, seed: int, index: int, tries: int) -> tuple[int, Scenario]:
+    """Address and beginning of an attempt at the episode of (seed, task, index); words take turns over ``index``."""
+    task = task_named(name)
+    address = seed_from("record", task.scenes, seed, index, tries)
+    return address, task.scenario(address, turn=index)
+
+
 def demonstration(name: str, seed: int, index: int, noise: float, cameras: Sequence[str], size: int) -> Demonstration:
     """The episode of (seed, task, index): the first success of at most 20 attempts at addresses of its own.
 
-    Instructions take turns over the index. Raises :class:`SigmaError` where every attempt fails.
+    Raises :class:`SigmaError` where every attempt fails.
     """
-    world, instructions = _world(), task_named(name).instructions
     for tries in range(_ATTEMPTS):
-        address = seed_from("record", name, seed, index, tries)
-        success = attempt(world, name, address, instructions[index % len(instructions)], noise, cameras, size)
+        address, scenario = recorded_scenario(name, seed, index, tries)
+        success = attempt(_world(), name, address, scenario, noise, cameras, size)
         if success is not None:
             return replace(success, rejected=tries)
     raise SigmaError(f"{name}: the expert failed {_ATTEMPTS} times in a row with noise={noise}; lower the noise")

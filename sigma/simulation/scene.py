@@ -1,119 +1,32 @@
 """The simulated world: an SO-101 arm at a table with one cube and two open boxes, seen by two cameras.
 
-The robot is MuJoCo Menagerie's SO-101 as packaged by ``so101-nexus``; table, cube, boxes and the top camera are added
-here (own design). Lengths are metres and angles radians inside the simulator. Everything outside of it speaks LeRobot's
-normalised joint units: each joint's range maps linearly to [-100, 100], the gripper's to [0, 100].
+Lengths are metres and angles radians inside the simulator. Everything outside of it speaks LeRobot's normalised joint
+units: each joint's range maps linearly to [-100, 100], the gripper's to [0, 100].
 """
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from sigma.shared.errors import SigmaError
-from sigma.simulation.gl import mujoco, so101_nexus
+from sigma.simulation.gl import mujoco
+from sigma.simulation.model import BOX_HALF, BOX_HEIGHT, BOXES, CUBE_HALF, PHYSICS_HZ, WALL, build_model
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 FEATURE_NAMES = tuple(f"{joint}.pos" for joint in JOINTS)
 CAMERAS = {"up": "up", "wrist": "wrist_cam"}  # our name -> the camera's name in the model
 IMAGE_SIZE = 96
-BOXES = ("red", "blue")
 
-PHYSICS_HZ = 300
 TICK_HZ = 30  # a control step's target is interpolated linearly over these ticks, as a servo loop would
 CONTROL_HZ = 10
 
-CUBE_HALF = 0.0125
-CUBE_MASS = 0.012
-BOX_HALF = 0.036  # outer half width; the inner one is smaller by WALL
-BOX_HEIGHT = 0.022
-WALL = 0.003
 _FIXED_JAW, _MOVING_JAW = "gripper", "moving_jaw_so101_v1"  # bodies of the model
 _JAW_OFFSET = 0.0065  # from the gripper frame to the centre of a cube that touches the fixed jaw
 PAN_AXIS = np.array([0.0388353, 0.0])  # where the shoulder's vertical axis meets the table
-
-# A far, narrow top camera, tilted towards the robot from the front so that the arm hides little of the table.
-_UP_DISTANCE, _UP_TILT, _UP_FIELD, _UP_CENTRE = 1.2, 0.5, 0.37, (0.195, 0.0, 0.02)
-_CLUSTER = 0.003
-_COLOURS = {"red": (0.85, 0.08, 0.08, 1), "blue": (0.08, 0.16, 0.85, 1), "cube": (0.05, 0.75, 0.15, 1)}
-
-
-def _clustered(path: Path, cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and faces of a binary STL after merging all vertices that share a cubic cell.
-
-    Vertex clustering as in Rossignac and Borrel (1993). Software rendering time grows with the triangle count, and the
-    packaged meshes are CAD exports.
-    """
-    facet = np.dtype([("normal", "<f4", 3), ("vertices", "<f4", (3, 3)), ("attribute", "<u2")])
-    raw = path.read_bytes()
-    facets = np.frombuffer(raw, facet, count=int.from_bytes(raw[80:84], "little"), offset=84)
-    corners = facets["vertices"].reshape(-1, 3)
-    cells, index = np.unique(np.floor(corners / cell).astype(np.int64), axis=0, return_inverse=True)
-    index = index.reshape(-1)
-    count = np.bincount(index, minlength=len(cells))[:, None]
-    vertices = np.stack([np.bincount(index, corners[:, axis], len(cells)) for axis in range(3)], axis=1) / count
-    faces = index.reshape(-1, 3)
-    a, b, c = faces.T
-    faces = faces[(a != b) & (b != c) & (a != c)]
-    _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
-    return vertices, faces[np.sort(first)]
-
-
-def _simplify_visuals(spec: mujoco.MjSpec, folder: Path) -> None:
-    collision = {geom.meshname for geom in spec.geoms if geom.meshname and geom.contype}
-    for mesh in spec.meshes:
-        name = mesh.name or Path(mesh.file).stem
-        # The camera mount has a mass and no explicit inertia: its mesh takes part in the dynamics.
-        if name in collision or name.endswith("camera_mount"):
-            continue
-        vertices, faces = _clustered(folder / mesh.file, _CLUSTER)
-        mesh.name, mesh.file = name, ""
-        mesh.uservert, mesh.userface = vertices.ravel().tolist(), faces.ravel().tolist()
-        mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
-
-
-def _add_box(spec: mujoco.MjSpec, name: str) -> None:
-    """An open tray on a mocap body, so that every episode can place it without another model."""
-    body = spec.worldbody.add_body(name=f"{name}_box", mocap=True)
-    wall, half, height = WALL / 2, BOX_HALF, BOX_HEIGHT / 2
-    floor = ((half, half, 0.001), (0, 0, 0.001))
-    across = [((wall, half, height), (side * (half - wall), 0, height)) for side in (-1, 1)]
-    along = [((half, wall, height), (0, side * (half - wall), height)) for side in (-1, 1)]
-    for size, pos in (floor, *across, *along):
-        body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=size, pos=pos, rgba=_COLOURS[name])
-
-
-@functools.cache
-def build_model() -> mujoco.MjModel:
-    """The compiled scene. One model serves every world of a process: what varies lives in the data."""
-    path = so101_nexus.get_so101_mujoco_model_path()
-    spec = mujoco.MjSpec.from_file(str(path))
-    _simplify_visuals(spec, path.parent / spec.meshdir)
-    spec.option.timestep = 1 / PHYSICS_HZ
-    spec.option.noslip_iterations = 3
-    spec.visual.quality.offsamples = 0
-    spec.visual.headlight.ambient = [0.4] * 3
-    spec.visual.headlight.diffuse = [0.3] * 3
-    spec.visual.headlight.specular = [0.0] * 3
-    world = spec.worldbody
-    sun = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
-    world.add_light(pos=[0.2, 0.3, 1.5], dir=[0, -0.2, -1], type=sun, diffuse=[0.35] * 3)
-    world.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05], rgba=[0.55, 0.53, 0.5, 1])
-    for name in BOXES:
-        _add_box(spec, name)
-    cube = world.add_body(name="cube", pos=[0.25, 0, CUBE_HALF])
-    cube.add_freejoint(name="cube")
-    cube.add_geom(
-        name="cube", type=mujoco.mjtGeom.mjGEOM_BOX, size=[CUBE_HALF] * 3, mass=CUBE_MASS, rgba=_COLOURS["cube"],
-        friction=[1.0, 5e-3, 5e-4], condim=4,
-    )  # fmt: skip
-    sine, cosine = np.sin(_UP_TILT), np.cos(_UP_TILT)
-    world.add_camera(
-        name="up", pos=np.array(_UP_CENTRE) + _UP_DISTANCE * np.array([sine, 0, cosine]),
-        xyaxes=[0, 1, 0, -cosine, 0, sine], fovy=float(np.degrees(2 * np.arctan(_UP_FIELD / 2 / _UP_DISTANCE))),
-    )  # fmt: skip
-    return spec.compile()
+_LAMP_HEIGHT = 0.003  # on the floor of a box
+# A cube that is yet to come rests this far behind the robot, where no camera sees more of it than a part of a pixel.
+_AWAY = (-20.0, 0.0, 0.0)
 
 
 @functools.cache
@@ -141,13 +54,27 @@ def to_radians(units: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Cue:
+    """A light in ``box`` for the first ``lit`` control steps (None: to the end), and a cube that comes after
+    ``arrival`` control steps."""
+
+    box: str
+    lit: int | None
+    arrival: int
+
+
+@dataclass(frozen=True)
 class Layout:
-    """An episode's start: cube ``(x, y, yaw)``, boxes ``(x, y)``, joints in radians, and whether the cube is held."""
+    """An episode's start: cube ``(x, y, yaw)``, boxes ``(x, y)``, joints in radians, and whether the cube is held.
+
+    With a ``cue`` the cube comes to its place later.
+    """
 
     cube: tuple[float, float, float]
     boxes: dict[str, tuple[float, float]]
     joints: tuple[float, ...]
     held: bool = False
+    cue: Cue | None = None
 
 
 class World:
@@ -158,26 +85,45 @@ class World:
         self.data = mujoco.MjData(self.model)
         self._joints = np.array([self.model.joint(name).qposadr[0] for name in JOINTS])
         self._boxes = {name: self.model.body(f"{name}_box").mocapid[0] for name in BOXES}
+        self._lamp = self.model.body("lamp").mocapid[0]
         # Views of the data: they always show the present.
         self._cube, self._gripper = self.data.joint("cube"), self.data.site("gripperframe")
         self._command: np.ndarray = np.zeros(6)
+        self._layout: Layout | None = None
+        self._steps = 0
 
     def reset(self, layout: Layout) -> None:
         """Place everything and let it settle; with ``held`` the gripper closes on the cube in mid-air."""
         data = self.data
         mujoco.mj_resetData(self.model, data)
+        self._layout, self._steps = layout, 0
         self._command = np.array(layout.joints, np.float64)
         data.qpos[self._joints] = self._command
         for name, (x, y) in layout.boxes.items():
             data.mocap_pos[self._boxes[name]] = (x, y, 0)
-        x, y, yaw = layout.cube
-        self._cube.qpos[:] = (x, y, CUBE_HALF, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        self._put_cube(_AWAY if self.waiting else layout.cube)
         data.ctrl[:] = self._command
         mujoco.mj_forward(self.model, data)
         if layout.held:
             self._grasp()
         mujoco.mj_step(self.model, data, nstep=PHYSICS_HZ // 5)
+        self._follow_cue()
         mujoco.mj_forward(self.model, data)
+
+    def _put_cube(self, place: tuple[float, float, float]) -> None:
+        x, y, yaw = place
+        self._cube.qpos[:] = (x, y, CUBE_HALF, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        self._cube.qvel[:] = 0
+
+    def _follow_cue(self) -> None:
+        """Light and cube as the layout wants them after this many control steps."""
+        if self._layout is None or (cue := self._layout.cue) is None:
+            return
+        lit = cue.lit is None or self._steps < cue.lit
+        resting = self.model.body("lamp").pos
+        self.data.mocap_pos[self._lamp] = (*self._layout.boxes[cue.box], _LAMP_HEIGHT) if lit else resting
+        if self._steps and self._steps == cue.arrival:
+            self._put_cube(self._layout.cube)
 
     def _grasp(self) -> None:
         """Close the jaws around the cube, which is held still in mid-air between them until they touch it."""
@@ -201,8 +147,15 @@ class World:
         for tick in range(1, ticks + 1):
             self.data.ctrl[:] = start + (target - start) * tick / ticks
             mujoco.mj_step(self.model, self.data, nstep=PHYSICS_HZ // TICK_HZ)
+        self._steps += 1
+        self._follow_cue()
         mujoco.mj_forward(self.model, self.data)
         self._command = target
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the cube is yet to come."""
+        return self._layout is not None and self._layout.cue is not None and self._steps < self._layout.cue.arrival
 
     @property
     def command(self) -> np.ndarray:

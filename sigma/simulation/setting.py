@@ -4,7 +4,7 @@ Loads neither MuJoCo nor torch.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -24,7 +24,9 @@ class Setting(Section):
         push: horizontal velocity that the cube is given once, metres a second, at a drawn step in a drawn direction.
         camera_metres: the camera ``up`` stands this far from its place, in a drawn direction.
         camera_degrees: the same camera is turned by this angle about a drawn axis.
-        paraphrases: instruction -> other wordings, one of which is drawn; an instruction not listed stays.
+        wording: one of the wordings that recordings use is drawn, or of those that are kept for tests, or it is the
+            canonical one.
+        cue_delay: seconds from when a light goes off to when the cube comes, instead of a draw from 1 to 8.
         delay: control steps from an observation to the first action that its plan decides.
         n_action_steps: control steps executed a decision, instead of the number of the section.
     """
@@ -33,13 +35,10 @@ class Setting(Section):
     push: float = Field(default=0.0, ge=0, le=10)
     camera_metres: float = Field(default=0.0, ge=0, le=1)
     camera_degrees: float = Field(default=0.0, ge=0, le=90)
-    paraphrases: dict[str, list[str]] = Field(default_factory=dict)
+    wording: Literal["recorded", "held_out", "canonical"] = "recorded"
+    cue_delay: float | None = Field(default=None, ge=0, le=60)
     delay: int = Field(default=0, ge=0, le=1024)
     n_action_steps: int | None = Field(default=None, ge=1, le=1024)
-
-    @property
-    def wordings(self) -> list[str]:
-        return [text for texts in self.paraphrases.values() for text in texts]
 
 
 PLAIN = Setting()

@@ -15,6 +15,7 @@ _ABOVE, _GRASP, _LIFT, _CARRY, _DROP = 0.075, 0.013, 0.085, 0.09, 0.045  # heigh
 # The cube lies this far from the gripper frame towards the moving jaw, which leaves room on both sides.
 _CLEARANCE = 0.008
 _PUSH = 0.047  # how far past the cube's first place the jaws go
+SHOW_PLACE = np.array([0.225, 0.0, 0.12])  # where a cube is held up, in the middle of the workspace
 _TIP = 0.019  # the closed jaws meet this far to the right of the gripper frame
 
 
@@ -98,3 +99,23 @@ def place(box: str) -> list[Waypoint]:
 def hold_over(box: str) -> list[Waypoint]:
     """Carry the grasped cube to a box and hold it there."""
     return [Waypoint(_at_box(box, _CARRY), CLOSED), Waypoint(_at_box(box, _CARRY), CLOSED, 0.8, slack=0.5)]
+
+
+def put_back(place: tuple[float, float]) -> list[Waypoint]:
+    """Hold the grasped cube up at :data:`SHOW_PLACE` for a second, then let it go at this place on the table."""
+
+    def there(height: float) -> Goal:
+        # The gripper goes where it was when it grasped.
+        return lambda *_: _beside(np.array(place), 0.0, -_CLEARANCE, height)
+
+    def up(*_: object) -> np.ndarray:
+        return SHOW_PLACE
+
+    return [
+        Waypoint(up, CLOSED),
+        Waypoint(up, CLOSED, 1.0, slack=0.3),
+        Waypoint(there(_LIFT), CLOSED),
+        Waypoint(there(_GRASP + 0.002), CLOSED, 0.8, slack=0.4),
+        Waypoint(there(_GRASP + 0.002), OPEN, 0.5, slack=0.2),
+        Waypoint(there(_LIFT), OPEN, 0.7, slack=0.5),
+    ]

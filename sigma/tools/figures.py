@@ -19,8 +19,8 @@ from sigma.shared.files import atomic_file, read_json
 # The files that each table is made from; a template knows a file's content by the file's name.
 BLOCKS = {
     "results": ("metrics/ablation.json", "metrics/rollout.json"),
-    "base": ("stages/embedded/metrics.json",),
-    "pretraining": ("stages/embedded/pretrain.json", "stages/embedded/curve.csv"),
+    "base": ("stages/world/metrics.json",),
+    "pretraining": ("stages/world/pretrain.json", "stages/world/curve.csv"),
 }
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -20,7 +20,7 @@ def committed(tmp_path_factory):
     """The committed README and metrics files: a run in this checkout may have written other last digits."""
     folder = tmp_path_factory.mktemp("committed")
     archive = subprocess.run(
-        ["git", "archive", "HEAD", *FILES, "metrics", "stages/embedded"],
+        ["git", "archive", "HEAD", *FILES, "metrics", "stages/world"],
         cwd=ROOT,
         capture_output=True,
     )
@@ -32,7 +32,7 @@ def committed(tmp_path_factory):
 
 @pytest.fixture
 def project(tmp_path):
-    for name in ("metrics", "stages/embedded"):
+    for name in ("metrics", "stages/world"):
         shutil.copytree(ROOT / name, tmp_path / name)
     text = "\n".join(f"before\n<!-- figures: {name} -->\n<!-- end -->\nafter" for name in BLOCKS)
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
@@ -61,7 +61,7 @@ def test_a_changed_metric_changes_its_block_and_only_that(project):
 
 
 def test_metrics_of_another_form_are_one_line_that_names_block_and_key(project):
-    (project / "stages/embedded/metrics.json").write_text('{"trained": {"lift": {"success": 1}}, "seeds": 1}')
+    (project / "stages/world/metrics.json").write_text('{"trained": {"lift": {"success": 1}}, "seeds": 1}')
     with pytest.raises(SigmaError, match=r"figures: base: .* lacks a key \('success_lo'\)"):
         run(root=project)
 

@@ -33,6 +33,17 @@ wooden plastic metal soft hard small large big little tiny long short tall thin 
 different correct wrong full slowly quickly gently carefully fast slow straight high higher low further closer
 exactly just only centimeter centimeters centimetre centimetres millimeter millimeters degrees meters please is
 are be was were has have should will must
+had did does done been being can could would may which who what whose where why how yes also too again still yet
+already later earlier soon previous previously original originally initial initially starting began started ended
+lit lamp lamps light lights lighted lighting glow glows glowed glowing shine shines shining shone flash flashes flashed
+flashing blink blinks blinked blinking bulb signal shown showed showing shows seen saw hidden hide hides reveal revealed
+appear appears appeared remember remembered recall recalled forget forgot memory rest rests resting lie lies lying lain
+sit sits sitting stand stands standing stay stays stayed went came gone kept held put placed taken moved carried picked
+lifted dropped brought shove shoved tug haul hoist retrieve fetch gather collect handle present exhibit spots places
+positions location locations site sites crate carton case basin pot pan bucket tub lump cuboid die tile dice me my you
+your i we our he she they up palm claw claws tip tips centre centred center
+centered row column grid number numbers coordinate coordinates cm mm half quarter double single pair
+almost nearly slightly little bit more less most least than as both either neither
 """
 INSTRUCTION_WORDS = tuple(_WORDS.split())
 
