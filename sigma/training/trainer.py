@@ -22,7 +22,16 @@ from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches
 from sigma.training.loop import Curve, Phase
 from sigma.training.objectives import FlowObjective, TelepathyTargets
-from sigma.training.setup import check_autocast, inputs_key, prepare_layers, schedule, sections, split_windows, views
+from sigma.training.setup import (
+    check_autocast,
+    illegal,
+    inputs_key,
+    prepare_layers,
+    schedule,
+    sections,
+    split_windows,
+    views,
+)
 from sigma.training.state import Scratch
 
 
@@ -75,6 +84,11 @@ class Trainer:
         self.parts = split_windows(batches)
         batches.views = views(parameters.train)
         check_autocast(parameters.train, batches)
+        reads = batches.shards.memory_reads(self.parts["train"])
+        if parameters.telepathy.memory == "carried" and not reads.any():
+            stride = batches.shards.meta["memory_stride"]
+            reason = "where every train decision is the first of its episode, so that memory would never be read"
+            raise illegal("window.memory_stride", stride, reason, "longer episodes, or telepathy.memory cleared")
         self.sizes = telepathy_sizes(batches, parameters.telepathy)
 
     def key(self) -> str:

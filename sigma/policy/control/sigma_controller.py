@@ -55,9 +55,10 @@ class _Unread:
 class SigmaController:
     """Acts in closed loop under an adapter with the calibration of ``models/adapter_calibration.json``.
 
-    ``n_action_steps`` control steps are executed a decision; they must divide the memory's stride. What memory reads of
-    a decision, a pass of the frozen base, feeds later decisions alone: :meth:`remember` makes it, after the action was
-    sent, and at the latest :meth:`act` does. With ``memory`` False it is cleared before every decision.
+    An adapter whose bounds leave no choice needs no calibration. ``n_action_steps`` control steps are executed a
+    decision; they must divide the memory's stride. What memory reads of a decision, a pass of the frozen base, feeds
+    later decisions alone: :meth:`remember` makes it, after the action was sent, and at the latest :meth:`act` does.
+    With ``memory`` False it is cleared before every decision.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class SigmaController:
         vla: SigmaTelepathyVLA,
         *,
         adapter: SigmaTelepathyAdapter,
-        calibration: Path,
+        calibration: Path | None,
         n_action_steps: int,
         memory: bool = True,
     ):
@@ -73,8 +74,12 @@ class SigmaController:
         self.vla, self.builder, self.memory = vla, vla.builder, memory
         self.n_action_steps, self.horizon = n_action_steps, vla.config["sizes"]["horizon"]
         self.adapter = copy.copy(adapter)  # the caller's may serve another model
-        self.adapter.calibration = adapter.calibration or read_calibration(calibration)
-        self.reference = read_reference(calibration)
+        self.reference: dict[str, np.ndarray] = {}
+        if adapter.fixed_scale is None:
+            if calibration is None:
+                raise SigmaError("an adapter that chooses its scale needs the calibration that evaluate wrote")
+            self.adapter.calibration = adapter.calibration or read_calibration(calibration)
+            self.reference = read_reference(calibration)
         self.episodes: dict[int, _Episode] = {}
         self._unread: _Unread | None = None
 
@@ -144,14 +149,18 @@ class SigmaController:
 
     def _plan(self, observation: Observation, proposal: Proposal, states: np.ndarray) -> Tensor:
         """The normalised plan (B, T, A) that is executed."""
-        if proposal.base is None or proposal.action is None:  # the adapter's bounds leave no choice
-            base_or_sigma = proposal.action if proposal.base is None else proposal.base
-            assert base_or_sigma is not None
-            return base_or_sigma
-        base, telepathy = proposal.base, proposal.telepathy
-        assert telepathy is not None and proposal.pooled is not None
+        scale = self.adapter.fixed_scale
+        if scale == 1.0 and proposal.action is not None:
+            return proposal.action
+        if scale == 0.0 and proposal.base is not None:
+            return proposal.base
+        base, action = proposal.both()
+        if scale is not None:
+            return self.adapter.blend(base, action - base, base.new_full((len(base),), scale))
+        telepathy, pooled = proposal.telepathy, proposal.pooled
+        assert telepathy is not None and pooled is not None  # both passes were made
         hold = self.vla.normalisation.action.normalise(states.astype(np.float32))
-        features, texts = proposal.pooled.flatten(1).cpu().numpy(), observation.text.cpu().numpy()
+        features, texts = pooled.flatten(1).cpu().numpy(), observation.text.cpu().numpy()
         measures = Measures(
             telepathy_factors=telepathy.factors,
             alignment=telepathy.alignment,
@@ -162,4 +171,4 @@ class SigmaController:
             },
         )
         chunk = self.vla.config["sizes"]["chunk"]
-        return self.adapter.execute(base, residuals(base, proposal.action, chunk), measures).plan
+        return self.adapter.execute(base, residuals(base, action, chunk), measures).plan
