@@ -105,12 +105,9 @@ class Trainer:
         measure_inputs(heads.path, self.batches, self.parts["train"], parameters.train.batch)
         return SigmaModel(adapted, heads.to(self.batches.builder.device)).train()
 
-    def run(self, scratch: Scratch) -> TrainingResult:
-        """Train, resuming from ``scratch`` where it holds a state of these inputs."""
+    def phase(self, model: SigmaModel) -> Phase:
+        """The training of ``model`` before its first step."""
         batches, train = self.batches, self.parameters.train
-        if train.cache_vision:
-            batches.cache_vision(np.concatenate(list(self.parts.values())), train.batch)
-        model = self.build()
         adapter = model.trained()
         if not train.lora_learning_rate:
             # B stays zero, so the backbone is the base's; and no gradient of LoRA's enters the clipped norm.
@@ -122,7 +119,15 @@ class Trainer:
         objective = FlowObjective(
             model, batches, train, self.parameters.loss, self.parts, TelepathyTargets(self._bank(), self._tau_norm())
         )
-        phase = Phase(objective, [group for group in groups if group[0]], schedule(train))
+        return Phase(objective, [group for group in groups if group[0]], schedule(train))
+
+    def run(self, scratch: Scratch) -> TrainingResult:
+        """Train, resuming from ``scratch`` where it holds a state of these inputs."""
+        batches, train = self.batches, self.parameters.train
+        if train.cache_vision:
+            batches.cache_vision(np.concatenate(list(self.parts.values())), train.batch)
+        model = self.build()
+        phase = self.phase(model)
         if saved := scratch.load():
             phase.load_state(saved)
         result = phase.run(scratch, train.batch)
