@@ -1,7 +1,8 @@
 """A decision at batch 1, from what a robot gives to joint targets: frozen base, plain LoRA, Sigma.
 
 Plain LoRA has Sigma's rank and layers and untrained weights, which take the time of trained ones. All sides choose
-kernels as LeRobot's own commands do, because that is how a robot is run.
+kernels as LeRobot's own commands do, because that is how a robot is run. What Sigma's memory reads of a decision, a
+pass of the frozen base after the action was sent, is a figure of its own and no part of a decision.
 """
 
 from collections.abc import Sequence
@@ -9,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.benchmark import timer
 
 from sigma.data.shards import Shards
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.control.controller import BaseController
 from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.model.vla import SigmaTelepathyVLA
-from sigma.studies.benchmark.measure import Measured, Side, compare
+from sigma.studies.benchmark.measure import Measured, in_turn
 from sigma.studies.benchmark.project import Project, lerobot_kernels
 
 
@@ -25,7 +27,7 @@ def recorded_views(shards: Shards, count: int) -> list[dict[str, Any]]:
     Where there are fewer decisions they begin again.
     """
     order = np.argsort(shards.window_split != "test", kind="stable")
-    rows = np.resize(shards.window_frames[order, -1], count)
+    rows = np.resize(shards.window_frame[order], count)
     pictures = shards.images(rows).permute(0, 1, 3, 4, 2).numpy()
     traces = np.concatenate([shards.frame_trace[rows], shards.frame_state[rows][:, None]], axis=1)
     return [
@@ -40,8 +42,8 @@ def recorded_views(shards: Shards, count: int) -> list[dict[str, Any]]:
 
 
 def action_steps(meta: dict[str, Any]) -> int:
-    """The most control steps that Sigma may execute of a plan: a divisor of the history's stride within the horizon."""
-    stride, horizon = meta["history_stride"], meta["horizon"]
+    """The most control steps that Sigma may execute of a plan: a divisor of memory's stride within the horizon."""
+    stride, horizon = meta["memory_stride"], meta["horizon"]
     return max(steps for steps in range(1, min(stride, horizon) + 1) if stride % steps == 0)
 
 
@@ -60,8 +62,8 @@ def base_controller(project: Project, *, lora: bool = False) -> BaseController:
     )
 
 
-def sigma_controller(project: Project) -> SigmaController:
-    """The trained Sigma under its adapter."""
+def sigma_controller(project: Project, **bounds: float) -> SigmaController:
+    """The trained Sigma under its adapter, or with ``min_scale`` and ``max_scale`` of its own."""
     models = project.root / "models"
     vla = SigmaTelepathyVLA.from_base(
         base_policy=project.base(),
@@ -71,34 +73,59 @@ def sigma_controller(project: Project) -> SigmaController:
     )
     return SigmaController(
         vla,
-        adapter=SigmaTelepathyAdapter(**project.parameters.adapter.model_dump()),
+        adapter=SigmaTelepathyAdapter(**project.parameters.adapter.model_dump() | bounds),
         calibration=models / "adapter_calibration.json",
         n_action_steps=action_steps(project.shards().meta),
     )
 
 
 @lerobot_kernels()
-def play(controller: BaseController | SigmaController, views: Sequence[dict[str, Any]]) -> list[np.ndarray]:
-    """Decide at every view as in one episode; returns the plans, in the robot's units."""
+def seconds(controller: BaseController | SigmaController, views: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """Decide at every view as in one episode: seconds of a decision, and of a read of memory, 0 for a base."""
+    deciding = reading = 0.0
     controller.reset([0])
-    return [controller.act([view], [0])[0] for view in views]
+    for view in views:
+        started = timer()
+        controller.act([view], [0])
+        decided = timer()
+        if isinstance(controller, SigmaController):
+            controller.remember()
+        deciding, reading = deciding + decided - started, reading + timer() - decided
+    if not isinstance(controller, SigmaController):
+        return deciding / len(views), 0.0
+    # Of decisions between two of memory's strides nothing is read.
+    reads = -(-len(views) * controller.n_action_steps // controller.vla.config["memory_stride"])
+    return deciding / len(views), reading / reads
 
 
-def _against(project: Project, peer: BaseController) -> Measured:
-    own, views = sigma_controller(project), recorded_views(project.shards(), project.settings.decisions)
-    details = {"branch": own.vla.config["branch"]}
-    return compare(
-        Side(lambda: play(own, views), len(views), details),
-        Side(lambda: play(peer, views), len(views)),
-        project.settings,
+def _in_turn(
+    project: Project,
+    own: BaseController | SigmaController,
+    peer: BaseController | SigmaController,
+    part: int = 0,
+) -> Measured:
+    """Compare ``part`` of :func:`seconds` of our side with the peer's decision."""
+    views = recorded_views(project.shards(), project.settings.decisions)
+    for controller in (own, peer):
+        seconds(controller, views[:2])  # what is made once is no part of a decision
+    return Measured(
+        *in_turn(lambda: seconds(own, views)[part], lambda: seconds(peer, views)[0], project.settings.repetitions)
     )
 
 
-def measure_decision_against_base(project: Project) -> Measured:
-    """A decision of Sigma and one of the frozen base."""
-    return _against(project, base_controller(project))
-
-
 def measure_decision_against_plain_lora(project: Project) -> Measured:
-    """A decision of Sigma and one of the base under plain LoRA."""
-    return _against(project, base_controller(project, lora=True))
+    """A decision of Sigma at scale 1, and one of the base under plain LoRA."""
+    return _in_turn(
+        project, sigma_controller(project, min_scale=1.0, max_scale=1.0), base_controller(project, lora=True)
+    )
+
+
+def measure_memory_read(project: Project) -> Measured:
+    """What memory reads of a decision, and a decision of the base under plain LoRA."""
+    own = sigma_controller(project, min_scale=1.0, max_scale=1.0)
+    return _in_turn(project, own, base_controller(project, lora=True), part=1)
+
+
+def measure_decision_against_base(project: Project) -> Measured:
+    """A decision of Sigma under its adapter, which looks at the base's too, and one of the frozen base."""
+    return _in_turn(project, sigma_controller(project), base_controller(project))
