@@ -38,8 +38,7 @@ def _lines(text: str) -> tuple[str, ...]:
 
 def _instruction(wordings: str, held_out: str, goal: str | None = None) -> Instruction:
     """An instruction from texts with a wording a line; the goal stands where the texts say COLOUR."""
-    told = (_lines(text.replace(_COLOUR, goal or "")) for text in (wordings, held_out))
-    return Instruction(*told, goal)
+    return Instruction(*(_lines(text.replace(_COLOUR, goal or "")) for text in (wordings, held_out)), goal=goal)
 
 
 def _for_boxes(boxes: Sequence[str], wordings: str, held_out: str) -> tuple[Instruction, ...]:
