@@ -101,7 +101,7 @@ def test_a_setting_draws_the_words_and_changes_nothing_else(plain):
         assert scenarios[0] == scenarios[1] == scenarios[2]
     instructions = TASKS[TARGET].instructions
     assert len(told["recorded"]) > 12 and told["recorded"] <= {text for one in instructions for text in one.wordings}
-    assert told["held_out"] == {text for one in instructions for text in one.held_out}
+    assert len(told["held_out"]) > 4 and told["held_out"] <= {text for one in instructions for text in one.held_out}
     assert told["canonical"] == {one.canonical for one in instructions}
     other = trace(Setting(wording="held_out"))
     for name in ("state", "command", "cube"):
