@@ -85,7 +85,9 @@ class SigmaController:
 
     def reset(self, indices: list[int]) -> None:
         """Forget everything about these environments: their next decision is an episode's first."""
-        self.remember()
+        if self._unread is not None and not set(self._unread.indices) <= set(indices):
+            self.remember()
+        self._unread = None  # what is forgotten need not be read
         self.episodes |= {index: _Episode() for index in indices}
 
     def act(
