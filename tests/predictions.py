@@ -124,10 +124,7 @@ def write_predictions(
     align = random.uniform(0.4, 0.6, windows).astype(np.float32)
     sigma = {name: columns[name] for name in ("window", "episode", "step", "split")} | {
         "base_action": base_action,
-        "adapted_action": base_action,
-        "residual_vector": residual[:, :1],
-        "residual_chunk": residual[:, :C],
-        "residual_trajectory": residual,
+        "sigma_action": base_action + residual,
         "tau": tau,
         "tau_l2": tau_l2,
         "sem_align": align,
@@ -178,7 +175,7 @@ def write_predictions(
     write_json(
         root / "data" / "shards" / "meta.json",
         {
-            "format_version": 2,
+            "format_version": 3,
             "horizon": T,
             "chunk": C,
             "fps": 10,

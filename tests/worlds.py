@@ -1,8 +1,7 @@
 """A small world that the real stages made, shared by the tests of model, training and evaluation.
 
 A tiny π0.5 with random weights and a dataset of a few short episodes go through fetch, audit, window and baseline once
-a session; a Sigma trained for a few steps on it is made once for each base branch. Tests that alter files work on a
-copy.
+a session, and so does the training of a Sigma for a few steps on it. Tests that alter files work on a copy.
 """
 
 import os
@@ -21,14 +20,13 @@ from sigma.parameters import Parameters, read_parameters
 from sigma.parameters.schema import PARAMS_FILE, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-# Small enough for seconds, large enough that every part has something to do: history, both splits, two instructions.
+# Small enough for seconds, large enough that every part has something to do: memory, both splits, two instructions.
 SMALL: dict[str, dict[str, Any]] = {
     "audit": {"min_frames": 8},
     "window": {
         "horizon": 8,
         "chunk": 4,
-        "history": 3,
-        "history_stride": 4,
+        "memory_stride": 4,
         "trace": 3,
         "train_stride": 4,
         "eval_stride": 8,
@@ -36,32 +34,27 @@ SMALL: dict[str, dict[str, Any]] = {
         "test": 2,
         "shard_mib": 1,
     },
-    "base": {"samples": 2, "branch": "frozen"},
+    "base": {"samples": 2},
     # Four steps see every window, so that TRAF's weights count before the end.
     "train": {
         "steps": 6,
-        "flow_steps": 0,
         "batch": 8,
+        # A few steps shall change what can be seen.
+        "learning_rate": 0.01,
+        "lora_learning_rate": 0.01,
         "validate_every": 3,
         "checkpoint_every": 2,
         "average": 0.5,
         "views": 2,
         "flow_draws": 2,
+        "validation_draws": 4,
     },
     "lora": {"rank": 2, "alpha": 4.0},
-    "telepathy": {
-        "factors": 3,
-        "factor_dim": 4,
-        "width": 16,
-        "state_tokens": 2,
-        "factor_tokens": 2,
-        "head_width": 24,
-    },
+    "telepathy": {"factors": 3, "factor_dim": 4, "width": 16},
     "loss": {"tsac": {"bank": ["lift the cube", "push the cube to the left", "close the box"]}},
     "report": {"resamples": 200, "worst_windows": 2},
     "machine": {"threads": 1, "workers": 1, "device": "cpu"},
 }
-ADAPTED = {"base": {"branch": "adapted"}, "train": {"flow_steps": 4}}
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,31 +181,29 @@ class World:
 
 
 def tiny_sizes(**changes: Any):
-    """Sizes of heads for a backbone of width 24 with two cameras and two layers, with ``changes``."""
+    """Sizes of heads for a backbone of width 24 with two cameras, with ``changes``."""
     from sigma.policy.model.sizes import TelepathySizes
 
     sizes: dict[str, Any] = {
         "width": 24,
-        "layers": 2,
+        "expert_width": 16,
+        "views": 2,
         "pools": 4,
         "state_dim": 6,
         "action_dim": 6,
+        "chunk_size": 16,
         "horizon": 8,
         "chunk": 4,
-        "history": 3,
         "trace": 2,
         "inner": 16,
         "factors": 3,
         "factor_dim": 4,
-        "state_tokens": 2,
-        "factor_tokens": 2,
-        "head_width": 24,
-        "read_layers": (0, 1),
+        "factor_tokens": 0,
         "film": True,
+        "branches": ("condition", "vector", "chunk", "trajectory"),
         "memory": "carried",
+        "present": "vision",
         "factor_source": "memory",
-        "read_base_action": True,
-        "architecture": "telepathy",
     }
     return TelepathySizes(**(sizes | changes))
 
@@ -251,24 +242,10 @@ def _scratch(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(prepared, tmp_path_factory) -> World:
-    """A short training and its evaluation with the frozen branch; read only."""
+    """A short training and its evaluation; read only."""
     world = prepared.copy(tmp_path_factory.mktemp("worlds") / "trained")
     world.run("finetune", "evaluate")
     return world
-
-
-@pytest.fixture(scope="session")
-def trained_adapted(prepared, tmp_path_factory) -> World:
-    """A short training and its evaluation with the adapted branch; read only."""
-    world = prepared.copy(tmp_path_factory.mktemp("worlds") / "adapted")
-    world.run("finetune", "evaluate", changes=ADAPTED)
-    return world
-
-
-@pytest.fixture(params=["trained", "trained_adapted"])
-def each_branch(request) -> World:
-    """The trained world of either base branch; read only."""
-    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ class SigmaConfig(PreTrainedConfig):
     # lies there is compared with the digests of base.json, tensor by tensor.
     base_source: str = "embedded"
     base_revision: str | None = None
-    # Control steps executed a decision; it must divide the model's history_stride.
+    # Control steps executed a decision; it must divide the model's memory_stride.
     n_action_steps: int = 8
     # How much of Sigma's correction is executed; max_scale 0 is π0.5 itself, 1 for both bounds is all of it.
     adapter: AdapterConfig = field(default_factory=AdapterConfig)

@@ -65,9 +65,9 @@ def policy_config(
 ) -> SigmaConfig:
     """The LeRobot configuration of a model with this ``config.json`` on the base of this ``base.json``.
 
-    By default as many steps are executed a decision as the history's stride and the short chunk allow.
+    By default as many steps are executed a decision as the memory's stride and the short chunk allow.
     """
-    sizes, stride, side = config["sizes"], config["history_stride"], base["resolution"]
+    sizes, stride, side = config["sizes"], config["memory_stride"], base["resolution"]
     policy = SigmaConfig(
         base_source=base["source"],
         base_revision=base["revision"],

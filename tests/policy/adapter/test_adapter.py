@@ -20,7 +20,7 @@ from sigma.policy.adapter.calibration import (
 )
 from sigma.policy.adapter.measures import Measures, feature_distance, text_distance
 from sigma.shared.errors import SigmaError
-from sigma.shared.spans import SPANS, span_steps, split
+from sigma.shared.spans import SPANS, residuals, span_steps, split
 
 B, T, C, D = 3, 6, 4, 2
 FINITE = st.floats(-4, 4, width=32)
@@ -124,7 +124,7 @@ def test_a_measure_that_is_not_finite_gives_the_smallest_scale(measure, value, c
 def test_at_scale_zero_the_base_is_selected_to_the_bit(actions):
     base, residual = actions[0], actions[1]
     base[0, 0, 0] = np.float32(-0.0)
-    off = SigmaTelepathyAdapter(0.0, 0.0).execute(base, _residuals(residual), adapted_action=residual)
+    off = SigmaTelepathyAdapter(0.0, 0.0).execute(base, _residuals(residual))
     assert off.plan.tobytes() == base.tobytes()
     huge = np.full_like(residual, 1e30)
     refused = SigmaTelepathyAdapter(calibration=_CALIBRATION).execute(base, _residuals(huge))
@@ -135,16 +135,14 @@ ANYTHING = hnp.arrays(np.float32, (B, T, D), elements=st.floats(width=32))
 
 
 @settings(deadline=None, max_examples=60)
-@given(ACTIONS, ANYTHING, ANYTHING, st.floats(width=32), st.sampled_from([None, "calibrated"]))
-def test_at_scale_zero_nothing_of_whatever_is_beside_the_base_reaches_the_robot(
-    actions, residual, adapted, value, calibrated
-):
+@given(ACTIONS, ANYTHING, st.floats(width=32), st.sampled_from([None, "calibrated"]))
+def test_at_scale_zero_nothing_of_whatever_is_beside_the_base_reaches_the_robot(actions, residual, value, calibrated):
     adapter = SigmaTelepathyAdapter(0.0, 0.0, calibration=_CALIBRATION if calibrated else None)
     measures = {name: np.full(B, value) for name in ("alignment", "feature_distance", "text_distance")}
-    done = adapter.execute(actions[0], _residuals(residual), Measures(**measures), adapted_action=adapted)
+    done = adapter.execute(actions[0], _residuals(residual), Measures(**measures))
     assert done.plan.tobytes() == actions[0].tobytes()
-    tensors = [torch.from_numpy(array) for array in (actions[0], residual, adapted)]
-    plan = adapter.execute(tensors[0], _residuals(tensors[1]), adapted_action=tensors[2]).plan
+    tensors = [torch.from_numpy(array) for array in (actions[0], residual)]
+    plan = adapter.execute(tensors[0], _residuals(tensors[1])).plan
     assert plan.numpy().tobytes() == actions[0].tobytes()
 
 
@@ -159,10 +157,10 @@ def test_numpy_and_torch_agree(actions, factors, alignment):
         "text_distance": np.abs(alignment) / 10,
     }
     adapter = SigmaTelepathyAdapter(calibration=_CALIBRATION)
-    one = adapter.execute(actions[0], _residuals(actions[1]), Measures(**measures), adapted_action=actions[1])
+    one = adapter.execute(actions[0], _residuals(actions[1]), Measures(**measures))
     tensors = {name: torch.from_numpy(array) for name, array in measures.items()}
     base, residual = (torch.from_numpy(array) for array in actions)
-    two = adapter.execute(base, _residuals(residual), Measures(**tensors), adapted_action=residual)
+    two = adapter.execute(base, _residuals(residual), Measures(**tensors))
     np.testing.assert_allclose(one.plan, two.plan.numpy(), rtol=1e-4, atol=1e-4)
     for span in SPANS:
         np.testing.assert_allclose(one.scales[span], two.scales[span].numpy(), rtol=1e-3, atol=1e-4)
@@ -179,19 +177,28 @@ def test_the_card_s_call_works_without_calibration():
 
 
 def test_the_plan_takes_each_step_from_the_finest_span_that_covers_it():
-    residuals = {
+    corrections = {
         "vector": np.full((B, 1, D), 1.0),
         "chunk": np.full((B, C, D), 2.0),
         "trajectory": np.full((B, T, D), 3.0),
     }
-    done = SigmaTelepathyAdapter(1.0, 1.0).execute(np.zeros((B, T, D)), residuals)
+    done = SigmaTelepathyAdapter(1.0, 1.0).execute(np.zeros((B, T, D)), corrections)
     assert done.plan[0, :, 0].tolist() == [1.0] + [2.0] * (C - 1) + [3.0] * (T - C)
 
 
-def test_scale_one_with_an_adapted_base_executes_adapted_plus_residual():
-    frozen, adapted, residual = np.random.default_rng(0).normal(size=(3, B, T, D))
-    done = SigmaTelepathyAdapter(1.0, 1.0).execute(frozen, _residuals(residual), adapted_action=adapted)
-    np.testing.assert_allclose(done.plan, adapted + residual, rtol=1e-12)
+@settings(deadline=None, max_examples=60)
+@given(ACTIONS, st.floats(0, 1), st.floats(0, 1))
+def test_bounds_that_leave_no_choice_fix_the_scale_whatever_is_measured(actions, first, second):
+    """Between the bounds 1 and 1 the plan is Sigma's action, between 0 and 0 the base's."""
+    low, high = sorted((first, second))
+    adapter = SigmaTelepathyAdapter(low, high, calibration=_CALIBRATION)
+    assert (adapter.fixed_scale is None) is (low < high)
+    fixed = SigmaTelepathyAdapter(low, low, calibration=_CALIBRATION)
+    assert fixed.fixed_scale == low
+    base, action = (array.astype(np.float64) for array in actions)
+    done = fixed.execute(base, residuals(base, action, C), Measures(alignment=np.full(B, -1.0)))
+    np.testing.assert_allclose(done.plan, (1 - low) * base + low * action, rtol=0, atol=1e-9)
+    assert all((scale == low).all() for scale in done.scales.values())
 
 
 def test_known_instructions_pass_and_unknown_ones_are_refused(calibration):

@@ -1,28 +1,39 @@
-"""Closed-loop control: the memory of training to the bit, and the base to the bit where Sigma may not speak."""
+"""Closed-loop control: the memory of training, and the base to the bit where Sigma may not act."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from sigma.evaluation.predictions import stored_measures
+from sigma.evaluation.replay.sigma_replay import hold_action, replay_windows
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.control.controller import BaseController
-from sigma.policy.control.robot_observation import live_observation
 from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.pi05.base_replay import replay_base
 from sigma.shared.errors import SigmaError
+from sigma.shared.spans import residuals
+from sigma.training.batches import WindowBatches
 from tests.worlds import World
 
 STRIDE = 4
+MEASURED = ("base_action", "sigma_action", "tau", "sem_align", "feature_distance", "text_distance")
 
 
 def calibration(world: World):
     return world.root / "models/adapter_calibration.json"
 
 
-def controller(world: World, *, vla=None, n_action_steps: int = STRIDE, **bounds) -> SigmaController:
-    adapter = SigmaTelepathyAdapter(**bounds)
+def controller(
+    world: World, *, vla=None, n_action_steps: int = STRIDE, memory: bool = True, **bounds
+) -> SigmaController:
     return SigmaController(
-        vla or world.vla(), adapter=adapter, calibration=calibration(world), n_action_steps=n_action_steps
+        vla or world.vla(),
+        adapter=SigmaTelepathyAdapter(**bounds),
+        calibration=calibration(world),
+        n_action_steps=n_action_steps,
+        memory=memory,
     )
 
 
@@ -31,15 +42,19 @@ def base_controller(world: World) -> BaseController:
 
 
 def observations(world: World, episode: int, step: int) -> dict:
-    """What a robot would give at this recorded step, with every state since the episode began."""
+    """What a robot would give at this recorded step, with every state since the episode began.
+
+    Where no frame is stored of the step, its images are those of the last one before.
+    """
     shards = world.shards
-    (row,) = np.flatnonzero((shards.frame_episode == episode) & (shards.frame_step == step))
+    row = np.flatnonzero((shards.frame_episode == episode) & (shards.frame_step <= step))[-1]
     pictures = shards.images(np.array([row]))[0].permute(0, 2, 3, 1).numpy()
+    trace = world.states(episode, step)
     return {
         "images": dict(zip(shards.meta["cameras"], pictures, strict=True)),
-        "state": shards.frame_state[row],
+        "state": trace[-1],
         "task": shards.tasks[shards.frame_task[row]],
-        "trace": world.states(episode, step),
+        "trace": trace,
     }
 
 
@@ -50,37 +65,75 @@ def test_episode(world: World) -> int:
 test_episode.__test__ = False
 
 
-def material_of_single_passes(world: World):
-    """WindowBatches whose cached features come from passes of one frame, as a robot makes them: equal to the bit."""
-    material = world.material()
+def batches_of_single_passes(world: World) -> WindowBatches:
+    """The inputs with cached features that come from passes of one frame, as a robot makes them: equal to the bit."""
+    batches = world.material()
     parameters = world.configure().base
-    replayed = replay_base(material.base, material.shards, material.builder.normalisation, parameters, batch=1)
-    material.pooled = replayed.pooled
-    return material
+    replayed = replay_base(batches.base, batches.shards, batches.builder.normalisation, parameters, batch=1)
+    batches.pooled = replayed.pooled
+    return batches
+
+
+def counted(live: SigmaController, monkeypatch) -> list[str]:
+    """The passes that the model makes from now on, by name."""
+    passes: list[str] = []
+
+    def counting(name: str, plain: Callable) -> Callable:
+        return lambda *given: passes.append(name) or plain(*given)
+
+    for name in ("frozen_pass", "adapted_pass"):
+        monkeypatch.setattr(live.vla.model, name, counting(name, getattr(live.vla.model, name)))
+    return passes
 
 
 @torch.no_grad()
-def test_streaming_decisions_equal_those_of_stored_windows_to_the_bit(trained):
-    material, vla = material_of_single_passes(trained), trained.vla()
-    live = controller(trained, vla=vla, min_scale=1.0, max_scale=1.0)
-    shards, episode = material.shards, test_episode(trained)
+@pytest.mark.parametrize("n_action_steps", [4, 2])
+def test_decisions_one_by_one_equal_those_of_the_whole_episode_at_once(trained, n_action_steps):
+    batches, vla = batches_of_single_passes(trained), trained.vla()
+    live, shards = controller(trained, vla=vla, n_action_steps=n_action_steps, min_scale=1.0), batches.shards
+    episode = shards.meta["splits"]["train"][0]
+    windows = np.flatnonzero(shards.window_episode == episode)
+    steps = shards.window_step[windows]
+    assert steps.tolist() == list(range(0, steps[-1] + 1, STRIDE)) and len(steps) >= 7
+    observation, past = batches.observation(windows)
+    assert len(past.features) == 1, "one unroll serves the whole episode"
+    expected = vla.propose(observation, past, [("any",)] * len(windows))
+    memory = vla.model.heads.path.recall(past, observation.text)
     live.reset([7])
-    compared = 0
-    for step in range(0, 17, STRIDE):
+    for step in range(0, steps[-1] + 1, n_action_steps):
         acted = live.act([observations(trained, episode, step)], [7])[0]
-        window = np.flatnonzero((shards.window_episode == episode) & (shards.window_step == step))
-        if not len(window):
-            continue
-        observation = material.observation(window)
-        output = vla.decide(observation, [("any",)])
-        plan = output["base_action_trajectory"] + output["telepathy_residual_trajectory"]
-        plan[:, :4] = output["base_action_chunk"] + output["telepathy_residual_chunk"]
-        plan[:, 0] = output["base_action_vector"] + output["telepathy_residual_vector"]
-        np.testing.assert_array_equal(acted, vla.to_robot(plan[0]).numpy())
-        assert int(observation.present.sum()) == min(2, step // STRIDE)
-        assert observation.motion.any() == (step > 0)
-        compared += 1
-    assert compared == 3
+        if step in steps:
+            row = int(np.flatnonzero(steps == step)[0])
+            plan = vla.to_robot(expected.action[row]).numpy()
+            np.testing.assert_allclose(acted, plan, rtol=1e-4, atol=1e-3, err_msg=str(step))
+        live.remember()
+        carried, later = live.episodes[7].carried, np.flatnonzero(steps > step)
+        if len(later):  # all that was read so far is what the next recorded decision has before it
+            for name in ("memory", "intent"):
+                found, batched = getattr(carried, name), getattr(memory, name)[later[:1]]
+                torch.testing.assert_close(found, batched, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_when_memory_reads_changes_nothing_but_the_moment_of_the_frozen_pass(trained, monkeypatch):
+    live, episode = controller(trained, min_scale=1.0), test_episode(trained)
+    passes, plans = counted(live, monkeypatch), []
+    for early in (True, False):
+        live.reset([0])
+        passes.clear()
+        plans.append([])
+        for step in (0, 4, 8):
+            plans[-1].append(live.act([observations(trained, episode, step)], [0]))
+            assert passes.pop() == "adapted_pass"
+            # At scale 1 nothing of the base is executed, so its pass waits until the action was sent.
+            assert passes == (["frozen_pass"] if step and not early else [])
+            passes.clear()
+            for _ in range(2 * early):
+                live.remember()
+            assert passes == ["frozen_pass"] * early, "a decision is read once"
+            passes.clear()
+        live.remember()
+    np.testing.assert_array_equal(plans[0], plans[1])
 
 
 @torch.no_grad()
@@ -96,6 +149,32 @@ def test_forgetting_changes_the_decision_and_a_reset_forgets(trained):
     fresh = controller(trained, min_scale=1.0, max_scale=1.0)
     fresh.reset([0])
     np.testing.assert_array_equal(fresh.act([observations(trained, episode, 8)], [0]), forgotten)
+
+
+@torch.no_grad()
+def test_a_reset_reads_what_others_remember_and_not_what_is_forgotten(trained, monkeypatch):
+    live, seen = controller(trained, min_scale=1.0), observations(trained, test_episode(trained), 0)
+    passes = counted(live, monkeypatch)
+    for forgotten, read in (([0, 1], 0), ([1], 1)):
+        live.reset([0, 1])
+        live.act([seen, seen], [0, 1])
+        passes.clear()
+        live.reset(forgotten)
+        assert passes == ["frozen_pass"] * read
+        assert (live.episodes[0].carried is not None) is bool(read) and live.episodes[1].carried is None
+
+
+@torch.no_grad()
+def test_cleared_memory_makes_every_decision_an_episodes_first(trained, monkeypatch):
+    live, fresh = controller(trained, min_scale=1.0, memory=False), controller(trained, min_scale=1.0)
+    passes, episode = counted(live, monkeypatch), test_episode(trained)
+    live.reset([0])
+    for step in (0, 4, 8):
+        seen = observations(trained, episode, step)
+        fresh.reset([0])
+        np.testing.assert_array_equal(live.act([seen], [0]), fresh.act([seen], [0]))
+        live.remember()
+    assert passes == ["adapted_pass"] * 3, "what is not remembered costs no pass of the base"
 
 
 @torch.no_grad()
@@ -125,30 +204,49 @@ def test_the_latest_states_are_read_as_motion_and_a_view_without_them_is_refused
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_without_the_residual_heads_the_policy_that_they_correct_acts_alone(each_branch, scale):
-    vla, bounds = each_branch.vla(), {"min_scale": scale, "max_scale": scale}
-    alone = SigmaController(
-        vla,
-        adapter=SigmaTelepathyAdapter(**bounds),
-        calibration=calibration(each_branch),
-        n_action_steps=STRIDE,
-        heads=False,
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_bounds_that_leave_no_choice_need_no_calibration_and_no_more_passes_than_they_execute(
+    trained, monkeypatch, scale
+):
+    vla, seen = trained.vla(), observations(trained, test_episode(trained), 0)
+    live = SigmaController(vla, adapter=SigmaTelepathyAdapter(scale, scale), calibration=None, n_action_steps=STRIDE)
+    passes = counted(live, monkeypatch)
+    live.reset([0])
+    plan = live.act([seen], [0])
+    assert passes == ["frozen_pass"] * (scale < 1) + ["adapted_pass"] * (scale > 0)
+    images = np.stack(list(seen["images"].values()))[None, None]
+    out = vla(
+        vis_obs=torch.from_numpy(images).permute(0, 1, 2, 5, 3, 4).float() / 255,
+        robot_state=torch.from_numpy(seen["state"])[None, None],
+        texts=[seen["task"]],
     )
-    whole, base = controller(each_branch, vla=vla, **bounds), base_controller(each_branch)
-    adapted, seen = vla.config["branch"] == "adapted", observations(each_branch, test_episode(each_branch), 0)
-    plans = []
-    for one in (alone, whole, base):
-        one.reset([0])
-        plans.append(one.act([seen], [0])[:, : alone.horizon])
-    observation = live_observation(vla.builder, [seen], *vla.empty_past(1), vla.config["sizes"]["trace"])
-    output = vla.decide(observation, [("live", 0, 0)])
-    frozen, corrected = output["base_action_trajectory"], output["corrected_action_trajectory"]
-    expected = vla.to_robot(frozen + scale * (corrected - frozen)).numpy()
-    np.testing.assert_allclose(plans[0], expected, rtol=1e-4, atol=1e-3)
-    assert not np.array_equal(plans[0], plans[1])
-    assert np.array_equal(plans[0], plans[2]) is not adapted
-    assert torch.equal(frozen, corrected) is not adapted
+    expected = out["base_action_trajectory"] + scale * out["telepathy_residual_trajectory"]
+    np.testing.assert_allclose(plan, vla.to_robot(expected).numpy(), rtol=1e-5, atol=1e-4)
+    if scale == 0:
+        np.testing.assert_array_equal(plan, vla.to_robot(out["base_action_trajectory"]).numpy())
+
+
+def test_an_adapter_that_chooses_its_scale_needs_a_calibration(trained):
+    with pytest.raises(SigmaError, match="needs the calibration that evaluate wrote"):
+        SigmaController(trained.vla(), adapter=SigmaTelepathyAdapter(), calibration=None, n_action_steps=STRIDE)
+
+
+@torch.no_grad()
+def test_the_adapter_chooses_by_what_it_chose_by_offline(trained):
+    """Of a decision that was replayed: the same measures, so the same scales and the same plan."""
+    batches, live = batches_of_single_passes(trained), controller(trained)
+    shards, episode = batches.shards, test_episode(trained)
+    replayed = replay_windows(live.vla.model, batches, np.arange(len(shards.window_step)), 1, "replay").columns
+    (row,) = np.flatnonzero((shards.window_episode == episode) & (shards.window_step == 8))
+    columns = {name: torch.from_numpy(values[row : row + 1]) for name, values in replayed.items() if name in MEASURED}
+    measures = stored_measures(columns, torch.from_numpy(hold_action(batches, np.array([row]))))
+    base = columns["base_action"]
+    execution = live.adapter.execute(base, residuals(base, columns["sigma_action"], 4), measures)
+    assert all(0.01 < scale.item() < 0.99 for scale in execution.scales.values()), "the adapter has something to choose"
+    live.reset([0])
+    for step in (0, 4, 8):
+        acted = live.act([observations(trained, episode, step)], [0])
+    np.testing.assert_allclose(acted, live.vla.to_robot(execution.plan).numpy(), rtol=1e-3, atol=1e-2)
 
 
 @torch.no_grad()
@@ -166,25 +264,30 @@ def test_robots_in_one_batch_do_not_share_a_memory(trained):
 
 
 @torch.no_grad()
-def test_the_memory_holds_no_more_than_a_decision_can_read(trained):
-    live = controller(trained, n_action_steps=2)
-    live.reset([0])
-    for _ in range(9):
-        live.act([observations(trained, test_episode(trained), 0)], [0])
-        assert len(live.episodes[0].features) <= 8 // 2
-    assert min(live.episodes[0].features) == 18 - 8
+def test_robots_whose_episodes_began_at_other_times_keep_their_own_clock(trained):
+    episodes = trained.shards.meta["splits"]["test"]
+    together = controller(trained, n_action_steps=2, min_scale=1.0)
+    alone = controller(trained, vla=together.vla, n_action_steps=2, min_scale=1.0)
+    together.reset([0, 1])
+    together.act([observations(trained, episode, 0) for episode in episodes], [0, 1])
+    together.reset([1])
+    alone.reset([1])
+    for step in (0, 2, 4, 6, 8):
+        seen = [observations(trained, episodes[0], step + 2), observations(trained, episodes[1], step)]
+        both, one = together.act(seen, [0, 1]), alone.act(seen[1:], [1])
+        np.testing.assert_allclose(both[1], one[0], rtol=1e-4, atol=1e-3)
 
 
 @torch.no_grad()
-def test_scale_zero_executes_the_bases_own_actions_to_the_bit(each_branch):
-    episode = test_episode(each_branch)
-    shut = controller(each_branch, min_scale=0.0, max_scale=0.0)
-    full = controller(each_branch, min_scale=1.0, max_scale=1.0)
-    controllers = [base_controller(each_branch), shut, full]
+def test_scale_zero_executes_the_bases_own_actions_to_the_bit(trained):
+    episode = test_episode(trained)
+    shut = controller(trained, min_scale=0.0, max_scale=0.0)
+    full = controller(trained, min_scale=1.0, max_scale=1.0)
+    controllers = [base_controller(trained), shut, full]
     for one in controllers:
         one.reset([0])
     for step in (0, 4, 8):
-        expected, closed, sigma = (one.act([observations(each_branch, episode, step)], [0]) for one in controllers)
+        expected, closed, sigma = (one.act([observations(trained, episode, step)], [0]) for one in controllers)
         np.testing.assert_array_equal(closed, expected[:, : closed.shape[1]])
         assert not np.array_equal(sigma, closed)
 

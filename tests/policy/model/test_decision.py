@@ -1,4 +1,4 @@
-"""One decision: the base to the bit before training and with everything off, the past as the only other input."""
+"""One decision of Sigma: the base to the bit before training, factors that LoRA cannot move, and what then moves it."""
 
 from dataclasses import replace
 
@@ -7,315 +7,209 @@ import pytest
 import torch
 
 from sigma.policy.model import lora
-from sigma.policy.model.decision import FactorSwap
+from sigma.policy.model.decision import AdaptedPass, SigmaModel
+from sigma.policy.model.heads import FILE
 from sigma.policy.model.model_folder import base_digest, load_model, read_config
 from sigma.policy.pi05 import prefix
-from sigma.policy.pi05.base_action import zero_noise_action
-from sigma.policy.pi05.observation import base_pass
-from sigma.shared.spans import SPANS
-from sigma.training.objectives import ResidualObjective
+from sigma.policy.pi05.observation import Past, base_pass
+from sigma.training.batches import WindowBatches
+from tests.worlds import World
+
+STEPS = 5
 
 
-def windows_with_past(material, count: int = 4) -> np.ndarray:
-    """Windows whose whole history is there."""
-    return np.flatnonzero((material.shards.window_frames >= 0).all(axis=1))[:count]
+def windows_with_past(batches: WindowBatches, count: int = 4) -> np.ndarray:
+    """Windows that memory has read twice or more before, of more episodes than one."""
+    reads = batches.shards.memory_reads(np.arange(len(batches.split)))
+    return np.flatnonzero(reads >= 2)[:: len(reads) // (2 * count)][:count]
 
 
-def fresh_model(world, *changes):
-    """An untrained Sigma, its trainer, and four windows that have a past."""
+def fresh_model(world: World, *changes) -> tuple[SigmaModel, WindowBatches, np.ndarray]:
+    """An untrained Sigma, its inputs, and four windows that have a past."""
     trainer = world.trainer(*changes)
-    model = trainer.build().eval()
-    return model, trainer, windows_with_past(trainer.material)
+    return trainer.build().eval(), trainer.batches, windows_with_past(trainer.batches)
 
 
-def trained_model(world):
-    """The world's trained Sigma on a fresh base, with its material and four windows that have a past."""
-    material, folder = world.material(), world.root / "models/sigma"
-    model = load_model(material.base.policy, folder, read_config(folder), folder / "sigma_telepathy_heads.safetensors")
-    return model, material, windows_with_past(material)
+def awake_model(world: World, *changes) -> tuple[SigmaModel, WindowBatches, np.ndarray]:
+    """The same with random numbers for everything that begins at zero, so that every part acts."""
+    model, batches, rows = fresh_model(world, *changes)
+    awaken(model)
+    return model, batches, rows
 
 
-def actions(policy, encoded):
-    return zero_noise_action(policy, encoded, 5)
+def awaken(model: SigmaModel) -> None:
+    heads, draw = model.heads, torch.Generator().manual_seed(0)
+    maps = list(heads.branches.maps.parameters()) if heads.branches else []
+    if heads.film is not None:
+        maps.append(heads.film.modulation.weight)
+    for parameter in (*lora.lora_parameters(model.adapted), *maps):
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=draw)
+
+
+def trained_model(world: World) -> tuple[SigmaModel, WindowBatches, np.ndarray]:
+    """The world's trained Sigma on a fresh base, its inputs, and four windows that have a past."""
+    batches, folder = world.material(), world.root / "models/sigma"
+    model = load_model(batches.base.policy, folder, read_config(folder), folder / FILE)
+    return model, batches, windows_with_past(batches)
+
+
+def one_noise(rows: np.ndarray) -> torch.Tensor:
+    return torch.randn(len(rows), 1, 16, 6, generator=torch.Generator().manual_seed(3))
+
+
+def actions(policy, encoded, rows, steering=None) -> torch.Tensor:
+    return prefix.integrate(policy, encoded, one_noise(rows), STEPS, steering)
+
+
+def acted(model: SigmaModel, passed: AdaptedPass, rows: np.ndarray) -> torch.Tensor:
+    return actions(model.policy, passed.encoded, rows, passed.steering)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("branch", ["frozen", "adapted"])
-def test_before_training_sigma_is_the_base_to_the_bit(prepared, branch):
-    nothing_appended = {"state_tokens": 0, "factor_tokens": 0}
-    changes = {"base": {"branch": branch}, "train": {"flow_steps": 1}, "telepathy": nothing_appended}
-    model, trainer, rows = fresh_model(prepared, changes)
-    assert model.heads.state_encoder is None and model.heads.factor_tokens is None
-    material = trainer.material
+def test_before_training_sigma_is_the_base_to_the_bit_in_action_and_loss(prepared):
+    model, batches, rows = fresh_model(prepared)
+    assert model.heads.film is not None and len(model.heads.branches.maps) == 4
     untouched = prepared.base().policy
-    observation = material.observation(rows)
-    expected = base_pass(untouched, observation)
-    for passed in (model.frozen_pass(observation), model.adapted_pass(observation)):
-        assert torch.equal(passed.pooled, expected.pooled)
-        assert torch.equal(actions(model.policy, passed.encoded), actions(untouched, expected.encoded))
-    decision = model(observation, material.base_action(rows))
-    assert not any(decision.residuals[span].any() for span in SPANS)
-    assert decision.telepathy.anticipated.any()
-    assert torch.equal(model.heads.film(observation.vision, decision.telepathy.anticipated), observation.vision)
+    observation, past = batches.observation(rows)
+    expected, passed = base_pass(untouched, observation), model.adapted_pass(observation, past)
+    assert passed.telepathy.factors.any()
+    assert torch.equal(acted(model, passed, rows), actions(untouched, expected.encoded, rows))
+    targets = torch.from_numpy(batches.builder.normalisation.action.normalise(batches.shards.window_action[rows]))
+    given = targets, one_noise(rows), torch.linspace(0.1, 1.0, len(rows))[:, None]
+    losses = (
+        prefix.flow_matching_loss(model.policy, passed.encoded, *given, passed.steering),
+        prefix.flow_matching_loss(untouched, expected.encoded, *given),
+    )
+    assert torch.equal(*losses)
 
 
 @torch.no_grad()
-def test_after_training_the_base_is_untouched_and_comes_back_to_the_bit(each_branch):
-    model, material, rows = trained_model(each_branch)
-    untouched = each_branch.base().policy
+def test_after_training_the_frozen_base_comes_back_to_the_bit(trained):
+    model, batches, rows = trained_model(trained)
+    untouched = trained.base().policy
     assert base_digest(model.policy) == base_digest(untouched)
-    observation = material.observation(rows)
-    expected = base_pass(untouched, observation)
-    frozen = model.frozen_pass(observation)
+    observation, past = batches.observation(rows)
+    expected, frozen = base_pass(untouched, observation), model.frozen_pass(observation)
     assert torch.equal(frozen.pooled, expected.pooled)
+    plain = actions(untouched, expected.encoded, rows)
     with lora.disabled(model.adapted):
-        assert torch.equal(actions(model.policy, frozen.encoded), actions(untouched, expected.encoded))
-    adapted = model.adapted_pass(observation)
-    assert not torch.equal(adapted.pooled, expected.pooled), "LoRA must have learned, or this shows nothing"
-    assert not torch.equal(actions(model.policy, adapted.encoded), actions(untouched, expected.encoded))
-    assert any(parameter.any() for parameter in lora.lora_parameters(model.adapted))
+        assert torch.equal(actions(model.policy, frozen.encoded, rows), plain)
+    moved = acted(model, model.adapted_pass(observation, past), rows)
+    assert (moved - plain).abs().max() > 0.01, "Sigma must have learned, or this shows nothing"
 
 
-@pytest.mark.parametrize("changes", [{}, {"base": {"branch": "adapted"}, "train": {"flow_steps": 2}}])
-def test_training_leaves_every_base_tensor_as_it_was(own, changes):
+def test_training_leaves_every_base_tensor_as_it_was(own):
     from sigma.training.state import Scratch
 
-    trainer = own.trainer(changes, {"train": {"steps": 2, "learning_rate": 0.1, "lora_learning_rate": 0.1}})
-    before = base_digest(trainer.material.base.policy)
+    trainer = own.trainer({"train": {"steps": 2, "learning_rate": 0.1, "lora_learning_rate": 0.1}})
+    before = base_digest(trainer.batches.base.policy)
     with Scratch.open(trainer.key()) as scratch:
         model = trainer.run(scratch).model
     assert base_digest(model.policy) == before
 
 
-def training_objective(world, *changes) -> tuple:
-    model, trainer, _ = fresh_model(world, {"train": {"state_noise": 0.0}}, *changes)
-    return model, trainer._residual_phase(model, {}).objective
-
-
-def test_no_gradient_reaches_base_weights_base_action_or_image_tokens(prepared):
-    model, trainer, rows = fresh_model(prepared)
-    model.train()
-    torch.manual_seed(0)
-    for head in model.heads.residuals.out.values():
-        torch.nn.init.normal_(head.weight)
-    torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
-    observation = trainer.material.observation(rows)
-    vision = observation.vision.requires_grad_(True)
-    base = trainer.material.base_action(rows).requires_grad_(True)
-    decision = model(replace(observation, vision=vision), base)
-    sum(decision.residuals[span].square().sum() for span in SPANS).backward()
-    assert base.grad is None
-    named = dict(model.adapted.named_parameters())
-    assert {name for name, one in named.items() if one.grad is not None and one.grad.any()} == {
-        name for name in named if ".lora_B." in name
-    }, "A has no gradient while B is zero, and nothing of the base ever has one"
-    silent = [name for name, one in model.heads.named_parameters() if one.grad is None]
-    assert all(name.startswith(("path.semantic_head", "path.intent_view")) for name in silent), silent
-    assert all(one.grad.any() for name, one in model.heads.named_parameters() if name.startswith("film."))
-
-
-def test_intent_alignment_pulls_the_intent_and_not_the_factors(prepared):
-    from sigma.training.losses import intent_telepathy_loss
-
-    model, trainer, rows = fresh_model(prepared, {"telepathy": {"factor_tokens": 0}})
-    decision = model(trainer.material.observation(rows), trainer.material.base_action(rows))
-    intent_telepathy_loss(decision.telepathy.intent_view, decision.telepathy.factors).backward()
-    path = model.heads.path
-    assert path.intent_view.weight.grad.any() and path.intent_cell.weight_ih.grad.any()
-    # Without tokens that tell them the factors act through FiLM, which starts at zero; so nothing may arrive here.
-    assert all(one.grad is None or not one.grad.any() for one in path.factor_network.parameters())
-
-
 @torch.no_grad()
-def test_masked_history_does_not_matter_and_its_order_does(trained):
-    model, material, rows = trained_model(trained)
-    observation, base = material.observation(rows), material.base_action(rows)
-    mask = observation.present.clone()
-    mask[:, 0] = False
-    short = replace(observation, present=mask)
-    junk = short.history.clone()
-    junk[:, 0] = torch.randn_like(junk[:, 0]) * 100
-    expected, same = model(short, base), model(replace(short, history=junk), base)
-    for span in SPANS:
-        assert torch.equal(same.residuals[span], expected.residuals[span])
-    assert torch.equal(same.telepathy.factors, expected.telepathy.factors)
-    whole, turned = model(observation, base), model(replace(observation, history=observation.history.flip(1)), base)
-    assert not torch.equal(whole.telepathy.factors, expected.telepathy.factors)
-    assert not torch.equal(whole.telepathy.factors, turned.telepathy.factors)
-    assert not torch.equal(whole.residuals["trajectory"], turned.residuals["trajectory"])
-
-
-@torch.no_grad()
-def test_the_residual_mlp_reads_no_past_and_says_nothing_of_factors(prepared):
-    model, trainer, rows = fresh_model(prepared, {"telepathy": {"architecture": "mlp"}})
-    torch.manual_seed(0)
-    for head in model.heads.residuals.out.values():
-        torch.nn.init.normal_(head.weight)
-    for parameter in lora.lora_parameters(model.adapted):
-        torch.nn.init.normal_(parameter, std=0.1)
-    observation, base = trainer.material.observation(rows), trainer.material.base_action(rows)
-    plain = model(observation, base)
-    assert plain.telepathy is None
-    past = replace(
-        observation, history=torch.randn_like(observation.history), present=torch.zeros_like(observation.present)
-    )
-    for span in SPANS:
-        residual = plain.residuals[span]
-        assert torch.equal(model(past, base).residuals[span], residual)
-        assert torch.equal(model(observation, base, film=False).residuals[span], residual)
-        assert not torch.equal(model(observation, base, adapters=False).residuals[span], residual)
-        assert not torch.equal(model(observation, base + 0.5).residuals[span], residual)
-        moved = replace(observation, state=observation.state + 0.5)
-        assert not torch.equal(model(moved, base).residuals[span], residual)
-    factors = torch.zeros(len(rows), 3, 4)
-    with pytest.raises(ValueError, match="no factors"):
-        model(observation, base, swap=FactorSwap(factors, factors))
-
-
-@torch.no_grad()
-def test_swapped_factors_are_read_by_heads_and_film_and_the_models_own_change_nothing(trained):
-    model, material, rows = trained_model(trained)
-    torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
-    observation, base = material.observation(rows), material.base_action(rows)
-    plain = model(observation, base)
-    own = FactorSwap(plain.telepathy.factors, plain.telepathy.anticipated)
-    same = model(observation, base, swap=own)
-    for span in SPANS:
-        assert torch.equal(same.residuals[span], plain.residuals[span])
-    assert torch.equal(same.telepathy.alignment, plain.telepathy.alignment)
-    others = torch.randn_like(own.factors)
-    heads = model(observation, base, swap=replace(own, factors=others))
-    film = model(observation, base, swap=replace(own, anticipated=others))
-    assert torch.equal(heads.telepathy.factors, others) and torch.equal(film.telepathy.factors, own.factors)
-    assert torch.equal(heads.telepathy.memory, plain.telepathy.memory), "the heads' factors come after the backbone"
-    assert not torch.equal(film.telepathy.memory, plain.telepathy.memory)
-    for other in (heads, film):
-        assert not torch.equal(other.residuals["trajectory"], plain.residuals["trajectory"])
-
-
-@torch.no_grad()
-def test_film_lora_and_state_tokens_each_change_the_decision(trained):
-    model, material, rows = trained_model(trained)
-    observation, base = material.observation(rows), material.base_action(rows)
-    whole = model(observation, base).telepathy.factors
-    control = model(observation, base, adapters=False, film=False).telepathy.factors
-    without_film = model(observation, base, film=False).telepathy.factors
-    without_lora = model(observation, base, adapters=False).telepathy.factors
-    different = [whole, control, without_film, without_lora]
-    assert all(not torch.equal(one, two) for i, one in enumerate(different) for two in different[:i])
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_lora_film_and_tokens_cannot_move_the_factors(prepared, tokens):
+    """CHECK A by construction: what the control reads of the telepathy path is what Sigma reads, to the bit."""
+    model, batches, rows = awake_model(prepared, {"telepathy": {"factor_tokens": tokens}})
+    observation, past = batches.observation(rows)
+    sigma = model.adapted_pass(observation, past)
     with lora.disabled(model.adapted):
-        assert torch.equal(model(observation, base, film=False).telepathy.factors, control)
-    moved = replace(observation, state=observation.state + 0.5)
-    # The prompt keeps its tokens: only the state tokens and the heads' queries see this state.
-    assert not torch.equal(model(moved, base).telepathy.factors, whole)
+        control = model.adapted_pass(observation, past, film=False)
+    assert not torch.equal(acted(model, sigma, rows), acted(model, control, rows))
+    for name, value in vars(sigma.telepathy).items():
+        assert torch.equal(getattr(control.telepathy, name), value), name
 
 
 @torch.no_grad()
-def test_the_frozen_view_and_the_motion_reach_the_backbone_through_the_factors_alone(trained):
-    model, material, rows = trained_model(trained)
-    torch.nn.init.normal_(model.heads.film.modulation.weight, std=0.1)
-    observation = material.observation(rows)
-    whole = model.adapted_pass(observation)
-    told = FactorSwap(torch.zeros_like(whole.anticipation.factors), whole.anticipation.factors)
-    assert torch.equal(model.adapted_pass(observation, swap=told).pooled, whole.pooled)
-    assert observation.motion.any()
-    for name in ("motion", "now"):
-        other = replace(observation, **{name: torch.randn_like(getattr(observation, name))})
-        passed = model.adapted_pass(other)
-        assert not torch.equal(passed.anticipation.factors, whole.anticipation.factors), name
-        assert not torch.equal(passed.pooled, whole.pooled), name
-        assert torch.equal(model.adapted_pass(other, swap=told).pooled, whole.pooled), name
-    with pytest.raises(ValueError, match="the frozen base's pass over the present comes first"):
-        model.adapted_pass(replace(observation, now=None))
+def test_each_part_that_the_factors_act_through_changes_the_action(prepared):
+    model, batches, rows = awake_model(prepared, {"telepathy": {"factor_tokens": 2}})
+    observation, past = batches.observation(rows)
+    whole = acted(model, model.adapted_pass(observation, past), rows)
+
+    def differs(passed: AdaptedPass) -> bool:
+        return (acted(model, passed, rows) - whole).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+
+    assert differs(model.adapted_pass(observation, past, film=False))
+    with lora.disabled(model.adapted):
+        assert differs(model.adapted_pass(observation, past))
+    for name, layer in (*model.heads.branches.maps.items(), ("tokens", model.heads.factor_tokens.project)):
+        weight = layer.weight.clone()
+        layer.weight.zero_()
+        assert differs(model.adapted_pass(observation, past)), name
+        layer.weight.copy_(weight)
+    assert not differs(model.adapted_pass(observation, past)), "each part is back"
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tokens", [0, 2])
-def test_untrained_the_factors_are_told_by_their_tokens_alone(prepared, tokens):
-    model, trainer, rows = fresh_model(prepared, {"telepathy": {"factor_tokens": tokens, "state_tokens": 1}})
-    observation = trainer.material.observation(rows)
-    passed = model.adapted_pass(observation)
-    own = base_pass(model.policy, observation).encoded.last.shape[1]
-    assert passed.encoded.last.shape[1] == own + 1 + tokens
-    assert passed.encoded.pad_mask[:, own:].all()
-    others = torch.randn_like(passed.anticipation.factors)
-    changed = model.adapted_pass(observation, swap=FactorSwap(others, others))
-    assert torch.equal(changed.anticipation.factors, others)
-    assert torch.equal(changed.pooled, passed.pooled) is (tokens == 0)
-    assert torch.equal(actions(model.policy, changed.encoded), actions(model.policy, passed.encoded)) is (tokens == 0)
-    # The norm of the factors is the loss's to control, so it is told neither by FiLM nor by tokens.
-    louder = FactorSwap(others, 3.0 * passed.anticipation.factors)
-    same = model.adapted_pass(observation, swap=louder)
-    torch.testing.assert_close(same.pooled, passed.pooled, rtol=1e-3, atol=1e-3)
+def test_a_carried_memory_and_the_past_that_it_was_read_from_decide_alike(prepared):
+    model, batches, rows = awake_model(prepared)
+    observation, past = batches.observation(rows)
+    path = model.heads.path
+    carried = path.start(past.text[past.episode, 0])
+    rolled = [path.read(carried, *(part[:, 0] for part in _reads(past, 0)))]
+    assert past.reads.min() >= 2
+    for read in range(1, past.features.shape[1]):
+        rolled.append(path.read(rolled[-1], *(part[:, 0] for part in _reads(past, read))))
+    last = past.reads - 1
+    memory, intent = (torch.stack([getattr(step, name) for step in rolled]) for name in ("memory", "intent"))
+    every = torch.arange(len(rows))
+    carried = replace(carried, memory=memory[last, every], intent=intent[last, every])
+    one, other = (model.adapted_pass(observation, remembered) for remembered in (past, carried))
+    torch.testing.assert_close(other.telepathy.factors, one.telepathy.factors, rtol=0, atol=1e-5)
+    assert not torch.allclose(one.telepathy.memory, path.start(observation.text).memory, atol=1e-3)
 
 
-@pytest.mark.parametrize("tokens", [0, 2])
-def test_what_the_backbone_makes_of_the_factor_tokens_teaches_memory(prepared, tokens):
-    model, trainer, rows = fresh_model(prepared, {"telepathy": {"factor_tokens": tokens}})
-    passed = model.adapted_pass(trainer.material.observation(rows))
-    passed.encoded.layers[-1].square().sum().backward()
-    # Untrained FiLM gives no gradient to the factors, only to its own weights.
-    names = ("factor_network.", "memory_cell.", "intent_cell.", "frozen_encoder.", "motion_encoder.")
-    for name, parameter in model.heads.path.named_parameters():
-        if name.startswith(names):
-            assert (parameter.grad is not None and bool(parameter.grad.any())) is (tokens > 0), name
+def _reads(past: Past, read: int) -> list[torch.Tensor]:
+    """What each decision's episode gives memory at this read, (B, 1, …)."""
+    return [part[past.episode, read : read + 1] for part in (past.features, past.states, past.text)]
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("memory", ["carried", "reset"])
-def test_the_motion_changes_what_is_anticipated_where_memory_is_carried_alone(prepared, memory):
-    model, trainer, rows = fresh_model(prepared, {"telepathy": {"memory": memory}})
-    observation = trainer.material.observation(rows)
-    still = replace(observation, motion=torch.zeros_like(observation.motion))
-    moving, standing = (model.adapted_pass(one) for one in (observation, still))
-    assert observation.motion.any()
-    assert torch.equal(moving.anticipation.factors, standing.anticipation.factors) is (memory == "reset")
-    assert torch.equal(moving.pooled, standing.pooled) is (memory == "reset")
+def flow_loss(model: SigmaModel, batches: WindowBatches, rows: np.ndarray) -> torch.Tensor:
+    passed = model.adapted_pass(*batches.observation(rows))
+    targets, time = torch.zeros(len(rows), 16, 6), torch.full((len(rows), 1), 0.5)
+    return prefix.flow_matching_loss(
+        model.policy, passed.encoded, targets, one_noise(rows), time, passed.steering
+    ).mean()
 
 
-@torch.no_grad()
-def test_a_pass_that_was_made_before_gives_the_same_decision(trained):
-    model, material, rows = trained_model(trained)
-    observation, base = material.observation(rows), material.base_action(rows)
-    alone, shared = model(observation, base), model(observation, base, passed=model.adapted_pass(observation))
-    for span in SPANS:
-        assert torch.equal(alone.residuals[span], shared.residuals[span])
+def reached(module: torch.nn.Module) -> set[str]:
+    return {name for name, one in module.named_parameters() if one.grad is not None and one.grad.any()}
+
+
+def test_flow_matching_teaches_lora_and_all_heads_and_nothing_of_the_base(prepared):
+    # Nothing attends to the last layer's queries and outputs of the language model; all else of LoRA's is reached.
+    silent = "paligemma.model.language_model.layers.1.self_attn."
+    for make, factor in ((fresh_model, "B"), (awake_model, "[AB]")):
+        model, batches, rows = make(prepared)
+        model.train()
+        flow_loss(model, batches, rows).backward()
+        named = dict(model.adapted.named_parameters())
+        expected = {
+            name
+            for name in named
+            if f".lora_{factor}." in name or (factor != "B" and ".lora_" in name)
+            if not any(f"{silent}{part}_proj" in name for part in "qo")
+        }
+        assert reached(model.adapted) == expected
+        maps = {name for name in dict(model.heads.named_parameters()) if name.startswith(("film.", "branches."))}
+        if factor == "B":  # what acts begins at zero: its maps are the first to learn
+            assert reached(model.heads) == maps - {"film.log_gain"}
+        else:
+            unread = ("path.semantic_head.", "path.intent_view.")
+            named = {name for name, _ in model.heads.named_parameters() if not name.startswith(unread)}
+            assert reached(model.heads) == named
 
 
 @torch.no_grad()
 def test_alignment_is_the_cosine_to_the_instructions_embedding(trained):
-    model, material, rows = trained_model(trained)
-    observation = material.observation(rows)
-    decision = model(observation, material.base_action(rows))
+    model, batches, rows = trained_model(trained)
+    observation, past = batches.observation(rows)
+    telepathy = model.telepathy(observation, past)
     embedded = prefix.text_embeddings(model.policy, observation.tokens).numpy()
     for row in range(len(rows)):
         text = embedded[row][observation.groups[row].numpy() == 1].mean(axis=0)
-        semantic = decision.telepathy.semantic[row].numpy()
+        semantic = telepathy.semantic[row].numpy()
         cosine = text @ semantic / np.linalg.norm(text) / np.linalg.norm(semantic)
-        assert decision.telepathy.alignment[row].item() == pytest.approx(cosine, abs=1e-5)
-
-
-def test_checkpointing_gives_the_same_gradients_and_really_recomputes(prepared):
-    gradients, calls = {}, {}
-    for on in (False, True):
-        model, objective = training_objective(prepared, {"train": {"gradient_checkpointing": on}, "lora": {"rank": 3}})
-        assert isinstance(objective, ResidualObjective)
-        model.train()
-        torch.manual_seed(0)
-        for parameter in (
-            *lora.lora_parameters(model.adapted),
-            *(h.weight for h in model.heads.residuals.out.values()),
-        ):
-            torch.nn.init.normal_(parameter, std=0.1)
-        count = []
-        layer = next(iter(lora.lora_layers(model.adapted).values()))
-        layer.register_forward_hook(lambda *_, count=count: count.append(1))
-        loss, _ = objective.loss(np.arange(4), 0, 0, 4)
-        loss.backward()
-        calls[on] = len(count)
-        named = [*model.heads.named_parameters(), *model.adapted.named_parameters()]
-        gradients[on] = {name: one.grad for name, one in named if one.grad is not None}
-    assert (calls[False], calls[True]) == (1, 2)
-    assert gradients[False].keys() == gradients[True].keys()
-    for name, gradient in gradients[False].items():
-        torch.testing.assert_close(gradients[True][name], gradient, rtol=1e-5, atol=1e-7)
+        assert telepathy.alignment[row].item() == pytest.approx(cosine, abs=1e-5)

@@ -83,7 +83,8 @@ def test_a_base_of_another_precision_is_refused_by_name(model_world):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 99}, r"format_version: found 99; legal: 2"),
+        ({"format_version": 99}, r"format_version: found 99; legal: 3"),
+        ({"format_version": 2}, r"format_version: found 2; legal: 3"),  # a model of the first version
         ({"format_version": None}, r"format_version: found None"),
         ({"num_steps": None}, r"key 'num_steps' is missing"),
     ],

@@ -6,31 +6,33 @@ import torch
 
 from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
 from sigma.policy.model import lora
+from sigma.policy.pi05.prefix import integrate
 from sigma.shared.errors import SigmaError
 from sigma.shared.spans import SPANS
-from tests.policy.control.test_sigma_controller import material_of_single_passes, observations, test_episode
+from tests.policy.control.test_sigma_controller import STRIDE, batches_of_single_passes, observations, test_episode
 from tests.worlds import World, make_world
 
 
 def sequence(world: World, window: int, *, junk: float = 0.0) -> dict:
-    """The observation of a stored window as the card gives it: every step, of which only some are read.
+    """The observation of a stored window as the card gives it: every step of its episode, of which some are read.
 
-    ``junk`` stands where nothing is read: images between the decisions of the history, and states before the motion.
+    ``junk`` stands where nothing is read: images between those that memory reads, and states before the motion.
     """
     shards = world.shards
-    frames, steps = shards.window_frames[window], 9
+    step, last = int(shards.window_step[window]), shards.window_frame[window]
     views, side = len(shards.meta["cameras"]), shards.meta["resolution"]
-    vis_obs, state = torch.full((1, steps, views, 3, side, side), junk), torch.full((1, steps, 6), junk)
-    for back, frame in enumerate(reversed(frames)):
-        vis_obs[0, steps - 1 - 4 * back] = shards.images(np.array([frame]))[0].float() / 255
-        state[0, steps - 1 - 4 * back] = torch.from_numpy(shards.frame_state[frame])
-    length = shards.meta["trace"]
-    state[0, steps - 1 - length : steps - 1] = torch.from_numpy(shards.frame_trace[frames[-1]])
+    vis_obs, state = torch.full((1, step + 1, views, 3, side, side), junk), torch.full((1, step + 1, 6), junk)
+    (frames,) = np.nonzero((shards.frame_episode == shards.window_episode[window]) & (shards.frame_step <= step))
+    for frame in (*frames[shards.frame_step[frames] % STRIDE == 0], last):
+        vis_obs[0, shards.frame_step[frame]] = shards.images(np.array([frame]))[0].float() / 255
+        state[0, shards.frame_step[frame]] = torch.from_numpy(shards.frame_state[frame])
+    state[0, step - 3 : step] = torch.from_numpy(shards.frame_trace[last])
     return {"vis_obs": vis_obs, "robot_state": state, "texts": [shards.tasks[shards.window_task[window]]]}
 
 
 def whole_window(world: World) -> int:
-    return int(np.flatnonzero((world.shards.window_frames >= 0).all(axis=1))[0])
+    """A window at step 8, before which memory has read the steps 0 and 4."""
+    return int(np.flatnonzero(world.shards.window_step == 8)[0])
 
 
 def test_the_cards_example_runs(trained):
@@ -55,7 +57,6 @@ def test_the_cards_example_runs(trained):
         "base_action_vector": (2, 6),
         "base_action_chunk": (2, 4, 6),
         "base_action_trajectory": (2, 8, 6),
-        "corrected_action_trajectory": (2, 8, 6),
         "telepathy_residual_vector": (2, 6),
         "telepathy_residual_chunk": (2, 4, 6),
         "telepathy_residual_trajectory": (2, 8, 6),
@@ -94,36 +95,35 @@ def test_one_camera_takes_the_cards_five_dimensions(tmp_path):
 
 
 @torch.no_grad()
-def test_a_sequence_is_read_as_the_stored_window_to_the_bit(trained):
-    material, vla, window = material_of_single_passes(trained), trained.vla(), whole_window(trained)
-    expected = material.observation(np.array([window]))
+def test_a_sequence_is_read_as_the_stored_window(trained):
+    batches, vla, window = batches_of_single_passes(trained), trained.vla(), whole_window(trained)
+    expected, past = batches.observation(np.array([window]))
     given = sequence(trained, window)
-    found = vla._from_sequence(**given)
-    assert found.now is None
-    found = found.with_frozen_features(vla.model.frozen_pass(found).pooled)
+    found, remembered = vla._from_sequence(**given)
     for name, value in vars(expected).items():
-        assert torch.equal(getattr(found, name), value), name
-    assert expected.present.all() and expected.motion.any()
-    # Images between the decisions of the history are not read, nor are states before the motion.
-    between = sequence(trained, window, junk=0.7)
+        if name != "pooled":
+            assert torch.equal(getattr(found, name), value), name
+    assert found.pooled is None and expected.motion.any() and past.reads.tolist() == [2]
+    unrolled = vla.model.heads.path.recall(past, expected.text)
+    for name, value in vars(unrolled).items():
+        torch.testing.assert_close(getattr(remembered, name), value, rtol=0, atol=1e-5)
+    # Images between those that memory reads are not read, nor are states before the motion.
     output = vla(**given)
-    assert all(torch.equal(value, output[name]) for name, value in vla(**between).items())
+    assert all(torch.equal(value, output[name]) for name, value in vla(**sequence(trained, window, junk=0.7)).items())
 
 
 @torch.no_grad()
-def test_a_short_sequence_has_a_masked_past_and_the_past_matters(trained):
+def test_the_past_changes_memory_and_sigmas_action_and_never_the_bases(trained):
     vla, given = trained.vla(), sequence(trained, whole_window(trained))
-    outputs = []
-    for steps in (9, 5, 1):
-        short = given | {name: given[name][:, -steps:] for name in ("vis_obs", "robot_state")}
-        assert vla._from_sequence(**short).present.tolist() == [[steps > 8, steps > 4]]
-        outputs.append(vla(**short))
-    assert all(torch.equal(one["base_action_trajectory"], outputs[0]["base_action_trajectory"]) for one in outputs)
-    assert not torch.equal(outputs[0]["memory"], outputs[1]["memory"])
-    assert not torch.equal(outputs[1]["memory"], outputs[2]["memory"])
-    turned = given | {"vis_obs": given["vis_obs"].clone()}
+    shorter = [{name: given[name][:, -steps:] for name in ("vis_obs", "robot_state")} for steps in (5, 1)]
+    turned = {"vis_obs": given["vis_obs"].clone()}
     turned["vis_obs"][:, [0, 4]] = given["vis_obs"][:, [4, 0]]
-    assert not torch.equal(vla(**turned)["memory"], outputs[0]["memory"])
+    outputs = [vla(**given | change) for change in ({}, *shorter, turned)]
+    for place, one in enumerate(outputs):
+        assert torch.equal(one["base_action_trajectory"], outputs[0]["base_action_trajectory"])
+        for other in outputs[:place]:
+            for name in ("memory", "telepathy_factors", "telepathy_residual_vector"):
+                assert not torch.equal(one[name], other[name]), name
 
 
 @torch.no_grad()
@@ -168,8 +168,8 @@ def test_a_batchs_normalised_state_is_taken_as_it_is(trained):
 
 
 @torch.no_grad()
-def test_noise_reaches_the_base_action_and_without_telepathy_the_base_speaks_alone(each_branch):
-    vla, given = each_branch.vla(), sequence(each_branch, whole_window(each_branch))
+def test_noise_reaches_the_base_action_and_without_telepathy_the_base_speaks_alone(trained):
+    vla, given = trained.vla(), sequence(trained, whole_window(trained))
     plain = vla(**given)
     noise = torch.randn(1, 16, 6, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(vla(**given, noise=noise)["base_action_vector"], plain["base_action_vector"])
@@ -182,8 +182,8 @@ def test_noise_reaches_the_base_action_and_without_telepathy_the_base_speaks_alo
 
 
 @torch.no_grad()
-def test_scale_zero_is_the_base_to_the_bit_and_scale_one_is_sigma(each_branch):
-    vla, given = each_branch.vla(), sequence(each_branch, whole_window(each_branch))
+def test_scale_zero_is_the_base_to_the_bit_and_scale_one_is_sigma(trained):
+    vla, given = trained.vla(), sequence(trained, whole_window(trained))
     out = vla(**given)
     for span in SPANS:
         names = {
@@ -203,7 +203,7 @@ def test_the_motion_is_that_of_the_control_steps_before_and_matters(trained):
     output = vla(**given)
     normalised = vla.normalisation.state.normalise(given["robot_state"][0].numpy())
     expected = torch.from_numpy(normalised[5:8] - normalised[8])
-    torch.testing.assert_close(vla._from_sequence(**given).motion[0], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(vla._from_sequence(**given)[0].motion[0], expected, rtol=0, atol=1e-6)
     for step, read in ((3, False), (5, True), (7, True)):
         state = given["robot_state"].clone()
         state[0, step] += 5.0
@@ -213,25 +213,44 @@ def test_the_motion_is_that_of_the_control_steps_before_and_matters(trained):
 
 
 @torch.no_grad()
-def test_with_the_frozen_branch_the_residual_heads_correct_the_bases_own_action(trained):
-    out = trained.vla()(**sequence(trained, whole_window(trained)))
-    assert torch.equal(out["corrected_action_trajectory"], out["base_action_trajectory"])
+def test_a_residual_is_sigmas_action_minus_the_bases_from_the_same_noise(trained):
+    vla, given = trained.vla(), sequence(trained, whole_window(trained))
+    for noise in (torch.zeros(1, 16, 6), torch.randn(1, 16, 6, generator=torch.Generator().manual_seed(0))):
+        out = vla(**given, noise=noise)
+        passed = vla.model.adapted_pass(*vla._from_sequence(**given))
+        action = integrate(vla.model.policy, passed.encoded, noise[:, None], vla.config["num_steps"], passed.steering)
+        for span, steps in (("chunk", 4), ("trajectory", 8)):
+            reached = out[f"base_action_{span}"] + out[f"telepathy_residual_{span}"]
+            torch.testing.assert_close(reached, action[:, 0, :steps], rtol=0, atol=1e-5)
+        assert torch.equal(out["telepathy_residual_vector"], out["telepathy_residual_chunk"][:, 0])
+        assert torch.equal(out["base_action_vector"], out["base_action_chunk"][:, 0])
 
 
-@torch.no_grad()
-def test_with_the_adapted_branch_the_residual_leads_from_the_frozen_base(trained_adapted):
-    vla, given = trained_adapted.vla(), sequence(trained_adapted, whole_window(trained_adapted))
-    out, observation = vla(**given), vla._from_sequence(**given)
-    observation = observation.with_frozen_features(vla.model.frozen_pass(observation).pooled)
-    passed = vla.model.adapted_pass(observation)
-    adapted = vla._base_action(passed.encoded, [("any",)], None, adapters=True)
-    assert not torch.equal(adapted, out["base_action_trajectory"])
-    assert torch.equal(adapted, out["corrected_action_trajectory"])
-    residuals = vla.model(observation, adapted).residuals
-    for span in ("chunk", "trajectory"):
-        steps = residuals[span].shape[1]
-        reached = out[f"base_action_{span}"] + out[f"telepathy_residual_{span}"]
-        torch.testing.assert_close(reached, adapted[:, :steps] + residuals[span], rtol=0, atol=1e-5)
+@pytest.mark.parametrize("present", ["vision", "backbone"])
+def test_what_is_not_asked_for_is_not_computed(prepared, tmp_path, monkeypatch, present):
+    world = prepared.copy(tmp_path / "world")
+    world.run("finetune", changes={"train": {"steps": 1}, "telepathy": {"present": present}})
+    vla, passes = world.vla(), []
+    for name in ("frozen_pass", "adapted_pass"):
+        plain = getattr(vla.model, name)
+        monkeypatch.setattr(
+            vla.model, name, lambda *given, plain=plain, name=name: passes.append(name) or plain(*given)
+        )
+    with torch.no_grad():
+        observation, remembered = vla._from_sequence(**sequence(world, whole_window(world)))
+    passes.clear()
+    whole = vla.propose(observation, remembered, [("any",)])
+    assert passes == ["frozen_pass", "adapted_pass"]
+    passes.clear()
+    sigma = vla.propose(observation, remembered, [("any",)], use_base=False)
+    assert passes == ["frozen_pass"] * (present == "backbone") + ["adapted_pass"]
+    passes.clear()
+    base = vla.propose(observation, remembered, [("any",)], use_sigma=False)
+    assert passes == ["frozen_pass"]
+    assert torch.equal(sigma.action, whole.action) and torch.equal(base.base, whole.base)
+    assert sigma.base is None and base.action is None and (sigma.pooled is None) is (present == "vision")
+    with pytest.raises(ValueError, match="one of the two actions was not computed"):
+        sigma.both()
 
 
 def test_actions_come_back_in_the_robots_units(trained):

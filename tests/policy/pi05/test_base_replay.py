@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from sigma.data.shards import Shards
-from sigma.evaluation.replay.sigma_replay import replay_sigma
+from sigma.evaluation.replay.sigma_replay import decide, replay_sigma
 from sigma.policy.model.heads import describe_heads
 from sigma.policy.model.model_folder import load_model, read_config
 from sigma.policy.pi05.base_replay import frame_pictures, replay_base, select_normalisation
 from sigma.policy.pi05.description import describe_base
+from sigma.policy.pi05.prefix import integrate
 from sigma.shared.errors import SigmaError
 from sigma.shared.tables import read_columns
-from sigma.training.batches import adapted_actions
 from tests.worlds import World
 
 BATCH = 16
@@ -74,18 +74,13 @@ def perturbed(shards: Shards, episode: int, step: int, what: str) -> Shards:
 
 
 @pytest.fixture(scope="module")
-def plain(each_branch_module):
-    return replay(each_branch_module, each_branch_module.shards)
-
-
-@pytest.fixture(scope="module", params=["trained", "trained_adapted"])
-def each_branch_module(request) -> World:
-    return request.getfixturevalue(request.param)
+def plain(trained):
+    return replay(trained, trained.shards)
 
 
 @pytest.mark.parametrize("what", ["frames", "states", "instructions", "actions"])
-def test_nothing_after_the_decision_reaches_a_prediction(each_branch_module, plain, what):
-    world, shards = each_branch_module, each_branch_module.shards
+def test_nothing_after_the_decision_reaches_a_prediction(trained, plain, what):
+    world, shards = trained, trained.shards
     episode = shards.meta["splits"]["test"][0]
     mine = shards.window_episode == episode
     before, after = mine & (shards.window_step <= DECISION), mine & (shards.window_step > DECISION)
@@ -96,31 +91,14 @@ def test_nothing_after_the_decision_reaches_a_prediction(each_branch_module, pla
     noticed = []
     for found, expected in ((base.columns, plain[0].columns), (sigma.columns, plain[1].columns)):
         for name, column in found.items():
-            if name == "action" or (what == "actions" and name == "action"):
+            if name == "action":
                 continue
             np.testing.assert_array_equal(column[before], expected[name][before], err_msg=name)
             np.testing.assert_array_equal(column[~mine], expected[name][~mine], err_msg=name)
             if not np.array_equal(column[after], expected[name][after]):
                 noticed.append(name)
-    expected = {
-        "base_action",
-        "base_zero_noise",
-        "base_samples",
-        "residual_vector",
-        "tau",
-        "sem_align",
-        "adapted_action",
-    }
+    expected = {"base_action", "base_zero_noise", "base_samples", "sigma_action", "tau", "sem_align"}
     assert expected <= set(noticed) if what != "actions" else not noticed
-
-
-def test_shards_give_each_window_its_own_past_alone(prepared):
-    shards = prepared.shards
-    for window, frames in enumerate(shards.window_frames):
-        seen = frames[frames >= 0]
-        assert (shards.frame_episode[seen] == shards.window_episode[window]).all()
-        assert (shards.frame_step[seen] <= shards.window_step[window]).all()
-        assert shards.frame_step[frames[-1]] == shards.window_step[window]
 
 
 @torch.no_grad()
@@ -132,7 +110,7 @@ def test_the_bases_action_is_lerobots_own(prepared):
         prepared.root / "base", config_filename="policy_preprocessor.json"
     )
     for window in (0, 17, 41):
-        row = shards.window_frames[window, -1]
+        row = shards.window_frame[window]
         images = shards.images(np.array([row]))[0].float() / 255
         batch = processor(
             {
@@ -177,17 +155,13 @@ def test_the_action_that_sigma_corrects_is_the_chosen_one(prepared, kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["zero_noise", "mean", "sample"])
-def test_training_gives_the_policy_with_lora_the_same_noise_as_the_base(prepared, tmp_path, kind):
+def test_sigma_decides_from_the_noise_that_the_base_had(prepared, tmp_path, kind):
     world = prepared.copy(tmp_path / "world")
     world.run("baseline", changes={"base": {"action": kind}})
-    nothing_appended = {"telepathy": {"state_tokens": 0, "factor_tokens": 0}}
-    trainer = world.trainer({"base": {"action": kind}}, nothing_appended)
-    material, model = trainer.material, trainer.build().eval()
-    # LoRA is still zero: the adapted policy is the base, so its action must be the base's.
-    rows = np.arange(10)
-    torch.testing.assert_close(
-        adapted_actions(model, material, rows, 4), material.base_action(rows), rtol=1e-3, atol=1e-4
-    )
+    trainer = world.trainer({"base": {"action": kind}})
+    # Untrained, Sigma is the base, so its action must be the base's.
+    found = decide(trainer.build().eval(), trainer.batches, np.arange(10), 4, "sigma")["sigma_action"]
+    np.testing.assert_allclose(found, trainer.batches.base_action(np.arange(10)), rtol=1e-3, atol=1e-4)
 
 
 def test_targets_and_the_held_state_are_normalised_records(prepared):
@@ -195,7 +169,7 @@ def test_targets_and_the_held_state_are_normalised_records(prepared):
     quantiles = prepared.base().statistics
     low, high = quantiles["action"].q01, quantiles["action"].q99
     np.testing.assert_allclose(table["action"], 2 * (shards.window_action[:, :8] - low) / (high - low) - 1, atol=1e-5)
-    state = shards.frame_state[shards.window_frames[:, -1]]
+    state = shards.frame_state[shards.window_frame]
     np.testing.assert_allclose(table["hold"], 2 * (state - low) / (high - low) - 1, atol=1e-5)
     np.testing.assert_array_equal(table["valid"], shards.window_valid[:, :8])
     np.testing.assert_array_equal(table["split"], shards.window_split)
@@ -233,37 +207,35 @@ def test_pictures_are_those_of_held_out_decisions(prepared):
     ]
     for one in pictures[:4]:
         view = shards.meta["cameras"].index(one["camera"])
-        stored = shards.images(shards.window_frames[one["window"], -1:])[0, view].permute(1, 2, 0).numpy()
+        stored = shards.images(shards.window_frame[[one["window"]]])[0, view].permute(1, 2, 0).numpy()
         shown = np.asarray(Image.open(io.BytesIO(one["jpeg"])))
         assert np.abs(shown.astype(int) - stored).mean() < 12
 
 
 @torch.no_grad()
-def test_sigmas_table_says_what_the_model_says(each_branch_module):
-    world = each_branch_module
-    table, material, folder = sigma_table(world), world.material(), world.root / "models/sigma"
+def test_sigmas_table_says_what_the_model_says(trained):
+    table, material, folder = sigma_table(trained), trained.material(), trained.root / "models/sigma"
     model = load_model(material.base.policy, folder, read_config(folder), folder / "sigma_telepathy_heads.safetensors")
     rows = np.arange(len(material.split))
-    adapted = read_config(folder)["branch"] == "adapted"
-    base = adapted_actions(model, material, rows, 64) if adapted else material.base_action(rows)
-    decision = model(material.observation(rows), base)
-    control = model(material.observation(rows), base, adapters=False, film=False)
+    passed = model.adapted_pass(*material.observation(rows))
+    zero = torch.zeros(len(rows), 1, 16, 6)
+    action = integrate(model.policy, passed.encoded, zero, material.base.num_steps, passed.steering)[:, 0, :8]
     expected = {
-        "adapted_action": base,
         "base_action": material.base_action(rows),
-        "residual_vector": decision.residuals["vector"],
-        "residual_chunk": decision.residuals["chunk"],
-        "residual_trajectory": decision.residuals["trajectory"],
-        "tau": decision.telepathy.factors,
-        "tau_l2": decision.telepathy.factors.square().sum((1, 2)).sqrt(),
-        "sem_align": decision.telepathy.alignment,
-        "control_tau_l2": control.telepathy.factors.square().sum((1, 2)).sqrt(),
-        "control_sem_align": control.telepathy.alignment,
+        "sigma_action": action,
+        "tau": passed.telepathy.factors,
+        "tau_l2": passed.telepathy.factors.square().sum((1, 2)).sqrt(),
+        "sem_align": passed.telepathy.alignment,
     }
     for name, value in expected.items():
-        np.testing.assert_allclose(table[name], value.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
-    assert not np.allclose(table["tau_l2"], table["control_tau_l2"], atol=1e-6)
-    assert np.array_equal(table["adapted_action"], table["base_action"]) != adapted
+        np.testing.assert_allclose(table[name], value.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_the_control_has_sigmas_factors_to_the_bit(trained):
+    table = sigma_table(trained)
+    for name in ("tau_l2", "sem_align"):
+        np.testing.assert_array_equal(table[f"control_{name}"], table[name])
+    assert np.abs(table["sigma_action"] - table["base_action"]).max() > 0.05, "LoRA, FiLM and branches have learned"
 
 
 def test_both_passes_say_which_heads_they_loaded(trained):

@@ -1,10 +1,21 @@
 """The parts of π0.5 give what LeRobot's whole gives: actions to the bit, training loss and gradients to rounding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from sigma.policy.pi05.prefix import assemble, encode, flow_matching_loss, integrate, text_embeddings, vision_tokens
+from sigma.policy.pi05.prefix import (
+    Steering,
+    assemble,
+    encode,
+    flow_matching_loss,
+    integrate,
+    text_embeddings,
+    velocity,
+    vision_tokens,
+)
 from tests.bases import ACTION_DIM, CAMERAS, tiny_policy
 
 BATCH, CHUNK, SIDE, LENGTH = 3, 16, 32, 32
@@ -38,10 +49,31 @@ def lerobot_batch(inputs):
     }
 
 
-def encoded(policy, inputs, *, extra=None, hidden_states=False):
+def encoded(policy, inputs, *, extra=None):
     text = text_embeddings(policy, inputs["tokens"])
     prefix = assemble(vision_tokens(policy, inputs["images"]), text, inputs["mask"], extra)
-    return encode(policy, prefix, hidden_states=hidden_states)
+    return encode(policy, prefix, appended=0 if extra is None else extra.shape[1])
+
+
+def steering_of(policy, rows: int = BATCH) -> Steering:
+    """Steering as large as what it is added to, and another one for every sample and step."""
+    draw, width = torch.Generator().manual_seed(5), policy.model.action_in_proj.out_features
+    return Steering(torch.randn(rows, width, generator=draw), torch.randn(rows, CHUNK, width, generator=draw))
+
+
+def steer_lerobot(policy, steering: Steering, monkeypatch) -> None:
+    """From now on LeRobot's own passes embed their actions with ``steering`` added."""
+    plain = policy.model.embed_suffix
+
+    def steered(noisy_actions, timestep):
+        embedded, pad_mask, blocks, condition = plain(noisy_actions, timestep)
+        return embedded + steering.tokens, pad_mask, blocks, condition + steering.condition
+
+    monkeypatch.setattr(policy.model, "embed_suffix", steered)
+
+
+def extra_tokens(policy, count: int = 2) -> torch.Tensor:
+    return torch.randn(BATCH, count, policy.config.language_width, generator=torch.Generator().manual_seed(1))
 
 
 def core_inputs(policy, inputs):
@@ -65,14 +97,49 @@ def test_several_draws_equal_one_at_a_time(policy, inputs):
         torch.testing.assert_close(shared[:, draw : draw + 1], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_the_shared_prefix_loss_equals_lerobots_joint_forward_in_value_and_gradient(policy, inputs):
+@torch.no_grad()
+@pytest.mark.parametrize("steered", [False, True])
+def test_the_velocity_is_that_of_lerobots_own_step_to_the_bit(policy, inputs, monkeypatch, steered):
+    state, x_t, time = encoded(policy, inputs), inputs["noise"][:, 0], inputs["time"][:, 0]
+    steering = steering_of(policy) if steered else None
+    ours = velocity(policy, state, x_t, time, steering)
+    plain = policy.model.denoise_step(state.pad_mask, state.cache, x_t, time)
+    assert torch.equal(ours, plain) is not steered
+    if steering is not None:
+        steer_lerobot(policy, steering, monkeypatch)
+        assert torch.equal(ours, policy.model.denoise_step(state.pad_mask, state.cache, x_t, time))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["condition", "tokens"])
+def test_each_sample_is_steered_by_its_own_and_by_both_parts(policy, inputs, part):
+    state, noise, steering = encoded(policy, inputs), inputs["noise"][:, :2], steering_of(policy)
+    steered = integrate(policy, state, noise, 5, steering)
+    altered = replace(steering, **{part: getattr(steering, part).clone()})
+    getattr(altered, part)[1] += 1.0
+    other = integrate(policy, state, noise, 5, altered)
+    changed = (other - steered).abs().amax(dim=(2, 3)) > 1e-3
+    assert changed.tolist() == [[False, False], [True, True], [False, False]]
+    for draw in range(2):
+        alone = integrate(policy, state, noise[:, draw : draw + 1], 5, steering)
+        torch.testing.assert_close(steered[:, draw : draw + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("steered", [False, True])
+def test_the_shared_prefix_loss_equals_lerobots_joint_forward_in_value_and_gradient(
+    policy, inputs, monkeypatch, steered
+):
     policy.train()
     noise, time = inputs["noise"][:, :1], inputs["time"][:, :1]
-    joint = policy.model.forward(*core_inputs(policy, inputs), inputs["actions"], noise[:, 0], time[:, 0])
+    steering = steering_of(policy) if steered else None
+    with monkeypatch.context() as patch:
+        if steering is not None:
+            steer_lerobot(policy, steering, patch)
+        joint = policy.model.forward(*core_inputs(policy, inputs), inputs["actions"], noise[:, 0], time[:, 0])
     joint.mean().backward()
     expected = {name: one.grad.clone() for name, one in policy.named_parameters() if one.grad is not None}
     policy.zero_grad()
-    loss = flow_matching_loss(policy, encoded(policy, inputs), inputs["actions"], noise, time)
+    loss = flow_matching_loss(policy, encoded(policy, inputs), inputs["actions"], noise, time, steering)
     loss.mean().backward()
     torch.testing.assert_close(loss[:, 0], joint, rtol=1e-4, atol=1e-4)
     for name, gradient in expected.items():
@@ -107,23 +174,34 @@ def test_images_of_another_size_are_refused(policy):
 
 
 @torch.no_grad()
-def test_appended_tokens_are_read_by_the_whole_prefix(policy, inputs):
-    extra = torch.randn(BATCH, 2, policy.config.language_width, generator=torch.Generator().manual_seed(1))
-    plain, longer = encoded(policy, inputs), encoded(policy, inputs, extra=extra)
+def test_appended_tokens_are_read_by_the_whole_prefix_and_by_the_expert(policy, inputs):
+    plain, longer = encoded(policy, inputs), encoded(policy, inputs, extra=extra_tokens(policy))
     assert longer.last.shape[1] == plain.last.shape[1] + 2
     assert not torch.allclose(longer.last[:, : plain.last.shape[1]], plain.last)
-    # Positions count real tokens only, so padding between text and appended tokens changes nothing.
     noise = inputs["noise"][:, :1]
     assert not torch.allclose(integrate(policy, longer, noise, 5), integrate(policy, plain, noise, 5))
 
 
 @torch.no_grad()
-def test_hidden_states_of_every_layer_end_in_the_last(policy, inputs):
-    state = encoded(policy, inputs, hidden_states=True)
-    assert len(state.layers) == policy.config.depth
-    assert torch.equal(state.layers[-1], state.last)
-    assert torch.equal(state.last, encoded(policy, inputs).last)
-    assert encoded(policy, inputs).layers is None
+def test_appended_tokens_leave_the_experts_actions_where_they_were(policy, inputs, monkeypatch):
+    """LeRobot counts every token of the prefix, so its own step moves the actions by as many as were appended."""
+    model, x_t, time = policy.model, inputs["noise"][:, 0], inputs["time"][:, 0]
+    forward, positions = model.paligemma_with_expert.forward, []
+
+    def noting(**given):
+        positions.append(given["position_ids"])
+        return forward(**given)
+
+    monkeypatch.setattr(model.paligemma_with_expert, "forward", noting)
+    plain = encoded(policy, inputs)
+    for count in (1, 5):
+        longer = encoded(policy, inputs, extra=extra_tokens(policy, count))
+        positions.clear()
+        model.denoise_step(plain.pad_mask, plain.cache, x_t, time)
+        model.denoise_step(longer.pad_mask, longer.cache, x_t, time)
+        velocity(policy, longer, x_t, time)
+        untouched, moved, ours = positions
+        assert torch.equal(ours, untouched) and torch.equal(ours, moved - count)
 
 
 def test_lora_on_the_language_model_learns_through_the_cache_and_can_be_switched_off(policy, inputs):
