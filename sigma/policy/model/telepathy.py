@@ -4,8 +4,8 @@ The source's card names these parts (semantic memory m_t, intent z_intent, telep
 with the text space); it gives no equations. Every equation here is our own design. How the factors act on the base
 stands in :mod:`sigma.policy.model.heads`.
 
-Legend: B batch, E episodes, R reads of memory, V cameras, P pooled vectors (V cameras, instruction, state), n tokens an
-image, d backbone width, w inner width, D state dim, S control steps of the trace, K factors, F factor dim.
+Legend: B batch, E episodes, R reads of memory, V cameras, P pooled vectors of a pass (V cameras, instruction, state),
+d backbone width, w inner width, D state dim, S control steps of the trace, K factors, F factor dim.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sigma.policy.model.sizes import TelepathySizes
-from sigma.policy.pi05.observation import Observation, Past
+from sigma.policy.pi05.observation import Observation, Past, pool_views
 
 # Standardised features are clipped there: one that training never saw must not flood the memory.
 _CLIP = 5.0
@@ -100,8 +100,8 @@ def _remember_long(cell: nn.GRU, longest: int = 64) -> None:
 class TelepathyPath(nn.Module):
     """Memory m, intent z, factors τ and semantic factors g.
 
-    Memory reads the *frozen* base's pooled features u and the joint state s every ``memory_stride`` control steps from
-    the episode's first one on, and e is the mean frozen embedding of the instruction::
+    Memory reads the frozen vision tower's pooled tokens u and the joint state s every ``memory_stride`` control steps
+    from the episode's first one on, and e is the mean frozen embedding of the instruction::
 
         m_k = GRU_m(E_u u_k + E_s s_k, m_{k−1})          m_0 = W_m N(e)
         z_k = GRU_z(W_z [m_k; N(e)], z_{k−1})            z_0 = W_i N(e)
@@ -120,7 +120,7 @@ class TelepathyPath(nn.Module):
         self.sizes = sizes
         inner, flat = sizes.inner, sizes.factors * sizes.factor_dim
         self.text_norm = nn.LayerNorm(sizes.width, elementwise_affine=False)
-        self.features = StandardisedInput((sizes.pools, sizes.width), inner)
+        self.views = StandardisedInput((2 * sizes.views, sizes.width), inner)
         self.state = nn.Linear(sizes.state_dim, inner)
         self.memory_start = nn.Linear(sizes.width, inner)
         self.memory_cell = nn.GRU(inner, inner, batch_first=True)
@@ -129,7 +129,7 @@ class TelepathyPath(nn.Module):
         self.intent_cell = nn.GRU(inner, inner, batch_first=True)
         for cell in (self.memory_cell, self.intent_cell):
             _remember_long(cell)
-        shapes = {"vision": (sizes.views, sizes.width), "backbone": (sizes.pools, sizes.width), "motion": None}
+        shapes = {"vision": (2 * sizes.views, sizes.width), "backbone": (sizes.pools, sizes.width), "motion": None}
         shape = shapes[sizes.present]
         self.present = StandardisedInput(shape, inner) if shape else None
         self.present_state = nn.Linear(sizes.state_dim, inner)
@@ -145,34 +145,28 @@ class TelepathyPath(nn.Module):
         normed = self.text_norm(text.float())
         return Memory(self.memory_start(normed).tanh(), self.intent_start(normed).tanh())
 
-    def _unroll(self, begin: Memory, features: Tensor, states: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    def _unroll(self, begin: Memory, views: Tensor, states: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Memory and intent (E, R, w) after each of R reads."""
-        seen = self.features(features) + self.state(states.float())
+        seen = self.views(views) + self.state(states.float())
         memory, _ = self.memory_cell(seen, begin.memory[None].contiguous())
         heard = self.intent_input(torch.cat([memory, self.text_norm(text.float())], dim=-1))
         intent, _ = self.intent_cell(heard, begin.intent[None].contiguous())
         return memory, intent
 
-    def read(self, carried: Memory, pooled: Tensor, state: Tensor, text: Tensor) -> Memory:
-        """One read of memory.
-
-        Args:
-            carried: memory and intent of B episodes.
-            pooled: (B, P, d) pooled features of the frozen base now.
-            state: (B, D) normalised.
-            text: (B, d) mean frozen embedding of the instruction.
-        """
+    def read(self, carried: Memory, observation: Observation) -> Memory:
+        """Memory and intent of B episodes after they have read these decisions."""
         if self.sizes.memory == "cleared":
-            return self.start(text)
-        memory, intent = self._unroll(carried, pooled[:, None], state[:, None], text[:, None])
+            return self.start(observation.text)
+        views = pool_views(observation.vision)
+        memory, intent = self._unroll(carried, views[:, None], observation.state[:, None], observation.text[:, None])
         return Memory(memory[:, 0], intent[:, 0])
 
     def recall(self, past: Past, text: Tensor) -> Memory:
         """Memory and intent of B decisions, by one unroll over each episode of ``past``; ``text`` (B, d)."""
-        if self.sizes.memory == "cleared" or past.features.shape[1] == 0:
+        if self.sizes.memory == "cleared" or past.views.shape[1] == 0:
             return self.start(text)
         begin = self.start(past.text[:, 0])
-        after = self._unroll(begin, past.features, past.states, past.text)
+        after = self._unroll(begin, past.views, past.states, past.text)
         memory, intent = (
             torch.cat([first[:, None], rest], dim=1)[past.episode, past.reads]
             for first, rest in zip((begin.memory, begin.intent), after, strict=True)
@@ -208,9 +202,9 @@ class TelepathyPath(nn.Module):
 
 
 def present_features(observation: Observation, present: str) -> Tensor:
-    """What the factors read of the present picture: (B, V, d) for ``vision``, (B, P, d) for ``backbone``."""
+    """What the factors read of the present picture: (B, 2V, d) for ``vision``, (B, P, d) for ``backbone``."""
     if present == "vision":
-        return observation.vision.float().mean(2)
+        return pool_views(observation.vision)
     if observation.pooled is None:
         raise ValueError("the frozen base's pass over the present comes first: Observation.with_frozen_features")
     return observation.pooled

@@ -152,6 +152,19 @@ def test_forgetting_changes_the_decision_and_a_reset_forgets(trained):
 
 
 @torch.no_grad()
+def test_a_reset_reads_what_others_remember_and_not_what_is_forgotten(trained, monkeypatch):
+    live, seen = controller(trained, min_scale=1.0), observations(trained, test_episode(trained), 0)
+    passes = counted(live, monkeypatch)
+    for forgotten, read in (([0, 1], 0), ([1], 1)):
+        live.reset([0, 1])
+        live.act([seen, seen], [0, 1])
+        passes.clear()
+        live.reset(forgotten)
+        assert passes == ["frozen_pass"] * read
+        assert (live.episodes[0].carried is not None) is bool(read) and live.episodes[1].carried is None
+
+
+@torch.no_grad()
 def test_cleared_memory_makes_every_decision_an_episodes_first(trained, monkeypatch):
     live, fresh = controller(trained, min_scale=1.0, memory=False), controller(trained, min_scale=1.0)
     passes, episode = counted(live, monkeypatch), test_episode(trained)

@@ -64,13 +64,13 @@ def test_the_factory_finds_policy_and_processor_by_the_registered_type():
     assert get_policy_class("sigma") is SigmaPolicy
 
 
-def test_the_first_chunk_is_the_controllers_to_the_bit(each_branch, tmp_path):
-    policy, before, after = load(write_policy(each_branch, tmp_path / "policy"))
-    chunk = after(policy.predict_action_chunk(before(lerobot_batch(views(each_branch, 0)))))
-    (expected,) = plans_of(controller(each_branch), each_branch)
+def test_the_first_chunk_is_the_controllers_to_the_bit(trained, folder):
+    policy, before, after = load(folder)
+    chunk = after(policy.predict_action_chunk(before(lerobot_batch(views(trained, 0)))))
+    (expected,) = plans_of(controller(trained), trained)
     assert chunk.shape == (2, 8, 6)
     np.testing.assert_array_equal(chunk.numpy(), expected)
-    (base,) = plans_of(BaseController(each_branch.base(), n_action_steps=STEPS), each_branch)
+    (base,) = plans_of(BaseController(trained.base(), n_action_steps=STEPS), trained)
     assert not np.array_equal(chunk.numpy(), base[:, :8]), "the adapter is shut: this compares nothing of Sigma"
 
 
@@ -103,8 +103,6 @@ def test_noise_given_by_lerobot_begins_the_bases_sampling(trained, folder):
         noise=noise,
     )
     plan = output["base_action_trajectory"] + output["telepathy_residual_trajectory"]
-    plan[:, :4] = output["base_action_chunk"] + output["telepathy_residual_chunk"]
-    plan[:, 0] = output["base_action_vector"] + output["telepathy_residual_vector"]
     torch.testing.assert_close(chunk, vla.to_robot(plan), rtol=1e-5, atol=1e-4)
     policy.reset()
     unseeded = policy.predict_action_chunk(before(lerobot_batch(views(trained, 0))))
@@ -118,6 +116,21 @@ def test_actions_step_through_the_plans_and_memory_is_kept(trained, folder):
     plans = plans_of(controller(trained), trained, steps=(0, STEPS, 2 * STEPS))
     expected = np.concatenate([plan[:, :STEPS] for plan in plans], axis=1)
     np.testing.assert_array_equal(torch.stack(actions, dim=1).numpy(), expected)
+
+
+def test_memory_reads_a_decision_on_the_call_after_it(trained, folder, monkeypatch):
+    policy, before, _ = load(folder, "--adapter.min_scale=1", "--n_action_steps=2")
+    batches, passes = [before(lerobot_batch(views(trained, step))) for step in range(9)], []
+    for name in ("frozen_pass", "adapted_pass"):
+        plain = getattr(policy.vla.model, name)
+        monkeypatch.setattr(
+            policy.vla.model, name, lambda *given, plain=plain, name=name: passes.append(name) or plain(*given)
+        )
+    for number, batch in enumerate(batches):
+        passes.clear()
+        policy.select_action(batch)
+        # Decisions at 0, 2, 4, …; of these memory reads every fourth control step, when its first action was sent.
+        assert passes == ["adapted_pass"] * (number % 2 == 0) + ["frozen_pass"] * (number in (1, 5)), number
 
 
 def test_the_states_of_every_control_step_are_recorded_and_the_latest_are_read(trained, folder):
