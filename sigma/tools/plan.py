@@ -163,7 +163,7 @@ def sigma_here(parameters: Parameters) -> tuple[str, Dataset | None, Footprint]:
 
 def stages(footprint: Footprint, parameters: Parameters, device: str) -> list[Memory]:
     """Memory of each stage that holds the model on the device, in one of the ``machine.processes``, and of one decision
-    on a robot: Sigma's at scale 1, and the frozen base's pass that memory reads after the action was sent."""
+    on a robot: Sigma's alone, and both between which an adapter chooses a scale."""
     base, train, machine = parameters.base, parameters.train, parameters.machine
     work, batch, trained = footprint.work, machine.batch, footprint.trained
     whole = footprint.weights(device)  # one decision runs in one process
@@ -178,9 +178,9 @@ def stages(footprint: Footprint, parameters: Parameters, device: str) -> list[Me
     return [
         forward("baseline", parts, batch, work.base_decision(batch, base.samples + 1)),
         Memory("finetune", parts + trained, gradients, (MOMENTS + COPIES) * trained, peak - gradients),
-        forward("sigma", parts + trained, batch, work.decision(batch, samples, unroll=True)),
-        forward("one decision", whole + trained, 1, work.decision(1, samples)),
-        forward("memory's read after it", whole + trained, 1, work.memory_read(1)),
+        forward("sigma", parts + trained, batch, work.sigma_decision(batch, samples)),
+        forward("one decision, scale 1", whole + trained, 1, work.sigma_decision(1, samples)),
+        forward("one decision, adapter", whole + trained, 1, work.both_decisions(1, samples)),
     ]
 
 
@@ -219,7 +219,7 @@ def _disk(footprint: Footprint, dataset: Dataset | None, parameters: Parameters)
     project = {
         "data/dataset": copied,
         "data/shards, at most": stored and stored * work.views * image,
-        "data/features": stored and stored * work.sizes.pools * work.sizes.width * 4,
+        "data/features": stored and stored * (work.sizes.pools + 2 * work.views) * work.sizes.width * 4,
         "models and training state": (2 + MOMENTS + COPIES) * footprint.trained,
     }
     at_least = ", at least" if None in project.values() else ""

@@ -104,12 +104,10 @@ def run(parameters: Parameters, *, report: Callable[[str], None] = print) -> dic
         "heads_parameters": sum(parameter.numel() for parameter in work.model.heads.parameters()),
     }
     report("; ".join(f"{name.replace('_', ' ')}: {count:,}" for name, count in counts.items()))
-    decision = work.decision(1, 1, steps=config.num_inference_steps)
+    decision = work.sigma_decision(1, 1, steps=config.num_inference_steps)
     with measured("one decision", parts, report):
         work.vision(1)
         decision()
-    with measured("memory's read after it", parts, report):
-        work.memory_read(1)()
     with measured("one training step", parts, report):
         optimizer = torch.optim.AdamW([*work.model.heads.parameters(), *lora.lora_parameters(policy)], lr=1e-3)
         work.training_step(batch)()

@@ -18,7 +18,6 @@ from sigma.parameters import Parameters
 from sigma.policy.model import lora
 from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import build_heads
-from sigma.policy.model.telepathy import Memory
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.description import ACTION, STATE
 from sigma.policy.pi05.observation import Observation, Past
@@ -88,7 +87,7 @@ class Workload:
         sizes, reads = self.sizes, self.reads
         with self.device:
             return Past(
-                features=torch.ones(batch, reads, sizes.pools, sizes.width),
+                views=torch.ones(batch, reads, 2 * sizes.views, sizes.width),
                 states=torch.ones(batch, reads, sizes.state_dim),
                 text=torch.ones(batch, reads, sizes.width),
                 episode=torch.arange(batch),
@@ -120,37 +119,29 @@ class Workload:
 
         return job
 
-    def decision(self, batch: int, samples: int, *, unroll: bool = False, steps: int = 1) -> Job:
-        """B decisions of Sigma at scale 1: its adapted prefix, and S actions of ``steps`` Euler steps over it.
-
-        Memory is carried to them as in closed loop; with ``unroll`` it is made from the episodes' beginning on, as
-        offline.
-        """
-        observation, noise = self.observation(batch), self._noise(batch, samples)
-        remembered = self.past(batch) if unroll else self._carried(observation)
+    def sigma_decision(self, batch: int, samples: int, *, steps: int = 1) -> Job:
+        """B decisions of Sigma at scale 1: memory unrolled, its adapted prefix, and S actions over it."""
+        observation, past, noise = self.observation(batch), self.past(batch), self._noise(batch, samples)
 
         @torch.no_grad()
         def job() -> Tensor:
-            passed = self.model.eval().adapted_pass(observation, remembered)
+            passed = self.model.eval().adapted_pass(observation, past)
             return prefix.integrate(self.model.policy, passed.encoded, noise, steps, passed.steering)
 
         return job
 
-    def memory_read(self, batch: int) -> Job:
-        """What follows B decisions: the frozen base's pass over their prefix, which memory reads."""
-        observation = self.observation(batch)
-        carried = self._carried(observation)
+    def both_decisions(self, batch: int, samples: int) -> Job:
+        """The base's decisions and Sigma's, between which an adapter chooses a scale."""
+        observation, past, noise = self.observation(batch), self.past(batch), self._noise(batch, samples)
 
         @torch.no_grad()
-        def job() -> Memory:
-            pooled = self.model.eval().frozen_pass(observation).pooled
-            return self.model.read(carried, pooled, observation)
+        def job() -> tuple[Tensor, Tensor]:
+            frozen = self.model.eval().frozen_pass(observation)
+            base = prefix.integrate(self.model.policy, frozen.encoded, noise, 1)
+            passed = self.model.adapted_pass(observation.with_frozen_features(frozen.pooled), past)
+            return base, prefix.integrate(self.model.policy, passed.encoded, noise, 1, passed.steering)
 
         return job
-
-    @torch.no_grad()
-    def _carried(self, observation: Observation) -> Memory:
-        return self.model.heads.path.start(observation.text)
 
     def training_step(self, batch: int) -> Job:
         """Forward and backward pass of training over B windows."""

@@ -142,30 +142,21 @@ def test_a_training_step_takes_what_the_plan_says(trained, checkpointing):
 
 
 @torch.no_grad()
-def test_a_decision_and_what_memory_reads_of_it_take_what_the_plan_says(trained, small):
+def test_decisions_take_what_the_plan_says(trained, small):
     trainer = trained.trainer()
     model = trainer.build().eval()
     observation, past = trainer.batches.observation(trainer.parts["train"][:4])
-    policy, path = model.policy, model.heads.path
+    policy = model.policy
     noise = torch.zeros(4, 3, policy.config.chunk_size, policy.config.max_action_dim)
-    carried = path.recall(past, observation.text)
 
     def base():
         return prefix.integrate(policy, model.frozen_pass(observation).encoded, noise, 1)
 
     def sigma():
-        passed = model.adapted_pass(observation, carried)
+        passed = model.adapted_pass(observation, past)
         return prefix.integrate(policy, passed.encoded, noise, 1, passed.steering)
 
-    def read():
-        return model.read(carried, model.frozen_pass(observation).pooled, observation)
-
-    work = small.work
-    for job, planned in (
-        (base, work.base_decision(4, 3)),
-        (sigma, work.decision(4, 3)),
-        (read, work.memory_read(4)),
-    ):
+    for job, planned in ((base, small.work.base_decision(4, 3)), (sigma, small.work.sigma_decision(4, 3))):
         job()
         assert allocator_peak(job) == pytest.approx(small.peak(planned, 4), rel=0.15)
 
@@ -183,7 +174,7 @@ def test_memory_grows_with_the_batch_and_falls_with_checkpointing(full):
 @pytest.mark.minutes
 def test_the_same_plan_comes_out_again(full):
     """Addresses of freed tensors are given out again, which the count must not take for the old ones."""
-    decision = full.work.decision(4, 3)
+    decision = full.work.sigma_decision(4, 3)
     assert len({full.peak(decision, 4) for _ in range(3)}) == 1
 
 
@@ -205,8 +196,8 @@ def test_the_shipped_profile_is_planned_without_a_download(tmp_path, monkeypatch
         "baseline",
         "finetune",
         "sigma",
-        "one decision",
-        "memory's read after it",
+        "one decision, scale 1",
+        "one decision, adapter",
     ]
     buffer = io.StringIO()
     plan.show(found, Console(file=buffer, width=120))
@@ -253,7 +244,7 @@ def test_processes_that_split_the_layers_hold_a_part_of_them_each(trained, monke
     spared = {one.stage: one.weights - other.weights for one, other in zip(whole, parts, strict=True)}
     assert spared == {
         **dict.fromkeys(("baseline", "finetune", "sigma"), saved),
-        **dict.fromkeys(("one decision", "memory's read after it"), 0),
+        **dict.fromkeys(("one decision, scale 1", "one decision, adapter"), 0),
     }
     several = {"machine": {"processes": 4}}
     found = plan.run(trained.configure(several, {"machine": {"fsdp": True}}), memory=0.5)

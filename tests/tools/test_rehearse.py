@@ -35,7 +35,6 @@ def test_every_part_runs_at_small_sizes_and_comes_back_to_the_bit(trained, tmp_p
         "digest of the base",
         "LoRA and heads",
         "one decision",
-        "memory's read after it",
         "one training step",
         "save",
         "reload",

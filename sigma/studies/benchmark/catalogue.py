@@ -81,12 +81,6 @@ CATALOGUE: dict[str, Figure] = {
     "decision_against_plain_lora": Figure(
         "decision", "a decision of Sigma at scale 1", "a decision of the base under plain LoRA", "s"
     ),
-    "memory_read": Figure(
-        "decision",
-        "what memory reads after a decision: a pass of the frozen base",
-        "a decision of the base under plain LoRA",
-        "s",
-    ),
     "decision_against_base": Figure(
         "decision",
         "a decision of Sigma under its adapter, which looks at the base's too",

@@ -1,8 +1,7 @@
 """A decision at batch 1, from what a robot gives to joint targets: frozen base, plain LoRA, Sigma.
 
 Plain LoRA has Sigma's rank and layers and untrained weights, which take the time of trained ones. All sides choose
-kernels as LeRobot's own commands do, because that is how a robot is run. What Sigma's memory reads of a decision, a
-pass of the frozen base after the action was sent, is a figure of its own and no part of a decision.
+kernels as LeRobot's own commands do, because that is how a robot is run.
 """
 
 from collections.abc import Sequence
@@ -10,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.benchmark import timer
 
 from sigma.data.shards import Shards
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.control.controller import BaseController
 from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.model.vla import SigmaTelepathyVLA
-from sigma.studies.benchmark.measure import Measured, in_turn
+from sigma.studies.benchmark.measure import Measured, Side, compare
 from sigma.studies.benchmark.project import Project, lerobot_kernels
 
 
@@ -80,52 +78,26 @@ def sigma_controller(project: Project, **bounds: float) -> SigmaController:
 
 
 @lerobot_kernels()
-def seconds(controller: BaseController | SigmaController, views: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Decide at every view as in one episode: seconds of a decision, and of a read of memory, 0 for a base."""
-    deciding = reading = 0.0
+def play(controller: BaseController | SigmaController, views: Sequence[dict[str, Any]]) -> list[np.ndarray]:
+    """Decide at every view as in one episode; returns the plans, in the robot's units."""
     controller.reset([0])
-    for view in views:
-        started = timer()
-        controller.act([view], [0])
-        decided = timer()
-        if isinstance(controller, SigmaController):
-            controller.remember()
-        deciding, reading = deciding + decided - started, reading + timer() - decided
-    if not isinstance(controller, SigmaController):
-        return deciding / len(views), 0.0
-    # Of decisions between two of memory's strides nothing is read.
-    reads = -(-len(views) * controller.n_action_steps // controller.vla.config["memory_stride"])
-    return deciding / len(views), reading / reads
+    return [controller.act([view], [0])[0] for view in views]
 
 
-def _in_turn(
-    project: Project,
-    own: BaseController | SigmaController,
-    peer: BaseController | SigmaController,
-    part: int = 0,
-) -> Measured:
-    """Compare ``part`` of :func:`seconds` of our side with the peer's decision."""
+def _compare(project: Project, own: SigmaController, peer: BaseController) -> Measured:
     views = recorded_views(project.shards(), project.settings.decisions)
-    for controller in (own, peer):
-        seconds(controller, views[:2])  # what is made once is no part of a decision
-    return Measured(
-        *in_turn(lambda: seconds(own, views)[part], lambda: seconds(peer, views)[0], project.settings.repetitions)
+    return compare(
+        Side(lambda: play(own, views), len(views)), Side(lambda: play(peer, views), len(views)), project.settings
     )
 
 
 def measure_decision_against_plain_lora(project: Project) -> Measured:
     """A decision of Sigma at scale 1, and one of the base under plain LoRA."""
-    return _in_turn(
+    return _compare(
         project, sigma_controller(project, min_scale=1.0, max_scale=1.0), base_controller(project, lora=True)
     )
 
 
-def measure_memory_read(project: Project) -> Measured:
-    """What memory reads of a decision, and a decision of the base under plain LoRA."""
-    own = sigma_controller(project, min_scale=1.0, max_scale=1.0)
-    return _in_turn(project, own, base_controller(project, lora=True), part=1)
-
-
 def measure_decision_against_base(project: Project) -> Measured:
     """A decision of Sigma under its adapter, which looks at the base's too, and one of the frozen base."""
-    return _in_turn(project, sigma_controller(project), base_controller(project))
+    return _compare(project, sigma_controller(project), base_controller(project))

@@ -5,10 +5,7 @@ import pytest
 import torch
 
 from sigma.data.dataset.dataset import ACTION, STATE
-from sigma.policy.control.sigma_controller import SigmaController
-from sigma.policy.model.decision import SigmaModel
 from sigma.shared.resize import to_resolution
-from sigma.studies.benchmark import time_decision
 from sigma.studies.benchmark.time_evaluation import WindowByWindow, base_replay, chosen_windows, take
 from sigma.studies.benchmark.time_loading import (
     ShardWindows,
@@ -138,25 +135,3 @@ def test_steps_of_every_side_train_what_they_say(project):
         steps.step()
         assert any(not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
     assert ours.phase.step == 1 and theirs.turn == 1
-
-
-def test_a_read_of_memory_is_no_part_of_a_decision(trained, monkeypatch):
-    """The clock advances by one in a decision and by a hundred in a pass that memory reads."""
-    own = time_decision.sigma_controller(project_of(trained), min_scale=1.0, max_scale=1.0)
-    views, clock = time_decision.recorded_views(project_of(trained).shards(), 5), [0]
-    act, frozen = SigmaController.act, SigmaModel.frozen_pass
-
-    def acting(self, *given):
-        clock[0] += 1
-        return act(self, *given)
-
-    def passing(self, observation):
-        clock[0] += 100
-        return frozen(self, observation)
-
-    monkeypatch.setattr(SigmaController, "act", acting)
-    monkeypatch.setattr(SigmaModel, "frozen_pass", passing)
-    monkeypatch.setattr(time_decision, "timer", lambda: clock[0])
-    assert time_decision.seconds(own, views) == (1, 100)
-    own.n_action_steps //= 2  # every second decision is between two strides
-    assert time_decision.seconds(own, views) == (1, 100)
