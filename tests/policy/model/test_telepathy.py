@@ -190,6 +190,35 @@ def test_a_decision_reads_all_of_its_own_past_and_nothing_else(drawn):
             assert not torch.equal(altered(name, single), plain), name
 
 
+def test_decisions_that_share_an_unroll_learn_what_each_learns_from_an_unroll_of_its_own():
+    path, shared = path_of(), past_of(2, 12)
+    episode, reads = torch.tensor([0, 0, 1, 0, 1, 0]), torch.tensor([12, 3, 7, 0, 12, 9])
+    shared = replace(shared, episode=episode, reads=reads)
+    alone = [
+        Past(
+            *(getattr(shared, name)[one : one + 1, :count] for name in ("features", "states", "text")),
+            episode=torch.tensor([0]),
+            reads=torch.tensor([count]),
+        )
+        for one, count in zip(episode.tolist(), reads.tolist(), strict=True)
+    ]
+    text, results = shared.text[episode, 0], []
+    for pasts in ([(shared, text)], list(zip(alone, text[:, None], strict=True))):
+        path.zero_grad()
+        found = [path.recall(*given) for given in pasts]
+        memory, intent = (torch.cat([getattr(one, name) for one in found]) for name in ("memory", "intent"))
+        (memory.square().sum() + intent.square().sum()).backward()
+        gradients = {name: one.grad.clone() for name, one in path.named_parameters() if one.grad is not None}
+        results.append((memory, intent, gradients))
+    (*expected, gradients), (*found, others) = results
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-6)
+    assert gradients.keys() == others.keys() and "memory_cell.weight_hh_l0" in gradients
+    largest = max(gradient.abs().max().item() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        assert (others[name] - gradient).abs().max() <= 1e-6 * largest, name
+
+
 @torch.no_grad()
 def test_the_order_of_the_past_matters():
     path, past = path_of(), past_of(BATCH, 4)
