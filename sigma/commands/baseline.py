@@ -41,7 +41,9 @@ def run(parameters: Parameters) -> str:
         outputs.table(PREDICTIONS, to_table(result.columns))
         outputs.table(FRAMES, frame_pictures(shards))
         folder = outputs.folder(FEATURES)
-        save_file({"pooled": result.pooled, "text": result.text}, folder / "features.safetensors")
+        save_file(
+            {"pooled": result.pooled, "views": result.views, "text": result.text}, folder / "features.safetensors"
+        )
         frames, pools, width = result.pooled.shape
         meta = {"base_digest": reference["digest"], "normalisation": normalisation.to_json()}
         meta |= base_parameters.model_dump(include={"statistics", "action", "samples", "seed", "dtype"})

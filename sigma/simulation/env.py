@@ -49,7 +49,7 @@ class SO101Env(gym.Env):
     scenario: Scenario  # of the present episode, as those below
     disturbance: Disturbance
     monitor: Monitor
-    limit: int  # control steps after which it has failed
+    limit: int  # control steps after which it has failed; max_steps is that of the longest episode
 
     def __init__(
         self,
@@ -64,7 +64,8 @@ class SO101Env(gym.Env):
         for camera in cameras:
             camera_named(camera)
         self.cameras, self.size, self.render_mode, self.setting = tuple(cameras), size, render_mode, setting
-        self.max_steps = max_steps
+        self._given_limit = max_steps
+        self.max_steps = self.task.longest(setting) if max_steps is None else max_steps
         low, high = unit_ranges()
         image = spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = spaces.Box(low, high, dtype=np.float32)
@@ -86,7 +87,8 @@ class SO101Env(gym.Env):
         """:meth:`reset` without rendering."""
         address = seed_from("rollout", self.task.scenes, seed)
         self.scenario = self.task.scenario(address, instruction, setting=self.setting)
-        self.limit = self.scenario.arrival + self.task.max_steps if self.max_steps is None else self.max_steps
+        own_limit = self.scenario.arrival + self.task.max_steps
+        self.limit = own_limit if self._given_limit is None else self._given_limit
         self.disturbance = Disturbance(self.setting, self.task.scenes, seed)
         self.world.reset(self.scenario.layout)
         self.monitor = Monitor(self.task, self.scenario, self.world)

@@ -28,7 +28,7 @@ def demonstrate(world: World, task: str, scenario: Scenario) -> Iterator[tuple[n
     command = world.command.copy()
     place, opening, roll = world.gripper_position, float(command[5]), float(command[4])
     while world.waiting:
-        yield to_units(command), 1.0
+        yield to_units(command), 0.0  # motors that hold a pose stand still
     for waypoint in task_named(task).waypoints(scenario):
         first_place, first_opening, first_roll = place, opening, roll
         start = Start(world.gripper_position, world.cube_position)

@@ -7,16 +7,19 @@ Own design. The kind is the first of these that holds:
 - ``not reached``: the gripper never came to the cube (or behind it, to push), and the cube was never held.
 - ``not grasped``: it came there, the task asks for a grasp, and the cube was never between both jaws.
 - ``dropped``: the cube was held, and lies now outside the jaws and outside the right box.
+- ``wrong place``: the cube was shown, and lies now outside the jaws and away from where it lay.
+- ``not shown``: the cube was held, and not for long enough where the task wants it shown.
 - ``not released``: the task ends with an open gripper, and the cube is still in the jaws.
 - ``time limit``: none of these; what remains is to do it better or faster.
 """
 
-from sigma.simulation.milestones import grasped, released_in_goal
+from sigma.simulation.milestones import back, grasped, held_still, released_in_goal
 from sigma.simulation.scene import World
 from sigma.simulation.task import Monitor
 
 NON_FINITE, WRONG_BOX, NOT_REACHED, NOT_GRASPED = "non-finite action", "wrong box", "not reached", "not grasped"
-DROPPED, NOT_RELEASED, TIME_LIMIT = "dropped", "not released", "time limit"
+DROPPED, WRONG_PLACE, NOT_SHOWN = "dropped", "wrong place", "not shown"
+NOT_RELEASED, TIME_LIMIT = "not released", "time limit"
 
 
 def failure_kind(world: World, monitor: Monitor, *, stopped: bool = False) -> str | None:
@@ -33,8 +36,20 @@ def failure_kind(world: World, monitor: Monitor, *, stopped: bool = False) -> st
             return NOT_REACHED
         return NOT_GRASPED if grasped in task.milestones else TIME_LIMIT
     in_jaws = all(world.jaw_contacts())
+    if held_still in task.milestones:
+        return _not_put_back(world, monitor, in_jaws)
     if not in_jaws and not (goal is not None and world.in_box(goal)):
         return DROPPED
     if in_jaws and released_in_goal in task.milestones:
         return NOT_RELEASED
     return TIME_LIMIT
+
+
+def _not_put_back(world: World, monitor: Monitor, in_jaws: bool) -> str:
+    """The kind where the cube was to be shown and put back, and has been in the jaws."""
+    was_shown = held_still in monitor.task.milestones[: monitor.passed]
+    if not in_jaws and not back(world, monitor):
+        return WRONG_PLACE if was_shown else DROPPED
+    if not was_shown:
+        return NOT_SHOWN
+    return NOT_RELEASED if in_jaws else TIME_LIMIT

@@ -32,14 +32,13 @@ class Instruction:
         return (*self.wordings, *self.held_out)
 
 
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.strip().splitlines())
+def _lines(text: str, goal: str | None) -> tuple[str, ...]:
+    return tuple(line.strip().replace(_COLOUR, goal or "") for line in text.strip().splitlines())
 
 
 def _instruction(wordings: str, held_out: str, goal: str | None = None) -> Instruction:
     """An instruction from texts with a wording a line; the goal stands where the texts say COLOUR."""
-    told = (_lines(text.replace(_COLOUR, goal or "")) for text in (wordings, held_out))
-    return Instruction(*told, goal)
+    return Instruction(_lines(wordings, goal), _lines(held_out, goal), goal)
 
 
 def _for_boxes(boxes: Sequence[str], wordings: str, held_out: str) -> tuple[Instruction, ...]:

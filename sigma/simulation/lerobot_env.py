@@ -25,7 +25,7 @@ class LeRobotSO101Env(gym.Env):
 
     def __init__(self, task: str, cameras: tuple[str, ...], size: int, max_steps: int | None = None):
         self.env, self.task = SO101Env(task, cameras, size, max_steps), task
-        self._max_episode_steps = max_steps or self.env.task.longest()
+        self._max_episode_steps = self.env.max_steps
         space = self.env.observation_space
         self.observation_space = spaces.Dict({"pixels": space["images"], "agent_pos": space["state"]})
         self.action_space = self.env.action_space

@@ -30,6 +30,7 @@ class Scenario:
     instruction: str  # as it is spoken
     goal: str | None
     pace: float
+    grip: tuple[float, float] = (0.0, 0.0)  # from the cube's middle to where the expert grasps it, outwards and up, m
 
     @property
     def box(self) -> str:
@@ -63,6 +64,7 @@ class Task:
     starts_held: bool = False
     distances: tuple[float, float] = (0.15, 0.27)  # of the cube from the shoulder's axis, metres
     lasting: tuple[Milestone, ...] = ()
+    grip: float = 0.0  # the expert grasps the cube up to this far from its middle, metres
     cued: bool = False  # a light shows the goal, and the cube comes later
     light_stays: bool = False  # that light never goes off
     twin_of: str | None = None  # the task whose scenes it has at every address
@@ -92,11 +94,18 @@ class Task:
             meant = self.instructions[turn % len(self.instructions)]
             words = meant.wordings[turn // len(self.instructions) % len(meant.wordings)]
         else:
-            choice = {"canonical": meant.wordings[:1], "held_out": meant.held_out}.get(setting.wording, meant.wordings)
+            choice = _choice(meant, setting)
             words = choice[int(generator("wording", self.scenes, address).integers(len(choice)))]
         if self.cued and meant.goal is not None:
             layout = replace(layout, cue=self._cue(address, meant.goal, setting))
-        return Scenario(layout, words.format(**place), meant.goal, pace=float(draw.uniform(1.0, 1.35)))
+        pace = float(draw.uniform(1.0, 1.35))
+        radial, up = self.grip * generator("grip", self.scenes, address).uniform(-1, 1, size=2)
+        return Scenario(layout, words.format(**place), meant.goal, pace, (float(radial), float(up)))
+
+    def texts(self, setting: Setting = PLAIN) -> list[str]:
+        """Everything that a setting's episodes can say, with one place for all."""
+        told = (words for meant in self.instructions for words in _choice(meant, setting))
+        return list(dict.fromkeys(words.format(x=20, y=20) for words in told))
 
     def _told(self, text: str, drawn: Instruction, place: dict[str, int]) -> tuple[Instruction, str]:
         """The instruction that says this, the drawn one where several do, and its wording."""
@@ -120,6 +129,11 @@ class Task:
             return self.max_steps
         delay = CUE_DELAYS[1] if setting.cue_delay is None else round(setting.cue_delay * CONTROL_HZ)
         return LIGHT_STEPS + delay + self.max_steps
+
+
+def _choice(meant: Instruction, setting: Setting) -> tuple[str, ...]:
+    """The wordings that a setting draws from."""
+    return {"canonical": meant.wordings[:1], "held_out": meant.held_out}.get(setting.wording, meant.wordings)
 
 
 Boxes = dict[str, tuple[float, float]]

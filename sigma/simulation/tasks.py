@@ -25,7 +25,7 @@ from sigma.simulation.milestones import (
 )
 from sigma.simulation.setting import TARGET
 from sigma.simulation.task import Task
-from sigma.simulation.waypoints import LIFT, PICK, PUSH, REACH, hold_over, place
+from sigma.simulation.waypoints import LIFT, PUSH, REACH, hold_over, pick, place
 
 TASKS = {
     task.name: task
@@ -34,12 +34,12 @@ TASKS = {
             TARGET,
             PUT_IN_BOX,
             (near, grasped, lifted, over_goal, released_in_goal, at_rest_in_goal),
-            lambda scenario: [*PICK, *place(scenario.box)],
+            lambda scenario: [*pick(), *place(scenario.box)],
             max_steps=110,
         ),
         Task("reach", REACH_CUBE, (near, enclosed, undisturbed), lambda _: REACH, max_steps=50),
         Task("push", PUSH_CUBE, (behind, moved, pushed), lambda _: PUSH, max_steps=80, distances=(0.18, 0.24)),
-        Task("lift", LIFT_CUBE, (near, grasped, lifted), lambda _: [*PICK, LIFT], max_steps=70),
+        Task("lift", LIFT_CUBE, (near, grasped, lifted), lambda _: [*pick(), LIFT], max_steps=70),
         Task(
             "carry",
             HOLD_OVER_BOX,

@@ -48,8 +48,8 @@ def _beside(point: np.ndarray, radial: float, sideways: float, height: float) ->
     return np.array([*(point[:2] + radial * along + sideways * across), height])
 
 
-def _at_cube(height: float) -> Goal:
-    return lambda world, _: _beside(world.cube_position, 0.0, -_CLEARANCE, height)
+def _at_cube(height: float, radial: float = 0.0) -> Goal:
+    return lambda world, _: _beside(world.cube_position, radial, -_CLEARANCE, height)
 
 
 def _at_box(name: str, height: float) -> Goal:
@@ -70,13 +70,10 @@ def _through(_: World, start: Start) -> np.ndarray:
 
 APPROACH = Waypoint(_at_cube(_ABOVE), OPEN)
 AROUND_CUBE = Waypoint(_at_cube(_GRASP), OPEN, 0.8, slack=0.4)
-GRASP = Waypoint(_here(_GRASP), CLOSED, 0.5, slack=0.2)
 LIFT = Waypoint(_here(_LIFT), CLOSED, 0.8, slack=0.5)
 
 # Put the open jaws around the cube and keep them there.
 REACH = (APPROACH, AROUND_CUBE, AROUND_CUBE)
-# Grasp the cube and lift it.
-PICK = (APPROACH, AROUND_CUBE, GRASP, LIFT)
 # Go behind the cube with closed jaws and push it away from the robot.
 PUSH = (
     Waypoint(_behind(_ABOVE), CLOSED),
@@ -84,6 +81,17 @@ PUSH = (
     Waypoint(_through, CLOSED, 1.4, slack=0.4),
     Waypoint(_here(_GRASP), CLOSED, 0.6, slack=0.5),
 )
+
+
+def pick(grip: tuple[float, float] = (0.0, 0.0)) -> list[Waypoint]:
+    """Grasp the cube and lift it; ``grip`` is how far from its middle, away from the robot and up, metres."""
+    radial, height = grip[0], _GRASP + grip[1]
+    return [
+        APPROACH,
+        Waypoint(_at_cube(height, radial), OPEN, 0.8, slack=0.4),
+        Waypoint(_here(height), CLOSED, 0.5, slack=0.2),
+        LIFT,
+    ]
 
 
 def place(box: str) -> list[Waypoint]:
@@ -101,12 +109,17 @@ def hold_over(box: str) -> list[Waypoint]:
     return [Waypoint(_at_box(box, _CARRY), CLOSED), Waypoint(_at_box(box, _CARRY), CLOSED, 0.8, slack=0.5)]
 
 
-def put_back(place: tuple[float, float]) -> list[Waypoint]:
-    """Hold the grasped cube up at :data:`SHOW_PLACE` for a second, then let it go at this place on the table."""
+def put_back(place: tuple[float, float], grip: tuple[float, float]) -> list[Waypoint]:
+    """Hold the cube up at :data:`SHOW_PLACE` for a second, then let it go at this place on the table.
+
+    ``grip`` is how it was picked.
+    """
 
     def there(height: float) -> Goal:
         # The gripper goes where it was when it grasped.
-        return lambda *_: _beside(np.array(place), 0.0, -_CLEARANCE, height)
+        return lambda *_: _beside(np.array(place), grip[0], -_CLEARANCE, height)
+
+    low = _GRASP + grip[1] + 0.002  # the cube must not be pressed on the table
 
     def up(*_: object) -> np.ndarray:
         return SHOW_PLACE
@@ -115,7 +128,7 @@ def put_back(place: tuple[float, float]) -> list[Waypoint]:
         Waypoint(up, CLOSED),
         Waypoint(up, CLOSED, 1.0, slack=0.3),
         Waypoint(there(_LIFT), CLOSED),
-        Waypoint(there(_GRASP + 0.002), CLOSED, 0.8, slack=0.4),
-        Waypoint(there(_GRASP + 0.002), OPEN, 0.5, slack=0.2),
+        Waypoint(there(low), CLOSED, 0.8, slack=0.4),
+        Waypoint(there(low), OPEN, 0.5, slack=0.2),
         Waypoint(there(_LIFT), OPEN, 0.7, slack=0.5),
     ]

@@ -51,7 +51,8 @@ class WindowBatches:
     shards: Shards
     builder: InputBuilder
     meta: dict  # of data/features
-    pooled: Tensor  # (F, P, d)
+    pooled: Tensor  # (F, P, d) of the frozen base's pass
+    frame_views: Tensor  # (F, 2V, d) of the frozen image tokens
     text: Tensor  # (tasks, d)
     columns: dict[str, np.ndarray]
     digest: str
@@ -127,7 +128,7 @@ class WindowBatches:
             frames[place, : len(read)] = read
         states = self.builder.normalisation.state.normalise(shards.frame_state[frames])
         return Past(
-            features=self.pooled[torch.from_numpy(frames)],
+            views=self.frame_views[torch.from_numpy(frames)],
             states=torch.from_numpy(states),
             text=self.text[torch.from_numpy(shards.frame_task[frames])],
             episode=torch.from_numpy(row.reshape(-1)),
@@ -202,14 +203,15 @@ def load_batches(
     file = features / "features.safetensors"
     try:
         tensors = load_file(file)
-        pooled, text = tensors["pooled"], tensors["text"]
+        pooled, frame_views, text = (tensors[name] for name in ("pooled", "views", "text"))
     except (SafetensorError, OSError, KeyError) as error:
         raise SigmaError(f"{file}: not readable ({' '.join(str(error).split())})") from None
     shape, expected = tuple(pooled.shape), tuple(meta[name] for name in ("frames", "pools", "width"))
     if shape != expected:
         raise SigmaError(f"{file}: pooled has shape {shape}, meta.json says {expected}; run `dvc repro baseline`")
-    if not all(torch.isfinite(part).all() for part in pooled.split(4096)):
-        raise SigmaError(f"{file}: pooled holds a non-finite number; run `dvc repro baseline`")
+    for name, tensor in (("pooled", pooled), ("views", frame_views)):
+        if len(tensor) != len(pooled) or not all(torch.isfinite(part).all() for part in tensor.split(4096)):
+            raise SigmaError(f"{file}: {name} holds a non-finite number or other frames; run `dvc repro baseline`")
     columns, _ = read_columns(baseline, COLUMNS)
     if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
         raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")
@@ -218,7 +220,9 @@ def load_batches(
     digest = hashlib.sha256()
     for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):
         digest.update(digest_file(file).encode())
-    return WindowBatches(base, shards, builder, meta, pooled, text, columns, digest.hexdigest(), meta["dtype"])
+    return WindowBatches(
+        base, shards, builder, meta, pooled, frame_views, text, columns, digest.hexdigest(), meta["dtype"]
+    )
 
 
 def map_parts[Part](make: Callable[[slice], Part], total: int, batch: int) -> list[Part]:

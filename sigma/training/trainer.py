@@ -144,13 +144,16 @@ class Trainer:
 
 def measure_inputs(path: TelepathyPath, batches: WindowBatches, train: np.ndarray, batch: int) -> None:
     """Take centre and spread of everything that the telepathy path standardises from the train windows."""
-    shards, pooled, motions, presents = batches.shards, [], [], []
+    shards, views, changes, motions, presents = batches.shards, [], [], [], []
     for episode in np.unique(shards.window_episode[train]):
         reads = shards.memory_reads(train[shards.window_episode[train] == episode]).max()
-        pooled.append(batches.pooled[torch.from_numpy(batches.memory_frames[int(episode)][:reads])])
-    features = torch.cat(pooled)
+        views.append(batches.frame_views[torch.from_numpy(batches.memory_frames[int(episode)][:reads])])
+        changes.append(views[-1].diff(dim=0))
+    read, changed = torch.cat(views), torch.cat(changes)
     # Episodes of a single decision are never read; the decisions themselves are the next best.
-    path.features.measure(features if len(features) else batches.pooled[torch.from_numpy(shards.window_frame[train])])
+    path.views.measure(read if len(read) else batches.frame_views[torch.from_numpy(shards.window_frame[train])])
+    if len(changed):
+        path.changes.measure(changed)
     with torch.no_grad():
         for start in range(0, len(train), batch):
             observation, _ = batches.observation(train[start : start + batch])

@@ -1,16 +1,18 @@
 """Harder settings: each changes what it says, from when it says, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from sigma.shared.errors import SigmaError
 from sigma.simulation.disturbance import PUSH_STEPS, Disturbance
 from sigma.simulation.env import SO101Env
 from sigma.simulation.setting import PLAIN, Setting
 from sigma.simulation.tasks import TARGET, TASKS
 
 STEPS = 40
-OTHER = {text: [text.replace("put", "place")] for text in TASKS[TARGET].instructions}
 
 
 def trace(setting: Setting, seed: int = 2, task: str = TARGET) -> dict[str, np.ndarray]:
@@ -87,32 +89,38 @@ def test_the_camera_moves_by_the_given_distance_and_angle():
     np.testing.assert_allclose(one._turn @ one._turn.T, np.eye(3), atol=1e-12)
 
 
-def test_a_paraphrase_changes_the_words_alone(plain):
-    env = SO101Env(TARGET, cameras=(), setting=Setting(paraphrases=OTHER))
-    env.begin(2)
-    assert env.scenario.instruction == OTHER[plain["text"]][0]
-    assert env.observe()["task"] == env.scenario.instruction
-    goals = set()
-    for seed in range(6):
-        before = SO101Env(TARGET, cameras=())
-        before.begin(seed)
-        env.begin(seed)
-        assert env.scenario.goal == before.scenario.goal and env.scenario.layout == before.scenario.layout
-        goals.add(env.scenario.goal)
-    assert len(goals) == 2
-    told = trace(Setting(paraphrases=OTHER))
+def test_a_setting_draws_the_words_and_changes_nothing_else(plain):
+    told = {"recorded": set(), "held_out": set(), "canonical": set()}
+    for seed in range(40):
+        scenarios = []
+        for wording, spoken in told.items():
+            env = SO101Env(TARGET, cameras=(), setting=Setting(wording=wording))
+            env.begin(seed)
+            spoken.add(env.scenario.instruction)
+            scenarios.append(replace(env.scenario, instruction=""))
+        assert scenarios[0] == scenarios[1] == scenarios[2]
+    instructions = TASKS[TARGET].instructions
+    assert len(told["recorded"]) > 12 and told["recorded"] <= {text for one in instructions for text in one.wordings}
+    assert len(told["held_out"]) > 4 and told["held_out"] <= {text for one in instructions for text in one.held_out}
+    assert told["canonical"] == {one.canonical for one in instructions}
+    other = trace(Setting(wording="held_out"))
     for name in ("state", "command", "cube"):
-        np.testing.assert_array_equal(told[name], plain[name])
+        np.testing.assert_array_equal(other[name], plain[name])
 
 
-def test_wordings_take_turns_by_seed_and_an_unlisted_instruction_stays():
-    setting = Setting(paraphrases={"a": ["b", "c"]})
-    drawn = {Disturbance(setting, TARGET, seed).wording("a") for seed in range(20)}
-    assert drawn == {"b", "c"}
-    assert Disturbance(setting, TARGET, 0).wording("d") == "d"
+def test_any_wording_can_be_asked_for():
+    env = SO101Env("put_back_told", cameras=())
+    env.begin(3)
+    place = env.scenario.instruction.split()[-2:]
+    text = f"raise the block hold it and put it down at {' '.join(place)}"
+    assert env.reset(seed=3, options={"instruction": text})[0]["task"] == text
+    with pytest.raises(SigmaError, match="put it down at 99 99"):
+        env.begin(3, "raise the block hold it and put it down at 99 99")
 
 
-@pytest.mark.parametrize("values", [{"push": -0.1}, {"delay": 1.5}, {"camera_degrees": float("nan")}, {"wind": 1.0}])
+@pytest.mark.parametrize(
+    "values", [{"push": -0.1}, {"delay": 1.5}, {"wording": "new"}, {"camera_degrees": float("nan")}, {"wind": 1.0}]
+)
 def test_impossible_settings_are_refused(values):
     with pytest.raises(ValidationError):
         Setting(**values)

@@ -9,7 +9,8 @@ from sigma.simulation import failures
 from sigma.simulation.expert import demonstrate
 from sigma.simulation.failures import failure_kind
 from sigma.simulation.scene import World, to_units
-from sigma.simulation.tasks import TARGET, TASKS, Monitor
+from sigma.simulation.task import Monitor
+from sigma.simulation.tasks import TARGET, TASKS
 
 
 class Stage:
@@ -17,7 +18,7 @@ class Stage:
 
     def __init__(self, task: str = TARGET, address: int = 4):
         self.task, self.world = TASKS[task], World()
-        self.scenario = self.task.scenario(address, self.task.instructions[0])
+        self.scenario = self.task.scenario(address, self.task.instructions[0].canonical)
         self.world.reset(self.scenario.layout)
         self.monitor = Monitor(self.task, self.scenario, self.world)
 
@@ -111,3 +112,17 @@ def test_tasks_without_a_grasp_never_ask_for_one(task, kind):
 def test_a_cube_that_was_held_from_the_start_can_be_dropped_or_late():
     assert Stage("carry").wait().kind == failures.TIME_LIMIT
     assert Stage("carry").open().kind == failures.DROPPED
+
+
+def test_a_cube_that_is_to_be_put_back_can_be_dropped_kept_or_left_elsewhere():
+    assert Stage("put_back").wait().kind == failures.NOT_REACHED
+    lifted = Stage("put_back").expert(passed(3))
+    assert lifted.kind == failures.NOT_SHOWN
+    assert Stage("put_back").expert(passed(4)).open().kind == failures.DROPPED
+    assert Stage("put_back").expert(passed(5)).open().kind == failures.WRONG_PLACE
+    assert Stage("put_back").expert(passed(6)).wait().kind == failures.NOT_RELEASED
+    assert Stage("put_back").expert(passed(7)).kind == failures.TIME_LIMIT
+
+
+def test_before_the_cube_is_there_it_cannot_be_reached():
+    assert Stage("shown_box").wait().kind == failures.NOT_REACHED

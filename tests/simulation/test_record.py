@@ -1,10 +1,12 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import seed_from
 from sigma.simulation import record
-from sigma.simulation.record import Demonstration, demonstration, demonstrations
+from sigma.simulation.record import Demonstration, demonstration, demonstrations, recorded_scenario
 from sigma.simulation.tasks import TARGET, TASKS
 from sigma.tools.simulate import run
 
@@ -32,8 +34,12 @@ def test_workers_change_neither_episodes_nor_their_order():
     assert all(np.array_equal(a.states, b.states) for a, b in zip(alone, shared, strict=True))
 
 
-def test_instructions_take_turns():
-    assert [_episode(7, index).instruction for index in (0, 1)] == list(TASKS[TARGET].instructions)
+def test_instructions_take_turns_and_so_do_their_wordings():
+    told = [recorded_scenario(TARGET, 7, index, 0)[1].instruction for index in range(6, 6 + 2 * 16)]
+    red, blue = TASKS[TARGET].instructions
+    assert Counter(told) == dict.fromkeys((*red.wordings, *blue.wordings), 2)
+    assert told[0] in red.wordings and told[1] in blue.wordings
+    assert _episode(7, 3).instruction == blue.wordings[1]
 
 
 def test_recording_and_rollout_seeds_are_disjoint():
@@ -84,7 +90,11 @@ def test_recorded_dataset_reloads_with_its_features(dataset):
     assert frame["observation.images.up"].shape == frame["observation.images.wrist"].shape == (3, 64, 64)
     assert loaded.meta.features["action"]["names"] == loaded.meta.features["observation.state"]["names"]
     tasks = [loaded[int(episode["dataset_from_index"])]["task"] for episode in loaded.meta.episodes]
-    assert tasks == [TASKS["reach"].instructions[0], TASKS["carry"].instructions[0], TASKS["reach"].instructions[0]]
+    assert tasks == [
+        TASKS["reach"].instructions[0].wordings[0],
+        TASKS["carry"].instructions[0].wordings[0],
+        TASKS["reach"].instructions[0].wordings[1],
+    ]
 
 
 @pytest.mark.render

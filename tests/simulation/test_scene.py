@@ -7,12 +7,11 @@ import pytest
 
 from sigma.shared.errors import SigmaError
 from sigma.simulation.kinematics import inverse
+from sigma.simulation.model import CUBE_HALF, build_model
 from sigma.simulation.scene import (
-    CUBE_HALF,
     FEATURE_NAMES,
     Layout,
     World,
-    build_model,
     joint_ranges,
     to_radians,
     to_units,

@@ -7,10 +7,14 @@ from sigma.shared.errors import SigmaError
 from sigma.simulation.env import SO101Env
 from sigma.simulation.episode import EpisodeSpec
 from sigma.simulation.expert import demonstrate
+from sigma.simulation.instructions import Instruction
+from sigma.simulation.milestones import behind, moved
+from sigma.simulation.model import CUBE_HALF
 from sigma.simulation.record import demonstration
 from sigma.simulation.rollout import run_expert
-from sigma.simulation.scene import CUBE_HALF, World
-from sigma.simulation.tasks import BASE_TASKS, HELD_STEPS, TARGET, TASKS, Monitor, Task, behind, moved, task_named
+from sigma.simulation.scene import World
+from sigma.simulation.task import HELD_STEPS, Monitor, Task
+from sigma.simulation.tasks import BASE_TASKS, TARGET, TASKS, task_named
 from sigma.simulation.waypoints import PUSH
 
 
@@ -22,16 +26,11 @@ def test_expert_solves_fresh_seeds(task):
 
 
 def test_a_new_task_is_one_entry(monkeypatch):
-    nudge = Task("nudge", ("nudge the cube",), (behind, moved), lambda _: PUSH, max_steps=80)
+    nudge = Task("nudge", (Instruction(("nudge the cube",)),), (behind, moved), lambda _: PUSH, max_steps=80)
     monkeypatch.setitem(TASKS, nudge.name, nudge)
     assert demonstration("nudge", 0, 0, 1.0, (), 96).instruction == "nudge the cube"
     assert all(result.success for result in run_expert(range(3), EpisodeSpec("nudge")))
     assert SO101Env("nudge").max_steps == 80
-
-
-def test_base_tasks_share_no_instruction_with_the_target():
-    base = {instruction for task in BASE_TASKS for instruction in TASKS[task].instructions}
-    assert base.isdisjoint(TASKS[TARGET].instructions)
 
 
 def test_scenario_depends_on_its_address_alone():
@@ -40,7 +39,7 @@ def test_scenario_depends_on_its_address_alone():
 
 
 def test_instruction_changes_the_goal_and_nothing_else():
-    red, blue = (TASKS[TARGET].scenario(5, text) for text in TASKS[TARGET].instructions)
+    red, blue = (TASKS[TARGET].scenario(5, told.canonical) for told in TASKS[TARGET].instructions)
     assert (red.goal, blue.goal) == ("red", "blue")
     assert red.layout == blue.layout and red.pace == blue.pace
 
@@ -58,12 +57,13 @@ def test_unknown_task_and_instruction_are_refused_by_name():
         TASKS[TARGET].scenario(0, "put it away")
 
 
-def _left_in(box: str) -> Monitor:
-    """A target episode that asks for the red box; the arm stands still and the cube lies at rest in this box."""
+def _left_in(box: str, passed: int) -> Monitor:
+    """A target episode that asks for the red box, so many milestones passed; the cube lies at rest in this box."""
     task, world = TASKS[TARGET], World()
-    scenario = task.scenario(4, task.instructions[0])
+    scenario = task.scenario(4, task.instructions[0].canonical)
     world.reset(scenario.layout)
     monitor = Monitor(task, scenario, world)
+    monitor.passed = passed
     world.reset(dataclasses.replace(scenario.layout, cube=(*scenario.layout.boxes[box], 0.0)))
     hold = world.state()
     for _ in range(2 * HELD_STEPS):
@@ -72,13 +72,14 @@ def _left_in(box: str) -> Monitor:
     return monitor
 
 
-def test_cube_in_the_named_box_is_success():
-    monitor = _left_in("red")
+def test_cube_in_the_named_box_is_success_after_the_milestones_before():
+    monitor = _left_in("red", passed=3)
     assert monitor.success and monitor.progress == 1.0 and not monitor.wrong_box
+    assert not _left_in("red", passed=2).success, "it was never lifted"
 
 
 def test_cube_in_the_other_box_is_failure_and_recorded_apart():
-    monitor = _left_in("blue")
+    monitor = _left_in("blue", passed=3)
     assert not monitor.success and monitor.wrong_box and monitor.progress < 1.0
 
 

@@ -41,24 +41,12 @@ class _Episode:
     carried: Memory | None = None
 
 
-@dataclass(frozen=True)
-class _Unread:
-    """Decisions that memory has still to read, of the episodes ``indices``."""
-
-    indices: list[int]
-    rows: list[int]
-    observation: Observation
-    carried: Memory
-    pooled: Tensor | None  # features of the frozen base's pass, where the decision made it
-
-
 class SigmaController:
     """Acts in closed loop under an adapter with the calibration of ``models/adapter_calibration.json``.
 
-    An adapter whose bounds leave no choice needs no calibration. ``n_action_steps`` control steps are executed a
-    decision; they must divide the memory's stride. What memory reads of a decision, a pass of the frozen base, feeds
-    later decisions alone: :meth:`remember` makes it, after the action was sent, and at the latest :meth:`act` does.
-    With ``memory`` False it is cleared before every decision.
+    An adapter whose bounds leave no choice needs no calibration, and spares the pass that nothing is executed of.
+    ``n_action_steps`` control steps are executed a decision; they must divide the memory's stride. With ``memory``
+    False memory is cleared before every decision.
     """
 
     def __init__(
@@ -81,13 +69,9 @@ class SigmaController:
             self.adapter.calibration = adapter.calibration or read_calibration(calibration)
             self.reference = read_reference(calibration)
         self.episodes: dict[int, _Episode] = {}
-        self._unread: _Unread | None = None
 
     def reset(self, indices: list[int]) -> None:
         """Forget everything about these environments: their next decision is an episode's first."""
-        if self._unread is not None and not set(self._unread.indices) <= set(indices):
-            self.remember()
-        self._unread = None  # what is forgotten need not be read
         self.episodes |= {index: _Episode() for index in indices}
 
     def act(
@@ -100,7 +84,6 @@ class SigmaController:
 
         ``noise`` (B, Tc, A') is the initial noise instead of the deterministic action's.
         """
-        self.remember()
         vla, scale = self.vla, self.adapter.fixed_scale
         observation = live_observation(vla.builder, observations, vla.config["sizes"]["trace"])
         carried = self._carried(observation, indices)
@@ -112,42 +95,28 @@ class SigmaController:
             use_sigma=scale != 0.0,
             noise=None if noise is None else noise.to(self.builder.device),
         )
-        self._note(observation, carried, proposal, indices)
+        self._remember(observation, carried, indices)
         states = np.stack([view["state"] for view in observations])
         return vla.to_robot(self._plan(observation, proposal, states)).cpu().numpy()
 
     @torch.no_grad()
-    def remember(self) -> None:
-        """Let memory read the last decisions; costs a pass of the frozen base where they made none."""
-        unread, self._unread = self._unread, None
-        if unread is None:
-            return
-        model, pooled = self.vla.model, unread.pooled
-        if pooled is None:
-            pooled = model.frozen_pass(unread.observation).pooled
-        read = model.read(unread.carried, pooled, unread.observation)
-        for row, index in zip(unread.rows, unread.indices, strict=True):
-            self.episodes[index].carried = read.rows(torch.tensor([row], device=read.memory.device))
-
-    @torch.no_grad()
     def _carried(self, observation: Observation, indices: list[int]) -> Memory:
         begin = self.vla.model.heads.path.start(observation.text)
-        memory, intent = begin.memory.clone(), begin.intent.clone()
+        rows = []
         for row, index in enumerate(indices):
             carried = self.episodes[index].carried
-            if carried is not None and self.memory:
-                memory[row], intent[row] = carried.memory[0], carried.intent[0]
-        return Memory(memory, intent)
+            rows.append(begin.rows(torch.tensor([row])) if carried is None or not self.memory else carried)
+        return Memory(*(torch.cat(parts) for parts in zip(*(vars(row).values() for row in rows), strict=True)))
 
-    def _note(self, observation: Observation, carried: Memory, proposal: Proposal, indices: list[int]) -> None:
-        """Keep what memory shall read of these decisions, and advance the episodes."""
-        stride = self.vla.config["memory_stride"]
-        rows = [row for row, index in enumerate(indices) if self.episodes[index].step % stride == 0]
-        if rows and self.memory:
-            read = [indices[row] for row in rows]
-            self._unread = _Unread(read, rows, observation, carried, proposal.pooled)
-        for index in indices:
-            self.episodes[index].step += self.n_action_steps
+    @torch.no_grad()
+    def _remember(self, observation: Observation, carried: Memory, indices: list[int]) -> None:
+        """Let memory read these decisions, every stride of control steps, and advance the episodes."""
+        read = self.vla.model.heads.path.read(carried, observation)
+        for row, index in enumerate(indices):
+            episode = self.episodes[index]
+            if episode.step % self.vla.config["memory_stride"] == 0:
+                episode.carried = read.rows(torch.tensor([row], device=read.memory.device))
+            episode.step += self.n_action_steps
 
     def _plan(self, observation: Observation, proposal: Proposal, states: np.ndarray) -> Tensor:
         """The normalised plan (B, T, A) that is executed."""

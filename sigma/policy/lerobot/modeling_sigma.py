@@ -131,8 +131,7 @@ class SigmaPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Any], noise: Tensor | None = None, **others: Any) -> Tensor:
         """The action (B, A) of this control step; every ``n_action_steps`` calls there is a new decision.
 
-        Memory reads a decision on the call after it. A clamp goes on from the last command, at first from the measured
-        state.
+        A clamp goes on from the last command, at first from the measured state.
         """
         _refuse(others)
         states = self._states(batch)
@@ -141,9 +140,6 @@ class SigmaPolicy(PreTrainedPolicy):
             plan = self._decide(batch, states, np.stack(seen, axis=1), noise)[:, : self.config.n_action_steps]
             start = states if self._command is None else self._command
             self._queue.extend(self._clamped(plan, start).swapaxes(0, 1))
-        else:
-            # The decision's first action was sent by now: the pass of the base that memory needs keeps no robot waiting.
-            self.controller.remember()
         self._seen = seen  # only now: a refused batch leaves no trace
         self._command = self._queue.popleft()
         return torch.from_numpy(self._command.copy())

@@ -1,6 +1,6 @@
 """One decision of Sigma: what is remembered, the telepathy factors, and the adapted pass that they steer.
 
-Legend: B batch, V cameras, n tokens an image, P pooled vectors, d backbone width, D state dim.
+Legend: B batch, V cameras, n tokens an image, d backbone width.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 
 from sigma.policy.model import lora
 from sigma.policy.model.heads import TelepathyHeads
@@ -53,10 +53,6 @@ class SigmaModel(nn.Module):
         """The base's pass with LoRA switched off: the frozen π0.5, to the bit."""
         with lora.disabled(self.adapted), torch.no_grad():
             return base_pass(self.policy, observation)
-
-    def read(self, carried: Memory, pooled: Tensor, observation: Observation) -> Memory:
-        """Memory after it has read B decisions, of which ``pooled`` (B, P, d) are the frozen base's features."""
-        return self.heads.path.read(carried, pooled, observation.state, observation.text)
 
     def adapted_pass(self, observation: Observation, remembered: Memory | Past, *, film: bool = True) -> AdaptedPass:
         """The adapted backbone's pass, over whose keys and values the action expert integrates Sigma's action.

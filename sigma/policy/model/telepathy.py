@@ -4,8 +4,8 @@ The source's card names these parts (semantic memory m_t, intent z_intent, telep
 with the text space); it gives no equations. Every equation here is our own design. How the factors act on the base
 stands in :mod:`sigma.policy.model.heads`.
 
-Legend: B batch, E episodes, R reads of memory, V cameras, P pooled vectors (V cameras, instruction, state), n tokens an
-image, d backbone width, w inner width, D state dim, S control steps of the trace, K factors, F factor dim.
+Legend: B batch, E episodes, R reads of memory, V cameras, P pooled vectors of a pass (V cameras, instruction, state),
+d backbone width, w inner width, D state dim, S control steps of the trace, K factors, F factor dim.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sigma.policy.model.sizes import TelepathySizes
-from sigma.policy.pi05.observation import Observation, Past
+from sigma.policy.pi05.observation import Observation, Past, pool_views
 
 # Standardised features are clipped there: one that training never saw must not flood the memory.
 _CLIP = 5.0
@@ -28,10 +28,11 @@ class Memory:
 
     memory: Tensor  # (B, w) m
     intent: Tensor  # (B, w) z
+    views: Tensor  # (B, 2V, d) pooled image tokens of the last read, what the next one is compared with
 
     def rows(self, chosen: Tensor) -> "Memory":
         """The memory of some of the episodes."""
-        return Memory(self.memory[chosen], self.intent[chosen])
+        return Memory(self.memory[chosen], self.intent[chosen], self.views[chosen])
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,13 @@ class StandardisedInput(nn.Module):
         self.centre.copy_(samples.mean(0))
         self.spread.copy_(spread.clamp_min(0.1 * spread.square().mean().sqrt()).clamp_min(1e-6))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def standardise(self, features: Tensor) -> Tensor:
+        """Features (..., *shape) as flat vectors (..., n), at most :data:`_CLIP` from their centre."""
         standard = ((features.float() - self.centre) / self.spread).clamp(-_CLIP, _CLIP)
-        return self.project(standard.flatten(-self.centre.ndim))
+        return standard.flatten(-self.centre.ndim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.project(self.standardise(features))
 
 
 def normalise_factors(factors: Tensor) -> Tensor:
@@ -100,11 +105,14 @@ def _remember_long(cell: nn.GRU, longest: int = 64) -> None:
 class TelepathyPath(nn.Module):
     """Memory m, intent z, factors τ and semantic factors g.
 
-    Memory reads the *frozen* base's pooled features u and the joint state s every ``memory_stride`` control steps from
-    the episode's first one on, and e is the mean frozen embedding of the instruction::
+    Memory reads the frozen vision tower's pooled tokens u and the joint state s every ``memory_stride`` control steps
+    from the episode's first one on, and e is the mean frozen embedding of the instruction::
 
-        m_k = GRU_m(E_u u_k + E_s s_k, m_{k−1})          m_0 = W_m N(e)
-        z_k = GRU_z(W_z [m_k; N(e)], z_{k−1})            z_0 = W_i N(e)
+        m_k = GRU_m(E_u u_k + E_c (u_k − u_{k−1}) + E_s s_k, m_{k−1})          m_0 = W_m N(e)
+        z_k = GRU_z(W_z [m_k; N(e)], z_{k−1})                                  z_0 = W_i N(e)
+
+    What changed between two reads is told beside what is there: in one picture an event is a small part of the scene,
+    and training would sooner learn the scenes by heart than find it.
 
     At a decision the reads before it are known, and of the present what is known before the adapted pass: the vision
     tower's tokens, or the frozen base's pass as ``sizes.present`` says, the state, and the motion that led to it::
@@ -120,7 +128,8 @@ class TelepathyPath(nn.Module):
         self.sizes = sizes
         inner, flat = sizes.inner, sizes.factors * sizes.factor_dim
         self.text_norm = nn.LayerNorm(sizes.width, elementwise_affine=False)
-        self.features = StandardisedInput((sizes.pools, sizes.width), inner)
+        self.views = StandardisedInput((2 * sizes.views, sizes.width), inner)
+        self.changes = StandardisedInput((2 * sizes.views, sizes.width), inner)
         self.state = nn.Linear(sizes.state_dim, inner)
         self.memory_start = nn.Linear(sizes.width, inner)
         self.memory_cell = nn.GRU(inner, inner, batch_first=True)
@@ -129,12 +138,13 @@ class TelepathyPath(nn.Module):
         self.intent_cell = nn.GRU(inner, inner, batch_first=True)
         for cell in (self.memory_cell, self.intent_cell):
             _remember_long(cell)
-        shapes = {"vision": (sizes.views, sizes.width), "backbone": (sizes.pools, sizes.width), "motion": None}
+        shapes = {"vision": (2 * sizes.views, sizes.width), "backbone": (sizes.pools, sizes.width), "motion": None}
         shape = shapes[sizes.present]
         self.present = StandardisedInput(shape, inner) if shape else None
         self.present_state = nn.Linear(sizes.state_dim, inner)
         self.motion = StandardisedInput((sizes.trace, sizes.state_dim), inner) if sizes.trace else None
         self.factor_network = nn.Sequential(nn.Linear(3 * inner, 2 * inner), nn.GELU(), nn.Linear(2 * inner, flat))
+        self.beginning = nn.Linear(inner, 2 * sizes.views * sizes.width)
         self.semantic_head = nn.Linear(inner, sizes.width)
         self.intent_view = nn.Linear(inner, flat)
         if sizes.factor_source == "constant":
@@ -143,41 +153,49 @@ class TelepathyPath(nn.Module):
     def start(self, text: Tensor) -> Memory:
         """Memory and intent before the first read, from the instructions' embeddings (B, d)."""
         normed = self.text_norm(text.float())
-        return Memory(self.memory_start(normed).tanh(), self.intent_start(normed).tanh())
+        # What the first read is compared with: an ordinary picture.
+        views = self.views.centre.expand(len(text), -1, -1)
+        return Memory(self.memory_start(normed).tanh(), self.intent_start(normed).tanh(), views)
 
-    def _unroll(self, begin: Memory, features: Tensor, states: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    def _unroll(self, begin: Memory, views: Tensor, states: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Memory and intent (E, R, w) after each of R reads."""
-        seen = self.features(features) + self.state(states.float())
+        before = torch.cat([begin.views[:, None], views[:, :-1]], dim=1)
+        seen = self.views(views) + self.changes(views - before) + self.state(states.float())
         memory, _ = self.memory_cell(seen, begin.memory[None].contiguous())
         heard = self.intent_input(torch.cat([memory, self.text_norm(text.float())], dim=-1))
         intent, _ = self.intent_cell(heard, begin.intent[None].contiguous())
         return memory, intent
 
-    def read(self, carried: Memory, pooled: Tensor, state: Tensor, text: Tensor) -> Memory:
-        """One read of memory.
-
-        Args:
-            carried: memory and intent of B episodes.
-            pooled: (B, P, d) pooled features of the frozen base now.
-            state: (B, D) normalised.
-            text: (B, d) mean frozen embedding of the instruction.
-        """
+    def read(self, carried: Memory, observation: Observation) -> Memory:
+        """Memory and intent of B episodes after they have read these decisions."""
         if self.sizes.memory == "cleared":
-            return self.start(text)
-        memory, intent = self._unroll(carried, pooled[:, None], state[:, None], text[:, None])
-        return Memory(memory[:, 0], intent[:, 0])
+            return self.start(observation.text)
+        views = pool_views(observation.vision)
+        memory, intent = self._unroll(carried, views[:, None], observation.state[:, None], observation.text[:, None])
+        return Memory(memory[:, 0], intent[:, 0], views)
 
     def recall(self, past: Past, text: Tensor) -> Memory:
         """Memory and intent of B decisions, by one unroll over each episode of ``past``; ``text`` (B, d)."""
-        if self.sizes.memory == "cleared" or past.features.shape[1] == 0:
+        if self.sizes.memory == "cleared" or past.views.shape[1] == 0:
             return self.start(text)
         begin = self.start(past.text[:, 0])
-        after = self._unroll(begin, past.features, past.states, past.text)
-        memory, intent = (
+        after = self._unroll(begin, past.views, past.states, past.text)
+        memory, intent, views = (
             torch.cat([first[:, None], rest], dim=1)[past.episode, past.reads]
-            for first, rest in zip((begin.memory, begin.intent), after, strict=True)
+            for first, rest in zip(vars(begin).values(), (*after, past.views), strict=True)
         )
-        return Memory(memory, intent)
+        return Memory(memory, intent, views)
+
+    def forgetting(self, memory: Tensor, past: Past) -> Tensor:
+        """(B,) how far m (B, w) is from telling what the episode's first read showed; 0 before that read.
+
+        Mean squared error of a linear map to the first read's standardised views: training alone would rather learn
+        fifty scenes by heart than keep for seconds what only some decisions need.
+        """
+        if past.views.shape[1] == 0:
+            return memory.new_zeros(len(memory))
+        first = self.views.standardise(past.views[:, 0])[past.episode]
+        return (past.reads > 0) * (self.beginning(memory) - first).square().mean(-1)
 
     def forward(self, observation: Observation, carried: Memory) -> TelepathyState:
         """Factors, semantic factors and alignment of B decisions.
@@ -208,9 +226,9 @@ class TelepathyPath(nn.Module):
 
 
 def present_features(observation: Observation, present: str) -> Tensor:
-    """What the factors read of the present picture: (B, V, d) for ``vision``, (B, P, d) for ``backbone``."""
+    """What the factors read of the present picture: (B, 2V, d) for ``vision``, (B, P, d) for ``backbone``."""
     if present == "vision":
-        return observation.vision.float().mean(2)
+        return pool_views(observation.vision)
     if observation.pooled is None:
         raise ValueError("the frozen base's pass over the present comes first: Observation.with_frozen_features")
     return observation.pooled

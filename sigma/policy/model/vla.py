@@ -251,8 +251,7 @@ class SigmaTelepathyVLA(nn.Module):
         remembered = self.model.heads.path.start(observation.text)
         for index, time in enumerate(times[:-1]):
             earlier = self.builder.observation(vision[:, index], states[:, time], texts)
-            with torch.no_grad():
-                remembered = self.model.read(remembered, self.model.frozen_pass(earlier).pooled, earlier)
+            remembered = self.model.heads.path.read(remembered, earlier)
         return observation, remembered
 
     def _from_batch(self, batch: Mapping[str, Any]) -> Observation:

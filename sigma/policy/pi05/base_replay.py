@@ -24,7 +24,7 @@ from sigma.policy.pi05.base import Base, Quantiles
 from sigma.policy.pi05.base_action import sample_noise
 from sigma.policy.pi05.description import ACTION, STATE
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation
-from sigma.policy.pi05.observation import base_pass
+from sigma.policy.pi05.observation import base_pass, pool_views
 from sigma.shared.errors import SigmaError
 from sigma.shared.progress import progress
 
@@ -37,7 +37,8 @@ class BaseReplay:
     """The frozen base's actions at every window, and its pooled features of every frame."""
 
     columns: dict[str, np.ndarray]
-    pooled: Tensor  # (F, P, d) float32
+    pooled: Tensor  # (F, P, d) float32, of a pass
+    views: Tensor  # (F, 2V, d) float32, of the image tokens
     text: Tensor  # (tasks, d) float32
     token_rms: float  # root mean square of the tasks' token embeddings, the scale of a text token
 
@@ -82,7 +83,7 @@ def replay_base(
     decision_of = np.full(frames, -1)
     decision_of[shards.window_frame] = np.arange(windows)
     order = np.argsort(decision_of < 0, kind="stable")  # decisions first, so that a batch is all decisions or none
-    parts: list[tuple[np.ndarray, Tensor, np.ndarray | None]] = []  # rows, features, actions of a batch
+    parts: list[tuple[np.ndarray, Tensor, Tensor, np.ndarray | None]] = []  # rows, both features, actions of a batch
     for index in batches(frames, batch, "baseline"):
         rows = order[index]
         vision = builder.encode_images(shards.images(rows))
@@ -90,22 +91,22 @@ def replay_base(
         with torch.no_grad():
             passed = base_pass(base.policy, builder.observation(vision, shards.frame_state[rows], texts))
             if (decision_of[rows] < 0).all():
-                parts.append((rows, passed.pooled.cpu(), None))
+                parts.append((rows, passed.pooled.cpu(), pool_views(vision).cpu(), None))
                 continue
             addresses = [(int(shards.frame_episode[row]), int(shards.frame_step[row])) for row in rows]
             drawn = sample_noise(base.policy, parameters.samples, parameters.seed, addresses)
             noise = torch.cat([torch.zeros_like(drawn[:, :1]), drawn], dim=1).to(builder.device)
             drawn_actions = prefix.integrate(base.policy, passed.encoded, noise, base.num_steps)[:, :, :horizon]
-        parts.append((rows, passed.pooled.cpu(), drawn_actions.cpu().numpy()))
+        parts.append((rows, passed.pooled.cpu(), pool_views(vision).cpu(), drawn_actions.cpu().numpy()))
     parts = gather_parts(parts, len(range(0, frames, batch)))
     if not parts:
         raise SigmaError("data/shards: no frame is stored; nothing to evaluate")
-    pooled = torch.zeros(frames, *parts[0][1].shape[1:])
+    pooled, views = (torch.zeros(frames, *part.shape[1:]) for part in parts[0][1:3])
     zero = np.zeros((windows, horizon, base.action_dim), dtype=np.float32)
     samples = np.zeros((windows, parameters.samples, horizon, base.action_dim), dtype=np.float32)
     while parts:  # each part's memory is given back as soon as it is copied
-        rows, features, actions = parts.pop()
-        pooled[rows] = features
+        rows, of_pass, of_views, actions = parts.pop()
+        pooled[rows], views[rows] = of_pass, of_views
         if actions is not None:
             chosen = decision_of[rows]
             here = chosen >= 0
@@ -132,7 +133,7 @@ def replay_base(
     with torch.no_grad():
         embedded = prefix.text_embeddings(base.policy, prompt.tokens.to(builder.device)).float()
     token_rms = embedded[prompt.mask.to(builder.device)].square().mean().sqrt().item()
-    return BaseReplay(columns, pooled, base.text_embedding_mean(prompt).cpu(), token_rms)
+    return BaseReplay(columns, pooled, views, base.text_embedding_mean(prompt).cpu(), token_rms)
 
 
 def frame_pictures(shards: Shards) -> pyarrow.Table:

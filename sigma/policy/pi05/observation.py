@@ -1,6 +1,6 @@
 """The inputs of a decision, and the base's pass over them with its pooled features.
 
-Legend: B batch, V cameras, n tokens an image, L prompt tokens, N prefix tokens, P pooled vectors (V cameras,
+Legend: B batch, V cameras, n tokens an image, L prompt tokens, N prefix tokens, P pooled vectors of a pass (V cameras,
 instruction, state), d backbone width, D state dim, S control steps of the trace, E episodes, R reads of memory.
 """
 
@@ -21,7 +21,7 @@ class Past:
     Decisions of one episode share its row, so that one unroll serves them all. Rows are padded at the end.
     """
 
-    features: Tensor  # (E, R, P, d) pooled features of the frozen base, oldest first
+    views: Tensor  # (E, R, 2V, d) pooled image tokens, oldest first
     states: Tensor  # (E, R, D) normalised
     text: Tensor  # (E, R, d) mean frozen embedding of the instruction's tokens
     episode: Tensor  # (B,) int64 row of each decision
@@ -55,6 +55,15 @@ class BasePass:
 
     encoded: prefix.Encoded
     pooled: Tensor
+
+
+def pool_views(vision: Tensor) -> Tensor:
+    """Pool image tokens (..., V, n, d) to (..., 2V, d): each camera's mean over its tokens, then each camera's maximum.
+
+    Something small that appears fills one token of many, which a mean hides and a maximum shows.
+    """
+    vision = vision.float()
+    return torch.cat([vision.mean(-2), vision.amax(-2)], dim=-2)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

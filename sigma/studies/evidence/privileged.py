@@ -11,10 +11,10 @@ import numpy as np
 
 from sigma.shared.errors import SigmaError
 from sigma.shared.progress import track
-from sigma.shared.seeding import seed_from
-from sigma.simulation.record import attempt
+from sigma.simulation.record import attempt, recorded_scenario
 from sigma.simulation.scene import Layout, World
-from sigma.simulation.tasks import Monitor, Scenario, task_named
+from sigma.simulation.task import Monitor, Scenario
+from sigma.simulation.tasks import task_named
 
 ATTEMPTS = 20  # the recorder's own limit
 
@@ -54,12 +54,10 @@ def phase_names(name: str) -> tuple[str, ...]:
 
 def resimulate(world: "_Watched", name: str, seed: int, index: int, noise: float) -> Truth:
     """The episode (seed, task ``name``, ``index``) that :func:`sigma.simulation.record.demonstration` records."""
-    task = task_named(name)
-    instruction = task.instructions[index % len(task.instructions)]
     for tries in range(ATTEMPTS):
-        address = seed_from("record", name, seed, index, tries)
-        world.watch(name, task.scenario(address, instruction))
-        recorded = attempt(world, name, address, instruction, noise, (), 1)
+        address, scenario = recorded_scenario(name, seed, index, tries)
+        world.watch(name, scenario)
+        recorded = attempt(world, name, address, scenario, noise, (), 1)
         if recorded is not None:
             return Truth(recorded.states, np.stack(world.cubes), np.array(world.phases))
     raise SigmaError(f"{name}: no attempt of episode {index} succeeds; it is no recording of seed {seed}")

@@ -17,22 +17,10 @@ if TYPE_CHECKING:
     Job = tuple[str, range, EpisodeSpec]
 
 
-def _jobs(section: RolloutParameters, params: Path) -> "list[Job]":
+def _jobs(section: RolloutParameters) -> "list[Job]":
     """Everything that is played: the setting's name, the seeds and the episodes' kind."""
-    from sigma.shared.errors import SigmaError
-    from sigma.simulation.env import TEXT
     from sigma.simulation.episode import EpisodeSpec
     from sigma.simulation.tasks import task_named
-
-    known = task_named(section.target).instructions
-    for name, setting in section.settings.items():
-        key = f"{params}: rollout.settings.{name}.paraphrases"
-        for instruction in setting.paraphrases:
-            if instruction not in known:
-                raise SigmaError(f"{key}: no instruction {instruction!r}; legal: {', '.join(known)}")
-        for text in setting.wordings:
-            if not TEXT.contains(text):
-                raise SigmaError(f"{key}: found {text!r}; legal: 1 to 80 small letters and spaces")
 
     def job(task: str, name: str, setting: Setting, episodes: int) -> "Job":
         spec = EpisodeSpec(task_named(task).name, setting.n_action_steps or section.n_action_steps, setting)
@@ -55,6 +43,7 @@ def _controllers(
     from sigma.compute.device import open_device
     from sigma.policy.control.robot_observation import check_words
     from sigma.shared.errors import SigmaError
+    from sigma.simulation.tasks import task_named
     from sigma.studies.rollout.players import load_player, read_base
 
     reference, features = read_base()
@@ -77,7 +66,7 @@ def _controllers(
                 f"{params}: rollout.settings.{name}.delay: found {spec.setting.delay}; legal: 0 to {longest}, "
                 f"as {player.name} plans {controller.horizon} steps"
             )
-        check_words(controller.builder.base.prompter, spec.setting.wordings)
+        check_words(controller.builder.base.prompter, task_named(spec.task).texts(spec.setting))
     return controllers
 
 
@@ -116,7 +105,7 @@ def run(*, arm: str, model: Path | None, params: Path, output: Path, videos: Pat
     from sigma.simulation.rollout import FixedRows, run_expert, run_rollouts
     from sigma.simulation.videos import choose, film, write_films
 
-    jobs = _jobs(section, params)
+    jobs = _jobs(section)
     check_renderer()
     controllers = {} if player.name == EXPERT else _controllers(player, section, parameters, jobs, params)
     size = next((controller.builder.base.resolution for controller in controllers.values()), section.video_size)

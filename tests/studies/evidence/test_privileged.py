@@ -5,9 +5,11 @@ import pytest
 
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import seed_from
-from sigma.simulation.record import attempt, demonstration
-from sigma.simulation.scene import CUBE_HALF, World
-from sigma.simulation.tasks import TARGET, near, task_named
+from sigma.simulation.milestones import near
+from sigma.simulation.model import CUBE_HALF
+from sigma.simulation.record import attempt, demonstration, recorded_scenario
+from sigma.simulation.scene import World
+from sigma.simulation.tasks import TARGET, task_named
 from sigma.studies.evidence import privileged
 from sigma.studies.evidence.privileged import at_steps, phase_names, privileged_labels, resimulate
 
@@ -55,8 +57,8 @@ def test_a_label_holds_when_its_state_was_measured_not_a_step_later(recorded):
             seen.append((self.cube_position, near(self, None)))
             return super().state()
 
-    address = seed_from("record", TARGET, SEED, 3, 0)
-    attempt(Noting(), TARGET, address, task_named(TARGET).instructions[1], NOISE, (), 96)
+    address, scenario = recorded_scenario(TARGET, SEED, 3, 0)
+    attempt(Noting(), TARGET, address, scenario, NOISE, (), 96)
     truth = labels(number, step, states)[3]
     np.testing.assert_array_equal(truth.cube, [cube for cube, _ in seen])
     # The first milestone is passed where the gripper first comes near; at the first state nothing was followed yet.
@@ -82,11 +84,9 @@ def test_failed_attempts_are_passed_over_as_the_recorder_does(monkeypatch):
     monkeypatch.setattr(privileged, "attempt", first_fails)
     truth = resimulate(privileged._Watched(), TARGET, SEED, 0, NOISE)
     other = privileged._Watched()
-    address = seed_from("record", TARGET, SEED, 0, 1)
-    other.watch(TARGET, task_named(TARGET).scenario(address))
-    np.testing.assert_array_equal(
-        truth.states, original(other, TARGET, address, task_named(TARGET).instructions[0], NOISE, (), 96).states
-    )
+    address, scenario = recorded_scenario(TARGET, SEED, 0, 1)
+    other.watch(TARGET, scenario)
+    np.testing.assert_array_equal(truth.states, original(other, TARGET, address, scenario, NOISE, (), 96).states)
 
 
 @pytest.mark.simulator

@@ -1,6 +1,7 @@
 """``sigma rollout`` end to end on a small world, and what it refuses before it plays."""
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
@@ -144,6 +145,8 @@ def refused(world: World, match: str, arm: str = "base", **changes) -> None:
 
 def test_bad_input_is_one_line_before_anything_is_played(world, monkeypatch):
     import sigma.simulation.parallel as crew
+    import sigma.simulation.tasks as tasks
+    from sigma.simulation.instructions import Instruction
 
     monkeypatch.setattr(crew.EpisodePool, "__enter__", lambda self: pytest.fail("episodes were begun"))
     monkeypatch.setattr(crew, "check_renderer", lambda size=96: None)
@@ -158,11 +161,9 @@ def test_bad_input_is_one_line_before_anything_is_played(world, monkeypatch):
         arm="sigma",
         settings={"late": {"delay": 5}},
     )
-    one = {"move the gripper to the cube": ["hoist the cube"]}
-    refused(world, "does not know the word 'hoist'", settings={"told": {"paraphrases": one}})
-    refused(world, "no instruction 'fly'", settings={"told": {"paraphrases": {"fly": ["soar"]}}})
-    one = {"move the gripper to the cube": ["Go there!"]}
-    refused(world, "small letters and spaces", settings={"told": {"paraphrases": one}})
+    refused(world, r"settings\.told\.wording: .*'held_out'", settings={"told": {"wording": "new"}})
+    monkeypatch.setitem(tasks.TASKS, "lift", replace(tasks.TASKS["lift"], instructions=(Instruction(("hoist it",)),)))
+    refused(world, "does not know the word 'hoist'")
     refused(world, r"settings\.wind\.speed: unknown key", settings={"wind": {"speed": 1}})
     refused(world, "'plain' names the undisturbed episodes", settings={"plain": {}})
     refused(world, "must all be different", base_tasks=["lift", "reach"])
@@ -195,8 +196,7 @@ def test_the_shipped_parameters_are_legal_for_the_embedded_base():
 
     section = read_rollout(ROOT / "stages/rollout/params.yaml")
     assert (section.target, tuple(section.base_tasks)) == (TARGET, BASE_TASKS)
-    assert len(rollout._jobs(section, ROOT / "stages/rollout/params.yaml")) == 5 + len(section.settings)
+    assert len(rollout._jobs(section)) == 5 + len(section.settings)
     base = load_base(describe_base("embedded", None))
     for setting in section.settings.values():
-        check_words(base.prompter, setting.wordings)
-        assert set(setting.paraphrases) <= set(TASKS[TARGET].instructions)
+        check_words(base.prompter, TASKS[TARGET].texts(setting))
