@@ -52,7 +52,11 @@ def test_the_outputs_have_the_agreed_columns_and_shapes(prepared):
     }
     features = load_file(prepared.root / FEATURES / "features.safetensors")
     shards = prepared.shards
-    assert features["pooled"].shape == (len(shards.frame_step), 4, 24) and features["text"].shape == (2, 24)
+    assert {name: tuple(tensor.shape) for name, tensor in features.items()} == {
+        "pooled": (len(shards.frame_step), 4, 24),
+        "views": (len(shards.frame_step), 4, 24),
+        "text": (2, 24),
+    }
     meta = read_json(prepared.root / FEATURES / "meta.json")
     assert meta["base_digest"] == read_json(prepared.root / "data/base.json")["digest"]
     assert (meta["pools"], meta["width"], meta["action"], meta["samples"]) == (4, 24, "zero_noise", 2)

@@ -249,7 +249,13 @@ FAULTS = [
         "features that are no number",
         "finetune",
         features_of(not_a_number("pooled")),
-        f"{FEATURES}: pooled holds a non-finite number; run `dvc repro baseline`",
+        f"{FEATURES}: pooled holds a non-finite number or other frames; run `dvc repro baseline`",
+    ),
+    Fault(
+        "features of fewer pictures",
+        "finetune",
+        features_of(lambda held: held.update(views=held["views"][1:])),
+        f"{FEATURES}: views holds a non-finite number or other frames; run `dvc repro baseline`",
     ),
     Fault(
         "features without a seed",

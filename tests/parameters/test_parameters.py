@@ -123,6 +123,7 @@ def test_a_missing_section_and_one_that_is_no_mapping_are_named():
         ("telepathy.tau_norm", 0.0, "> 0"),
         ("telepathy.memory", "forgotten", "carried, cleared"),
         ("loss.vec", -0.1, "≥ 0"),
+        ("loss.recall", -0.1, "≥ 0"),
         ("loss.traf.top_k", 1.0, "< 1"),
         ("loss.traf.focus", 0.0, "> 0"),
         ("loss.traf.focus", 0.2, "focus (0.2) below top_k (0.25) would weight hard windows down"),

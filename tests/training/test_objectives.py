@@ -16,8 +16,10 @@ from tests.training.test_flow import lerobot_losses
 # Nothing but flow matching of the windows as they are.
 PLAIN = {
     "train": {"state_noise": 0.0, "views": 0},
-    "loss": {"tau": 0.0, "tsac": {"memory_text": 0.0, "intent_telepathy": 0.0}},
+    "loss": {"recall": 0.0, "tau": 0.0, "tsac": {"memory_text": 0.0, "intent_telepathy": 0.0}},
 }
+
+SHOWN = {"vec", "chk", "trj", "recall", "tau", "tau_l2", "sem_align", "memory_text", "intent_telepathy"}
 
 
 def objective_of(trainer: Trainer, *, awake: bool = True) -> FlowObjective:
@@ -96,7 +98,7 @@ def test_windows_that_share_an_unroll_learn_what_each_learns_alone(prepared, cut
         episodes = shards.window_episode[objective.train]
         first, second = (np.flatnonzero(episodes == episode) for episode in np.unique(episodes)[:2])
         rows = np.concatenate([first[:7], second[-2:]])
-        assert len(objective.batches.past(objective.train[rows]).features) == 2 and len(rows) == 9
+        assert len(objective.batches.past(objective.train[rows]).views) == 2 and len(rows) == 9
         losses = [objective.loss(rows[start:stop], 3, start, 9) for start, stop in parts]
         objective.seen.clear()
         logs = {name: sum(terms[name] for _, terms in losses) for name in losses[0][1]}
@@ -105,7 +107,7 @@ def test_windows_that_share_an_unroll_learn_what_each_learns_alone(prepared, cut
     (one, logs, expected, *tables), (other, summed, found, *others) = results
     assert other == pytest.approx(one, rel=1e-6)
     assert summed == pytest.approx(logs, rel=1e-5, abs=1e-7)
-    assert {"vec", "chk", "trj", "tau", "tau_l2", "sem_align", "memory_text", "intent_telepathy"} == set(logs)
+    assert set(logs) == SHOWN
     for table, same in zip(tables, others, strict=True):
         np.testing.assert_allclose(same, table, rtol=1e-5)
     assert found.keys() == expected.keys() and any(name.startswith("path.memory_cell") for name in found)

@@ -61,6 +61,7 @@ SWITCHES = {
     "vec": {"loss": {"vec": 0.5}},
     "chk": {"loss": {"chk": 0.5}},
     "trj": {"loss": {"trj": 0.5}},
+    "recall": {"loss": {"recall": 0.5}},
     "tau": {"loss": {"tau": 0.5}},
     "tau_band": {"loss": {"tau_band": 0.3}},
     "traf off": {"loss": {"traf": {"top_k": 0.0}}},
@@ -159,7 +160,7 @@ def test_the_sizes_of_the_heads_are_those_of_the_parameters(prepared):
     changes = {"width": 24, "factors": 5, "factor_dim": 2, "factor_tokens": 4, "branches": ["vector"]}
     heads = prepared.trainer({"telepathy": changes}).build().heads
     assert heads.path.memory_cell.hidden_size == 24 and heads.path.factor_network[2].out_features == 10
-    assert heads.path.motion.project.in_features == 3 * 6 and heads.path.present.project.in_features == 2 * 24
+    assert heads.path.motion.project.in_features == 3 * 6 and heads.path.present.project.in_features == 4 * 24
     assert heads.factor_tokens.shape == (4, 24) and set(heads.branches.maps) == {"vector"}
     assert heads.branches.maps["vector"].out_features == 16, "the width of the action expert"
 
@@ -168,15 +169,19 @@ def test_inputs_are_measured_on_what_training_reads_and_on_nothing_else(prepared
     trainer = prepared.trainer()
     batches, path = trainer.batches, trainer.build().heads.path
     shards, train = batches.shards, np.flatnonzero(batches.split == "train")
-    read = []
+    views, changes = [], []
     for episode in shards.meta["splits"]["train"]:
         last = shards.window_step[train[shards.window_episode[train] == episode]].max()
         steps = shards.frame_step
-        read.append((shards.frame_episode == episode) & (steps % 4 == 0) & (steps < last))
+        read = np.flatnonzero((shards.frame_episode == episode) & (steps % 4 == 0) & (steps < last))
+        views.append(batches.frame_views[read[np.argsort(steps[read])]])
+        changes.append(views[-1][1:] - views[-1][:-1])
+    observation, _ = batches.observation(train)
     samples = {
-        path.features: batches.pooled[np.any(read, axis=0)],
-        path.motion: batches.observation(train)[0].motion,
-        path.present: batches.observation(train)[0].vision.mean(2),
+        path.views: torch.cat(views),
+        path.changes: torch.cat(changes),
+        path.motion: observation.motion,
+        path.present: torch.cat([observation.vision.mean(2), observation.vision.amax(2)], dim=1),
     }
     for part, values in samples.items():
         values = values.double().numpy()
