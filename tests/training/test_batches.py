@@ -123,8 +123,8 @@ def test_memory_reads_the_frames_on_its_stride_before_each_decision(prepared):
     shards = batches.shards
     windows = np.array([30, 3, 7, 1, 4, 41])
     past = batches.past(windows)
-    assert past.features.shape[:2] == past.states.shape[:2] == past.text.shape[:2]
-    assert len(past.features) == len(set(shards.window_episode[windows])), "windows of one episode share a row"
+    assert past.views.shape[:2] == past.states.shape[:2] == past.text.shape[:2]
+    assert len(past.views) == len(set(shards.window_episode[windows])), "windows of one episode share a row"
     for place, window in enumerate(windows):
         episode, step = shards.window_episode[window], shards.window_step[window]
         expected = range(0, step, 4)
@@ -132,7 +132,12 @@ def test_memory_reads_the_frames_on_its_stride_before_each_decision(prepared):
         assert reads == len(expected)
         for read, earlier in enumerate(expected):
             (frame,) = np.flatnonzero((shards.frame_episode == episode) & (shards.frame_step == earlier))
-            assert torch.equal(past.features[row, read], batches.pooled[frame])
+            with torch.no_grad():
+                vision = batches.builder.encode_images(shards.images(np.array([frame])))[0]
+            for camera in range(2):
+                mean, maximum = vision[camera].mean(0), vision[camera].max(0).values
+                torch.testing.assert_close(past.views[row, read, camera], mean, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(past.views[row, read, 2 + camera], maximum, rtol=1e-4, atol=1e-5)
             state = joint_positions(int(episode), earlier).astype(np.float64)
             normalised = 2 * (state - quantiles.q01) / (quantiles.q99.astype(np.float64) - quantiles.q01) - 1
             np.testing.assert_allclose(past.states[row, read].numpy(), normalised, rtol=0, atol=1e-5)
@@ -142,7 +147,7 @@ def test_memory_reads_the_frames_on_its_stride_before_each_decision(prepared):
 def test_an_episodes_first_decisions_have_no_past(prepared):
     batches = prepared.material()
     past = batches.past(np.flatnonzero(batches.shards.window_step == 0)[:3])
-    assert past.features.shape[1] == 0 and past.reads.tolist() == [0, 0, 0]
+    assert past.views.shape[1] == 0 and past.reads.tolist() == [0, 0, 0]
 
 
 def test_excluded_joints_are_not_scored(own):

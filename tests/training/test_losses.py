@@ -211,16 +211,18 @@ def test_the_terms_are_weighted_ramped_and_reported():
     width = {"semantic": random(BATCH, 24), "memory": random(BATCH, 3), "intent": random(BATCH, 3)}
     factors = {name: random(BATCH, 3, 4, seed=seed) for seed, name in enumerate(("factors", "intent_view"))}
     telepathy = TelepathyState(**width, **factors, alignment=random(BATCH))
-    text, bank = random(BATCH, 24, seed=2), random(6, 24, seed=3)
+    text, bank, forgetting = random(BATCH, 24, seed=2), random(6, 24, seed=3), random(BATCH, seed=4).square()
     tsac = dict(memory_text=0.3, intent_telepathy=0.5, start=0.0, end=1.0, temperature=0.1, bank=["lift the cube"])
     traf = dict(top_k=0.25, focus=0.4, decay=0.8)
-    loss = LossParameters(vec=0.0, chk=0.0, trj=1.0, tau=0.7, tau_band=0.1, traf=traf, tsac=tsac)
+    loss = LossParameters(vec=0.0, chk=0.0, trj=1.0, recall=0.9, tau=0.7, tau_band=0.1, traf=traf, tsac=tsac)
     for ramp in (0.0, 0.4, 1.0):
-        total, terms = weighted_terms(TermInputs(telepathy, text, bank, 1.0, loss), ramp)
-        expected = ramp * (0.3 * terms["memory_text"] + 0.5 * terms["intent_telepathy"]) + 0.7 * terms["tau"]
+        total, terms = weighted_terms(TermInputs(telepathy, forgetting, text, bank, 1.0, loss), ramp)
+        expected = ramp * (0.3 * terms["memory_text"] + 0.5 * terms["intent_telepathy"])
+        expected = expected + 0.9 * terms["recall"] + 0.7 * terms["tau"]
         assert total.item() == pytest.approx(expected.item(), rel=1e-6)
     assert terms["memory_text"] == memory_text_loss(telepathy.semantic, text, bank, 0.1)
     assert terms["intent_telepathy"] == intent_telepathy_loss(telepathy.intent_view, telepathy.factors)
+    assert terms["recall"] == forgetting.mean()
     assert terms["tau"] == tau_norm_loss(telepathy.factors, 1.0, 0.1) and terms["tau"] > 0
 
 
