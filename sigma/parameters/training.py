@@ -79,6 +79,7 @@ class LossParameters(Section):
     vec: float = Field(ge=0)
     chk: float = Field(ge=0)
     trj: float = Field(ge=0)
+    recall: float = Field(ge=0)
     tau: float = Field(ge=0)
     tau_band: float = Field(ge=0, le=1)
     traf: TrafParameters

@@ -146,6 +146,7 @@ class TermInputs:
     """What a term of the loss may read of a batch of decisions."""
 
     telepathy: TelepathyState
+    forgetting: Tensor  # (B,) of :meth:`TelepathyPath.forgetting`
     text: Tensor  # (B, d) mean frozen embedding of each window's instruction
     bank: Tensor  # (J, d) of other instructions
     tau_norm: float  # the norm that the factors are held to
@@ -173,6 +174,7 @@ ALIGNMENTS = {
     ),
 }
 CONTROLS = {
+    "recall": Term(lambda given: given.forgetting.mean(), lambda loss: loss.recall),
     "tau": Term(
         lambda given: tau_norm_loss(given.telepathy.factors, given.tau_norm, given.loss.tau_band),
         lambda loss: loss.tau,

@@ -109,9 +109,12 @@ class FlowObjective(Objective):
                 objective = objective + share * (weight * losses).mean(1).sum() / total
             logs[name] = losses.detach().mean(1).sum().item() / total
         self.seen.append((rows, spans["trajectory"].detach().double().cpu().numpy(), time.double().numpy()))
-        if passed.telepathy is not None and self.targets is not None:
+        if isinstance(self.model, SigmaModel) and passed.telepathy is not None and self.targets is not None:
             factors = passed.telepathy.factors
-            inputs = TermInputs(passed.telepathy, observation.text, self.targets.bank, self.targets.norm, self.losses)
+            forgetting = self.model.heads.path.forgetting(passed.telepathy.memory, past)
+            inputs = TermInputs(
+                passed.telepathy, forgetting, observation.text, self.targets.bank, self.targets.norm, self.losses
+            )
             tsac = self.losses.tsac
             extra, terms = weighted_terms(inputs, curriculum(step / parameters.steps, tsac.start, tsac.end))
             terms["tau_l2"] = factors.flatten(1).norm(dim=-1).mean()

@@ -13,11 +13,8 @@ class WindowSampler:
             raise ValueError("no windows to draw from")
         self.windows, self.batch, self.seed = windows, batch, seed
 
-    def rows(self, step: int, weights: np.ndarray | None = None) -> np.ndarray:
-        """(batch,) rows of optimizer step ``step``; with ``weights`` (windows,) drawn in proportion to them instead."""
-        if weights is not None:
-            chance = weights / weights.sum()
-            return generator(self.seed, "draw", step).choice(self.windows, size=self.batch, p=chance)
+    def rows(self, step: int) -> np.ndarray:
+        """(batch,) rows of optimizer step ``step``."""
         first, last = step * self.batch, (step + 1) * self.batch - 1
         epochs = range(first // self.windows, last // self.windows + 1)
         stream = np.concatenate([generator(self.seed, "order", epoch).permutation(self.windows) for epoch in epochs])

@@ -156,13 +156,16 @@ class Trainer:
 
 def measure_inputs(path: TelepathyPath, batches: WindowBatches, train: np.ndarray, batch: int) -> None:
     """Take centre and spread of everything that the telepathy path standardises from the train windows."""
-    shards, views, motions, presents = batches.shards, [], [], []
+    shards, views, changes, motions, presents = batches.shards, [], [], [], []
     for episode in np.unique(shards.window_episode[train]):
         reads = shards.memory_reads(train[shards.window_episode[train] == episode]).max()
         views.append(batches.frame_views[torch.from_numpy(batches.memory_frames[int(episode)][:reads])])
-    read = torch.cat(views)
+        changes.append(views[-1].diff(dim=0))
+    read, changed = torch.cat(views), torch.cat(changes)
     # Episodes of a single decision are never read; the decisions themselves are the next best.
     path.views.measure(read if len(read) else batches.frame_views[torch.from_numpy(shards.window_frame[train])])
+    if len(changed):
+        path.changes.measure(changed)
     with torch.no_grad():
         for start in range(0, len(train), batch):
             observation, _ = batches.observation(train[start : start + batch])

@@ -10,6 +10,7 @@ from sigma.evaluation.replay.sigma_replay import calibrate_windows, replay_sigma
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter, read_calibration, read_reference
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, read_json
+from sigma.shared.spans import residuals
 from sigma.shared.tables import read_columns
 from tests.worlds import World
 
@@ -30,17 +31,15 @@ def test_the_same_model_gives_the_same_bytes_without_dataset(again, trained):
         assert digest_file(again.root / path) == digest_file(trained.root / path), path
 
 
-def test_the_table_has_the_agreed_columns_and_joins_the_baselines(each_branch):
-    columns, _ = read_columns(each_branch.root / PREDICTIONS, ())
+def test_the_table_has_the_agreed_columns_and_joins_the_baselines(trained):
+    columns, _ = read_columns(trained.root / PREDICTIONS, ())
     assert {name: column.shape[1:] for name, column in columns.items()} == {
         **{name: () for name in ("window", "episode", "step", "split", "tau_l2", "sem_align")},
         **{name: () for name in ("control_tau_l2", "control_sem_align", "feature_distance", "text_distance")},
-        **{name: (8, 6) for name in ("base_action", "adapted_action", "residual_trajectory")},
-        "residual_vector": (1, 6),
-        "residual_chunk": (4, 6),
+        **{name: (8, 6) for name in ("base_action", "sigma_action")},
         "tau": (3, 4),
     }
-    baseline, _ = read_columns(each_branch.root / "data/predictions/baseline.parquet", ())
+    baseline, _ = read_columns(trained.root / "data/predictions/baseline.parquet", ())
     for name in ("window", "episode", "step", "split", "base_action"):
         np.testing.assert_array_equal(columns[name], baseline[name])
     assert all(np.isfinite(column).all() for column in columns.values() if column.dtype.kind == "f")
@@ -64,31 +63,31 @@ def test_the_calibration_is_that_of_validation_windows_alone(trained):
             replay.columns[name][~chosen] = 1e6
     found, same = calibrate_windows(material, replay)
     assert found == expected and all(np.array_equal(same[name], reference[name]) for name in reference)
-    replay.columns["residual_vector"][chosen] *= 2
+    base = replay.columns["base_action"]
+    replay.columns["sigma_action"][chosen] += (replay.columns["sigma_action"] - base)[chosen]
     moved, _ = calibrate_windows(material, replay)
     assert moved["branches"]["vector"]["residual_q95"] > 1.5 * expected["branches"]["vector"]["residual_q95"]
     assert sorted(set(material.columns["episode"][chosen])) == sorted(set(reference["episodes"]))
 
 
-def test_the_calibration_serves_the_adapter(each_branch):
-    calibration = read_calibration(each_branch.root / CALIBRATION)
+def test_the_calibration_serves_the_adapter(trained):
+    calibration = read_calibration(trained.root / CALIBRATION)
     assert calibration["windows"] == 6 and calibration["episodes"] == 2
-    assert read_reference(each_branch.root / CALIBRATION)["features"].shape == (6, 4 * 24)
-    columns, _ = read_columns(each_branch.root / PREDICTIONS, ())
-    residuals = {name: columns[f"residual_{name}"] for name in ("vector", "chunk", "trajectory")}
+    assert read_reference(trained.root / CALIBRATION)["features"].shape == (6, 4 * 24)
+    columns, _ = read_columns(trained.root / PREDICTIONS, ())
     adapter = SigmaTelepathyAdapter(min_scale=0.0, max_scale=0.0, calibration=calibration)
-    execution = adapter.execute(columns["base_action"], residuals, adapted_action=columns["adapted_action"])
+    corrections = residuals(columns["base_action"], columns["sigma_action"], 4)
+    execution = adapter.execute(columns["base_action"], corrections)
     np.testing.assert_array_equal(execution.plan, columns["base_action"])
 
 
-def test_with_the_adapted_branch_the_correction_is_measured_from_the_frozen_base(trained_adapted):
-    columns, _ = read_columns(trained_adapted.root / PREDICTIONS, ())
-    chosen = columns["split"] == "validation"
-    shift = columns["adapted_action"] - columns["base_action"]
-    assert np.abs(shift).max() > 0
-    correction = (columns["residual_trajectory"] + shift)[chosen].astype(np.float64)
-    expected = np.quantile(np.sqrt((correction**2).mean(axis=(1, 2))), 0.95)
-    found = read_calibration(trained_adapted.root / CALIBRATION)["branches"]["trajectory"]["residual_q95"]
+@pytest.mark.parametrize(("span", "steps"), [("vector", 1), ("chunk", 4), ("trajectory", 8)])
+def test_a_residual_is_sigmas_action_minus_the_bases_on_its_span(trained, span, steps):
+    columns, _ = read_columns(trained.root / PREDICTIONS, ())
+    residual = (columns["sigma_action"] - columns["base_action"])[columns["split"] == "validation", :steps]
+    assert residual.any()
+    expected = np.quantile(np.sqrt((residual.astype(np.float64) ** 2).mean(axis=(1, 2))), 0.95)
+    found = read_calibration(trained.root / CALIBRATION)["branches"][span]["residual_q95"]
     assert found == pytest.approx(expected, rel=1e-5)
 
 

@@ -21,12 +21,12 @@ from sigma.parameters import read_parameters
 from sigma.policy.pi05.placement import large_layers
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, digest_folder
-from sigma.training.objectives import FlowObjective, ResidualObjective
+from sigma.training.objectives import FlowObjective
 from tests.training.test_trainer import interrupt, steps_taken
-from tests.worlds import ADAPTED, ROOT, World, inside, merge
+from tests.worlds import ROOT, World, inside
 
 TWO = {"machine": {"processes": 2, "batch": 8}}
-ADAPTED_TWICE = merge(ADAPTED, {"train": {"accumulation": 2}, "machine": {"batch": 8}})
+TWICE = {"train": {"accumulation": 2}, "machine": {"batch": 8}}
 # What the losses of two processes may differ by from those of one, relatively.
 TOLERANCE = 1e-5
 
@@ -45,14 +45,13 @@ def followed(parameters) -> str:
     """
     seen, split = [], set()
     with pytest.MonkeyPatch.context() as patch:
-        for objective in (FlowObjective, ResidualObjective):
 
-            def loss(self, rows, step, start, total, plain=objective.loss):
-                seen.append((self.name, step, start, rows.tolist()))
-                split.add(sum(isinstance(tensor, DTensor) for tensor in self.model.policy.parameters()))
-                return plain(self, rows, step, start, total)
+        def loss(self, rows, step, start, total, plain=FlowObjective.loss):
+            seen.append((self.name, step, start, rows.tolist()))
+            split.add(sum(isinstance(tensor, DTensor) for tensor in self.model.policy.parameters()))
+            return plain(self, rows, step, start, total)
 
-            patch.setattr(objective, "loss", loss)
+        patch.setattr(FlowObjective, "loss", loss)
         line = finetune.run(parameters)
     Path(f"seen-{processes.rank()}.json").write_text(json.dumps(seen))
     Path(f"split-{processes.rank()}.json").write_text(json.dumps(sorted(split)))
@@ -78,11 +77,11 @@ def run(work, world: World, count: int, *changes) -> tuple[str, list[list]]:
 
 
 def curves(world: World) -> dict[str, np.ndarray]:
-    """Columns ``step, value`` by phase and quantity."""
+    """Columns ``step, value`` by quantity."""
     folder = world.root / finetune.CURVES
     return {
-        f"{file.parents[3].name} {file.parent.name} {file.stem}": np.loadtxt(file, skiprows=1, ndmin=2)
-        for file in sorted(folder.glob("*/plots/metrics/*/*.tsv"))
+        f"{file.parent.name} {file.stem}": np.loadtxt(file, skiprows=1, ndmin=2)
+        for file in sorted(folder.glob("plots/metrics/*/*.tsv"))
     }
 
 
@@ -113,7 +112,7 @@ def outcomes(prepared, tmp_path_factory):
             patch.setenv("SIGMA_SCRATCH", str(folder / "scratch"))
             world = prepared.copy(folder / "world")
             fsdp = {"machine": {"fsdp": name == "split"}}
-            found[name] = (world, *run(whole_pipeline, world, count, ADAPTED_TWICE, fsdp))
+            found[name] = (world, *run(whole_pipeline, world, count, TWICE, fsdp))
     return found
 
 
@@ -121,7 +120,7 @@ def outcomes(prepared, tmp_path_factory):
 @pytest.mark.parametrize("how", ["two", "split"])
 def test_two_processes_share_each_step_and_learn_what_one_does(outcomes, how):
     (alone, _, one), (both, _, two) = outcomes["one"], outcomes[how]
-    assert len({(name, step) for name, step, *_ in one}) == 4 + 6
+    assert len({(name, step) for name, step, *_ in one}) == 6
     layers = [tensor for layer in large_layers(alone.base().policy) for tensor in layer.parameters()]
     for rank in range(2):
         assert json.loads((both.root / f"split-{rank}.json").read_text()) == [len(layers) if how == "split" else 0]
@@ -144,7 +143,7 @@ def test_the_base_says_the_same_to_the_bit(outcomes, how):
 def test_a_model_says_the_same_to_the_bit(outcomes, tmp_path, how):
     both, line, _ = outcomes[how]
     alone = both.copy(tmp_path / "alone")
-    assert alone.run("evaluate", changes=ADAPTED_TWICE) == line.splitlines()[2:]
+    assert alone.run("evaluate", changes=TWICE) == line.splitlines()[2:]
     for file in (evaluate.PREDICTIONS, evaluate.HEADS, "models/adapter_calibration.json"):
         assert digest_file(both.root / file) == digest_file(alone.root / file), file
 
@@ -185,14 +184,16 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_started(prepared, m
 @pytest.mark.parametrize(
     "changes",
     [
-        {"train": {"accumulation": 2, "gradient_checkpointing": True}},
-        {"loss": {"flow": 0.5, "traf": {"draw": True}}},
+        {"telepathy": {"factor_tokens": 2, "present": "backbone"}},
+        {"loss": {"vec": 0.5, "traf": {"top_k": 0.0}}},
         {"base": {"dtype": "bfloat16"}},
     ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_every_kind_of_training_is_shared(prepared, tmp_path, monkeypatch, changes, fsdp):
-    alone, both = prepared.copy(tmp_path / "alone"), prepared.copy(tmp_path / "both")
+    alone = prepared.copy(tmp_path / "alone")
+    alone.run("baseline", changes=changes)
+    both = alone.copy(tmp_path / "both")
     _, one = run(followed, alone, 1, changes)
     monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "other"))
     _, two = run(followed, both, 2, changes, {"machine": {"fsdp": fsdp}})
@@ -202,22 +203,20 @@ def test_every_kind_of_training_is_shared(prepared, tmp_path, monkeypatch, chang
 
 @pytest.mark.processes
 @pytest.mark.slow
-def test_a_training_and_a_finished_phase_serve_any_number_of_processes(own, trained_adapted, monkeypatch):
-    undo = interrupt(monkeypatch, 7)
+def test_a_state_serves_any_number_of_processes(own, trained, monkeypatch):
+    undo = interrupt(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        own.run("finetune", changes=ADAPTED)
+        own.run("finetune")
     undo()
-    _, seen = run(followed, own, 2, ADAPTED)
-    assert [(name, step) for name, step, start, _ in seen if not start] == [("residual", step) for step in (2, 3, 4, 5)]
-    assert_same_curves(trained_adapted, own)
-    _, seen = run(followed, own, 2, ADAPTED, {"train": {"steps": 2}})
-    assert [(name, step) for name, step, start, _ in seen if not start] == [("residual", 0), ("residual", 1)]
+    _, seen = run(followed, own, 2)
+    assert [(name, step) for name, step, start, _ in seen if not start] == [("flow", step) for step in (2, 3, 4, 5)]
+    assert_same_curves(trained, own)
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_run_and_its_state_is_resumed(prepared, tmp_path, place, monkeypatch, which):
-    changes = merge(ADAPTED, {"train": {"flow_steps": 40, "checkpoint_every": 1}})
+    changes = {"train": {"steps": 40, "checkpoint_every": 1}}
     world, whole = prepared.copy(tmp_path / "killed"), prepared.copy(tmp_path / "whole")
     world.configure(changes, TWO)
     command = [sys.executable, "-m", "sigma", "finetune"]
@@ -235,7 +234,7 @@ def test_a_killed_process_ends_the_run_and_its_state_is_resumed(prepared, tmp_pa
     assert not (world.root / "models/sigma").exists()
     steps = steps_taken(monkeypatch)
     world.run("finetune", changes=changes)
-    assert 0 < steps[0] < 40 and steps[-1] == 5
+    assert 0 < steps[0] < 40 and steps[-1] == 39
     monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "other"))
     whole.run("finetune", changes=changes)
     assert_same_curves(whole, world)

@@ -13,7 +13,7 @@ from sigma.parameters import PARAMS_FILE, read_parameters, read_yaml
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, digest_folder, read_json, read_table, write_table
 from sigma.shared.tables import from_table, to_table
-from tests.predictions import JOINTS, TASKS, C, D, T, write_predictions
+from tests.predictions import JOINTS, TASKS, D, T, write_predictions
 from tests.worlds import ROOT
 
 SHIPPED = read_yaml(ROOT / PARAMS_FILE)
@@ -135,9 +135,7 @@ def test_the_scores_are_those_of_the_plan_that_would_be_executed(tmp_path, monke
     tables = (from_table(read_table(tmp_path / f"data/predictions/{name}.parquet")) for name in ("baseline", "sigma"))
     base, sigma = tables
     rows = base["split"] == "test"
-    plan = np.concatenate([sigma["residual_vector"], sigma["residual_chunk"][:, 1:]], axis=1)
-    plan = np.concatenate([plan, sigma["residual_trajectory"][:, C:]], axis=1) + base["base_action"]
-    error = ((plan - base["action"])[rows].astype(float) ** 2).reshape(-1, T * D).mean(axis=1).mean()
+    error = ((sigma["sigma_action"] - base["action"])[rows].astype(float) ** 2).reshape(-1, T * D).mean(axis=1).mean()
     assert metrics["sigma"]["test"]["mse_plan"] == pytest.approx(error, rel=1e-5)
 
 
@@ -156,8 +154,7 @@ def test_a_residual_that_is_not_finite_leaves_finite_metrics(tmp_path, monkeypat
     write_predictions(tmp_path, test=2)
     path = tmp_path / "data/predictions/sigma.parquet"
     columns = {name: np.array(values) for name, values in from_table(read_table(path)).items()}
-    for branch in ("vector", "chunk", "trajectory"):
-        columns[f"residual_{branch}"][-1] = np.nan
+    columns["sigma_action"][-1] = np.nan
     write_table(path, to_table(columns))
     _, metrics = _metrics(tmp_path, monkeypatch)
     assert np.isfinite(metrics["sigma"]["test"]["mse_plan"])

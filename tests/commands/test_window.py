@@ -60,8 +60,8 @@ def test_shards_hold_everything_once_the_dataset_is_gone(ready):
     shutil.rmtree("data/dataset")
     shards = Shards.open(Path("data/shards"))
     meta = shards.meta
-    assert (meta["horizon"], meta["chunk"], meta["chunk_size"], meta["history"]) == (16, 8, 16, 4)
-    assert (meta["train_stride"], meta["eval_stride"], meta["history_stride"], meta["fps"]) == (4, 16, 8, 10)
+    assert (meta["horizon"], meta["chunk"], meta["chunk_size"], meta["fps"]) == (16, 8, 16, 10)
+    assert (meta["train_stride"], meta["eval_stride"], meta["memory_stride"]) == (4, 16, 8)
     assert meta["trace"] == shards.frame_trace.shape[1] == 8
     assert (meta["cameras"], meta["resolution"]) == (list(CAMERAS), 32)
     assert (meta["joint_names"], meta["tasks"]) == (list(JOINTS), list(TASKS))
@@ -209,6 +209,17 @@ def test_the_length_of_the_trace_is_a_parameter(ready):
         np.testing.assert_array_equal(shards.frame_trace, longest.frame_trace[:, 8 - length :])
 
 
+def test_memory_reads_at_any_stride_whatever_the_decisions_stride_is(ready):
+    for stride in (3, 8):
+        window.run(parameters(window__memory_stride=stride))
+        shards = Shards.open(Path("data/shards"))
+        assert shards.meta["memory_stride"] == stride
+        for episode, frames in shards.memory_frames().items():
+            last = shards.window_step[shards.window_episode == episode].max()
+            before = shards.frame_step[frames][shards.frame_step[frames] < last]
+            assert before.tolist() == list(range(0, last, stride))
+
+
 def test_without_held_out_episodes_every_window_is_one_of_training_and_those_without_overlap_are_counted(ready):
     line = window.run(parameters(window__validation=0, window__test=0))
     shards = Shards.open(Path("data/shards"))
@@ -224,7 +235,6 @@ def test_without_held_out_episodes_every_window_is_one_of_training_and_those_wit
         ({"window__chunk": 17}, r"window\.chunk: .*longer than window\.horizon \(16\), found 17"),
         ({"window__train_stride": 5}, r"window\.train_stride: must divide window\.horizon \(16\), found 5"),
         ({"window__eval_stride": 12}, r"window\.eval_stride: must divide window\.horizon \(16\) or be a multiple"),
-        ({"window__history_stride": 6}, r"window\.history_stride: must be a multiple of window\.train_stride \(4\)"),
     ],
 )
 def test_strides_that_do_not_fit_each_other_are_named(changes, words):

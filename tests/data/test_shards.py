@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sigma.data.shards import FORMAT_VERSION, TENSORS, Shards, shard_name, write_index, write_shard
 from sigma.shared.errors import SigmaError
 
-V, S, D, T, M, L = 2, 8, 3, 5, 2, 4
+V, S, D, T, L = 2, 8, 3, 5, 4
 
 
 def shard_tensors(index: int, frames: int, windows: int) -> dict[str, torch.Tensor]:
@@ -29,16 +29,16 @@ def shard_tensors(index: int, frames: int, windows: int) -> dict[str, torch.Tens
         "window_episode": torch.full((windows,), index),
         "window_step": frame_of,
         "window_task": torch.zeros(windows, dtype=torch.int64),
-        "window_frames": torch.stack([frame_of - 1, frame_of], dim=1),
+        "window_frame": frame_of,
         "window_action": torch.randn(windows, T, D, generator=random),
         "window_valid": torch.rand(windows, T, generator=random) > 0.2,
     }
 
 
-def shard_meta(V: int, S: int, D: int, T: int, M: int, L: int) -> dict:
+def shard_meta(V: int, S: int, D: int, T: int, L: int) -> dict:
     quantiles = {"q01": [0.0] * D, "q99": [1.0] * D}
     return {
-        **{"horizon": T, "chunk": T, "chunk_size": T, "history": M, "history_stride": 1, "trace": L, "fps": 10},
+        **{"horizon": T, "chunk": T, "chunk_size": T, "memory_stride": 2, "trace": L, "fps": 10},
         **{"cameras": [f"camera {index}" for index in range(V)], "resolution": S, "exclude_joints": []},
         "joint_names": [f"joint {index}" for index in range(D)],
         "tasks": ["push"],
@@ -56,7 +56,7 @@ def write_folder(folder):
         "kept": [True, True, False, True, True, False, True, True, True],
         "strided": [True, False, False, True, True, True, True, True, False],
     }
-    write_index(folder, {**shard_meta(V, S, D, T, M, L), "shards": records}, pa.table(columns))
+    write_index(folder, {**shard_meta(V, S, D, T, L), "shards": records}, pa.table(columns))
     return folder
 
 
@@ -67,10 +67,9 @@ def folder(tmp_path):
 
 def test_what_was_written_is_read_with_global_frame_ids(folder):
     shards, first, second = Shards.open(folder), shard_tensors(0, 4, 3), shard_tensors(1, 5, 5)
-    for name in set(TENSORS) - {"frame_images", "window_frames"}:
+    for name in set(TENSORS) - {"frame_images", "window_frame"}:
         np.testing.assert_array_equal(getattr(shards, name), torch.cat([first[name], second[name]]).numpy())
-    np.testing.assert_array_equal(shards.window_frames[:3], [[-1, 0], [0, 1], [1, 2]])
-    np.testing.assert_array_equal(shards.window_frames[3:], [[-1, 4], [4, 5], [5, 6], [6, 7], [7, 8]])
+    np.testing.assert_array_equal(shards.window_frame, [0, 1, 2, 4, 5, 6, 7, 8])
     assert list(shards.window_split) == ["train"] * 3 + ["test"] * 5
     assert list(shards.window_kept) == [True, True, True, True, False, True, True, True]
     assert shards.tasks == ["push"]
@@ -79,7 +78,7 @@ def test_what_was_written_is_read_with_global_frame_ids(folder):
 @st.composite
 def contents(draw):
     """Metadata and tensors of one to three shards of any sizes that go together; any finite numbers, any bytes."""
-    sizes = {name: draw(st.integers(1, 3)) for name in "VSDTM"} | {"L": draw(st.integers(0, 3))}
+    sizes = {name: draw(st.integers(1, 3)) for name in "VSDT"} | {"L": draw(st.integers(0, 3))}
     tasks = [f"task {index}" for index in range(draw(st.integers(1, 3)))]
     source = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     meta = shard_meta(**sizes) | {"tasks": tasks}
@@ -90,7 +89,6 @@ def contents(draw):
             "frame_images": (frames, sizes["V"], 3, sizes["S"], sizes["S"]),
             "frame_state": (frames, sizes["D"]),
             "frame_trace": (frames, sizes["L"], sizes["D"]),
-            "window_frames": (windows, sizes["M"]),
             "window_action": (windows, sizes["T"], sizes["D"]),
             "window_valid": (windows, sizes["T"]),
         }
@@ -102,11 +100,10 @@ def contents(draw):
                 bits = torch.randint(-(2**31), 2**31, shape, generator=source).to(torch.int32).view(torch.float32)
                 tensors[name] = torch.where(bits.isfinite(), bits, -0.0)
             else:
-                low, high = {"window_frames": (-1, frames), "window_valid": (0, 2), "frame_images": (0, 256)}.get(
+                low, high = {"window_frame": (0, frames), "window_valid": (0, 2), "frame_images": (0, 256)}.get(
                     name, (0, len(tasks)) if name.endswith("task") else (0, 2**62)
                 )
                 tensors[name] = torch.randint(low, high, shape, generator=source).to(dtype)
-        tensors["window_frames"][:, -1].clamp_(min=0)  # a decision has a frame of its own
         shards.append(tensors)
     return meta, shards
 
@@ -123,15 +120,45 @@ def test_any_content_comes_back_to_the_bit(content):
         table = pa.table({"window": pa.array(range(windows), pa.int64()), "split": split, **flags})
         write_index(folder, {**meta, "shards": records}, table)
         found = Shards.open(folder)
-        for name in set(TENSORS) - {"frame_images", "window_frames"}:
+        for name in set(TENSORS) - {"frame_images", "window_frame"}:
             assert getattr(found, name).tobytes() == torch.cat([one[name] for one in shards]).numpy().tobytes(), name
         first, expected = 0, []
         for one in shards:
-            expected.append(torch.where(one["window_frames"] >= 0, one["window_frames"] + first, -1))
+            expected.append(one["window_frame"] + first)
             first += len(one["frame_step"])
-        np.testing.assert_array_equal(found.window_frames, torch.cat(expected).numpy())
+        np.testing.assert_array_equal(found.window_frame, torch.cat(expected).numpy())
         order = np.random.default_rng(0).permutation(first)
         assert torch.equal(found.images(order), torch.cat([one["frame_images"] for one in shards])[order])
+
+
+@st.composite
+def episodes(draw):
+    """Frames of a few episodes in any order, and decisions among them; the stride at which memory reads."""
+    stride = draw(st.integers(1, 4))
+    lengths = draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))
+    frames = [(episode, step) for episode, length in enumerate(lengths) for step in range(length)]
+    return (
+        stride,
+        draw(st.permutations(frames)),
+        draw(st.lists(st.integers(0, len(frames) - 1), min_size=1, max_size=6)),
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(episodes())
+def test_memory_reads_the_frames_on_its_stride_oldest_first_and_counts_those_before_a_decision(drawn):
+    stride, frames, decisions = drawn
+    episode, step = (np.array(values) for values in zip(*frames, strict=True))
+    empty = {name: None for name in Shards.__dataclass_fields__}
+    given = {"frame_episode": episode, "frame_step": step, "window_step": step[decisions]}
+    shards = Shards(**empty | given | {"meta": {"memory_stride": stride}})
+    found = shards.memory_frames()
+    assert set(found) == set(episode.tolist())
+    for number, read in found.items():
+        assert step[read].tolist() == [one for one in range((episode == number).sum()) if one % stride == 0]
+        assert set(episode[read]) == {number}
+    reads = shards.memory_reads(np.arange(len(decisions)))
+    assert reads.tolist() == [sum(one % stride == 0 for one in range(last)) for last in step[decisions]]
 
 
 def test_images_come_in_the_order_asked_for(folder):
@@ -143,7 +170,7 @@ def test_images_come_in_the_order_asked_for(folder):
 
 
 @pytest.mark.parametrize("frame", [-1, 9])
-def test_masked_and_unknown_frames_are_no_images(folder, frame):
+def test_unknown_frames_are_no_images(folder, frame):
     with pytest.raises(IndexError):
         Shards.open(folder).images(np.array([0, frame]))
 
@@ -187,7 +214,8 @@ def test_altered_table_is_named(folder):
 
 @pytest.mark.parametrize(
     ("version", "hint"),
-    [(FORMAT_VERSION + 1, "update this package"), (1, "dvc repro window"), ("x", "dvc repro window")],
+    # Format 2 is that of the first version, whose windows name the frames of a history.
+    [(FORMAT_VERSION + 1, "update this package"), (2, "dvc repro window"), ("x", "dvc repro window")],
 )
 def test_other_format_version_is_refused(folder, version, hint):
     meta = json.loads((folder / "meta.json").read_text())

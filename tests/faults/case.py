@@ -79,7 +79,6 @@ class Fault:
         inject: does it.
         line: the one line that must come, where … stands for anything; without ``sigma: error:``.
         recovers: for a documented recovery, what happens instead of an error; ``line`` is then what is printed.
-        warns: the one line that a recovery prints on standard error.
         writes: beginnings of the names of outputs that are written all the same.
     """
 
@@ -89,7 +88,6 @@ class Fault:
     line: str
     recovers: str = ""
     writes: tuple[str, ...] = ()
-    warns: str = ""
 
 
 @dataclass(frozen=True)

@@ -57,19 +57,6 @@ def state(project: Project) -> None:
     pickled(project, trainings_state(project))
 
 
-def finished_phase(project: Project) -> None:
-    """Where a training looks for a flow phase that another one finished."""
-    from sigma.parameters import read_parameters
-    from sigma.training.state import scratch_root
-    from sigma.training.trainer import Trainer
-    from tests.worlds import World, inside
-
-    project.parameters({"base": {"branch": "adapted"}, "train": {"flow_steps": 2}})
-    with inside(project.root):
-        key = Trainer(World(project.root).material(), read_parameters()).flow_key()
-    pickled(project, scratch_root() / "phases" / f"{key[:32]}.pt")
-
-
 def camera_named(name: str) -> Callable[[Project], None]:
     """A camera whose name is a path."""
 
@@ -164,15 +151,6 @@ FAULTS = [
         "finetune",
         state,
         "…/state.pt: checkpoint not readable (UnpicklingError); delete it to train from the start",
-    ),
-    Fault(
-        "a payload in a finished phase",
-        "finetune",
-        finished_phase,
-        "finetune: …",
-        recovers="the phase is discarded with a line, nothing of it is run, and it is trained anew",
-        writes=("data/training", "logs", "models/"),
-        warns="sigma: …/phases/….pt: this finished phase cannot be read; it is discarded and made anew",
     ),
     Fault(
         "a Python object in params.yaml",

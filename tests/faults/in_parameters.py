@@ -82,10 +82,10 @@ FAULTS = [
         "params.yaml: loss.traf: focus (0.2) below top_k (0.5) would weight hard windows down; legal: …",
     ),
     Fault(
-        "flow loss beside the adapted branch",
+        "no span to learn from",
         "finetune",
-        parameters(base__branch="adapted", train__flow_steps=2, loss__flow=0.5),
-        "params.yaml: loss.flow: found 0.5 with base.branch adapted, …; legal: 0",
+        parameters(loss={"vec": 0.0, "chk": 0.0, "trj": 0.0}),
+        "params.yaml: loss: vec, chk and trj are all 0, so that nothing is learned; legal: at least one above 0",
     ),
     Fault(
         "horizon beyond the base's chunk",
@@ -100,10 +100,16 @@ FAULTS = [
         "params.yaml: window.validation + window.test: 2 + 6 episodes leave none of 8 for training; legal: …",
     ),
     Fault(
-        "backbone layer that is not there",
+        "residual branch that is not there",
         "finetune",
-        parameters(telepathy__layers=[-1, 7]),
-        "params.yaml: telepathy.layers: found [-1, 7]; legal: distinct integers from -2 to 1",
+        parameters(telepathy__branches=["condition", "gripper"]),
+        "params.yaml: telepathy.branches.1: input should be 'condition', 'vector', 'chunk' or 'trajectory', found …",
+    ),
+    Fault(
+        "key of the first version",
+        "window",
+        parameters(window__history=4),
+        "params.yaml: window.history: unknown key; window has …memory_stride…",
     ),
     Fault(
         "joint that is not there",

@@ -12,11 +12,11 @@ def with_values(value: float):
     return lambda rows: [value for _ in rows]
 
 
-def no_residuals(table):
-    """Residuals that are no number, in the form that the column has."""
+def no_action(table):
+    """Actions of Sigma's that are no number, in the form that the column has."""
     import pyarrow
 
-    name = "residual_vector"
+    name = "sigma_action"
     index, kind = table.column_names.index(name), table[name].type
     rows = pyarrow.array([[float("nan")] * kind.list_size] * table.num_rows, type=kind)
     return table.set_column(index, table.field(index), rows)
@@ -115,9 +115,9 @@ FAULTS = [
         f"data/shards/meta.json: joint_names has 1 names, {BASELINE} has 6 joints",
     ),
     Fault(
-        "residuals that are no number",
+        "actions of Sigma's that are no number",
         "report",
-        table_with(SIGMA, no_residuals),
+        table_with(SIGMA, no_action),
         "report: …",
         recovers="a residual that is not finite counts as zero, as it does on a robot",
         writes=("metrics", "reports", "logs"),

@@ -26,7 +26,7 @@ def two_shards(project: Project) -> None:
     from sigma.parameters import read_parameters
     from tests.worlds import inside
 
-    project.parameters({"window": {"train_stride": 1, "eval_stride": 1, "history_stride": 1}})
+    project.parameters({"window": {"train_stride": 1, "eval_stride": 1, "memory_stride": 1}})
     with inside(project.root):
         window.run(read_parameters())
 
@@ -75,16 +75,16 @@ FAULTS = [
     ),
     Fault("two swapped", "baseline", swapped, f"{FIRST}: the shard …"),
     Fault(
-        "older format",
+        "the format of the first version",
         "baseline",
-        json_with(META, "format_version", 1),
-        f"{META}: format version 1 is not read here, only 2; {AGAIN}",
+        json_with(META, "format_version", 2),
+        f"{META}: format version 2 is not read here, only 3; {AGAIN}",
     ),
     Fault(
         "newer format",
         "baseline",
-        json_with(META, "format_version", 3),
-        f"{META}: format version 3 is not read here, only 2; update this package",
+        json_with(META, "format_version", 4),
+        f"{META}: format version 4 is not read here, only 3; update this package",
     ),
     Fault(
         "wrong digest",
@@ -148,8 +148,15 @@ FAULTS = [
     Fault(
         "windows name frames that are not there, digest right",
         "baseline",
-        rewritten(scaled("window_frames", 9)),
-        f"{FIRST}: tensor 'window_frames' names a frame that the shard does not hold; {AGAIN}",
+        rewritten(scaled("window_frame", 9)),
+        f"{FIRST}: tensor 'window_frame' names a frame that the shard does not hold; {AGAIN}",
+    ),
+    Fault(
+        "every decision is the first of its episode, digest right",
+        "finetune",
+        rewritten(scaled("window_step", 0)),
+        "params.yaml: window.memory_stride: found 4 where every train decision is the first of its episode, …; "
+        "legal: longer episodes, or telepathy.memory cleared",
     ),
     Fault(
         "a state is no number, digest right",

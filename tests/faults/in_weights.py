@@ -103,7 +103,7 @@ def wider_heads(project: Project) -> None:
     from sigma.policy.model.sizes import TelepathySizes
 
     config = json.loads(project.path(CONFIG).read_text())
-    sizes = TelepathySizes.from_dict(config["sizes"] | {"head_width": 32}, CONFIG)
+    sizes = TelepathySizes.from_dict(config["sizes"] | {"inner": 32}, CONFIG)
     save_heads(build_heads(sizes, config["token_rms"], seed=0), project.path(MODEL))
 
 
@@ -184,8 +184,8 @@ FAULTS = [
     Fault(
         "base: a tokenizer of more words than the policy embeds",
         "fetch",
-        vocabulary("base/tokenizer", 700),
-        "base: the tokenizer has 700 tokens, the policy embeds 625",
+        vocabulary("base/tokenizer", 5000),
+        "base: the tokenizer has 5000 tokens, the policy embeds …",
     ),
     Fault(
         "base: a tokenizer of another vocabulary",
@@ -249,7 +249,13 @@ FAULTS = [
         "features that are no number",
         "finetune",
         features_of(not_a_number("pooled")),
-        f"{FEATURES}: pooled holds a non-finite number; run `dvc repro baseline`",
+        f"{FEATURES}: pooled holds a non-finite number or other frames; run `dvc repro baseline`",
+    ),
+    Fault(
+        "features of fewer pictures",
+        "finetune",
+        features_of(lambda held: held.update(views=held["views"][1:])),
+        f"{FEATURES}: views holds a non-finite number or other frames; run `dvc repro baseline`",
     ),
     Fault(
         "features without a seed",
@@ -279,8 +285,14 @@ FAULTS = [
     Fault(
         "the model of a newer version",
         "evaluate",
-        json_with(CONFIG, "format_version", 3),
-        f"{CONFIG}: format_version: found 3; legal: 2",
+        json_with(CONFIG, "format_version", 4),
+        f"{CONFIG}: format_version: found 4; legal: 3",
+    ),
+    Fault(
+        "a model of the first version",
+        "evaluate",
+        json_with(CONFIG, "format_version", 2),
+        f"{CONFIG}: format_version: found 2; legal: 3",
     ),
     Fault(
         "the model without a key",
@@ -369,7 +381,7 @@ FAULTS = [
         tensors(HEADS, renamed(GAIN, "film.gain")),
         f"{HEADS}: tensor film.gain is unknown; the file was made for other sizes",
     ),
-    Fault("heads: of another size", "evaluate", wider_heads, f"{HEADS}: tensor residuals.… has shape …, expected …"),
+    Fault("heads: of another size", "evaluate", wider_heads, f"{HEADS}: tensor path.… has shape …, expected …"),
     Fault(
         "heads: NaN",
         "evaluate",

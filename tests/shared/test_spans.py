@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sigma.shared.spans import corrections, executed_plan, split
+from sigma.shared.spans import executed_plan, residuals, split
 
 B, T, C, D = 3, 6, 4, 2
 
@@ -21,12 +21,11 @@ def test_a_plan_is_its_spans_put_together_again(make, chunk):
 
 
 @pytest.mark.parametrize("make", [np.asarray, torch.from_numpy])
-def test_a_correction_leads_from_the_frozen_base_to_adapted_plus_residual(make):
-    arrays = np.random.default_rng(0).normal(size=(3, B, T, D)).astype(np.float32)
-    base, adapted, residual = (make(array) for array in arrays)
-    found = corrections(base, split(residual, C), adapted)
+def test_a_residual_leads_from_the_bases_action_to_sigmas_on_every_span(make):
+    arrays = np.random.default_rng(0).normal(size=(2, B, T, D)).astype(np.float32)
+    base, action = (make(array) for array in arrays)
+    found = residuals(base, action, C)
     for span, steps in split(base, C).items():
         reached = steps + found[span]
-        np.testing.assert_allclose(reached, (adapted + residual)[:, : steps.shape[1]], rtol=1e-5, atol=1e-6)
-    unchanged = corrections(base, split(residual, C), base)
-    assert all((unchanged[span] == steps).all() for span, steps in split(residual, C).items())
+        np.testing.assert_allclose(reached, action[:, : steps.shape[1]], rtol=1e-5, atol=1e-6)
+    assert not any(residual.any() for residual in residuals(base, base, C).values())

@@ -8,7 +8,6 @@ from sigma.policy.model.model_folder import weights_dtype
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json, write_json
 from sigma.training.augmentation import Augmentation
-from sigma.training.batches import motion_rms
 from tests.bases import STATISTICS
 from tests.datasets import joint_positions
 from tests.worlds import World
@@ -62,8 +61,9 @@ def test_cached_image_tokens_are_those_of_a_fresh_pass(prepared):
     cached, fresh = prepared.material(), prepared.material()
     rows = np.array([3, 0, 41, 17])
     cached.cache_vision(rows, 4)
-    assert sorted(cached.vision) == [(frame, 0) for frame in sorted(cached.shards.window_frames[rows, -1])]
-    torch.testing.assert_close(cached.observation(rows).vision, fresh.observation(rows).vision, rtol=1e-4, atol=1e-5)
+    assert sorted(cached.vision) == [(frame, 0) for frame in sorted(cached.shards.window_frame[rows])]
+    seen, plain = (batches.observation(rows)[0].vision for batches in (cached, fresh))
+    torch.testing.assert_close(seen, plain, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -72,30 +72,30 @@ def test_views_are_cached_for_train_windows_alone_and_are_those_of_a_fresh_pass(
     cached.views = fresh.views = Augmentation(count=2, shift=1, light=0.1)
     train, validation = (np.flatnonzero(cached.split == name)[:3] for name in ("train", "validation"))
     cached.cache_vision(np.concatenate([train, validation]), 4)
-    now = cached.shards.window_frames[:, -1]
+    now = cached.shards.window_frame
     assert set(cached.vision) == {(frame, n) for frame in now[train] for n in range(3)} | {
         (f, 0) for f in now[validation]
     }
     numbers = np.array([2, 0, 1])
-    seen = cached.observation(train, numbers=numbers).vision
-    torch.testing.assert_close(seen, fresh.observation(train, numbers=numbers).vision, rtol=1e-4, atol=1e-5)
-    plain = fresh.observation(train).vision
+    seen = cached.observation(train, numbers=numbers)[0].vision
+    torch.testing.assert_close(seen, fresh.observation(train, numbers=numbers)[0].vision, rtol=1e-4, atol=1e-5)
+    plain = fresh.observation(train)[0].vision
     torch.testing.assert_close(seen[1], plain[1], rtol=1e-4, atol=1e-5)
     assert all((seen[row] - plain[row]).abs().max() > 1e-2 for row in (0, 2))
 
 
 def test_state_noise_is_in_normalised_units_and_reaches_prompt_and_state(prepared):
     material, rows = prepared.material(), np.arange(4)
-    plain = material.observation(rows)
-    moved = material.observation(rows, np.full((4, 6), 0.25))
+    plain, past = material.observation(rows)
+    moved, same = material.observation(rows, np.full((4, 6), 0.25))
     torch.testing.assert_close(moved.state, plain.state + 0.25, rtol=0, atol=1e-5)
     assert not torch.equal(moved.tokens, plain.tokens)
+    assert all(torch.equal(getattr(same, name), value) for name, value in vars(past).items()), "the past is as it was"
 
 
 def test_state_noise_moves_the_trace_with_the_state_so_that_the_motion_stays(prepared):
     material, rows = prepared.material(), np.flatnonzero(prepared.shards.window_step > 0)[:4]
-    plain = material.observation(rows)
-    moved = material.observation(rows, np.full((4, 6), 0.25))
+    (plain, _), (moved, _) = material.observation(rows), material.observation(rows, np.full((4, 6), 0.25))
     assert plain.motion.any()
     torch.testing.assert_close(moved.motion, plain.motion, rtol=0, atol=1e-5)
 
@@ -115,21 +115,39 @@ def test_windows_have_the_motion_of_the_control_steps_before_them(prepared):
     rows = np.arange(len(prepared.shards.window_step))
     motion = recorded_motion(prepared, rows)
     assert not motion[prepared.shards.window_step == 0].any()
-    np.testing.assert_allclose(prepared.material().observation(rows).motion.numpy(), motion, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(prepared.material().observation(rows)[0].motion.numpy(), motion, rtol=0, atol=1e-5)
 
 
-def test_motion_is_measured_by_joint_over_windows_and_steps(prepared):
-    material = prepared.material()
-    for rows in (np.flatnonzero(material.split == "train"), np.array([2, 9])):
-        expected = np.sqrt((recorded_motion(prepared, rows) ** 2).mean(axis=(0, 1)))
-        found = motion_rms(material, rows)
-        assert found.dtype == torch.float32 and (expected > 0.01).all()
-        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
-    shards = material.shards
-    # A joint that stood still must not blow up what little noise it has.
-    shards.frame_trace[:, :, 2] = shards.frame_state[:, None, 2]
-    assert motion_rms(material, rows)[2].item() == pytest.approx(0.01)
-    np.testing.assert_array_equal(motion_rms(material, rows)[[0, 1, 3, 4, 5]], found[[0, 1, 3, 4, 5]])
+def test_memory_reads_the_frames_on_its_stride_before_each_decision(prepared):
+    batches, quantiles = prepared.material(), STATISTICS["observation.state"]
+    shards = batches.shards
+    windows = np.array([30, 3, 7, 1, 4, 41])
+    past = batches.past(windows)
+    assert past.views.shape[:2] == past.states.shape[:2] == past.text.shape[:2]
+    assert len(past.views) == len(set(shards.window_episode[windows])), "windows of one episode share a row"
+    for place, window in enumerate(windows):
+        episode, step = shards.window_episode[window], shards.window_step[window]
+        expected = range(0, step, 4)
+        row, reads = past.episode[place], int(past.reads[place])
+        assert reads == len(expected)
+        for read, earlier in enumerate(expected):
+            (frame,) = np.flatnonzero((shards.frame_episode == episode) & (shards.frame_step == earlier))
+            with torch.no_grad():
+                vision = batches.builder.encode_images(shards.images(np.array([frame])))[0]
+            for camera in range(2):
+                mean, maximum = vision[camera].mean(0), vision[camera].max(0).values
+                torch.testing.assert_close(past.views[row, read, camera], mean, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(past.views[row, read, 2 + camera], maximum, rtol=1e-4, atol=1e-5)
+            state = joint_positions(int(episode), earlier).astype(np.float64)
+            normalised = 2 * (state - quantiles.q01) / (quantiles.q99.astype(np.float64) - quantiles.q01) - 1
+            np.testing.assert_allclose(past.states[row, read].numpy(), normalised, rtol=0, atol=1e-5)
+            assert torch.equal(past.text[row, read], batches.text[shards.window_task[window]])
+
+
+def test_an_episodes_first_decisions_have_no_past(prepared):
+    batches = prepared.material()
+    past = batches.past(np.flatnonzero(batches.shards.window_step == 0)[:3])
+    assert past.views.shape[1] == 0 and past.reads.tolist() == [0, 0, 0]
 
 
 def test_excluded_joints_are_not_scored(own):

@@ -102,7 +102,7 @@ def test_one_step_is_adamw_on_clipped_gradients(scratch):
     ours, plan = phase(steps=1, warmup=0.0, select="last", average=0.0, validate_every=1), schedule()
     objective = Regression(plan.batch)
     other = torch.optim.AdamW(objective.model.parameters(), lr=0.1, weight_decay=plan.weight_decay)
-    ours.run(scratch, {}, 4)
+    ours.run(scratch, 4)
     from sigma.shared.seeding import seed_from
 
     torch.manual_seed(seed_from(0, "dropout", "toy", 0) % 2**63)
@@ -121,17 +121,17 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(scratch, tmp
     # Rates this large overshoot, so that the best weights are early ones, which the state must hold.
     whole, first, second = (phase(select=select) for _ in range(3))
     whole.rates = first.rates = second.rates = [0.3]
-    expected = whole.run(Scratch(other), {}, 4)
+    expected = whole.run(Scratch(other), 4)
     assert select == "last" or expected.selected == 3
     first.objective.fail_at = stop
     with pytest.raises(KeyboardInterrupt):
-        first.run(scratch, {"kept": 1}, 4)
+        first.run(scratch, 4)
     saved = scratch.load()
     assert (saved is None) == (stop < 2)
     if saved:
-        assert saved["kept"] == 1 and saved["phase"] == "toy" and saved["state"]["step"] == stop // 2 * 2
-        second.load_state(saved["state"])
-    found = second.run(scratch, {}, 4)
+        assert saved["step"] == stop // 2 * 2
+        second.load_state(saved)
+    found = second.run(scratch, 4)
     assert found == expected
     assert all(map(torch.equal, weights(second), weights(whole)))
 
@@ -140,7 +140,7 @@ def test_the_best_average_is_kept_or_the_last(scratch):
     best, last = phase(select="best", steps=12), phase(select="last", steps=12)
     # Rates this large overshoot, so that the best is not the last.
     best.rates = last.rates = [3.0]
-    found, ended = best.run(scratch, {}, 4), last.run(scratch, {}, 4)
+    found, ended = best.run(scratch, 4), last.run(scratch, 4)
     values = {int(point["step"]): point["value"] for point in found.curve.validation}
     assert list(values) == [3, 6, 9, 12]
     assert (found.validation, found.selected) == min((value, step) for step, value in values.items())
@@ -163,7 +163,7 @@ def test_what_is_kept_is_an_average_whose_memory_grows(scratch):
         return value
 
     one._optimize = followed
-    one.run(scratch, {}, 4)
+    one.run(scratch, 4)
     assert decays == sorted(decays) and decays[0] == pytest.approx(0.1)
     for found, expected in zip(weights(one), averages, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
@@ -171,8 +171,8 @@ def test_what_is_kept_is_an_average_whose_memory_grows(scratch):
 
 def test_validation_leaves_the_live_weights_in_place(scratch):
     often, seldom = phase(validate_every=1, select="last"), phase(validate_every=10, select="last")
-    often.run(scratch, {}, 4)
-    seldom.run(scratch, {}, 4)
+    often.run(scratch, 4)
+    seldom.run(scratch, 4)
     assert all(map(torch.equal, weights(often), weights(seldom)))
 
 
@@ -184,7 +184,7 @@ def test_micro_batches_add_up_to_the_large_batch(scratch):
             {},
         )
         one.objective.after_step = lambda: None
-        one.run(scratch, {}, 4)
+        one.run(scratch, 4)
     for found, expected in zip(weights(parts), weights(whole), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert parts.curve.train[0]["loss"] == pytest.approx(whole.curve.train[0]["loss"], rel=1e-5)
@@ -194,18 +194,18 @@ def test_a_loss_that_is_not_finite_ends_in_one_clear_line(scratch):
     one = phase()
     one.objective.broken = True
     with pytest.raises(SigmaError, match=r"toy: the loss is not finite at step 0; lower train\.learning_rate"):
-        one.run(scratch, {}, 4)
+        one.run(scratch, 4)
     other = phase()
     other.objective.validate = lambda batch: math.nan
     with pytest.raises(SigmaError, match="validation error is not finite at step 3"):
-        other.run(scratch, {}, 4)
+        other.run(scratch, 4)
 
 
 @pytest.mark.parametrize("blind", [False, True])
 def test_every_part_but_the_first_is_read_ahead_while_the_one_before_is_computed(scratch, blind):
     one = phase(batch=2, accumulation=3, steps=4)
     one.objective.blind = blind
-    one.run(scratch, {}, 4)
+    one.run(scratch, 4)
     taken = one.objective.taken
     assert [(step, start) for step, start, _ in taken] == [(step, start) for step in range(4) for start in (0, 2, 4)]
     expected = taken[1:] if not blind else [part for part in taken if part[1]]
@@ -214,7 +214,7 @@ def test_every_part_but_the_first_is_read_ahead_while_the_one_before_is_computed
 
 def test_throughput_and_memory_are_noted_at_every_validation_and_never_compared(scratch, tmp_path):
     (tmp_path / "other").mkdir()
-    results = [phase().run(place, {}, 4) for place in (scratch, Scratch(tmp_path / "other"))]
+    results = [phase().run(place, 4) for place in (scratch, Scratch(tmp_path / "other"))]
     assert results[0] == results[1]
     for result in results:
         assert [point["step"] for point in result.speed] == [3, 6, 9, 10]

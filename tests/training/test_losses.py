@@ -5,72 +5,95 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy.special import logsumexp
 
 from sigma.parameters.training import LossParameters
 from sigma.policy.model.telepathy import TelepathyState
-from sigma.shared.spans import split
 from sigma.training import losses
 from sigma.training.losses import (
     HardWindows,
+    NoiseLevels,
     Term,
     TermInputs,
     curriculum,
     intent_telepathy_loss,
     memory_text_loss,
-    residual_errors,
+    plan_error,
     tau_norm_loss,
     weighted_terms,
 )
 
-BATCH, HORIZON, CHUNK, JOINTS = 5, 8, 4, 6
+BATCH, HORIZON, JOINTS = 5, 8, 6
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture
-def regression():
-    residuals = split(random(BATCH, HORIZON, JOINTS), CHUNK) | {"chunk": random(BATCH, CHUNK, JOINTS, seed=1)}
+def test_an_error_is_the_mean_square_over_valid_steps_and_scored_joints():
+    plan, action = random(BATCH, HORIZON, JOINTS), random(BATCH, HORIZON, JOINTS, seed=3)
     valid = torch.ones(BATCH, HORIZON, dtype=torch.bool)
-    valid[1, 5:], valid[2, 1:] = False, False
+    valid[1, 5:], valid[2, 1:], valid[3] = False, False, False
     joints = torch.tensor([True, True, False, True, True, True])
-    return residuals, random(BATCH, HORIZON, JOINTS, seed=3), valid, joints
+    errors = plan_error(plan, action, valid, joints)
+    for row in range(BATCH):
+        squares = [
+            (plan[row, step, joint] - action[row, step, joint]).item() ** 2
+            for step in range(HORIZON)
+            for joint in range(JOINTS)
+            if valid[row, step] and joints[joint]
+        ]
+        # A window without any valid step costs nothing.
+        assert errors[row].item() == pytest.approx(np.mean(squares or [0.0]), rel=1e-5)
+    junk = torch.where(valid[..., None] & joints, plan, 1e9)
+    assert torch.equal(plan_error(junk, action, valid, joints), errors)
 
 
-def test_errors_are_the_mean_square_over_valid_steps_and_scored_joints(regression):
-    residuals, target, valid, joints = regression
-    errors = residual_errors(residuals, target, valid, joints)
-    for name, steps in (("vector", 1), ("chunk", CHUNK), ("trajectory", HORIZON)):
-        for row in range(BATCH):
-            squares = [
-                (residuals[name][row, step, joint] - target[row, step, joint]).item() ** 2
-                for step in range(steps)
-                for joint in range(JOINTS)
-                if valid[row, step] and joints[joint]
-            ]
-            assert errors[name][row].item() == pytest.approx(np.mean(squares), rel=1e-5)
+TIMES = hnp.arrays(np.float64, (12, 3), elements=st.floats(0.001, 1.0))
+LOSSES = hnp.arrays(np.float64, (12, 3), elements=st.floats(1e-3, 1e3))
+SCALES = hnp.arrays(np.float64, (NoiseLevels.BINS,), elements=st.floats(1e-4, 1e4))
 
 
-def test_padding_and_excluded_joints_have_neither_value_nor_gradient(regression):
-    residuals, target, valid, joints = regression
-    parts = {name: value.clone().requires_grad_(True) for name, value in residuals.items()}
-    errors = residual_errors(parts, target, valid, joints)
-    sum(value.sum() for value in errors.values()).backward()
-    counted = valid[..., None] & joints
-    for value in parts.values():
-        used = counted[:, : value.shape[1]]
-        assert not value.grad[~used].any() and value.grad[used].all()
-    junk = torch.where(counted, target, torch.full_like(target, 1e9))
-    for name, value in residual_errors(residuals, junk, valid, joints).items():
-        assert torch.equal(value, errors[name].detach())
+def bin_of(time: float) -> int:
+    """Ten bins of a tenth each; the last one holds its end too."""
+    return min(int(time * 10), 9)
 
 
-def test_a_window_without_any_valid_step_costs_nothing(regression):
-    residuals, target, valid, joints = regression
-    valid[0] = False
-    assert residual_errors(residuals, target, valid, joints)["trajectory"][0] == 0
+@settings(deadline=None)
+@given(TIMES, LOSSES, st.floats(0, 0.99))
+def test_noise_levels_are_moving_averages_by_time(times, values, decay):
+    levels, means = NoiseLevels(decay), {}
+    for part in (slice(0, 5), slice(5, 6), slice(6, 12)):
+        levels.update(values[part], times[part])
+        fresh = {}
+        for time, value in zip(times[part].ravel(), values[part].ravel(), strict=True):
+            fresh.setdefault(bin_of(time), []).append(value)
+        for number, seen in fresh.items():
+            mean = float(np.mean(seen))
+            means[number] = decay * means[number] + (1 - decay) * mean if number in means else mean
+    np.testing.assert_allclose(levels.means, [means.get(number, np.nan) for number in range(10)], rtol=1e-9)
+
+
+@settings(deadline=None)
+@given(TIMES, LOSSES, SCALES, st.floats(0, 0.99))
+def test_the_noise_level_is_divided_out(times, values, scales, decay):
+    """Whatever a time costs more than another, a window's relative error stays what it was."""
+    plain, scaled = NoiseLevels(decay), NoiseLevels(decay)
+    harder = values * scales[np.vectorize(bin_of)(times)]
+    for part in (slice(0, 4), slice(4, 12)):
+        plain.update(values[part], times[part])
+        scaled.update(harder[part], times[part])
+    np.testing.assert_allclose(scaled.relative(harder, times), plain.relative(values, times), rtol=1e-9)
+
+
+def test_a_relative_error_is_a_mean_over_draws_of_ratios_and_one_where_no_draw_has_fallen_yet():
+    levels = NoiseLevels(0.5)
+    levels.update(np.array([[2.0, 8.0]]), np.array([[0.05, 0.95]]))
+    found = levels.relative(np.array([[4.0, 4.0], [1.0, 77.0]]), np.array([[0.01, 0.99], [0.05, 0.5]]))
+    assert found.tolist() == [(4 / 2 + 4 / 8) / 2, (1 / 2 + 1) / 2]
 
 
 def table(windows: int = 20, top_k: float = 0.25, focus: float = 0.4, decay: float = 0.8) -> HardWindows:
@@ -186,18 +209,20 @@ def test_the_norm_costs_nothing_within_the_band_and_its_relative_square_outside(
 
 def test_the_terms_are_weighted_ramped_and_reported():
     width = {"semantic": random(BATCH, 24), "memory": random(BATCH, 3), "intent": random(BATCH, 3)}
-    factors = {name: random(BATCH, 3, 4) for name in ("factors", "intent_view", "anticipated")}
+    factors = {name: random(BATCH, 3, 4, seed=seed) for seed, name in enumerate(("factors", "intent_view"))}
     telepathy = TelepathyState(**width, **factors, alignment=random(BATCH))
-    text, bank = random(BATCH, 24, seed=2), random(6, 24, seed=3)
+    text, bank, forgetting = random(BATCH, 24, seed=2), random(6, 24, seed=3), random(BATCH, seed=4).square()
     tsac = dict(memory_text=0.3, intent_telepathy=0.5, start=0.0, end=1.0, temperature=0.1, bank=["lift the cube"])
-    traf = dict(top_k=0.25, focus=0.4, decay=0.8, draw=False)
-    loss = LossParameters(vec=1.0, chk=1.0, trj=1.0, tau=0.7, tau_band=0.1, flow=0.0, traf=traf, tsac=tsac)
+    traf = dict(top_k=0.25, focus=0.4, decay=0.8)
+    loss = LossParameters(vec=0.0, chk=0.0, trj=1.0, recall=0.9, tau=0.7, tau_band=0.1, traf=traf, tsac=tsac)
     for ramp in (0.0, 0.4, 1.0):
-        total, terms = weighted_terms(TermInputs(telepathy, text, bank, 1.0, loss), ramp)
-        expected = ramp * (0.3 * terms["memory_text"] + 0.5 * terms["intent_telepathy"]) + 0.7 * terms["tau"]
-        assert total.item() == expected.item()
+        total, terms = weighted_terms(TermInputs(telepathy, forgetting, text, bank, 1.0, loss), ramp)
+        expected = ramp * (0.3 * terms["memory_text"] + 0.5 * terms["intent_telepathy"])
+        expected = expected + 0.9 * terms["recall"] + 0.7 * terms["tau"]
+        assert total.item() == pytest.approx(expected.item(), rel=1e-6)
     assert terms["memory_text"] == memory_text_loss(telepathy.semantic, text, bank, 0.1)
     assert terms["intent_telepathy"] == intent_telepathy_loss(telepathy.intent_view, telepathy.factors)
+    assert terms["recall"] == forgetting.mean()
     assert terms["tau"] == tau_norm_loss(telepathy.factors, 1.0, 0.1) and terms["tau"] > 0
 
 

@@ -33,15 +33,6 @@ def test_accumulation_cuts_the_same_stream():
         )
 
 
-def test_weighted_drawing_follows_the_weights():
-    sampler, weights = WindowSampler(4, 1000, seed=0), np.array([0.0, 1.0, 1.0, 2.0])
-    counts = np.bincount(sampler.rows(0, weights), minlength=4)
-    assert counts[0] == 0
-    np.testing.assert_allclose(counts[1:] / 1000, [0.25, 0.25, 0.5], atol=0.06)
-    np.testing.assert_array_equal(sampler.rows(0, weights), sampler.rows(0, weights))
-    assert (sampler.rows(0, weights) != sampler.rows(1, weights)).any()
-
-
 def test_no_window_is_refused():
     with pytest.raises(ValueError, match="no windows"):
         WindowSampler(0, 4, seed=0)

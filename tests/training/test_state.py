@@ -1,6 +1,5 @@
 """The state of a training: found by its inputs alone, held by one run, read or refused."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 import torch
 
 from sigma.shared.errors import SigmaError
-from sigma.training import state as checkpoint
 from sigma.training.state import Scratch, scratch_root
 
 KEY = "0123456789abcdef" * 4
@@ -59,59 +57,6 @@ def test_a_state_that_cannot_be_read_is_one_clear_line_and_never_a_silent_restar
         assert str(scratch.file) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def kept(key: str) -> dict | None:
-    with Scratch.open(KEY) as scratch:
-        return scratch.kept(key)
-
-
-def test_a_finished_phase_is_found_by_every_training_and_survives_the_state(place):
-    phase = {"adapter": {"a": torch.arange(4.0)}, "flow_curve": [[{"step": 1.0, "loss": 0.5}], []], "flow_trained": 4}
-    with Scratch.open(KEY) as scratch:
-        assert scratch.kept("a" * 64) is None
-        scratch.save({"step": 1})
-        scratch.keep("a" * 64, phase)
-        scratch.clear()
-        assert scratch.load() is None
-    with Scratch.open("f" + KEY[1:]) as other:
-        found = other.kept("a" * 64)
-        assert other.kept("b" * 64) is None and other.load() is None
-    assert torch.equal(found.pop("adapter")["a"], torch.arange(4.0))
-    assert found == {name: value for name, value in phase.items() if name != "adapter"}
-    with Scratch.open(KEY) as scratch:
-        scratch.keep("a" * 64, {"flow_trained": 5})
-    assert kept("a" * 64) == {"flow_trained": 5}
-
-
-def test_of_more_finished_phases_than_are_kept_the_oldest_go(place, monkeypatch):
-    assert checkpoint.KEPT >= 16, "an ablation's trainings at every seed and rate"
-    monkeypatch.setattr(checkpoint, "KEPT", 3)
-    keys = [letter * 64 for letter in "dacb"]
-    for age, key in enumerate(keys[:3]):
-        with Scratch.open(KEY) as scratch:
-            scratch.keep(key, {"age": age})
-        (file,) = (place / "phases").glob(f"{key[:32]}*")
-        os.utime(file, (1000 + age, 1000 + age))
-    assert [kept(key) for key in keys[:3]] == [{"age": 0}, {"age": 1}, {"age": 2}]
-    with Scratch.open(KEY) as scratch:
-        scratch.keep(keys[3], {"age": 3})
-    assert [kept(key) for key in keys] == [None, {"age": 1}, {"age": 2}, {"age": 3}]
-    assert len(list((place / "phases").iterdir())) == 3
-
-
-@pytest.mark.parametrize("content", [b"", b"not a phase", None])
-def test_a_finished_phase_that_cannot_be_read_is_discarded_with_one_line(place, capsys, content):
-    with Scratch.open(KEY) as scratch:
-        scratch.keep("a" * 64, {"weights": torch.zeros(1000)})
-        (file,) = (place / "phases").iterdir()
-        whole = file.read_bytes()
-        file.write_bytes(whole[: len(whole) // 2] if content is None else content)
-        assert scratch.kept("a" * 64) is None and not file.exists()
-        printed = capsys.readouterr().err
-        assert printed.count("\n") == 1 and str(file) in printed and "discarded and made anew" in printed
-        scratch.keep("a" * 64, {"flow_trained": 5})
-        assert scratch.kept("a" * 64) == {"flow_trained": 5} and not capsys.readouterr().err
-
-
 def same(one: dict, other: dict) -> bool:
     tensors = torch.equal(one.pop("weights"), other.pop("weights"))
     return tensors and one == other
@@ -142,8 +87,6 @@ def test_a_payload_in_a_state_never_runs(tmp_path):
         scratch.save({"a": Payload(tmp_path / "ran")})
         with pytest.raises(SigmaError, match="not readable"):
             scratch.load()
-        scratch.keep("a" * 64, {"a": Payload(tmp_path / "ran")})
-        assert scratch.kept("a" * 64) is None
     assert not (tmp_path / "ran").exists()
 
 

@@ -102,12 +102,11 @@ class SigmaController:
     @torch.no_grad()
     def _carried(self, observation: Observation, indices: list[int]) -> Memory:
         begin = self.vla.model.heads.path.start(observation.text)
-        memory, intent = begin.memory.clone(), begin.intent.clone()
+        rows = []
         for row, index in enumerate(indices):
             carried = self.episodes[index].carried
-            if carried is not None and self.memory:
-                memory[row], intent[row] = carried.memory[0], carried.intent[0]
-        return Memory(memory, intent)
+            rows.append(begin.rows(torch.tensor([row])) if carried is None or not self.memory else carried)
+        return Memory(*(torch.cat(parts) for parts in zip(*(vars(row).values() for row in rows), strict=True)))
 
     @torch.no_grad()
     def _remember(self, observation: Observation, carried: Memory, indices: list[int]) -> None:

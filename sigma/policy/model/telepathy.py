@@ -28,10 +28,11 @@ class Memory:
 
     memory: Tensor  # (B, w) m
     intent: Tensor  # (B, w) z
+    views: Tensor  # (B, 2V, d) pooled image tokens of the last read, what the next one is compared with
 
     def rows(self, chosen: Tensor) -> "Memory":
         """The memory of some of the episodes."""
-        return Memory(self.memory[chosen], self.intent[chosen])
+        return Memory(self.memory[chosen], self.intent[chosen], self.views[chosen])
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,13 @@ class StandardisedInput(nn.Module):
         self.centre.copy_(samples.mean(0))
         self.spread.copy_(spread.clamp_min(0.1 * spread.square().mean().sqrt()).clamp_min(1e-6))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def standardise(self, features: Tensor) -> Tensor:
+        """Features (..., *shape) as flat vectors (..., n), at most :data:`_CLIP` from their centre."""
         standard = ((features.float() - self.centre) / self.spread).clamp(-_CLIP, _CLIP)
-        return self.project(standard.flatten(-self.centre.ndim))
+        return standard.flatten(-self.centre.ndim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.project(self.standardise(features))
 
 
 def normalise_factors(factors: Tensor) -> Tensor:
@@ -103,8 +108,11 @@ class TelepathyPath(nn.Module):
     Memory reads the frozen vision tower's pooled tokens u and the joint state s every ``memory_stride`` control steps
     from the episode's first one on, and e is the mean frozen embedding of the instruction::
 
-        m_k = GRU_m(E_u u_k + E_s s_k, m_{k−1})          m_0 = W_m N(e)
-        z_k = GRU_z(W_z [m_k; N(e)], z_{k−1})            z_0 = W_i N(e)
+        m_k = GRU_m(E_u u_k + E_c (u_k − u_{k−1}) + E_s s_k, m_{k−1})          m_0 = W_m N(e)
+        z_k = GRU_z(W_z [m_k; N(e)], z_{k−1})                                  z_0 = W_i N(e)
+
+    What changed between two reads is told beside what is there: in one picture an event is a small part of the scene,
+    and training would sooner learn the scenes by heart than find it.
 
     At a decision the reads before it are known, and of the present what is known before the adapted pass: the vision
     tower's tokens, or the frozen base's pass as ``sizes.present`` says, the state, and the motion that led to it::
@@ -121,6 +129,7 @@ class TelepathyPath(nn.Module):
         inner, flat = sizes.inner, sizes.factors * sizes.factor_dim
         self.text_norm = nn.LayerNorm(sizes.width, elementwise_affine=False)
         self.views = StandardisedInput((2 * sizes.views, sizes.width), inner)
+        self.changes = StandardisedInput((2 * sizes.views, sizes.width), inner)
         self.state = nn.Linear(sizes.state_dim, inner)
         self.memory_start = nn.Linear(sizes.width, inner)
         self.memory_cell = nn.GRU(inner, inner, batch_first=True)
@@ -135,6 +144,7 @@ class TelepathyPath(nn.Module):
         self.present_state = nn.Linear(sizes.state_dim, inner)
         self.motion = StandardisedInput((sizes.trace, sizes.state_dim), inner) if sizes.trace else None
         self.factor_network = nn.Sequential(nn.Linear(3 * inner, 2 * inner), nn.GELU(), nn.Linear(2 * inner, flat))
+        self.beginning = nn.Linear(inner, 2 * sizes.views * sizes.width)
         self.semantic_head = nn.Linear(inner, sizes.width)
         self.intent_view = nn.Linear(inner, flat)
         if sizes.factor_source == "constant":
@@ -143,11 +153,14 @@ class TelepathyPath(nn.Module):
     def start(self, text: Tensor) -> Memory:
         """Memory and intent before the first read, from the instructions' embeddings (B, d)."""
         normed = self.text_norm(text.float())
-        return Memory(self.memory_start(normed).tanh(), self.intent_start(normed).tanh())
+        # What the first read is compared with: an ordinary picture.
+        views = self.views.centre.expand(len(text), -1, -1)
+        return Memory(self.memory_start(normed).tanh(), self.intent_start(normed).tanh(), views)
 
     def _unroll(self, begin: Memory, views: Tensor, states: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Memory and intent (E, R, w) after each of R reads."""
-        seen = self.views(views) + self.state(states.float())
+        before = torch.cat([begin.views[:, None], views[:, :-1]], dim=1)
+        seen = self.views(views) + self.changes(views - before) + self.state(states.float())
         memory, _ = self.memory_cell(seen, begin.memory[None].contiguous())
         heard = self.intent_input(torch.cat([memory, self.text_norm(text.float())], dim=-1))
         intent, _ = self.intent_cell(heard, begin.intent[None].contiguous())
@@ -159,7 +172,7 @@ class TelepathyPath(nn.Module):
             return self.start(observation.text)
         views = pool_views(observation.vision)
         memory, intent = self._unroll(carried, views[:, None], observation.state[:, None], observation.text[:, None])
-        return Memory(memory[:, 0], intent[:, 0])
+        return Memory(memory[:, 0], intent[:, 0], views)
 
     def recall(self, past: Past, text: Tensor) -> Memory:
         """Memory and intent of B decisions, by one unroll over each episode of ``past``; ``text`` (B, d)."""
@@ -167,11 +180,22 @@ class TelepathyPath(nn.Module):
             return self.start(text)
         begin = self.start(past.text[:, 0])
         after = self._unroll(begin, past.views, past.states, past.text)
-        memory, intent = (
+        memory, intent, views = (
             torch.cat([first[:, None], rest], dim=1)[past.episode, past.reads]
-            for first, rest in zip((begin.memory, begin.intent), after, strict=True)
+            for first, rest in zip(vars(begin).values(), (*after, past.views), strict=True)
         )
-        return Memory(memory, intent)
+        return Memory(memory, intent, views)
+
+    def forgetting(self, memory: Tensor, past: Past) -> Tensor:
+        """(B,) how far m (B, w) is from telling what the episode's first read showed; 0 before that read.
+
+        Mean squared error of a linear map to the first read's standardised views: training alone would rather learn
+        fifty scenes by heart than keep for seconds what only some decisions need.
+        """
+        if past.views.shape[1] == 0:
+            return memory.new_zeros(len(memory))
+        first = self.views.standardise(past.views[:, 0])[past.episode]
+        return (past.reads > 0) * (self.beginning(memory) - first).square().mean(-1)
 
     def forward(self, observation: Observation, carried: Memory) -> TelepathyState:
         """Factors, semantic factors and alignment of B decisions.

@@ -7,26 +7,23 @@ from sigma.data.windows.cutting import (
     action_norm,
     decision_steps,
     filter_reasons,
-    history_steps,
     is_strided,
+    memory_steps,
     motion,
     targets,
     trace_states,
 )
 
 
-def protocol(
-    horizon=16, chunk_size=16, history=4, history_stride=8, train_stride=4, eval_stride=16, trace=8
-) -> Protocol:
-    return Protocol(horizon, chunk_size, history, history_stride, train_stride, eval_stride, trace)
+def protocol(horizon=16, chunk_size=16, memory_stride=8, train_stride=4, eval_stride=16, trace=8) -> Protocol:
+    return Protocol(horizon, chunk_size, memory_stride, train_stride, eval_stride, trace)
 
 
 protocols = st.builds(
     protocol,
     horizon=st.integers(1, 20),
     chunk_size=st.integers(1, 30),
-    history=st.integers(1, 6),
-    history_stride=st.integers(1, 9),
+    memory_stride=st.integers(1, 9),
     train_stride=st.integers(1, 20),
     eval_stride=st.integers(1, 40),
     trace=st.integers(0, 12),
@@ -51,16 +48,11 @@ def test_windows_never_cross_an_episode(length, cut, split):
         assert valid[:, 0].all()
 
 
-@given(st.integers(1, 100), protocols, splits)
-def test_nothing_later_than_the_decision_is_observed(length, cut, split):
-    steps = decision_steps(length, cut, split)
-    observed = history_steps(steps, cut)
-    assert observed.shape == (len(steps), cut.history)
-    assert (observed <= steps[:, None]).all()
-    np.testing.assert_array_equal(observed[:, -1], steps)
-    for row, step in zip(observed, steps, strict=True):
-        back = [step - k * cut.history_stride for k in range(cut.history)][::-1]
-        assert list(row) == [past if past >= 0 else -1 for past in back]
+@given(st.integers(0, 100), st.integers(1, 40))
+def test_memory_reads_an_episode_on_its_stride_from_the_first_step_on_and_stops_before_the_decision(step, stride):
+    found = memory_steps(step, stride)
+    assert found.dtype == np.int64
+    assert found.tolist() == [earlier for earlier in range(step) if earlier % stride == 0]
 
 
 def by_loop(state: np.ndarray, steps: np.ndarray, trace: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.resize import to_resolution
 from tests.datasets import CAMERAS, JOINTS, camera_image, joint_positions, write_dataset
 
-PROTOCOL = Protocol(horizon=16, chunk_size=20, history=4, history_stride=8, train_stride=4, eval_stride=16, trace=6)
+PROTOCOL = Protocol(horizon=16, chunk_size=20, memory_stride=8, train_stride=4, eval_stride=16, trace=6)
 SPLITS = {"train": [0, 2, 3, 5], "validation": [1, 6], "test": [4, 7]}
 VIEW = StoredCameras((CAMERAS[1], CAMERAS[0]), 32)
 KEEP_ALL = Filter(0.0, 0.0)
@@ -39,7 +39,7 @@ def pack(folder, dataset, limits=KEEP_ALL, budget=2**18, workers=ONE, view=VIEW,
     statistics = train_statistics(dataset, SPLITS["train"])
     windows = candidate_windows(dataset, SPLITS, protocol, limits, statistics)
     meta = {
-        **{name: getattr(protocol, name) for name in ("horizon", "chunk_size", "history", "history_stride", "trace")},
+        **{name: getattr(protocol, name) for name in ("horizon", "chunk_size", "memory_stride", "trace")},
         "chunk": protocol.horizon,
         "fps": dataset.fps,
         "cameras": list(view.cameras),
@@ -72,24 +72,35 @@ def test_shards_keep_the_order_and_the_budget(sizes, budget):
     assert len(groups) <= -(-sum(sizes) // budget)
 
 
-def test_a_frame_that_several_windows_see_is_stored_once(packed):
+def test_a_frame_is_stored_once_whether_a_decision_or_memory_sees_it(packed):
     shards, _ = packed
-    frames = list(zip(shards.frame_episode, shards.frame_step, strict=True))
+    frames = list(zip(shards.frame_episode.tolist(), shards.frame_step.tolist(), strict=True))
     assert len(set(frames)) == len(frames)
-    seen = shards.window_frames[shards.window_frames >= 0]
-    assert set(seen) == set(range(len(frames)))
-    assert len(seen) > 2 * len(frames)
+    decisions = set(zip(shards.window_episode.tolist(), shards.window_step.tolist(), strict=True))
+    last = {episode: max(step for one, step in decisions if one == episode) for episode, _ in decisions}
+    read = {(episode, step) for episode, end in last.items() for step in range(0, end, 8)}
+    assert set(frames) == decisions | read
+    assert decisions & read and read - decisions
 
 
-def test_windows_see_the_frames_of_their_own_past(packed):
+def test_a_window_sees_its_own_frame(packed):
     shards, _ = packed
     assert len(shards.window_step) > 40
-    for window, frames in enumerate(shards.window_frames):
-        step = shards.window_step[window]
-        expected = [past if past >= 0 else None for past in step - np.array([24, 16, 8, 0])]
-        found = [shards.frame_step[frame] if frame >= 0 else None for frame in frames]
-        assert found == expected
-        assert set(shards.frame_episode[frames[frames >= 0]]) == {shards.window_episode[window]}
+    np.testing.assert_array_equal(shards.frame_step[shards.window_frame], shards.window_step)
+    np.testing.assert_array_equal(shards.frame_episode[shards.window_frame], shards.window_episode)
+
+
+def assert_memory_is_whole(shards):
+    """What memory reads before each window is every eighth frame of its episode, from the first on."""
+    frames, reads = shards.memory_frames(), shards.memory_reads(np.arange(len(shards.window_step)))
+    for episode, step, count in zip(shards.window_episode, shards.window_step, reads, strict=True):
+        read = frames[int(episode)][:count]
+        assert shards.frame_step[read].tolist() == list(range(0, step, 8))
+        assert set(shards.frame_episode[read]) <= {episode}
+
+
+def test_memory_has_every_frame_before_a_decision(packed):
+    assert_memory_is_whole(packed[0])
 
 
 def test_an_episode_lies_in_one_shard(packed):
@@ -182,6 +193,10 @@ def test_filter_takes_training_windows_only(dataset, tmp_path, packed):
     table = pd.read_parquet(tmp_path / "filtered" / "windows.parquet")
     assert set(table[table["window"] < 0]["reason"]) == {"min_action_norm"}
     assert len(table) == len(everything["step"])
+    # The frames of windows that were left out stay where memory reads them on the way to a later one.
+    assert_memory_is_whole(shards)
+    left_out = everything["step"][(windows["split"] == "train") & ~windows["kept"]]
+    assert (left_out % 8 == 0).any()
 
 
 def test_filter_that_leaves_nothing_is_refused(dataset, tmp_path):
@@ -222,9 +237,8 @@ def test_later_states_and_actions_change_no_observation(packed, dataset, tmp_pat
     fields = {name: getattr(dataset, name) for name in dataset.__dataclass_fields__}
     other, _ = pack(tmp_path / "perturbed", PerturbedAfter(**fields))
     early = np.flatnonzero(shards.window_step <= PerturbedAfter.after)
-    observed = shards.window_frames[early]
-    np.testing.assert_array_equal(observed, other.window_frames[early])
-    frames = np.unique(observed[observed >= 0])
+    np.testing.assert_array_equal(shards.window_frame, other.window_frame)
+    frames = np.flatnonzero(shards.frame_step <= PerturbedAfter.after)
     np.testing.assert_array_equal(shards.frame_state[frames], other.frame_state[frames])
     np.testing.assert_array_equal(shards.frame_trace[frames], other.frame_trace[frames])
     assert not np.array_equal(shards.frame_trace, other.frame_trace)

@@ -70,7 +70,7 @@ def batches_of_single_passes(world: World) -> WindowBatches:
     batches = world.material()
     parameters = world.configure().base
     replayed = replay_base(batches.base, batches.shards, batches.builder.normalisation, parameters, batch=1)
-    batches.pooled = replayed.pooled
+    batches.pooled, batches.frame_views = replayed.pooled, replayed.views
     return batches
 
 
@@ -96,7 +96,7 @@ def test_decisions_one_by_one_equal_those_of_the_whole_episode_at_once(trained, 
     steps = shards.window_step[windows]
     assert steps.tolist() == list(range(0, steps[-1] + 1, STRIDE)) and len(steps) >= 7
     observation, past = batches.observation(windows)
-    assert len(past.features) == 1, "one unroll serves the whole episode"
+    assert len(past.views) == 1, "one unroll serves the whole episode"
     expected = vla.propose(observation, past, [("any",)] * len(windows))
     memory = vla.model.heads.path.recall(past, observation.text)
     live.reset([7])
@@ -106,34 +106,10 @@ def test_decisions_one_by_one_equal_those_of_the_whole_episode_at_once(trained, 
             row = int(np.flatnonzero(steps == step)[0])
             plan = vla.to_robot(expected.action[row]).numpy()
             np.testing.assert_allclose(acted, plan, rtol=1e-4, atol=1e-3, err_msg=str(step))
-        live.remember()
         carried, later = live.episodes[7].carried, np.flatnonzero(steps > step)
         if len(later):  # all that was read so far is what the next recorded decision has before it
-            for name in ("memory", "intent"):
-                found, batched = getattr(carried, name), getattr(memory, name)[later[:1]]
-                torch.testing.assert_close(found, batched, rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_when_memory_reads_changes_nothing_but_the_moment_of_the_frozen_pass(trained, monkeypatch):
-    live, episode = controller(trained, min_scale=1.0), test_episode(trained)
-    passes, plans = counted(live, monkeypatch), []
-    for early in (True, False):
-        live.reset([0])
-        passes.clear()
-        plans.append([])
-        for step in (0, 4, 8):
-            plans[-1].append(live.act([observations(trained, episode, step)], [0]))
-            assert passes.pop() == "adapted_pass"
-            # At scale 1 nothing of the base is executed, so its pass waits until the action was sent.
-            assert passes == (["frozen_pass"] if step and not early else [])
-            passes.clear()
-            for _ in range(2 * early):
-                live.remember()
-            assert passes == ["frozen_pass"] * early, "a decision is read once"
-            passes.clear()
-        live.remember()
-    np.testing.assert_array_equal(plans[0], plans[1])
+            for name, batched in vars(memory).items():
+                torch.testing.assert_close(getattr(carried, name), batched[later[:1]], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -152,29 +128,13 @@ def test_forgetting_changes_the_decision_and_a_reset_forgets(trained):
 
 
 @torch.no_grad()
-def test_a_reset_reads_what_others_remember_and_not_what_is_forgotten(trained, monkeypatch):
-    live, seen = controller(trained, min_scale=1.0), observations(trained, test_episode(trained), 0)
-    passes = counted(live, monkeypatch)
-    for forgotten, read in (([0, 1], 0), ([1], 1)):
-        live.reset([0, 1])
-        live.act([seen, seen], [0, 1])
-        passes.clear()
-        live.reset(forgotten)
-        assert passes == ["frozen_pass"] * read
-        assert (live.episodes[0].carried is not None) is bool(read) and live.episodes[1].carried is None
-
-
-@torch.no_grad()
-def test_cleared_memory_makes_every_decision_an_episodes_first(trained, monkeypatch):
+def test_cleared_memory_makes_every_decision_an_episodes_first(trained):
     live, fresh = controller(trained, min_scale=1.0, memory=False), controller(trained, min_scale=1.0)
-    passes, episode = counted(live, monkeypatch), test_episode(trained)
     live.reset([0])
     for step in (0, 4, 8):
-        seen = observations(trained, episode, step)
+        seen = observations(trained, test_episode(trained), step)
         fresh.reset([0])
         np.testing.assert_array_equal(live.act([seen], [0]), fresh.act([seen], [0]))
-        live.remember()
-    assert passes == ["adapted_pass"] * 3, "what is not remembered costs no pass of the base"
 
 
 @torch.no_grad()

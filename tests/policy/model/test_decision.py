@@ -1,6 +1,5 @@
 """One decision of Sigma: the base to the bit before training, factors that LoRA cannot move, and what then moves it."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from sigma.policy.model.decision import AdaptedPass, SigmaModel
 from sigma.policy.model.heads import FILE
 from sigma.policy.model.model_folder import base_digest, load_model, read_config
 from sigma.policy.pi05 import prefix
-from sigma.policy.pi05.observation import Past, base_pass
+from sigma.policy.pi05.observation import base_pass
 from sigma.training.batches import WindowBatches
 from tests.worlds import World
 
@@ -145,25 +144,22 @@ def test_each_part_that_the_factors_act_through_changes_the_action(prepared):
 @torch.no_grad()
 def test_a_carried_memory_and_the_past_that_it_was_read_from_decide_alike(prepared):
     model, batches, rows = awake_model(prepared)
+    path, shards = model.heads.path, batches.shards
     observation, past = batches.observation(rows)
-    path = model.heads.path
-    carried = path.start(past.text[past.episode, 0])
-    rolled = [path.read(carried, *(part[:, 0] for part in _reads(past, 0)))]
     assert past.reads.min() >= 2
-    for read in range(1, past.features.shape[1]):
-        rolled.append(path.read(rolled[-1], *(part[:, 0] for part in _reads(past, read))))
-    last = past.reads - 1
-    memory, intent = (torch.stack([getattr(step, name) for step in rolled]) for name in ("memory", "intent"))
-    every = torch.arange(len(rows))
-    carried = replace(carried, memory=memory[last, every], intent=intent[last, every])
-    one, other = (model.adapted_pass(observation, remembered) for remembered in (past, carried))
-    torch.testing.assert_close(other.telepathy.factors, one.telepathy.factors, rtol=0, atol=1e-5)
-    assert not torch.allclose(one.telepathy.memory, path.start(observation.text).memory, atol=1e-3)
-
-
-def _reads(past: Past, read: int) -> list[torch.Tensor]:
-    """What each decision's episode gives memory at this read, (B, 1, …)."""
-    return [part[past.episode, read : read + 1] for part in (past.features, past.states, past.text)]
+    for place, window in enumerate(rows):
+        row = torch.tensor([place])
+        carried = path.start(observation.text[row])
+        for frame in batches.memory_frames[int(shards.window_episode[window])][: int(past.reads[place])]:
+            vision = batches.builder.encode_images(shards.images(np.array([frame])))
+            seen = batches.builder.observation(
+                vision, shards.frame_state[[frame]], [shards.tasks[shards.frame_task[frame]]]
+            )
+            carried = path.read(carried, seen)
+        one, _ = batches.observation(rows[[place]])
+        alone, together = model.telepathy(one, carried), model.telepathy(observation, past)
+        torch.testing.assert_close(alone.factors[0], together.factors[place], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(alone.memory, path.start(one.text).memory, atol=1e-3)
 
 
 def flow_loss(model: SigmaModel, batches: WindowBatches, rows: np.ndarray) -> torch.Tensor:
@@ -197,7 +193,7 @@ def test_flow_matching_teaches_lora_and_all_heads_and_nothing_of_the_base(prepar
         if factor == "B":  # what acts begins at zero: its maps are the first to learn
             assert reached(model.heads) == maps - {"film.log_gain"}
         else:
-            unread = ("path.semantic_head.", "path.intent_view.")
+            unread = ("path.semantic_head.", "path.intent_view.", "path.beginning.")
             named = {name for name, _ in model.heads.named_parameters() if not name.startswith(unread)}
             assert reached(model.heads) == named
 

@@ -23,7 +23,6 @@ from sigma.policy.model.heads import (
 from sigma.shared.errors import SigmaError
 from tests.worlds import tiny_sizes
 
-
 BATCH, BRANCHES = 5, ("condition", "vector", "chunk", "trajectory")
 SIZES = tiny_sizes(factor_tokens=2)
 

@@ -12,7 +12,7 @@ from sigma.policy.model.telepathy import Memory, StandardisedInput, TelepathyPat
 from sigma.policy.pi05.observation import Observation, Past
 from tests.worlds import tiny_sizes
 
-BATCH, WIDTH, INNER, POOLS = 5, 24, 16, 4
+BATCH, WIDTH, INNER, VIEWS, POOLS = 5, 24, 16, 4, 4  # two cameras: a mean and a maximum of each
 
 
 def path_of(seed: int = 0, **changes) -> TelepathyPath:
@@ -20,7 +20,7 @@ def path_of(seed: int = 0, **changes) -> TelepathyPath:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         path = TelepathyPath(tiny_sizes(**changes)).eval()
-        for part in (path.features, path.present, path.motion):
+        for part in (path.views, path.changes, path.present, path.motion):
             if part is not None:
                 part.measure(3 * torch.randn(50, *part.centre.shape) + 1)
     return path
@@ -29,8 +29,10 @@ def path_of(seed: int = 0, **changes) -> TelepathyPath:
 def past_of(episodes: int, reads: int, seed: int = 0) -> Past:
     """``episodes`` rows of ``reads`` reads, and a decision of each row after all of them."""
     draw = torch.Generator().manual_seed(seed)
+    means = 3 * torch.randn(episodes, reads, VIEWS // 2, WIDTH, generator=draw) + 1
+    maxima = means + torch.rand(means.shape, generator=draw)
     return Past(
-        features=3 * torch.randn(episodes, reads, POOLS, WIDTH, generator=draw) + 1,
+        views=torch.cat([means, maxima], dim=2),
         states=torch.randn(episodes, reads, 6, generator=draw),
         text=torch.randn(episodes, 1, WIDTH, generator=draw).expand(-1, reads, -1),
         episode=torch.arange(episodes),
@@ -55,7 +57,25 @@ def present_of(path: TelepathyPath, rows: int = BATCH, seed: int = 1) -> Observa
 
 def carried_of(rows: int = BATCH, seed: int = 2) -> Memory:
     draw = torch.Generator().manual_seed(seed)
-    return Memory(torch.randn(rows, INNER, generator=draw), torch.randn(rows, INNER, generator=draw))
+    shapes = (INNER,), (INNER,), (VIEWS, WIDTH)
+    return Memory(*(torch.randn(rows, *shape, generator=draw) for shape in shapes))
+
+
+def read_of(past: Past, read: int) -> Observation:
+    """What each episode of ``past`` showed at this read, as a decision would see it."""
+    means, maxima = past.views[:, read, : VIEWS // 2], past.views[:, read, VIEWS // 2 :]
+    # Of two tokens with this mean and this maximum of every number, one has the maximum.
+    vision = torch.stack([maxima, 2 * means - maxima], dim=2)
+    words = torch.zeros(len(vision), 3, dtype=torch.int64)
+    return Observation(
+        vision=vision,
+        tokens=words,
+        mask=words == 0,
+        groups=words.to(torch.int8),
+        state=past.states[:, read],
+        text=past.text[:, read],
+        motion=torch.zeros(len(vision), 2, 6),
+    )
 
 
 def numbers(tensor: torch.Tensor) -> np.ndarray:
@@ -125,9 +145,11 @@ def test_memory_and_intent_follow_their_equations_read_by_read():
     path, past = path_of(), past_of(BATCH, 6)
     text = layer_norm(numbers(past.text[:, 0]))
     memory, intent = np.tanh(linear(path.memory_start, text)), np.tanh(linear(path.intent_start, text))
+    before = numbers(path.views.centre)  # the first read is compared with an ordinary picture
     for read in range(6):
-        seen = standardised(path.features, numbers(past.features[:, read]))
-        seen = seen + linear(path.state, numbers(past.states[:, read]))
+        views = numbers(past.views[:, read])
+        seen = standardised(path.views, views) + standardised(path.changes, views - before)
+        seen, before = seen + linear(path.state, numbers(past.states[:, read])), views
         memory = gru(path.memory_cell, seen, memory)
         intent = gru(path.intent_cell, linear(path.intent_input, np.concatenate([memory, text], axis=1)), intent)
     found = path.recall(past, past.text[:, 0])
@@ -141,14 +163,14 @@ def test_one_read_at_a_time_is_the_whole_episode_at_once():
     path, past = path_of(), past_of(3, 500)
     episode, reads = torch.arange(3).repeat_interleave(501), torch.arange(501).repeat(3)
     batched = path.recall(replace(past, episode=episode, reads=reads), past.text[episode, 0])
-    carried = path.start(past.text[:, 0])
+    carried = begin = path.start(past.text[:, 0])
     for read in range(501):
-        for part in ("memory", "intent"):
-            streamed, expected = getattr(carried, part), getattr(batched, part).view(3, 501, INNER)[:, read]
-            assert streamed.shape == (3, INNER), "what is carried never grows"
+        for part, streamed in vars(carried).items():
+            assert streamed.shape == getattr(begin, part).shape, "what is carried never grows"
+            expected = getattr(batched, part).unflatten(0, (3, 501))[:, read]
             torch.testing.assert_close(streamed, expected, rtol=0, atol=1e-5)
         if read < 500:
-            carried = path.read(carried, past.features[:, read], past.states[:, read], past.text[:, read])
+            carried = path.read(carried, read_of(past, read))
 
 
 @st.composite
@@ -177,23 +199,52 @@ def test_a_decision_reads_all_of_its_own_past_and_nothing_else(drawn):
         noise = torch.randn(values.shape, generator=draw)
         mask = chosen.view(*chosen.shape, *[1] * (values.ndim - 2))
         found = path.recall(replace(past, **{name: torch.where(mask, noise, values)}), text)
-        return torch.cat([found.memory[row], found.intent[row]])
+        return torch.cat([part[row].flatten() for part in vars(found).values()])
 
     plain = altered("states", torch.zeros(episodes, reads, dtype=torch.bool))
     own = torch.zeros(episodes, reads, dtype=torch.bool)
     own[episode, :count] = True
     single = torch.zeros_like(own)
     single[episode, one] = True
-    for name in ("features", "states"):
+    for name in ("views", "states"):
         assert torch.equal(altered(name, ~own), plain), name
         if count:
             assert not torch.equal(altered(name, single), plain), name
 
 
+def test_decisions_that_share_an_unroll_learn_what_each_learns_from_an_unroll_of_its_own():
+    path, shared = path_of(), past_of(2, 12)
+    episode, reads = torch.tensor([0, 0, 1, 0, 1, 0]), torch.tensor([12, 3, 7, 0, 12, 9])
+    shared = replace(shared, episode=episode, reads=reads)
+    alone = [
+        Past(
+            *(getattr(shared, name)[one : one + 1, :count] for name in ("views", "states", "text")),
+            episode=torch.tensor([0]),
+            reads=torch.tensor([count]),
+        )
+        for one, count in zip(episode.tolist(), reads.tolist(), strict=True)
+    ]
+    text, results = shared.text[episode, 0], []
+    for pasts in ([(shared, text)], list(zip(alone, text[:, None], strict=True))):
+        path.zero_grad()
+        found = [path.recall(*given) for given in pasts]
+        memory, intent = (torch.cat([getattr(one, name) for one in found]) for name in ("memory", "intent"))
+        (memory.square().sum() + intent.square().sum()).backward()
+        gradients = {name: one.grad.clone() for name, one in path.named_parameters() if one.grad is not None}
+        results.append((memory, intent, gradients))
+    (*expected, gradients), (*found, others) = results
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-6)
+    assert gradients.keys() == others.keys() and "memory_cell.weight_hh_l0" in gradients
+    largest = max(gradient.abs().max().item() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        assert (others[name] - gradient).abs().max() <= 1e-6 * largest, name
+
+
 @torch.no_grad()
 def test_the_order_of_the_past_matters():
     path, past = path_of(), past_of(BATCH, 4)
-    turned = replace(past, features=past.features.flip(1), states=past.states.flip(1))
+    turned = replace(past, views=past.views.flip(1), states=past.states.flip(1))
     assert not torch.allclose(path.recall(turned, past.text[:, 0]).memory, path.recall(past, past.text[:, 0]).memory)
 
 
@@ -202,9 +253,9 @@ def test_cleared_memory_ignores_the_past():
     path, past = path_of(memory="cleared"), past_of(BATCH, 4)
     text = past.text[:, 0]
     begin = path.start(text)
-    read = path.read(carried_of(), past.features[:, 0], past.states[:, 0], text)
-    for found in (path.recall(past, text), read):
-        assert torch.equal(found.memory, begin.memory) and torch.equal(found.intent, begin.intent)
+    for found in (path.recall(past, text), path.read(carried_of(), read_of(past, 0))):
+        for name, value in vars(begin).items():
+            assert torch.equal(getattr(found, name), value), name
     assert not torch.equal(path.start(text + torch.randn_like(text)).memory, begin.memory)
 
 
@@ -230,7 +281,9 @@ def test_factors_follow_their_equation(present, trace):
     observation, carried = present_of(path), carried_of()
     now = linear(path.present_state, numbers(observation.state))
     if present != "motion":
-        picture = numbers(observation.vision).mean(2) if present == "vision" else numbers(observation.pooled)
+        vision = numbers(observation.vision)
+        picture = np.concatenate([vision.mean(2), vision.max(2)], axis=1)
+        picture = picture if present == "vision" else numbers(observation.pooled)
         now = now + standardised(path.present, picture)
     if trace:
         now = now + standardised(path.motion, numbers(observation.motion))
@@ -293,3 +346,18 @@ def test_memory_is_aligned_with_the_instruction_and_the_intent_with_the_factors(
     np.testing.assert_allclose(state.alignment.numpy(), cosine, rtol=1e-4, atol=1e-5)
     view = linear(path.intent_view, numbers(carried.intent)).reshape(BATCH, 3, 4)
     np.testing.assert_allclose(state.intent_view.numpy(), view, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_memory_is_asked_how_the_episode_began():
+    path, past = path_of(), past_of(3, 5)
+    past = replace(past, episode=torch.tensor([0, 2, 1, 2]), reads=torch.tensor([5, 0, 1, 3]))
+    memory = carried_of(4).memory
+    told = linear(path.beginning, numbers(memory)).reshape(4, VIEWS, WIDTH)
+    first = numbers(past.views[past.episode, 0])
+    first = np.clip((first - numbers(path.views.centre)) / numbers(path.views.spread), -5, 5)
+    expected = ((told - first) ** 2).mean(axis=(1, 2))
+    expected[1] = 0  # nothing was read before that decision
+    np.testing.assert_allclose(path.forgetting(memory, past).numpy(), expected, rtol=1e-4)
+    unread = replace(past, views=past.views[:, :0], reads=torch.zeros(4, dtype=torch.int64))
+    assert not path.forgetting(memory, unread).any()

@@ -35,7 +35,8 @@ def replay(world: World, shards: Shards, batch: int = BATCH, **changes):
     material = world.material()
     parameters = world.configure({"base": changes}).base
     base = replay_base(material.base, shards, material.builder.normalisation, parameters, batch=batch)
-    material.shards, material.pooled, material.columns = shards, base.pooled, base.columns
+    material.shards, material.columns = shards, base.columns
+    material.pooled, material.frame_views = base.pooled, base.views
     return base, replay_sigma(material, world.root / "models/sigma", batch=batch)
 
 
@@ -88,6 +89,7 @@ def test_nothing_after_the_decision_reaches_a_prediction(trained, plain, what):
     base, sigma = replay(world, perturbed(shards, episode, DECISION, what))
     frames = (shards.frame_episode == episode) & (shards.frame_step <= DECISION)
     assert torch.equal(base.pooled[frames], plain[0].pooled[frames])
+    assert torch.equal(base.views[frames], plain[0].views[frames])
     noticed = []
     for found, expected in ((base.columns, plain[0].columns), (sigma.columns, plain[1].columns)):
         for name, column in found.items():
