@@ -175,6 +175,7 @@ class Workload:
             encoded, telepathy = passed.encoded, passed.telepathy
             flow = prefix.flow_matching_loss(self.model.policy, encoded, actions, noise, time, passed.steering)
             assert telepathy is not None
-            return flow.sum() + telepathy.semantic.sum() + telepathy.intent_view.sum()
+            forgetting = self.model.heads.path.forgetting(telepathy.memory, past)
+            return flow.sum() + telepathy.semantic.sum() + telepathy.intent_view.sum() + forgetting.sum()
 
         return loss

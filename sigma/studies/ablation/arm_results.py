@@ -40,6 +40,7 @@ TITLES = {
     "without_chunk": "without the chunk branch",
     "without_trajectory": "without the trajectory branch",
     "tau_constant": "τ a learned constant (retrained)",
+    "without_recall": "without recall",
     "without_traf": "without TRAF",
     "without_tsac": "without TSAC",
     "full_finetune": "full fine-tuning",

@@ -19,7 +19,7 @@ from sigma.studies.ablation.arm_replay import replay_flow_arm, scored_windows
 from sigma.studies.ablation.arms import PARAMS
 from sigma.training.flow import FlowModel
 from tests.arms import run_arm, write_ablation
-from tests.interruptions import interrupt
+from tests.training.test_trainer import interrupt
 from tests.worlds import World, inside
 
 # A fixture trains several arms.

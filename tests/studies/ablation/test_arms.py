@@ -54,7 +54,7 @@ def test_a_shipped_arm_differs_from_the_root_parameters_in_its_overrides_and_see
 
 def test_each_part_of_sigma_has_an_arm_without_it_and_the_claims_are_about_three():
     branches = parameters("sigma")["telepathy.branches"]
-    explanatory = {f"without_{part}" for part in (*branches, "film", "traf", "tsac")} | {
+    explanatory = {f"without_{part}" for part in (*branches, "film", "recall", "traf", "tsac")} | {
         "memory_cleared",
         "tau_constant",
     }

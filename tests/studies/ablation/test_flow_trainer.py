@@ -13,7 +13,7 @@ from sigma.studies.ablation.arm_training import new_trainer, write_arm_model
 from sigma.studies.ablation.flow_trainer import FlowResult, FlowTrainer
 from sigma.training.flow import FlowModel
 from sigma.training.state import Scratch
-from tests.interruptions import interrupt, steps_taken
+from tests.training.test_trainer import interrupt, steps_taken
 from tests.worlds import World
 
 SHORT = {"train": {"steps": 4, "validate_every": 2, "lora_learning_rate": 0.02}}
