@@ -14,17 +14,9 @@ from tests.predictions import C
 
 # Row -> size of its error, for one arm each.
 VARIANTS = {
-    "sigma": {
-        "sigma": 0.10,
-        "sigma_full_scale": 0.10,
-        "sigma_without_residual": 0.12,
-        "tau_mean": 0.14,
-        "tau_shuffled": 0.16,
-    },
-    "sigma_frozen": {"sigma_frozen": 0.11, "sigma_frozen_full_scale": 0.11},
+    "sigma": {"sigma": 0.10, "sigma_full_scale": 0.10},
     "plain_lora": {"plain_lora_sample": 0.20, "plain_lora_zero_noise": 0.16, "plain_lora_mean": 0.15},
-    "residual_mlp": {"residual_mlp": 0.18, "residual_mlp_full_scale": 0.18},
-    "direct": {"direct": 0.13, "direct_full_scale": 0.13},
+    "told_motion": {"told_motion": 0.13, "told_motion_full_scale": 0.13},
     "tau_constant": {"tau_constant": 0.12, "tau_constant_full_scale": 0.12},
 }
 
@@ -50,14 +42,14 @@ def write_arm(root: Path, arm: str, seed: int, variants: dict[str, float] | None
     write_table(folder / "predictions.parquet", to_table(columns))
     steps = np.arange(0, 101, 10)
     falling = 0.3 + np.exp(-steps / 20)
-    curve = {"phase": np.array(["residual"] * 11), "step": steps, "train": falling, "validation": falling + 0.01 * seed}
+    curve = {"step": steps, "train": falling, "validation": falling + 0.01 * seed}
     write_table(folder / "curves.parquet", to_table(curve))
     write_json(
         folder / "arm.json",
         {
             "arm": arm,
             "seed": seed,
-            "kind": "lora" if arm == "plain_lora" else "residual",
+            "kind": "lora" if arm == "plain_lora" else "sigma",
             "validation": 0.1,
             "selected_step": 80 + seed,
             "steps": 100,
@@ -79,13 +71,13 @@ def write_arms(root: Path, seeds: tuple[int, ...] = (0, 1), arms: tuple[str, ...
     write_parameters(root, seeds, arms)
 
 
-def write_parameters(root: Path, seeds: tuple[int, ...], arms: tuple[str, ...], subject: str = "sigma") -> Path:
+def write_parameters(root: Path, seeds: tuple[int, ...], arms: tuple[str, ...]) -> Path:
     """``stages/ablation/params.yaml`` under ``root``."""
     path = root / "stages/ablation/params.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     names = f"[{', '.join(arms)}]"
     text = f"ablation:\n  seeds: {list(seeds)}\n  trained: {names}\n  tuned: {names}\n"
     text += "  trials: {seed: 100, rates: [1.0]}\n  arms:\n"
-    text += "".join(f"    {arm}: {{kind: residual, rate_of: {arm}, overrides: {{}}}}\n" for arm in arms)
-    path.write_text(f"{text}summary:\n  subject: {subject}\n")
+    text += "".join(f"    {arm}: {{kind: sigma, rate_of: {arm}, overrides: {{}}}}\n" for arm in arms)
+    path.write_text(text)
     return path

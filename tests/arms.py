@@ -1,4 +1,4 @@
-"""Arms of the ablation on the small world: the shipped list on the adapted branch, as shipped, with few steps."""
+"""Arms of the ablation on the small world: the shipped list, as shipped, with few steps."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,11 @@ from sigma.parameters.schema import read_yaml
 from sigma.shared.files import write_json
 from sigma.studies.ablation import arm
 from sigma.studies.ablation.arms import PARAMS
-from tests.worlds import ADAPTED, ROOT, SMALL, World, inside, merge
+from tests.worlds import ROOT, SMALL, World, inside, merge
 
-# The shipped overrides of the numbers of steps are for the shipped base; ADAPTED has few for what has none.
-FROZEN = ("sigma_frozen", "direct", "without_lora")
-FEW = {name: {"overrides": {"train.steps": SMALL["train"]["steps"]}} for name in FROZEN}
-FEW |= {name: {"overrides": {"train.flow_steps": 4}} for name in ("plain_lora", "full_finetune")}
-RATES = dict.fromkeys(("sigma", "sigma_frozen", "plain_lora", "residual_mlp", "direct"), 1.0)
+# The shipped override of the number of steps is for the shipped base.
+FEW = {"full_finetune": {"overrides": {"train.steps": SMALL["train"]["steps"]}}}
+RATES = dict.fromkeys(("sigma", "plain_lora", "told_motion"), 1.0)
 
 
 def write_ablation(world: World, **changes: Any) -> Path:
@@ -31,7 +29,7 @@ def write_ablation(world: World, **changes: Any) -> Path:
 
 def run_arm(world: World, name: str, seed: int = 1, **changes: Any) -> Path:
     """Train an arm as the command line does; returns its folder."""
-    world.configure(ADAPTED)
+    world.configure()
     write_ablation(world, **changes)
     output = Path("stages/ablation/out") / f"{name}-{seed}"
     with inside(world.root):

@@ -22,19 +22,19 @@ def write_record(world: World, folder: Path, arm: str, kind: str, **changes) -> 
     return folder
 
 
-def write_residual(world: World, folder: Path, arm: str = "direct") -> Path:
+def write_sigma(world: World, folder: Path, arm: str = "told_motion") -> Path:
     """A copy of the world's trained Sigma."""
     shutil.copytree(world.root / "models/sigma", folder / "model")
     for file in (world.root / "models").glob("adapter_calibration.*"):
         shutil.copyfile(file, folder / file.name)
-    return write_record(world, folder, arm, "residual")
+    return write_record(world, folder, arm, "sigma")
 
 
 def write_lora(world: World, folder: Path, arm: str = "plain_lora") -> Path:
     """LoRA with random weights, so that it changes what the base does."""
     import torch
 
-    adapted = lora.attach(world.base().policy, rank=2, alpha=4.0, dropout=0.0, towers=("language", "expert"), seed=1)
+    adapted = lora.attach(world.base().policy, rank=2, alpha=4.0, dropout=0.0, seed=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         for parameter in lora.lora_parameters(adapted):

@@ -9,8 +9,7 @@ from sigma.cli.dispatch import command
 
 studies = Typer()
 
-_ABLATION, _EVIDENCE, _ROLLOUT = Path("stages/ablation"), Path("stages/evidence"), Path("stages/rollout")
-_BENCHMARK = Path("stages/benchmark")
+_ABLATION, _ROLLOUT, _BENCHMARK = Path("stages/ablation"), Path("stages/rollout"), Path("stages/benchmark")
 _Arm = Annotated[str, Option(help="Arm, a name under ablation.arms.")]
 _Metrics = Annotated[Path, Option(help="Metrics file to write.")]
 _Record = Annotated[Path, Option(help="JSON file to write.")]
@@ -24,7 +23,7 @@ def _file_with(section: str) -> Any:
 def rollout(
     arm: Annotated[
         str,
-        Option(help="expert, base, sigma, sigma_full_scale, sigma_without_residual, or a trained arm (with --model)."),
+        Option(help="expert, base, sigma, sigma_full_scale, sigma_memory_cleared, or a trained arm (with --model)."),
     ],
     model: Annotated[Path | None, Option(help="Folder of a trained arm, with arm.json and model/.")] = None,
     params: Annotated[Path, _file_with("rollout")] = _ROLLOUT / "params.yaml",
@@ -75,41 +74,14 @@ def arm(
     """Train one arm of the ablation and predict the validation and test windows with it."""
 
 
-@command(studies, "Evidence", "sigma.studies.ablation.ablation")
+@command(studies, "Ablation", "sigma.studies.ablation.ablation")
 def ablation(
-    params: Annotated[Path, Option(help="File with the sections ablation and summary.")] = (_ABLATION / "params.yaml"),
+    params: Annotated[Path, _file_with("ablation")] = _ABLATION / "params.yaml",
     arms: Annotated[Path, Option(help="Folder of the arms' folders, NAME-SEED.")] = _ABLATION / "out",
     output: _Metrics = Path("metrics/ablation.json"),
     tables: Annotated[Path, Option(help="Folder to write: table, forest plot, curves.")] = _ABLATION / "summary",
 ) -> None:
     """Score every trained arm and reference on the held-out windows, with intervals over episodes."""
-
-
-@command(studies, "Evidence", "sigma.studies.evidence.diagnose")
-def diagnose(
-    params: Annotated[Path, _file_with("diagnose")] = _EVIDENCE / "params.yaml",
-    output: _Metrics = Path("metrics/diagnostics.json"),
-    pictures: Annotated[Path, Option(help="Folder of pictures to write.")] = _EVIDENCE / "out/diagnostics",
-) -> None:
-    """Probe what Sigma's memory, intent and factors know, and whether its risk is calibrated."""
-
-
-@command(studies, "Evidence", "sigma.studies.evidence.evidence")
-def evidence(
-    params: Annotated[Path, _file_with("evidence")] = _EVIDENCE / "params.yaml",
-    output: Annotated[Path, Option(help="Page to write.")] = _EVIDENCE / "out/index.html",
-) -> None:
-    """Write the page whose first line says which confirmatory arms Sigma beats."""
-
-
-@command(studies, "Evidence", "sigma.studies.confirmation.confirm")
-def confirm(
-    dataset: Annotated[Path, Option(help="Fresh episodes, as `sigma simulate` records them.")],
-    params: Annotated[Path, _file_with("confirmation")] = Path("stages/confirmation/params.yaml"),
-    arms: Annotated[Path, Option(help="Folder of the trained arms.")] = _ABLATION / "out",
-    output: _Metrics = Path("metrics/confirmation.json"),
-) -> None:
-    """Score the trained arms on episodes that no choice has seen; once for a released model."""
 
 
 @command(studies, "Speed", "sigma.studies.benchmark.benchmark")

@@ -2,9 +2,9 @@
 
 ``kind`` in ``arm.json`` says what the folder's ``model/`` is:
 
-- ``residual``: LoRA and heads on the frozen base, as ``models/sigma``, with ``adapter_calibration.json`` beside it.
-  NAME acts under the calibrated adapter, NAME_full_scale at scale 1, NAME_without_residual under the adapter without
-  the residual heads.
+- ``sigma``: LoRA and heads on the frozen base, as ``models/sigma``, with ``adapter_calibration.json`` beside it. NAME
+  acts under the calibrated adapter, NAME_full_scale at scale 1, NAME_memory_cleared (in closed loop) under the adapter
+  with memory cleared before every decision.
 - ``lora``: a PEFT adapter on the base; ``full``: a whole checkpoint. Both act by NAME_sample, NAME_zero_noise or
   NAME_mean.
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 RECORD, MODEL, CALIBRATION = "arm.json", "model", "adapter_calibration.json"
 PREDICTIONS, CURVES = "predictions.parquet", "curves.parquet"
-ArmKind = Literal["residual", "lora", "full"]
-FULL_SCALE, WITHOUT_RESIDUAL = "full_scale", "without_residual"
+ArmKind = Literal["sigma", "lora", "full"]
+FULL_SCALE, MEMORY_CLEARED = "full_scale", "memory_cleared"
 DECODINGS: "tuple[Decoding, ...]" = ("sample", "zero_noise", "mean")
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "residual": ("", FULL_SCALE, WITHOUT_RESIDUAL),
+    "sigma": ("", FULL_SCALE, MEMORY_CLEARED),
     "lora": DECODINGS,
     "full": DECODINGS,
 }
@@ -40,7 +40,7 @@ _FORM = {
 
 
 def variant_names(arm: str, kind: str) -> dict[str, str]:
-    """Full name -> variant; the first variant of a residual arm is empty."""
+    """Full name -> variant; the first variant of a Sigma is empty."""
     return {f"{arm}_{variant}" if variant else arm: variant for variant in VARIANTS[kind]}
 
 

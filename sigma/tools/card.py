@@ -21,7 +21,7 @@ ARMS = {
     "base": "frozen π0.5",
     "sigma": "Sigma",
     "sigma_full_scale": "Sigma at scale 1",
-    "sigma_without_residual": "Sigma without residual heads",
+    "sigma_memory_cleared": "Sigma, memory cleared",
 }
 
 
@@ -61,7 +61,7 @@ def _closed_loop() -> dict[str, Any]:
     gain = results[target]["paired"]["base"]
     return {
         "target": target,
-        "titles": ARMS,
+        "titles": {arm: words for arm, words in ARMS.items() if arm in results[target]["arms"]},
         "tasks": tasks,
         "on_target": results[target]["arms"],
         "gain": _points(gain, "difference", "low", "high"),

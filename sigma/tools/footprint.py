@@ -22,7 +22,9 @@ from sigma.policy.pi05.placement import large_layers
 from sigma.policy.pi05.weights import empty_policy
 from sigma.tools.workload import Job, Workload
 
-UNUSED, EXPERT = "language-model heads, unused", ("action expert", "action and time projections")
+UNUSED = "language-model heads, unused"
+# Of an episode whose dataset is not here: half a minute at 30 Hz.
+EPISODE_STEPS = 900
 _ITEM = torch.ops.aten._local_scalar_dense.default
 
 
@@ -101,10 +103,9 @@ class Footprint:
         """Bytes that each of several processes saves by splitting the large layers; one at a time is there whole."""
         return sum(size - -(-size // processes) for size in self.layers) - max(self.layers)
 
-    def weights(self, device: str = "cpu", *, expert: bool = True) -> int:
+    def weights(self, device: str = "cpu") -> int:
         """Bytes of the frozen base on a device, without what :mod:`sigma.policy.pi05.placement` leaves on the CPU."""
-        left = set() if device == "cpu" else {UNUSED} if expert else {UNUSED, *EXPERT}
-        return sum(group.bytes for name, group in self.frozen.items() if name not in left)
+        return sum(group.bytes for name, group in self.frozen.items() if device == "cpu" or name != UNUSED)
 
     @property
     def trained(self) -> int:
@@ -125,13 +126,16 @@ class Footprint:
         return live.peak
 
 
-def build_footprint(config: PI05Config, parameters: Parameters, joints: int | None = None) -> Footprint:
+def build_footprint(
+    config: PI05Config, parameters: Parameters, joints: int | None = None, longest: int = EPISODE_STEPS
+) -> Footprint:
     """Base, LoRA and heads on the meta device.
 
     Args:
         config: LeRobot's configuration of the base; gets the robot's joints.
         parameters: those of params.yaml.
         joints: of the robot; None counts with the vectors that the configuration declares.
+        longest: control steps of the longest episode.
     """
     config.validate_features()
     if joints is not None:
@@ -142,17 +146,17 @@ def build_footprint(config: PI05Config, parameters: Parameters, joints: int | No
     frozen = {
         "vision tower and projector": _modules(paligemma.model.vision_tower, paligemma.model.multi_modal_projector),
         "language model": _modules(paligemma.model.language_model),
-        EXPERT[0]: _modules(expert.model),
-        EXPERT[1]: _modules(core.action_in_proj, core.action_out_proj, core.time_mlp_in, core.time_mlp_out),
+        "action expert": _modules(expert.model),
+        "action and time projections": _modules(
+            core.action_in_proj, core.action_out_proj, core.time_mlp_in, core.time_mlp_out
+        ),
         UNUSED: _modules(paligemma.lm_head, expert.lm_head),
     }
     layers = [_modules(layer).bytes for layer in large_layers(policy)]
-    work = Workload(policy, parameters)
+    work = Workload(policy, parameters, -(-longest // parameters.window.memory_stride))
     adapters = {name: parameter for name, parameter in policy.named_parameters() if ".lora_" in name}
     trainable = {}
     for title, part in (("language model", ".language_model."), ("action expert", ".gemma_expert.")):
-        group = _group(parameter for name, parameter in adapters.items() if part in name)
-        if group.parameters:
-            trainable[f"LoRA on the {title}"] = group
+        trainable[f"LoRA on the {title}"] = _group(parameter for name, parameter in adapters.items() if part in name)
     trainable["heads"] = _modules(work.model.heads)
     return Footprint(work, frozen, trainable, layers)

@@ -24,8 +24,8 @@ from sigma.policy.pi05.base_origin import resolve_base
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json
 from sigma.shared.hub import Kind, hub_errors, snapshot
-from sigma.tools.footprint import Footprint, Group, build_footprint
-from sigma.training.trainer import needs_expert
+from sigma.tools.footprint import EPISODE_STEPS, Footprint, Group, build_footprint
+from sigma.tools.workload import Job
 
 GIB = 2**30
 # What Python with torch and LeRobot takes on the CPU, or a CUDA context with its libraries on a GPU, beside tensors.
@@ -94,7 +94,10 @@ def run(parameters: Parameters, *, memory: float | None = None) -> Plan:
         notes.append(f"memory is that of each of {processes} processes, {place}")
     if dataset is None:
         declared = footprint.work.sizes.action_dim
-        notes.append(f"the robot's joints are not known before the dataset is fetched: counted with {declared}")
+        notes.append(
+            f"the robot's joints and the episodes' lengths are not known before the dataset is fetched: counted with "
+            f"{declared} joints and {EPISODE_STEPS} control steps"
+        )
     return Plan(
         base,
         footprint.frozen,
@@ -110,14 +113,11 @@ def run(parameters: Parameters, *, memory: float | None = None) -> Plan:
 
 
 def _advice(parameters: Parameters) -> str:
-    """What makes a plan smaller; gradients can be checkpointed only where no flow matching is trained."""
+    """What makes a plan smaller."""
     advice, machine = "lower train.batch or machine.batch", parameters.machine
     if machine.processes > 1 and not machine.fsdp:
         advice += ", or set machine.fsdp"
-    if not parameters.train.gradient_checkpointing:
-        change = "take base.branch frozen with" if needs_expert(parameters) else "set"
-        advice += f", or {change} train.gradient_checkpointing"
-    return advice
+    return advice if parameters.train.gradient_checkpointing else f"{advice}, or set train.gradient_checkpointing"
 
 
 def _is_local(source: str) -> bool:
@@ -155,31 +155,33 @@ def sigma_here(parameters: Parameters) -> tuple[str, Dataset | None, Footprint]:
     """Where the base's sizes are from, the dataset where it is here, and the memory of Sigma on both."""
     config, origin = base_configuration(parameters)
     dataset = dataset_here(parameters)
-    return origin, dataset, build_footprint(config, parameters, len(dataset.joint_names) if dataset else None)
+    if dataset is None:
+        return origin, None, build_footprint(config, parameters)
+    longest = max(episode.length for episode in dataset.episodes)
+    return origin, dataset, build_footprint(config, parameters, len(dataset.joint_names), longest)
 
 
 def stages(footprint: Footprint, parameters: Parameters, device: str) -> list[Memory]:
-    """Memory of each stage that holds the model on the device, in one of the ``machine.processes``."""
+    """Memory of each stage that holds the model on the device, in one of the ``machine.processes``, and of one decision
+    on a robot: Sigma's alone, and both between which an adapter chooses a scale."""
     base, train, machine = parameters.base, parameters.train, parameters.machine
     work, batch, trained = footprint.work, machine.batch, footprint.trained
     whole = footprint.weights(device)  # one decision runs in one process
-    saved = footprint.split(machine.processes) if machine.fsdp else 0
-    read = footprint.weights(device, expert=needs_expert(parameters)) - saved
+    parts = whole - (footprint.split(machine.processes) if machine.fsdp else 0)
     samples = base.samples if base.action == "mean" else 1
 
-    def decision(stage: str, weights: int, batch: int, samples: int, *, sigma: bool) -> Memory:
-        return Memory(stage, weights, 0, 0, footprint.peak(work.decision(batch, samples, sigma=sigma), batch))
+    def forward(stage: str, weights: int, batch: int, job: Job) -> Memory:
+        return Memory(stage, weights, 0, 0, footprint.peak(job, batch))
 
-    memory = [decision("baseline", whole - saved, batch, base.samples + 1, sigma=False)]
-    steps = {"finetune": work.residual_step}
-    if base.branch == "adapted":
-        steps["finetune, flow phase"] = work.flow_step
-    for stage, step in steps.items():
-        peak = footprint.peak(step(train.batch), train.batch)
-        gradients = min(trained, peak)
-        memory.append(Memory(stage, read + trained, gradients, (MOMENTS + COPIES) * trained, peak - gradients))
-    memory.append(decision("sigma", whole - saved + trained, batch, samples, sigma=True))
-    return [*memory, decision("one decision", whole + trained, 1, samples, sigma=True)]
+    peak = max(footprint.peak(job(train.batch), train.batch) for job in (work.training_step, work.validation))
+    gradients = min(trained, peak)
+    return [
+        forward("baseline", parts, batch, work.base_decision(batch, base.samples + 1)),
+        Memory("finetune", parts + trained, gradients, (MOMENTS + COPIES) * trained, peak - gradients),
+        forward("sigma", parts + trained, batch, work.sigma_decision(batch, samples)),
+        forward("one decision, scale 1", whole + trained, 1, work.sigma_decision(1, samples)),
+        forward("one decision, adapter", whole + trained, 1, work.both_decisions(1, samples)),
+    ]
 
 
 def device_memory(machine: MachineParameters, memory: float | None) -> tuple[str, int | None]:
@@ -203,7 +205,8 @@ def _disk(footprint: Footprint, dataset: Dataset | None, parameters: Parameters)
     if dataset is None:
         stored, copied = None, _hub_bytes(fetch.dataset.source, fetch.dataset.revision, "dataset")
     else:
-        stored = ceil(dataset.frames / min(window.train_stride, window.eval_stride))
+        strides = {min(window.train_stride, window.eval_stride), window.memory_stride}
+        stored = sum(ceil(dataset.frames / stride) for stride in strides)
         copied = sum((dataset.root / name).stat().st_size for name in dataset.files())
     if not _is_local(fetch.dataset.source):
         cache["Hub cache: dataset"] = copied
@@ -216,7 +219,7 @@ def _disk(footprint: Footprint, dataset: Dataset | None, parameters: Parameters)
     project = {
         "data/dataset": copied,
         "data/shards, at most": stored and stored * work.views * image,
-        "data/features": stored and stored * work.sizes.pools * work.sizes.width * 4,
+        "data/features": stored and stored * (work.sizes.pools + 2 * work.views) * work.sizes.width * 4,
         "models and training state": (2 + MOMENTS + COPIES) * footprint.trained,
     }
     at_least = ", at least" if None in project.values() else ""
@@ -244,19 +247,18 @@ def rate_key(parameters: Parameters, footprint: Footprint, device: str) -> dict[
         "parameters": footprint.base_parameters,
         "cameras": footprint.work.views,
         "device": device,
-        **parameters.base.model_dump(include={"branch", "dtype"}),
+        "dtype": parameters.base.dtype,
         **parameters.train.model_dump(include={"batch", "gradient_checkpointing", "cache_vision", "flow_draws"}),
     }
 
 
 def _time(parameters: Parameters, key: dict[str, Any]) -> dict[str, float]:
-    """Seconds by phase where the rehearsal measured a step of these sizes on this device."""
+    """Seconds of a training where the rehearsal measured a step of these sizes on this device."""
     record = read_json(REHEARSAL) if REHEARSAL.is_file() else {}
     if record.get("key") != key:
         return {}
-    train, step = parameters.train, record["parts"]["one training step"]["seconds"] * parameters.train.accumulation
-    if parameters.base.branch == "adapted":  # the rehearsed step is then one of flow matching
-        return {"finetune, flow phase, by one measured step": step * train.flow_steps}
+    train = parameters.train
+    step = record["parts"]["one training step"]["seconds"] * train.accumulation
     return {"finetune, by one measured step": step * train.steps}
 
 

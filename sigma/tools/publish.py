@@ -65,7 +65,8 @@ def prepare(
     if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
         raise SigmaError(f"{folder}: holds something else; name a folder that is empty, new or of an earlier publish")
     config, base = policy_folder.check_parts(MODEL, CALIBRATION, BASE)
-    trained = heads.new_heads(TelepathySizes.from_dict(config["sizes"], str(MODEL / CONFIG)), config["token_rms"])
+    sizes = TelepathySizes.from_dict(config["sizes"], str(MODEL / CONFIG))
+    trained = heads.TelepathyHeads(sizes, config["token_rms"])
     heads.load_heads(trained, heads.heads_file(MODEL))
     digest = str(heads.describe_heads(trained)["digest"])
     provenance = _provenance(digest)
@@ -82,11 +83,12 @@ def prepare(
         limits=policy_folder.default_limits(config, ADVICE) if clamp else {},
         license=license,
     )
+    numbers = {"lora": tensors.values(), "heads": trained.parameters()}
     card = model_card(
         repository,
         config=published,
         lora=adapter_config,
-        counts={"lora": sum(tensor.numel() for tensor in tensors.values()), "heads": heads.parameter_count(trained)},
+        counts={part: sum(tensor.numel() for tensor in held) for part, held in numbers.items()},
         heads_digest=digest,
         packages=provenance["packages"],
         license=license,

@@ -87,7 +87,7 @@ def run(parameters: Parameters, *, report: Callable[[str], None] = print) -> dic
     """
     origin, _, footprint = plan.sigma_here(parameters)
     config, batch = footprint.work.config, parameters.train.batch
-    planned = footprint.peak(footprint.work.first_step(batch), batch) / MIB
+    planned = footprint.peak(footprint.work.training_step(batch), batch) / MIB
     report(f"rehearsal: {origin}; {parameters.base.dtype}, {footprint.work.views} cameras, batch {batch}")
     _return_freed_memory()
     parts: Parts = {}
@@ -97,27 +97,27 @@ def run(parameters: Parameters, *, report: Callable[[str], None] = print) -> dic
     with measured("digest of the base", parts, report):
         digest = base_digest(policy)
     with measured("LoRA and heads", parts, report):
-        work = Workload(policy, parameters)
+        work = Workload(policy, parameters, footprint.work.reads)
     counts = {
         "lora_modules": len(lora.lora_layers(policy)),
         "lora_parameters": sum(parameter.numel() for parameter in lora.lora_parameters(policy)),
-        "heads_parameters": heads.parameter_count(work.model.heads),
+        "heads_parameters": sum(parameter.numel() for parameter in work.model.heads.parameters()),
     }
     report("; ".join(f"{name.replace('_', ' ')}: {count:,}" for name, count in counts.items()))
-    decision = work.decision(1, 1, steps=config.num_inference_steps)
+    decision = work.sigma_decision(1, 1, steps=config.num_inference_steps)
     with measured("one decision", parts, report):
         work.vision(1)
         decision()
     with measured("one training step", parts, report):
         optimizer = torch.optim.AdamW([*work.model.heads.parameters(), *lora.lora_parameters(policy)], lr=1e-3)
-        work.first_step(batch)()
+        work.training_step(batch)()
         optimizer.step()
     del optimizer
     work.model.zero_grad(set_to_none=True)
     if base_digest(policy) != digest:
         raise SigmaError("rehearsal: the training step changed the base's own weights")
 
-    saved, first = _digests(work.model), decision().residuals
+    saved, action = _digests(work.model), decision()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with measured("save", parts, report):
@@ -129,9 +129,7 @@ def run(parameters: Parameters, *, report: Callable[[str], None] = print) -> dic
             loaded = heads.build_heads(work.sizes, 1.0, seed=1)
             heads.load_heads(loaded, heads.heads_file(folder))
             work.model = SigmaModel(lora.load(policy, folder), loaded)
-    second = decision().residuals
-    same = all(torch.equal(residual, second[span]) for span, residual in first.items())
-    if _digests(work.model) != saved or not same:
+    if _digests(work.model) != saved or not torch.equal(decision(), action):
         raise SigmaError("rehearsal: what was saved did not come back to the bit")
     record = {
         "base": origin,

@@ -3,7 +3,7 @@
 :mod:`sigma.tools.footprint` runs this on the meta device to count memory, :mod:`sigma.tools.rehearse` on the CPU to
 measure it; so what is planned is what is measured.
 
-Legend: B windows, V cameras, S samples of an action.
+Legend: B windows, V cameras, S samples of an action, R reads of memory.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,13 @@ from torch import Tensor
 
 from sigma.parameters import Parameters
 from sigma.policy.model import lora
-from sigma.policy.model.decision import Decision, SigmaModel
+from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import build_heads
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.description import ACTION, STATE
-from sigma.policy.pi05.observation import Observation
-from sigma.training.trainer import needs_expert, telepathy_sizes
+from sigma.policy.pi05.observation import Observation, Past
+from sigma.training.setup import prepare_layers
+from sigma.training.trainer import telepathy_sizes
 
 Job = Callable[[], Any]
 
@@ -34,13 +35,13 @@ class Workload:
     Args:
         policy: π0.5 of the base's sizes; LoRA is attached to it.
         parameters: those of params.yaml.
+        reads: R, reads of memory before a window's decision.
     """
 
-    def __init__(self, policy: PI05Policy, parameters: Parameters):
-        self.config, self.parameters = policy.config, parameters
+    def __init__(self, policy: PI05Policy, parameters: Parameters, reads: int):
+        self.config, self.parameters, self.reads = policy.config, parameters, reads
         self.paligemma = policy.model.paligemma_with_expert.paligemma
         self.device = policy.model.action_in_proj.weight.device
-        self.adapted_branch = parameters.base.branch == "adapted"
         mapping = parameters.window.cameras
         self.views = sum(mapping.get(camera, camera) is not None for camera in self.config.image_features)
         # The trainer's own sizes, from the little that it reads of windows and base.
@@ -54,17 +55,10 @@ class Workload:
             pooled=torch.empty(0, self.views + 2, self.paligemma.config.text_config.hidden_size),
         )
         self.sizes = telepathy_sizes(material, parameters.telepathy)
+        prepare_layers(policy, parameters)
         with self.device:
-            adapted = lora.attach(
-                policy,
-                **parameters.lora.model_dump(),
-                towers=("language", "expert") if needs_expert(parameters) else ("language",),
-                from_layer=self.sizes.from_layer,
-                seed=0,
-            )
+            adapted = lora.attach(policy, **parameters.lora.model_dump(), seed=0)
             self.model = SigmaModel(adapted, build_heads(self.sizes, 1.0, seed=0))
-        if parameters.train.gradient_checkpointing:  # acts in training mode alone
-            self.paligemma.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def observation(self, batch: int) -> Observation:
         """B random observations of these sizes on the policy's device."""
@@ -84,10 +78,20 @@ class Workload:
                 groups=roles.to(torch.int8).repeat(batch, 1),
                 state=numbers(sizes.state_dim),
                 text=numbers(sizes.width),
-                history=numbers(sizes.history - 1, sizes.pools, sizes.width),
-                present=torch.ones(batch, sizes.history - 1, dtype=torch.bool),
                 motion=numbers(sizes.trace, sizes.state_dim),
-                now=numbers(sizes.pools, sizes.width),
+                pooled=numbers(sizes.pools, sizes.width),
+            )
+
+    def past(self, batch: int) -> Past:
+        """What memory reads before B decisions, each of an episode of its own, as most of a training step are."""
+        sizes, reads = self.sizes, self.reads
+        with self.device:
+            return Past(
+                views=torch.ones(batch, reads, 2 * sizes.views, sizes.width),
+                states=torch.ones(batch, reads, sizes.state_dim),
+                text=torch.ones(batch, reads, sizes.width),
+                episode=torch.arange(batch),
+                reads=torch.full((batch,), reads),
             )
 
     @torch.no_grad()
@@ -98,67 +102,80 @@ class Workload:
             self.model.policy, torch.zeros(batch, self.views, 3, side, side, device=self.device)
         )
 
-    def decision(self, batch: int, samples: int, *, sigma: bool = True, steps: int = 1) -> Job:
-        """B decisions without a gradient: the frozen prefix, S actions of ``steps`` Euler steps, and Sigma's pass.
+    def _noise(self, batch: int, draws: int) -> Tensor:
+        return torch.zeros(batch, draws, self.config.chunk_size, self.config.max_action_dim, device=self.device)
+
+    def base_decision(self, batch: int, samples: int, *, steps: int = 1) -> Job:
+        """B decisions of the frozen base: its prefix, and S actions of ``steps`` Euler steps over it.
 
         Memory does not depend on ``steps``: each step frees what the one before it took.
         """
-        observation = self.observation(batch)
-        noise = torch.zeros(batch, samples, self.config.chunk_size, self.config.max_action_dim, device=self.device)
+        observation, noise = self.observation(batch), self._noise(batch, samples)
 
         @torch.no_grad()
-        def job() -> Tensor | Decision:
+        def job() -> Tensor:
+            encoded = self.model.eval().frozen_pass(observation).encoded
+            return prefix.integrate(self.model.policy, encoded, noise, steps)
+
+        return job
+
+    def sigma_decision(self, batch: int, samples: int, *, steps: int = 1) -> Job:
+        """B decisions of Sigma at scale 1: memory unrolled, its adapted prefix, and S actions over it."""
+        observation, past, noise = self.observation(batch), self.past(batch), self._noise(batch, samples)
+
+        @torch.no_grad()
+        def job() -> Tensor:
+            passed = self.model.eval().adapted_pass(observation, past)
+            return prefix.integrate(self.model.policy, passed.encoded, noise, steps, passed.steering)
+
+        return job
+
+    def both_decisions(self, batch: int, samples: int) -> Job:
+        """The base's decisions and Sigma's, between which an adapter chooses a scale."""
+        observation, past, noise = self.observation(batch), self.past(batch), self._noise(batch, samples)
+
+        @torch.no_grad()
+        def job() -> tuple[Tensor, Tensor]:
+            frozen = self.model.eval().frozen_pass(observation)
+            base = prefix.integrate(self.model.policy, frozen.encoded, noise, 1)
+            passed = self.model.adapted_pass(observation.with_frozen_features(frozen.pooled), past)
+            return base, prefix.integrate(self.model.policy, passed.encoded, noise, 1, passed.steering)
+
+        return job
+
+    def training_step(self, batch: int) -> Job:
+        """Forward and backward pass of training over B windows."""
+        loss = self._flow_loss(batch, self.parameters.train.flow_draws)
+
+        def job() -> None:
+            self.model.train()
+            loss().backward()
+
+        return job
+
+    def validation(self, batch: int) -> Job:
+        """The loss of B validation windows, without a gradient."""
+        loss = self._flow_loss(batch, self.parameters.train.validation_draws)
+
+        @torch.no_grad()
+        def job() -> Tensor:
             self.model.eval()
-            frozen = self.model.frozen_pass(observation)
-            action = prefix.integrate(self.model.policy, frozen.encoded, noise, steps)
-            if not sigma:
-                return action
-            adapted = self.model.adapted_pass(observation, cache=self.adapted_branch, frozen=frozen)
-            if self.adapted_branch:
-                action = prefix.integrate(self.model.policy, adapted.encoded, noise, steps)
-            return self.model(observation, action[:, 0, : self.sizes.horizon], passed=adapted)
+            return loss()
 
         return job
 
-    def residual_step(self, batch: int) -> Job:
-        """Forward and backward pass of residual training over B windows."""
-        observation, flow = self.observation(batch), self.parameters.loss.flow > 0
-        action = torch.zeros(batch, self.sizes.horizon, self.sizes.action_dim, device=self.device)
-
-        def job() -> None:
-            self.model.train()
-            # With the adapted branch the weights of the flow phase are frozen by then.
-            with torch.set_grad_enabled(not self.adapted_branch):
-                adapted = self.model.adapted_pass(observation, cache=flow)
-            decision = self.model(observation, action, passed=adapted)
-            loss = torch.stack([residual.sum() for residual in decision.residuals.values()]).sum()
-            if (telepathy := decision.telepathy) is not None:
-                loss = loss + telepathy.semantic.sum() + telepathy.intent_view.sum()
-            if flow:
-                loss = loss + self._flow_loss(observation)
-            loss.backward()
-
-        return job
-
-    def flow_step(self, batch: int) -> Job:
-        """Forward and backward pass of flow matching over B windows."""
-        observation = self.observation(batch)
-
-        def job() -> None:
-            self.model.train()
-            self._flow_loss(observation).backward()
-
-        return job
-
-    def first_step(self, batch: int) -> Job:
-        """A step of the training's first phase: flow matching with the adapted branch, else residual training."""
-        return self.flow_step(batch) if self.adapted_branch else self.residual_step(batch)
-
-    def _flow_loss(self, observation: Observation) -> Tensor:
-        batch, draws, config = len(observation.state), self.parameters.train.flow_draws, self.config
+    def _flow_loss(self, batch: int, draws: int) -> Callable[[], Tensor]:
+        observation, past, noise = self.observation(batch), self.past(batch), self._noise(batch, draws)
         with self.device:
-            actions = torch.zeros(batch, config.chunk_size, self.sizes.action_dim)
-            noise = torch.zeros(batch, draws, config.chunk_size, config.max_action_dim)
+            actions = torch.zeros(batch, self.config.chunk_size, self.sizes.action_dim)
             time = torch.ones(batch, draws)
-        encoded = self.model.adapted_pass(observation).encoded
-        return prefix.flow_matching_loss(self.model.policy, encoded, actions, noise, time).sum()
+
+        def loss() -> Tensor:
+            passed = self.model.adapted_pass(observation, past)
+            encoded, telepathy = passed.encoded, passed.telepathy
+            flow = prefix.flow_matching_loss(self.model.policy, encoded, actions, noise, time, passed.steering)
+            assert telepathy is not None
+            forgetting = self.model.heads.path.forgetting(telepathy.memory, past)
+            return flow.sum() + telepathy.semantic.sum() + telepathy.intent_view.sum() + forgetting.sum()
+
+        return loss

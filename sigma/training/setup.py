@@ -10,9 +10,12 @@ import numpy as np
 import peft
 import torch
 import transformers
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 
 from sigma.parameters import Parameters
 from sigma.parameters.training import TrainParameters
+from sigma.policy.pi05.placement import compile_layers
+from sigma.policy.pi05.recompute import recompute_layers
 from sigma.shared.errors import SigmaError
 from sigma.training.augmentation import Augmentation
 from sigma.training.batches import WindowBatches, code_digest
@@ -44,6 +47,14 @@ def check_autocast(train: TrainParameters, batches: WindowBatches) -> None:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         reason = f"on {torch.cuda.get_device_name(device)}, which lacks it"
         raise illegal("train.autocast", train.autocast, reason, "null")
+
+
+def prepare_layers(policy: PI05Policy, parameters: Parameters) -> None:
+    """Compile and checkpoint the policy's layers as ``machine.compile`` and ``train.gradient_checkpointing`` say."""
+    if parameters.machine.compile:
+        compile_layers(policy)
+    if parameters.train.gradient_checkpointing:
+        recompute_layers(policy)
 
 
 def views(train: TrainParameters) -> Augmentation:

@@ -18,12 +18,20 @@ from sigma.policy.model.heads import build_heads
 from sigma.policy.model.model_folder import base_digest
 from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.model.telepathy import TelepathyPath, present_features
-from sigma.policy.pi05.placement import compile_layers
 from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches
 from sigma.training.loop import Curve, Phase
 from sigma.training.objectives import FlowObjective, TelepathyTargets
-from sigma.training.setup import check_autocast, illegal, inputs_key, schedule, sections, split_windows, views
+from sigma.training.setup import (
+    check_autocast,
+    illegal,
+    inputs_key,
+    prepare_layers,
+    schedule,
+    sections,
+    split_windows,
+    views,
+)
 from sigma.training.state import Scratch
 
 
@@ -90,20 +98,16 @@ class Trainer:
     def build(self) -> SigmaModel:
         """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
         parameters, policy = self.parameters, self.batches.base.policy
-        if parameters.machine.compile:
-            compile_layers(policy)
+        prepare_layers(policy, parameters)
         seed = parameters.train.seed
         adapted = lora.attach(policy, **parameters.lora.model_dump(), seed=seed_from(seed, "lora") % 2**63)
         heads = build_heads(self.sizes, self.batches.meta["token_rms"], seed_from(seed, "heads") % 2**63)
         measure_inputs(heads.path, self.batches, self.parts["train"], parameters.train.batch)
         return SigmaModel(adapted, heads.to(self.batches.builder.device)).train()
 
-    def run(self, scratch: Scratch) -> TrainingResult:
-        """Train, resuming from ``scratch`` where it holds a state of these inputs."""
+    def phase(self, model: SigmaModel) -> Phase:
+        """The training of ``model`` before its first step."""
         batches, train = self.batches, self.parameters.train
-        if train.cache_vision:
-            batches.cache_vision(np.concatenate(list(self.parts.values())), train.batch)
-        model = self.build()
         adapter = model.trained()
         if not train.lora_learning_rate:
             # B stays zero, so the backbone is the base's; and no gradient of LoRA's enters the clipped norm.
@@ -115,7 +119,15 @@ class Trainer:
         objective = FlowObjective(
             model, batches, train, self.parameters.loss, self.parts, TelepathyTargets(self._bank(), self._tau_norm())
         )
-        phase = Phase(objective, [group for group in groups if group[0]], schedule(train))
+        return Phase(objective, [group for group in groups if group[0]], schedule(train))
+
+    def run(self, scratch: Scratch) -> TrainingResult:
+        """Train, resuming from ``scratch`` where it holds a state of these inputs."""
+        batches, train = self.batches, self.parameters.train
+        if train.cache_vision:
+            batches.cache_vision(np.concatenate(list(self.parts.values())), train.batch)
+        model = self.build()
+        phase = self.phase(model)
         if saved := scratch.load():
             phase.load_state(saved)
         result = phase.run(scratch, train.batch)

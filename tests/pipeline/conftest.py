@@ -10,8 +10,8 @@ from tests.projects import make_project, run
 SMALL = {
     "window": {"validation": 3, "test": 4},
     "base": {"samples": 2},
-    "train": {"steps": 6, "flow_steps": 4, "batch": 8, "views": 1, "validate_every": 3, "checkpoint_every": 3},
-    "telepathy": {"factors": 2, "factor_dim": 4, "width": 16, "head_width": 16},
+    "train": {"steps": 6, "batch": 8, "views": 1, "validate_every": 3, "checkpoint_every": 3},
+    "telepathy": {"factors": 2, "factor_dim": 4, "width": 16},
     "report": {"resamples": 200},
     "machine": {"threads": 1, "workers": 1},
 }

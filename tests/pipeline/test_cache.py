@@ -22,7 +22,7 @@ from tests.imports import NO_DEPENDENCY, ROOT, lies_in
 from tests.parameters.test_parameters import SHIPPED, leaves, shipped
 from tests.pipeline.test_stages import PIPELINE, command_of
 from tests.projects import change_parameters, make_project
-from tests.worlds import ADAPTED, World, inside
+from tests.worlds import World, inside
 
 # Read where several processes are started, which is tests/commands/test_processes.py's.
 WITH_SEVERAL = {"machine.fsdp"}
@@ -109,7 +109,7 @@ def named(value: object, path: str) -> Iterator[tuple[Section, str]]:
 
 @pytest.fixture(scope="module")
 def reads(prepared, tmp_path_factory) -> dict[str, set[str]]:
-    """Stage -> the parameters that it looks at while it runs on a small world, with either base branch.
+    """Stage -> the parameters that it looks at while it runs on a small world.
 
     A dump that only names a training's state, so that no other training finds it, is no look.
     """
@@ -133,7 +133,7 @@ def reads(prepared, tmp_path_factory) -> dict[str, set[str]]:
                 count(value, f"{path}.{field}", set(type(value).model_fields))
 
     def dumped(self: Section, **options):
-        if sys._getframe(1).f_code.co_name not in ("sections", "flow_key"):
+        if sys._getframe(1).f_code.co_name != "sections":
             fields = set(type(self).model_fields)
             fields &= set(options.get("include") or fields) - set(options.get("exclude") or ())
             count(self, names.get(id(self), ""), fields)
@@ -146,21 +146,15 @@ def reads(prepared, tmp_path_factory) -> dict[str, set[str]]:
     patch = pytest.MonkeyPatch()
     patch.setenv("SIGMA_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
     try:
-        for changes in ({}, ADAPTED):
-            parameters = world.configure(changes)
-            names.clear()
-            for section, model in parameters:
-                names.update({id(one): path for one, path in named(model, section)})
-            patch.setattr(Section, "__getattribute__", looked)
-            patch.setattr(Section, "model_dump", dumped)
-            with inside(world.root):
-                for stage in PIPELINE:
-                    if changes and stage in ("fetch", "audit", "window", "baseline"):
-                        continue
-                    current[0] = stage
-                    import_module(f"sigma.commands.{command_of(stage)}").run(parameters)
-            patch.undo()
-            patch.setenv("SIGMA_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
+        parameters = world.configure()
+        for section, model in parameters:
+            names.update({id(one): path for one, path in named(model, section)})
+        patch.setattr(Section, "__getattribute__", looked)
+        patch.setattr(Section, "model_dump", dumped)
+        with inside(world.root):
+            for stage in PIPELINE:
+                current[0] = stage
+                import_module(f"sigma.commands.{command_of(stage)}").run(parameters)
     finally:
         patch.undo()
     return dict(found)
@@ -239,7 +233,7 @@ def test_no_stage_loads_a_module_whose_edit_would_pass_unseen(prepared, tmp_path
     world = World(tmp_path)
     for part in ("base", "recorded"):
         (tmp_path / part).symlink_to((prepared.root / part).resolve())
-    world.configure(ADAPTED)
+    world.configure()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SIGMA_SCRATCH": str(tmp_path / "scratch")}
     for stage, entry in PIPELINE.items():
         command = [sys.executable, "-c", LOADED, command_of(stage)]

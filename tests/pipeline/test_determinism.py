@@ -20,10 +20,10 @@ from tests.projects import change_parameters, environment
 
 pytestmark = pytest.mark.slow
 STAGES = ("audit", "window", "baseline", "finetune", "evaluate", "report")
-# Long enough for rounding to grow over the steps of both phases.
-LONGER = {"train": {"steps": 40, "flow_steps": 40, "batch": 16, "validate_every": 20}}
+# Long enough for rounding to grow over the steps.
+LONGER = {"train": {"steps": 80, "batch": 16, "validate_every": 20}}
 FROZEN = {"data/predictions/baseline.parquet": ("base_action", "base_samples")}
-TRAINED = {"data/predictions/sigma.parquet": ("adapted_action", "residual_trajectory", "tau", "sem_align")}
+TRAINED = {"data/predictions/sigma.parquet": ("sigma_action", "tau", "sem_align")}
 
 
 def bounds(difference: str) -> tuple[float, float]:

@@ -45,8 +45,7 @@ CUT_OFF = {"dvc.lock'": "dvc.lock", "Unable to read RWLock-file": ".dvc/tmp/rwlo
 COMMANDS = {"evaluate": "sigma"}  # command -> stage, where they differ
 # Training lasts longer than everything before its first step, so that most kills of it fall into it.
 LONGER = {
-    "base": {"branch": "adapted"},
-    "train": {"flow_steps": 150, "steps": 300, "validate_every": 25, "checkpoint_every": 2},
+    "train": {"steps": 400, "validate_every": 25, "checkpoint_every": 2},
     "machine": {"workers": 2},
 }
 
@@ -175,7 +174,6 @@ class Attacks:
         step = self.saved_step() if stage == "finetune" else 0
         if step:
             self.seen["kills of a training with a saved state"] += 1
-            self.seen["of these, in the residual phase"] += step > LONGER["train"]["flow_steps"]
         print(f"killed: {what}, {stage}, {step} steps saved", flush=True)
         if what == "group":
             os.killpg(dvc.pid, signal.SIGKILL)
@@ -207,12 +205,9 @@ class Attacks:
             return False
 
     def saved_step(self) -> int:
-        """Steps of the whole training that its last saved state has behind it; 0 where there is none."""
+        """Steps that the training's last saved state has behind it; 0 where there is none."""
         found = list((self.folder / ".dvc/tmp/sigma-scratch").glob("*/state.pt"))
-        if not found:
-            return 0
-        state = torch.load(found[0], weights_only=True)
-        return state["state"]["step"] + (LONGER["train"]["flow_steps"] if state["phase"] == "residual" else 0)
+        return torch.load(found[0], weights_only=True)["step"] if found else 0
 
     def forget(self) -> None:
         """Everything has to be run again, and may be killed again."""

@@ -32,7 +32,7 @@ def test_second_repro_does_nothing(clone):
 
 @pytest.fixture(scope="module")
 def fresh(clone, tmp_path_factory) -> Path:
-    """As in a fresh clone: ``stages/`` has locks whose outputs no cache holds, and DVC's graph spans them."""
+    """As in a fresh clone: DVC's graph spans ``stages/``, whose outputs no cache holds."""
     folder = shutil.copytree(clone, tmp_path_factory.mktemp("fresh") / "project", symlinks=True)
     for name in run(ROOT, "git", "ls-files", "stages").split():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

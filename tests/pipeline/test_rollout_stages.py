@@ -10,7 +10,7 @@ from tests.imports import ROOT
 
 yaml = YAML(typ="safe")
 STAGES = yaml.load((ROOT / "stages/rollout/dvc.yaml").read_text(encoding="utf-8"))["stages"]
-ABLATION = {"plain-lora", "full-finetune", "residual-arm"}
+ABLATION = {"plain-lora", "full-finetune", "told-motion"}
 
 
 def tables() -> dict[str, str]:
@@ -40,7 +40,7 @@ def test_arms_of_the_main_pipeline_need_nothing_of_the_ablation():
     plain = {
         table.rsplit("/", 1)[1].removesuffix(".parquet") for table, name in tables().items() if name not in ABLATION
     }
-    assert plain == {EXPERT, BASE, SIGMA, f"{SIGMA}_full_scale", f"{SIGMA}_without_residual"}
+    assert plain == {EXPERT, BASE, SIGMA, f"{SIGMA}_full_scale", f"{SIGMA}_memory_cleared"}
 
 
 def test_the_root_pipelines_own_arms_have_a_summary_that_needs_no_ablation():
@@ -61,7 +61,7 @@ def test_the_clocks_file_goes_with_its_table():
 
 def test_only_arms_with_an_adapter_depend_on_its_settings():
     for name, stage in STAGES.items():
-        assert ("adapter" in stage["params"]) == (name in {"arm", "residual-arm"})
+        assert ("adapter" in stage["params"]) == (name in {"arm", "told-motion"})
 
 
 def test_every_parameter_has_a_comment():

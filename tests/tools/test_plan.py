@@ -10,17 +10,21 @@ from rich.console import Console
 
 from sigma.parameters import read_parameters
 from sigma.policy.model import lora
-from sigma.policy.model.heads import parameter_count
-from sigma.shared.errors import SigmaError
+from sigma.policy.pi05 import prefix
 from sigma.shared.hub import snapshot
 from sigma.tools import footprint, plan, profile
 from sigma.training.objectives import FlowObjective
 from tests import hub as stub
 from tests.datasets import write_dataset
 from tests.imports import ROOT
-from tests.worlds import ADAPTED
 
 FULL = "pi05_so101"
+# The action expert is 1024 wide, its attention as wide as the language model's.
+EXPERT_LORA = 18 * 16 * ((1024 + 2048) + 2 * (1024 + 256) + (2048 + 1024))
+
+
+def count(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def profiled(name: str = FULL, **changes) -> dict:
@@ -59,7 +63,7 @@ def test_the_full_policy_has_the_published_sizes(full):
     assert counts["language-model heads, unused"] == 257152 * (2048 + 1024)
     assert (
         sum(counts.values())
-        == parameter_count(full.work.model.policy) - full.trainable["LoRA on the language model"].parameters
+        == count(full.work.model.policy) - full.trainable["LoRA on the language model"].parameters - EXPERT_LORA
     )
     # bf16, but for the vision path, the norms, and the projections outside the two towers.
     wide = vision + 18 * 2 * 2048 + 2048 + counts["action and time projections"]
@@ -74,20 +78,21 @@ def _float32_norms(full) -> int:
     return 2 * sum(parameter.numel() for parameter in chosen)
 
 
-def test_lora_of_the_full_model_is_72_modules_and_3_686_400_parameters(full):
-    assert len(lora.lora_layers(full.work.model.adapted)) == 72
-    assert full.trainable["LoRA on the language model"].parameters == 3_686_400
+def test_lora_of_the_full_model_has_the_published_modules(full):
+    assert len(lora.lora_layers(full.work.model.adapted)) == 2 * 72
     # By hand: rank · (in + out) of q (2048 → 2048), k and v (2048 → 256), o (2048 → 2048), in 18 layers.
-    assert 18 * 16 * ((2048 + 2048) + 2 * (2048 + 256) + (2048 + 2048)) == 3_686_400
-    assert full.trained == 4 * (3_686_400 + full.trainable["heads"].parameters)
+    language = 18 * 16 * ((2048 + 2048) + 2 * (2048 + 256) + (2048 + 2048))
+    assert full.trainable["LoRA on the language model"].parameters == language == 3_686_400
+    assert full.trainable["LoRA on the action expert"].parameters == EXPERT_LORA
+    assert full.trained == 4 * (language + EXPERT_LORA + full.trainable["heads"].parameters)
 
 
 def test_counts_on_the_meta_device_are_those_of_a_real_training(trained, small):
     trainer = trained.trainer()
     model = trainer.build()
-    assert small.trainable["heads"].parameters == parameter_count(model.heads)
-    assert small.trainable["LoRA on the language model"].parameters == sum(
-        parameter.numel() for parameter in lora.lora_parameters(model.adapted)
+    assert small.trainable["heads"].parameters == count(model.heads)
+    assert small.trained == 4 * (
+        count(model.heads) + sum(parameter.numel() for parameter in lora.lora_parameters(model.adapted))
     )
     assert small.work.sizes == model.heads.sizes
     assert small.weights() == sum(
@@ -121,76 +126,55 @@ def _recorded_peak(work) -> int:
 def test_a_training_step_takes_what_the_plan_says(trained, checkpointing):
     changes = {"train": {"gradient_checkpointing": checkpointing, "batch": 8}}
     parameters = trained.configure(changes)
-    config, _ = plan.base_configuration(parameters)
-    meta = footprint.build_footprint(config, parameters)
-    planned = meta.peak(meta.work.residual_step(8), 8)
+    _, _, meta = plan.sigma_here(parameters)
+    planned = meta.peak(meta.work.training_step(8), 8)
     trainer = trained.trainer(changes)
+    trainer.batches.cache_vision(trainer.parts["train"], 8)
     model = trainer.build()
-    rows = trainer.parts["train"][:8]
-    observation, action = trainer.material.observation(rows), trainer.material.base_action(rows)
+    objective = FlowObjective(model, trainer.batches, parameters.train, parameters.loss, trainer.parts)
 
     def work():
-        decision = model(observation, action)
-        residuals = decision.residuals
-        loss = sum(residual.sum() for residual in residuals.values())
-        (loss + decision.telepathy.semantic.sum() + decision.telepathy.intent_view.sum()).backward()
+        objective.loss(np.arange(8), 0, 0, 8)[0].backward()
 
     work()  # what is made once, such as buffers of kernels, is no part of a step
     model.zero_grad(set_to_none=True)
     assert allocator_peak(work) == pytest.approx(planned, rel=0.15)
 
 
-def test_a_flow_step_takes_what_the_plan_says(trained):
-    changes = (ADAPTED, {"train": {"batch": 8}})
-    parameters = trained.configure(*changes)
-    config, _ = plan.base_configuration(parameters)
-    meta = footprint.build_footprint(config, parameters)
-    planned = meta.peak(meta.work.flow_step(8), 8)
-    trainer = trained.trainer(*changes)
-    trainer.material.cache_vision(trainer.parts["train"], 8)
-    model = trainer.build()
-    objective = FlowObjective(model, trainer.material, trainer.train, trainer.parts)
-
-    def work():
-        objective.loss(np.arange(8), 0, 0, 8)[0].backward()
-
-    work()
-    model.zero_grad(set_to_none=True)
-    assert allocator_peak(work) == pytest.approx(planned, rel=0.15)
-
-
 @torch.no_grad()
-def test_a_decision_takes_what_the_plan_says(trained, small):
+def test_decisions_take_what_the_plan_says(trained, small):
     trainer = trained.trainer()
     model = trainer.build().eval()
-    rows = trainer.parts["train"][:4]
-    observation, policy = trainer.material.observation(rows), model.policy
+    observation, past = trainer.batches.observation(trainer.parts["train"][:4])
+    policy = model.policy
     noise = torch.zeros(4, 3, policy.config.chunk_size, policy.config.max_action_dim)
 
-    def work():
-        from sigma.policy.pi05 import prefix
-
+    def base():
         return prefix.integrate(policy, model.frozen_pass(observation).encoded, noise, 1)
 
-    work()
-    assert allocator_peak(work) == pytest.approx(small.peak(small.work.decision(4, 3, sigma=False), 4), rel=0.15)
+    def sigma():
+        passed = model.adapted_pass(observation, past)
+        return prefix.integrate(policy, passed.encoded, noise, 1, passed.steering)
+
+    for job, planned in ((base, small.work.base_decision(4, 3)), (sigma, small.work.sigma_decision(4, 3))):
+        job()
+        assert allocator_peak(job) == pytest.approx(small.peak(planned, 4), rel=0.15)
 
 
 @pytest.mark.minutes
 def test_memory_grows_with_the_batch_and_falls_with_checkpointing(full):
-    work = full.work
-    checkpointed = full.peak(work.residual_step(4), 4)
-    assert full.peak(work.residual_step(1), 1) < checkpointed
+    checkpointed = full.peak(full.work.training_step(4), 4)
+    assert full.peak(full.work.training_step(1), 1) < checkpointed
     plain = profiled(train__gradient_checkpointing=False)
     config, _ = plan.base_configuration(plain)
     kept = footprint.build_footprint(config, plain)
-    assert kept.peak(kept.work.residual_step(4), 4) > 5 * checkpointed
+    assert kept.peak(kept.work.training_step(4), 4) > 5 * checkpointed
 
 
 @pytest.mark.minutes
 def test_the_same_plan_comes_out_again(full):
     """Addresses of freed tensors are given out again, which the count must not take for the old ones."""
-    decision = full.work.decision(4, 3)
+    decision = full.work.sigma_decision(4, 3)
     assert len({full.peak(decision, 4) for _ in range(3)}) == 1
 
 
@@ -208,7 +192,13 @@ def test_the_shipped_profile_is_planned_without_a_download(tmp_path, monkeypatch
     assert found.disk["Hub cache: base, if stored in float32"] == 4 * 4_143_404_816
     assert found.disk["data/shards, at most"] is None
     assert found.fits is True and found.verdict.startswith("fits: ")
-    assert [stage.stage for stage in found.memory] == ["baseline", "finetune", "sigma", "one decision"]
+    assert [stage.stage for stage in found.memory] == [
+        "baseline",
+        "finetune",
+        "sigma",
+        "one decision, scale 1",
+        "one decision, adapter",
+    ]
     buffer = io.StringIO()
     plan.show(found, Console(file=buffer, width=120))
     text = buffer.getvalue()
@@ -231,26 +221,13 @@ def _cuda() -> dict:
     return profile.load("embedded")["machine"] | {"device": "cuda"}
 
 
-def test_the_adapted_branch_plans_its_flow_phase_with_lora_on_the_expert(trained):
-    parameters = trained.configure(ADAPTED)
-    found = plan.run(parameters, memory=8)
-    assert "finetune, flow phase" in [stage.stage for stage in found.memory]
-    assert found.trainable["LoRA on the action expert"].parameters > 0
-
-
 def test_what_no_stage_reads_is_not_counted_on_a_gpu(full, monkeypatch):
-    heads, expert = (
-        sum(full.frozen[name].bytes for name in names) for names in ((footprint.UNUSED,), footprint.EXPERT)
-    )
+    heads = full.frozen[footprint.UNUSED].bytes
     assert full.weights() - full.weights("cuda") == heads > 2**30
-    assert full.weights("cuda") - full.weights("cuda", expert=False) == expert > 0.8 * 2**30
     monkeypatch.setattr(footprint.Footprint, "peak", lambda *_: 0)  # weights alone are compared here
     stages = {stage.stage: stage.weights for stage in plan.stages(full, full.work.parameters, "cuda")}
-    assert stages["baseline"] == full.weights("cuda")
-    assert stages["finetune"] == full.weights("cuda", expert=False) + full.trained
-    assert stages["sigma"] == full.weights("cuda") + full.trained
-    on_cpu = plan.stages(full, full.work.parameters, "cpu")
-    assert {stage.weights - full.trained for stage in on_cpu[1:]} == {full.weights()}
+    assert stages.pop("baseline") == full.weights("cuda")
+    assert set(stages.values()) == {full.weights("cuda") + full.trained}
 
 
 def test_processes_that_split_the_layers_hold_a_part_of_them_each(trained, monkeypatch):
@@ -265,7 +242,10 @@ def test_processes_that_split_the_layers_hold_a_part_of_them_each(trained, monke
     whole = plan.stages(split, profiled(base__dtype="float32", machine__processes=4), "cuda")
     parts = plan.stages(split, parameters, "cuda")
     spared = {one.stage: one.weights - other.weights for one, other in zip(whole, parts, strict=True)}
-    assert spared == {"baseline": saved, "finetune": saved, "sigma": saved, "one decision": 0}
+    assert spared == {
+        **dict.fromkeys(("baseline", "finetune", "sigma"), saved),
+        **dict.fromkeys(("one decision, scale 1", "one decision, adapter"), 0),
+    }
     several = {"machine": {"processes": 4}}
     found = plan.run(trained.configure(several, {"machine": {"fsdp": True}}), memory=0.5)
     assert any(note.startswith("memory is that of each of 4 processes") for note in found.notes)
@@ -301,19 +281,16 @@ def test_the_joints_come_from_the_dataset_where_it_is_known(tmp_path, monkeypatc
         assert fetched.disk["data/shards, at most"] > 0 and fetched.disk["Hub cache: dataset"] > 0
 
 
+def test_the_longest_episode_says_how_often_memory_reads(trained):
+    """The tiny world's memory reads every fourth step."""
+    parameters = trained.configure()
+    longest = max(episode.length for episode in plan.dataset_here(parameters).episodes)
+    assert plan.sigma_here(parameters)[2].work.reads == -(-longest // 4)
+
+
 @pytest.mark.parametrize(
-    ("changes", "advice"),
-    [
-        (ADAPTED, "or take base.branch frozen with train.gradient_checkpointing"),
-        ({}, "or set train.gradient_checkpointing"),
-        ({"train": {"gradient_checkpointing": True}}, "lower train.batch or machine.batch"),
-    ],
+    ("on", "advice"), [(False, "or set train.gradient_checkpointing"), (True, "lower train.batch or machine.batch")]
 )
-def test_advice_is_what_the_trainer_takes(trained, changes, advice):
-    """Flow matching refuses checkpointed gradients."""
+def test_advice_is_what_is_not_done_yet(trained, on, advice):
+    changes = {"train": {"gradient_checkpointing": on}}
     assert plan.run(trained.configure(changes), memory=0.5).verdict.endswith(advice)
-
-
-def test_layers_that_the_base_does_not_have_are_refused():
-    with pytest.raises(SigmaError, match=r"telepathy\.layers"):
-        plan.run(profiled(telepathy__layers=[-19]), memory=24)

@@ -83,8 +83,8 @@ def encode(policy: PI05Policy, prefix: Prefix, appended: int = 0) -> Encoded:
     """One pass of the language model over the prefix, as LeRobot's ``sample_actions`` makes it, with gradients if on.
 
     ``appended`` of the prefix's tokens are not the base's own (``extra`` of :func:`assemble`). Works with LoRA attached
-    to the language model. Raises :class:`ValueError` under gradient checkpointing in training mode, in which the
-    language model makes no cache.
+    to the language model. Raises :class:`ValueError` in training mode under LeRobot's own gradient checkpointing, which
+    makes no cache; :mod:`sigma.policy.pi05.recompute` has one that does.
     """
     model: Any = policy.model.paligemma_with_expert.paligemma.model.language_model
     # As LeRobot's sample_actions sets it: eager attention takes the additive 4-D mask below, and the action expert,
@@ -106,7 +106,7 @@ def encode(policy: PI05Policy, prefix: Prefix, appended: int = 0) -> Encoded:
         adarms_cond=None,
     )
     if output.past_key_values is None:
-        raise ValueError("the language model gave no cache: switch gradient checkpointing off or use eval mode")
+        raise ValueError("the language model gave no cache: switch LeRobot's gradient checkpointing off")
     return Encoded(output.past_key_values, pad_mask, output.last_hidden_state, appended)
 
 

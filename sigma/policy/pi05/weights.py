@@ -68,9 +68,12 @@ def module_name(stored: str) -> str | None:
 
 
 def empty_policy(config: PreTrainedConfig, dtype: str) -> PI05Policy:
-    """The policy's class on the meta device: names, shapes and element types without memory."""
+    """The policy's class on the meta device: names, shapes and element types without memory.
+
+    LeRobot's gradient checkpointing is off, whatever the configuration says: it drops the cache that is read here.
+    """
     config = copy.deepcopy(config)
-    config.device, config.dtype, config.compile_model = "meta", dtype, False
+    config.device, config.dtype, config.compile_model, config.gradient_checkpointing = "meta", dtype, False, False
     with torch.device("meta"):
         return get_policy_class(config.type)(config)
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sigma.parameters import read_parameters, read_sections
-from sigma.parameters.schema import Section
-from sigma.studies.ablation.arms import AblationFile
+from sigma.parameters import read_parameters
+from sigma.studies.ablation.arms import read_ablation
 
 if TYPE_CHECKING:
     from sigma.studies.ablation.arm_results import ArmSeed
@@ -15,22 +14,12 @@ BASELINE = Path("data/predictions/baseline.parquet")
 SHARDS, FEATURES = Path("data/shards/meta.json"), Path("data/features")
 
 
-class SummaryParameters(Section):
-    subject: str
-
-
-class SummaryFile(AblationFile):
-    summary: SummaryParameters
-
-
-def _result(rows: dict[str, "Row"], arms: list["ArmSeed"], subject: str, windows: "Windows") -> dict[str, Any]:
+def _result(rows: dict[str, "Row"], arms: list["ArmSeed"], windows: "Windows") -> dict[str, Any]:
     import numpy as np
 
-    from sigma.studies.ablation.arm_table import SPLITS, constant_cost, fall_over_last_part, split_results
+    from sigma.studies.ablation.arm_table import SPLITS, fall_over_last_part, split_results
 
-    result: dict[str, Any] = {split: split_results(rows, subject, windows, split) for split in SPLITS}
-    costs = {split: constant_cost(rows, windows, split) for split in SPLITS}
-    result["tau_constant_cost"] = {split: cost for split, cost in costs.items() if cost is not None}
+    result: dict[str, Any] = {split: split_results(rows, windows, split) for split in SPLITS}
     result["arms"] = {}
     for name in dict.fromkeys(arm.record["arm"] for arm in arms):
         trainings = {str(arm.record["seed"]): arm for arm in arms if arm.record["arm"] == name}
@@ -46,7 +35,7 @@ def _result(rows: dict[str, "Row"], arms: list["ArmSeed"], subject: str, windows
 
 
 def _write_tables(folder: Path, result: dict[str, Any], arms: list["ArmSeed"]) -> None:
-    """Table, forest plot and curves, for DVC's plots and the evidence page."""
+    """Table, forest plot and curves."""
     from sigma.report.table import write_csv
     from sigma.studies.ablation.arm_figures import curves, forest
     from sigma.studies.ablation.arm_table import METRICS, SPLITS
@@ -69,8 +58,7 @@ def run(*, params: Path, arms: Path, output: Path, tables: Path) -> str:
 
     Raises :class:`SigmaError` before any scoring where an arm is missing, not listed, or of other windows.
     """
-    file = read_sections(SummaryFile, params, others=True)
-    listed, subject, report = file.ablation, file.summary.subject, read_parameters().report
+    listed, report = read_ablation(params), read_parameters().report
 
     from sigma.evaluation.predictions import BASELINE_COLUMNS
     from sigma.evaluation.references import reference_plans
@@ -78,7 +66,7 @@ def run(*, params: Path, arms: Path, output: Path, tables: Path) -> str:
     from sigma.shared.errors import SigmaError
     from sigma.shared.files import atomic_directory, digest_file, digest_folder, read_json, write_json
     from sigma.shared.tables import read_columns
-    from sigma.studies.ablation.arm_results import read_arm, refuse_unlisted, title
+    from sigma.studies.ablation.arm_results import SUBJECT, read_arm, refuse_unlisted, title
     from sigma.studies.ablation.arm_table import REFERENCES, Windows, add_variant, reference_rows
 
     refuse_unlisted(arms, listed.arms, listed.seeds)
@@ -99,19 +87,17 @@ def run(*, params: Path, arms: Path, output: Path, tables: Path) -> str:
         for name, actions in training.variants.items():
             add_variant(rows, name, training.record["seed"], windows.errors(actions))
     trained = [name for name, row in rows.items() if row.reference is None]
-    if subject not in trained:
-        raise SigmaError(
-            f"{params}: summary.subject: found {subject!r}; legal: a row of a listed arm, {', '.join(trained)}"
-        )
+    if SUBJECT not in trained:
+        raise SigmaError(f"{params}: ablation.arms: {SUBJECT} is missing, with which every row is compared")
     for name in trained:
         if rows[name].seeds.keys() != set(listed.seeds):
             raise SigmaError(f"{arms}: row {name!r} is missing from some seeds; train its arm again")
-    result = _result(rows, trainings, subject, windows)
+    result = _result(rows, trainings, windows)
     with atomic_directory(tables) as folder:
         _write_tables(folder, result, trainings)
     write_json(output, result)
     test = result["test"]
     return (
         f"ablation: {len(rows)} rows on {test['windows']} windows of {test['episodes']} test episodes; "
-        f"{title(subject)} mse_plan {number(test['rows'][subject]['mse_plan']['mean'])}"
+        f"{title(SUBJECT)} mse_plan {number(test['rows'][SUBJECT]['mse_plan']['mean'])}"
     )

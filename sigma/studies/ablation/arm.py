@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from sigma.studies.ablation.arm_replay import ArmReplay
     from sigma.training.batches import WindowBatches
 
-# Its factors are swapped for others, to see what they carry; no other arm has the same use for that.
-SWAPPED = "sigma"
-
 
 def run(*, params: Path, arm: str, seed: int, output: Path, rates: Path) -> str:
     """Write the folder ``output`` whole, as :mod:`sigma.studies.arm_folder` has it; returns one line with the selected
@@ -36,20 +33,20 @@ def run(*, params: Path, arm: str, seed: int, output: Path, rates: Path) -> str:
         FEATURES,
         SHARDS,
         curve_columns,
-        load_material,
+        load_arm_batches,
         trained_arm,
         write_arm_model,
     )
 
     with trained_arm(chosen.kind, parameters) as result, atomic_directory(output) as temporary:
         write_arm_model(result, temporary / MODEL)
-        fresh = load_material(parameters)
-        replay = _replay(chosen.kind, fresh, temporary / MODEL, arm, parameters, seed)
+        fresh = load_arm_batches(parameters)
+        replay = _replay(chosen.kind, fresh, temporary / MODEL, arm, parameters)
         if replay.calibration is not None:
             write_calibration(temporary / CALIBRATION, *replay.calibration)
         write_table(temporary / PREDICTIONS, to_table(_columns(fresh, replay)))
-        write_table(temporary / CURVES, to_table(curve_columns(result.curves)))
-        record_training(f"arm-{arm}-{seed}", result.speed)
+        write_table(temporary / CURVES, to_table(curve_columns(result.curve)))
+        record_training(f"arm-{arm}-{seed}", {"flow": result.speed})
         record = {
             "arm": arm,
             "seed": seed,
@@ -66,41 +63,38 @@ def run(*, params: Path, arm: str, seed: int, output: Path, rates: Path) -> str:
         write_json(temporary / RECORD, record)
     return (
         f"arm: {arm}, seed {seed}: {result.trainable:,} trained parameters, {result.steps} steps, "
-        f"validation mse_plan {result.validation:.5f} at step {result.selected}"
+        f"validation flow loss {result.validation:.5f} at step {result.selected}"
     )
 
 
-def _replay(
-    kind: str, material: "WindowBatches", folder: Path, arm: str, parameters: Parameters, seed: int
-) -> "ArmReplay":
-    """Load the saved model on this material's untouched base and let it decide."""
+def _replay(kind: str, batches: "WindowBatches", folder: Path, arm: str, parameters: Parameters) -> "ArmReplay":
+    """Load the saved model on the untouched base of ``batches`` and let it decide."""
     from dataclasses import replace
 
     from sigma.policy.model import lora
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.description import describe_base
     from sigma.policy.pi05.inputs import InputBuilder
-    from sigma.studies.ablation.arm_replay import replay_flow_arm, replay_residual_arm
+    from sigma.studies.ablation.arm_replay import replay_flow_arm, replay_sigma_arm
     from sigma.training.flow import FlowModel
 
     batch = parameters.machine.batch
-    if kind == "residual":
-        settings = parameters.adapter.model_dump()
-        return replay_residual_arm(material, folder, arm, settings, seed=seed, swaps=arm == SWAPPED, batch=batch)
+    if kind == "sigma":
+        return replay_sigma_arm(batches, folder, arm, parameters.adapter.model_dump(), batch=batch)
     if kind == "lora":
-        return replay_flow_arm(material, FlowModel(lora.load(material.base.policy, folder)), arm, batch=batch)
-    base = load_base(describe_base(str(folder), None), device=str(material.builder.device), dtype=material.dtype)
-    material = replace(material, base=base, builder=InputBuilder(base, material.builder.normalisation))
-    return replay_flow_arm(material, FlowModel(base.policy), arm, batch=batch)
+        return replay_flow_arm(batches, FlowModel(lora.load(batches.base.policy, folder)), arm, batch=batch)
+    base = load_base(describe_base(str(folder), None), device=str(batches.builder.device), dtype=batches.dtype)
+    batches = replace(batches, base=base, builder=InputBuilder(base, batches.builder.normalisation))
+    return replay_flow_arm(batches, FlowModel(base.policy), arm, batch=batch)
 
 
-def _columns(material: "WindowBatches", replay: "ArmReplay") -> dict[str, Any]:
+def _columns(batches: "WindowBatches", replay: "ArmReplay") -> dict[str, Any]:
     import numpy as np
 
     from sigma.studies.ablation.arm_replay import scored_windows
 
-    windows, shards = scored_windows(material), material.shards
-    columns: dict[str, Any] = {name: material.columns[name][windows] for name in ("window", "episode", "step", "split")}
+    windows, shards = scored_windows(batches), batches.shards
+    columns: dict[str, Any] = {name: batches.columns[name][windows] for name in ("window", "episode", "step", "split")}
     columns["task"] = np.array([shards.tasks[task] for task in shards.window_task[windows]], dtype=str)
     for variant, actions in replay.variants.items():
         columns |= {f"{variant}.{span}": action.astype(np.float32) for span, action in actions.items()}

@@ -1,4 +1,4 @@
-"""Pictures of the evidence: forest plot, training curves, success in closed loop. Plain numbers in, one SVG out."""
+"""Pictures of the ablation: forest plot and training curves. Plain numbers in, one SVG out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from sigma.report.figures import SETTINGS, STYLE, new_figure, plain, to_svg
-from sigma.studies.ablation.arm_results import FULL_SCALE, place, title
+from sigma.studies.ablation.arm_results import FULL_SCALE, SUBJECT, place, title
 from sigma.studies.ablation.arm_table import CLAIMS, CRITICAL, LAST_PART, REFERENCES
 
 BETTER, WORSE, OPEN = STYLE["sigma"]["color"], STYLE["base"]["color"], "#8A8A8A"
@@ -23,13 +23,8 @@ def group_of(name: str, row: Mapping[str, Any]) -> str:
     return "references" if name in REFERENCES else "confirmatory" if row["confirmatory"] else "explanatory"
 
 
-def subject_of(results: Mapping[str, Any]) -> str:
-    """The row that every other is compared with: the one without a difference."""
-    return next(name for name, row in results["rows"].items() if "delta" not in row.get("mse_plan", {}))
-
-
 def compared_rows(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The rows that the subject is compared with, confirmatory ones first."""
+    """The rows that Sigma is compared with, confirmatory ones first."""
     rows = [(name, row) for name, row in results["rows"].items() if "delta" in row.get("mse_plan", {})]
     return sorted(rows, key=lambda item: (GROUPS.index(group_of(*item)), place(item[0])))
 
@@ -41,14 +36,13 @@ def relative(entry: Mapping[str, float]) -> tuple[float, float, float]:
 
 
 def forest(results: Mapping[str, Any]) -> str:
-    """The subject's error against each row's, in percent of the row's, with 95 % intervals; one panel a claim.
+    """Sigma's error against each row's, in percent of the row's, with 95 % intervals; one panel a claim.
 
     ``results`` is one split of ``metrics/ablation.json``. A mark is coloured only where its interval excludes zero. Of
-    the rows at scale 1, which lie close to their arms', only the subject's is drawn.
+    the rows at scale 1, which lie close to their arms', only Sigma's own is drawn.
     """
     rows = compared_rows(results)
-    subject = subject_of(results)
-    rows = [item for item in rows if not item[0].endswith(FULL_SCALE) or item[0] == subject + FULL_SCALE]
+    rows = [item for item in rows if not item[0].endswith(FULL_SCALE) or item[0] == SUBJECT + FULL_SCALE]
     claims = [claim for claim in CLAIMS if any(claim in row for _, row in rows)]
     places = np.arange(len(rows))
     with rc_context(SETTINGS):
@@ -74,7 +68,7 @@ def forest(results: Mapping[str, Any]) -> str:
 
 
 def curves(trainings: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> str:
-    """Validation error over the steps of each arm's last phase, one thin line a seed; the last fifth is shaded.
+    """Validation loss over each arm's steps, one thin line a seed; the last fifth is shaded.
 
     ``trainings`` are (arm, columns of ``curves.parquet``). Steps are shown as a share of the arm's own.
     """
@@ -87,32 +81,11 @@ def curves(trainings: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> str:
             label = None if arm in styles else plain(title(arm))
             dash, colour = divmod(len(styles), len(PALETTE))
             style = styles.setdefault(arm, {"color": PALETTE[colour], "linestyle": DASHES[dash % len(DASHES)]})
-            last = columns["phase"] == columns["phase"][-1]
-            rows = last & np.isfinite(columns["validation"])
-            share = columns["step"][rows] / columns["step"][last].max()
+            rows = np.isfinite(columns["validation"])
+            share = columns["step"][rows] / columns["step"].max()
             ax.plot(share, columns["validation"][rows], linewidth=1.1, label=label, **style)
         ax.set_yscale("log")
-        ax.set_xlabel("share of the arm's training steps (last phase)")
-        ax.set_ylabel("validation error as the arm measures it")
+        ax.set_xlabel("share of the arm's training steps")
+        ax.set_ylabel("flow-matching loss of the validation windows")
         figure.legend(loc="outside right upper", fontsize=8)
-        return to_svg(figure)
-
-
-def success(arms: Mapping[str, Mapping[str, Any]]) -> str:
-    """Success of each of a task's ``arms`` in ``metrics/rollout.json``, with its 95 % interval."""
-    places = np.arange(len(arms))
-    values = 100 * np.array([[arm["success"], arm["success_lo"], arm["success_hi"]] for arm in arms.values()])
-    with rc_context(SETTINGS):
-        figure, axes = new_figure(7, 0.9 + 0.32 * len(arms))
-        ax = axes[0, 0]
-        colours = [STYLE["sigma"]["color"] if name.startswith("sigma") else "#8A8A8A" for name in arms]
-        ax.barh(places, values[:, 0], height=0.62, color=colours, alpha=0.55)
-        ax.hlines(places, values[:, 1], values[:, 2], colors="#222222", linewidth=1.6)
-        for place, value in zip(places, values, strict=True):
-            ax.text(value[2] + 1.5, place, f"{value[0]:.0f} %", va="center", fontsize=9)
-        ax.set_yticks(places, [plain(title(name)) for name in arms])
-        ax.set_xlim(0, 112)
-        ax.invert_yaxis()
-        ax.grid(axis="y", visible=False)
-        ax.set_xlabel("success (%), 95 % interval")
         return to_svg(figure)

@@ -1,4 +1,4 @@
-"""The arms of the ablation: which of them the verdict is about, and what one training left in its folder.
+"""The arms of the ablation: which of them the claims are about, and what one training left in its folder.
 
 A *row* of the results is a variant of a trained arm (its executed actions on the held-out windows) or an untrained
 reference. Legend: W held-out windows, T horizon, C chunk, A action dim.
@@ -18,33 +18,29 @@ from sigma.shared.tables import read_columns
 from sigma.studies import arm_folder
 from sigma.studies.arm_folder import read_arm_record
 
-# Confirmatory arms, named before any of them was trained: the verdict is about these rows. The second half of a row's
+SUBJECT = "sigma"  # the row that every other one is compared with
+# Confirmatory arms, named before any of them was trained: the claims are about these rows. The second half of a row's
 # name is how plain LoRA turns its samples into one action; its best decoding is the opponent.
 CONFIRMATORY = {
     "sigma": ("sigma",),
-    "sigma_frozen": ("sigma_frozen",),
     "plain_lora": ("plain_lora_sample", "plain_lora_zero_noise", "plain_lora_mean"),
-    "residual_mlp": ("residual_mlp",),
-    "direct": ("direct",),
+    "told_motion": ("told_motion",),
 }
-# Branches of Sigma itself; each is a row, none is another method's.
-OWN = ("sigma", "sigma_frozen")
 TITLES = {
-    "sigma": "Sigma, adapted branch",
-    "sigma_frozen": "Sigma, frozen branch",
+    "sigma": "Sigma",
     "plain_lora": "plain LoRA",
     "plain_lora_sample": "plain LoRA, one sample",
     "plain_lora_zero_noise": "plain LoRA, zero noise",
     "plain_lora_mean": "plain LoRA, mean of samples",
-    "residual_mlp": "residual MLP",
-    "direct": "direct regressor",
-    "sigma_without_residual": "Sigma without residual heads",
-    "without_lora": "heads without LoRA",
-    "tau_constant": "τ a learned constant (retrained)",
-    "tau_mean": "τ replaced by its train mean",
-    "tau_shuffled": "τ shuffled across episodes",
-    "memory_reset": "memory reset at each decision",
+    "told_motion": "told the motion alone",
+    "memory_cleared": "memory cleared (retrained)",
     "without_film": "without FiLM",
+    "without_condition": "without the condition's branch",
+    "without_vector": "without the vector branch",
+    "without_chunk": "without the chunk branch",
+    "without_trajectory": "without the trajectory branch",
+    "tau_constant": "τ a learned constant (retrained)",
+    "without_recall": "without recall",
     "without_traf": "without TRAF",
     "without_tsac": "without TSAC",
     "full_finetune": "full fine-tuning",
@@ -55,9 +51,6 @@ TITLES = {
     "base_mean_of_samples": "π0.5, mean of samples",
     "hold_state": "hold state",
     "mean_trajectory": "mean trajectory",
-    # names that only the closed loop uses
-    "base": "frozen π0.5",
-    "expert": "scripted expert",
 }
 FULL_SCALE = f"_{arm_folder.FULL_SCALE}"
 JOINED = ("window", "episode", "step", "split", "task")
@@ -117,7 +110,7 @@ def read_arm(
             raise SigmaError(f"{path}: column {name!r} has shape {columns[name].shape}, {shape} is needed")
         if not np.isfinite(columns[name]).all():
             raise SigmaError(f"{path}: column {name!r} holds a value that is not finite; legal: finite numbers")
-    curves, _ = read_columns(folder / arm_folder.CURVES, ("phase", "step", "train", "validation"))
+    curves, _ = read_columns(folder / arm_folder.CURVES, ("step", "train", "validation"))
     variants = {name: span_arm({span: columns[f"{name}.{span}"] for span in SPANS}) for name in record["variants"]}
     return ArmSeed(record, variants, curves)
 

@@ -17,7 +17,7 @@ from sigma.evaluation import scores
 from sigma.evaluation.intervals import paired_difference, ratio_of_means
 from sigma.evaluation.scores import Arm
 from sigma.shared.errors import SigmaError
-from sigma.studies.ablation.arm_results import is_confirmatory
+from sigma.studies.ablation.arm_results import SUBJECT, is_confirmatory
 
 CRITICAL = "mse_plan_critical"
 METRICS = (*scores.METRICS, CRITICAL)
@@ -99,22 +99,22 @@ def holm[Key: Hashable](p: Mapping[Key, float]) -> dict[Key, float]:
     return adjusted
 
 
-def _entry(row: Row, subject: Row, metric: str, windows: Windows, chosen: np.ndarray) -> dict[str, Any]:
-    """One cell of the table over the windows ``chosen``: the row's error, and the subject's minus it."""
+def _entry(row: Row, sigma: Row, metric: str, windows: Windows, chosen: np.ndarray) -> dict[str, Any]:
+    """One cell of the table over the windows ``chosen``: the row's error, and Sigma's minus it."""
     errors, episodes = row.errors(metric)[chosen], windows.columns["episode"][chosen]
     # The ratio to ones is the mean over windows, with episodes drawn whole.
     mean, low, high = ratio_of_means(np.ones(len(errors)), errors, episodes, **windows.resampling)
     entry: dict[str, Any] = {"mean": mean, "lo": low, "hi": high}
     if row.seeds:
         entry["seeds"] = {str(seed): float(values[metric][chosen].mean()) for seed, values in sorted(row.seeds.items())}
-    if row is not subject:
-        pair = paired_difference(errors, subject.errors(metric)[chosen], episodes, **windows.resampling)
+    if row is not sigma:
+        pair = paired_difference(errors, sigma.errors(metric)[chosen], episodes, **windows.resampling)
         entry |= {"delta": pair.delta, "delta_lo": pair.low, "delta_hi": pair.high, "p": pair.p}
     return entry
 
 
-def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split: str) -> dict[str, Any]:
-    """Everything of one split: counts, and for each row its errors and the subject's difference to it.
+def split_results(rows: Mapping[str, Row], windows: Windows, split: str) -> dict[str, Any]:
+    """Everything of one split: counts, and for each row its errors and Sigma's difference to it.
 
     Holm's family is every confirmatory row under both claims.
     """
@@ -126,8 +126,8 @@ def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split
         for metric in METRICS:
             if not len(chosen[metric]):
                 continue
-            entry = table[name][metric] = _entry(row, rows[subject], metric, windows, chosen[metric])
-            if table[name]["confirmatory"] and metric in CLAIMS and name != subject:
+            entry = table[name][metric] = _entry(row, rows[SUBJECT], metric, windows, chosen[metric])
+            if table[name]["confirmatory"] and metric in CLAIMS and name != SUBJECT:
                 family[name, metric] = entry["p"]
     for (name, metric), p in holm(family).items():
         table[name][metric]["p_holm"] = p
@@ -138,27 +138,16 @@ def split_results(rows: Mapping[str, Row], subject: str, windows: Windows, split
     return result
 
 
-def constant_cost(rows: Mapping[str, Row], windows: Windows, split: str) -> dict[str, float] | None:
-    """What τ as a learned constant, retrained, costs in percent of Sigma's mse_plan; None without the arm."""
-    if not {"tau_constant", "sigma"} <= set(rows):
-        return None
-    chosen = windows.rows(split, "mse_plan")
-    sigma, constant = (rows[name].errors("mse_plan")[chosen] for name in ("sigma", "tau_constant"))
-    ratio = ratio_of_means(sigma, constant, windows.columns["episode"][chosen], **windows.resampling)
-    return dict(zip(("percent", "lo", "hi"), (100.0 * (value - 1.0) for value in ratio), strict=True))
-
-
 def fall_over_last_part(curves: Mapping[str, np.ndarray]) -> float:
-    """Relative fall of the validation error over the last fifth of the last phase's steps, from ``curves.parquet``.
+    """Relative fall of the validation loss over the last fifth of the steps, from ``curves.parquet``.
 
-    From the last validation at or before four fifths of the steps to the last one; negative where the error rose. Near
+    From the last validation at or before four fifths of the steps to the last one; negative where the loss rose. Near
     zero or below, more steps would not have helped.
     """
-    last = curves["phase"] == curves["phase"][-1]
-    measured = last & np.isfinite(curves["validation"])
-    step, error = curves["step"][measured], curves["validation"][measured]
+    measured = np.isfinite(curves["validation"])
+    step, loss = curves["step"][measured], curves["validation"][measured]
     if not len(step):
-        raise SigmaError("no validation error is in the curve; legal: at least one")
-    before = np.flatnonzero(step <= (1.0 - LAST_PART) * curves["step"][last].max())
-    first = error[before[-1]] if len(before) else error[0]
-    return float((first - error[-1]) / first)
+        raise SigmaError("no validation loss is in the curve; legal: at least one")
+    before = np.flatnonzero(step <= (1.0 - LAST_PART) * curves["step"].max())
+    first = loss[before[-1]] if len(before) else loss[0]
+    return float((first - loss[-1]) / first)

@@ -24,22 +24,22 @@ BASE, SHARDS, FEATURES = Path("data/base.json"), Path("data/shards"), Path("data
 BASELINE = Path("data/predictions/baseline.parquet")
 
 
-def load_material(parameters: Parameters) -> WindowBatches:
+def load_arm_batches(parameters: Parameters) -> WindowBatches:
     """The windows of ``data/`` on an untouched base."""
     return batches.load_batches(BASE, SHARDS, FEATURES, BASELINE, device=open_device(parameters.machine))
 
 
-def new_trainer(kind: ArmKind, material: WindowBatches, parameters: Parameters) -> Trainer | FlowTrainer:
-    """What trains an arm of this kind: residuals on the base, plain LoRA, or every weight of the base."""
-    if kind == "full" and material.base.statistics is None:
+def new_trainer(kind: ArmKind, windows: WindowBatches, parameters: Parameters) -> Trainer | FlowTrainer:
+    """What trains an arm of this kind: Sigma, plain LoRA, or every weight of the base."""
+    if kind == "full" and windows.base.statistics is None:
         raise SigmaError("data/base.json: a base that was published without statistics cannot be saved fine-tuned")
-    return Trainer(material, parameters) if kind == "residual" else FlowTrainer(material, parameters, kind)
+    return Trainer(windows, parameters) if kind == "sigma" else FlowTrainer(windows, parameters, kind)
 
 
 @contextmanager
 def trained_arm(kind: ArmKind, parameters: Parameters) -> Iterator[TrainingResult | FlowResult]:
     """Train an arm, resuming an interrupted training; its checkpoint is deleted where the block ends without error."""
-    trainer = new_trainer(kind, load_material(parameters), parameters)
+    trainer = new_trainer(kind, load_arm_batches(parameters), parameters)
     with Scratch.open(trainer.key()) as scratch:
         yield trainer.run(scratch)
         scratch.clear()
@@ -50,21 +50,20 @@ def write_arm_model(result: TrainingResult | FlowResult, folder: Path) -> None:
     if isinstance(result, TrainingResult):
         write_model(result, folder)
     elif result.model.whole:
-        save_fine_tuned(folder, result.material.base, result.material.builder.normalisation)
+        save_fine_tuned(folder, result.batches.base, result.batches.builder.normalisation)
     else:
         lora.save(result.model.tuned, folder)
 
 
-def curve_columns(curves: list[Curve]) -> dict[str, np.ndarray]:
-    """One row a step of each phase: ``phase``, ``step``, ``train`` (loss), ``validation`` (mse_plan) and
-    ``validation_flow`` (flow-matching loss); NaN where nothing was measured."""
-    rows = []
-    for curve in curves:
-        measured = {int(point["step"]): point for point in curve.validation}
-        for point in curve.train:
-            step = int(point["step"])
-            errors = measured.get(step, {})
-            rows.append((curve.name, step, point["loss"], errors.get("value", np.nan), errors.get("flow", np.nan)))
-    types = {"phase": str, "step": np.int64, **dict.fromkeys(("train", "validation", "validation_flow"), np.float64)}
-    columns = zip(types.items(), zip(*rows, strict=True), strict=True)
-    return {name: np.array(values, dtype=dtype) for (name, dtype), values in columns}
+def curve_columns(curve: Curve) -> dict[str, np.ndarray]:
+    """One row a step: ``step``, ``train`` (the whole loss), ``validation`` (the flow-matching loss that selects) and
+    ``validation_mse_plan`` (the error from zero noise); NaN where nothing was measured."""
+    measured = {int(point["step"]): point for point in curve.validation}
+    columns: dict[str, list[float]] = {"train": [], "validation": [], "validation_mse_plan": []}
+    for point in curve.train:
+        errors = measured.get(int(point["step"]), {})
+        values = point["loss"], errors.get("value", np.nan), errors.get("mse_plan", np.nan)
+        for name, value in zip(columns, values, strict=True):
+            columns[name].append(value)
+    steps = {"step": np.array([point["step"] for point in curve.train], dtype=np.int64)}
+    return steps | {name: np.array(values, dtype=np.float64) for name, values in columns.items()}

@@ -7,14 +7,13 @@ import numpy as np
 
 from sigma.parameters import Parameters
 from sigma.policy.model import lora
-from sigma.policy.pi05.placement import compile_layers
 from sigma.shared.errors import SigmaError
 from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel
 from sigma.training.loop import Curve, Phase
 from sigma.training.objectives import FlowObjective
-from sigma.training.setup import check_autocast, inputs_key, schedule, sections, split_windows, views
+from sigma.training.setup import check_autocast, inputs_key, prepare_layers, schedule, sections, split_windows, views
 from sigma.training.state import Scratch
 
 
@@ -24,68 +23,60 @@ class FlowResult:
     :class:`~sigma.training.trainer.TrainingResult`."""
 
     model: FlowModel
-    material: WindowBatches
-    curves: list[Curve]
+    batches: WindowBatches
+    curve: Curve
     steps: int
     selected: int
     validation: float
     trainable: int
-    speed: dict[str, list[dict[str, float]]]
+    speed: list[dict[str, float]]
 
 
 class FlowTrainer:
-    """Runs ``train.flow_steps`` steps of flow matching; the base of ``material`` is altered in place.
+    """Sigma's objective on a policy without a telepathy path; the base of ``batches`` is altered in place.
 
     ``kind`` ``lora`` adapts language model and action expert, ``full`` trains every weight, vision tower included.
     """
 
-    def __init__(self, material: WindowBatches, parameters: Parameters, kind: Literal["lora", "full"]):
-        self.material, self.parameters, self.kind = material, parameters, kind
-        self.train = parameters.train
-        self.parts = split_windows(material)
-        material.views = views(self.train)
-        check_autocast(self.train, material)
-        for key, legal in (("flow_steps", "integer ≥ 1"), ("lora_learning_rate", "> 0")):
-            if not getattr(self.train, key):
-                raise SigmaError(f"params.yaml: train.{key}: found 0 with flow matching alone; legal: {legal}")
-        if self.train.gradient_checkpointing:
-            raise SigmaError(
-                "params.yaml: train.gradient_checkpointing: found true with flow matching, whose action expert reads "
-                "a cache that checkpointing cannot keep; legal: false"
-            )
+    def __init__(self, batches: WindowBatches, parameters: Parameters, kind: Literal["lora", "full"]):
+        self.batches, self.parameters, self.kind = batches, parameters, kind
+        self.parts = split_windows(batches)
+        batches.views = views(parameters.train)
+        check_autocast(parameters.train, batches)
+        if not parameters.train.lora_learning_rate:
+            raise SigmaError("params.yaml: train.lora_learning_rate: found 0 with flow matching alone; legal: > 0")
 
     def key(self) -> str:
         """Digest of every input: a checkpoint of anything else is never resumed."""
-        return inputs_key(self.material, sections(self.parameters), f"flow matching, {self.kind}")
+        return inputs_key(self.batches, sections(self.parameters), f"flow matching, {self.kind}")
 
     def build(self) -> FlowModel:
         """What is trained, at its initial values: the model's outputs are the base's."""
-        policy = self.material.base.policy
-        if self.parameters.machine.compile:
-            compile_layers(policy)
+        policy, seed = self.batches.base.policy, self.parameters.train.seed
+        prepare_layers(policy, self.parameters)
         if self.kind == "full":
             model = FlowModel(policy)
             for parameter in model.trained().values():
                 parameter.requires_grad_(True)
             return model.train()
-        adapted = lora.attach(
-            policy,
-            **self.parameters.lora.model_dump(),
-            towers=("language", "expert"),
-            seed=seed_from(self.train.seed, "lora") % 2**63,
-        )
+        adapted = lora.attach(policy, **self.parameters.lora.model_dump(), seed=seed_from(seed, "lora") % 2**63)
         return FlowModel(adapted).train()
+
+    def phase(self, model: FlowModel) -> Phase:
+        """The training of ``model`` before its first step."""
+        train = self.parameters.train
+        objective = FlowObjective(model, self.batches, train, self.parameters.loss, self.parts)
+        return Phase(objective, [(model.trained(), train.lora_learning_rate)], schedule(train))
 
     def run(self, scratch: Scratch) -> FlowResult:
         """Train, resuming from ``scratch`` where it holds a state of these inputs."""
-        model, train = self.build(), self.train
+        model, train = self.build(), self.parameters.train
         if train.cache_vision and not model.whole:
-            self.material.cache_vision(np.concatenate(list(self.parts.values())), train.batch)
-        objective = FlowObjective(model, self.material, train, self.parts)
-        phase = Phase(objective, [(model.trained(), train.lora_learning_rate)], schedule(train, train.flow_steps))
+            self.batches.cache_vision(np.concatenate(list(self.parts.values())), train.batch)
+        phase = self.phase(model)
         if saved := scratch.load():
-            phase.load_state(saved["state"])
-        result = phase.run(scratch, {}, train.batch)
+            phase.load_state(saved)
+        result = phase.run(scratch, train.batch)
         model.requires_grad_(False).eval()
-        measured = (result.selected, result.validation, result.trained, {"flow": result.speed})
-        return FlowResult(model, self.material, [result.curve], train.flow_steps, *measured)
+        measured = (result.selected, result.validation, result.trained, result.speed)
+        return FlowResult(model, self.batches, result.curve, train.steps, *measured)

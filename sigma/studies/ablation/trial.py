@@ -27,4 +27,4 @@ def run(*, params: Path, arm: str, rate: float, output: Path) -> str:
 
     with trained_arm(chosen.kind, parameters) as result:
         write_json(output, {"arm": arm, "rate": rate, "validation": result.validation})
-    return f"trial: {arm} at {rate:g} times the rates: validation mse_plan {result.validation:.5f}"
+    return f"trial: {arm} at {rate:g} times the rates: validation flow loss {result.validation:.5f}"

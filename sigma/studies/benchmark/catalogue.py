@@ -68,13 +68,24 @@ CATALOGUE: dict[str, Figure] = {
     ),
     "training_step": Figure(
         "training",
+        "a training step of Sigma",
+        "a step of plain LoRA of the same rank and layers by the same trainer, with as many noise draws",
+        "s",
+    ),
+    "training_step_against_lerobot": Figure(
+        "training",
         "a training step of Sigma, one noise draw a window",
         "plain LoRA of the same rank and layers, a step of LeRobot's update_policy, one noise draw a window",
         "s",
     ),
-    "decision_against_base": Figure("decision", "a decision of Sigma", "a decision of the frozen base", "s"),
     "decision_against_plain_lora": Figure(
-        "decision", "a decision of Sigma", "a decision of the base under plain LoRA", "s"
+        "decision", "a decision of Sigma at scale 1", "a decision of the base under plain LoRA", "s"
+    ),
+    "decision_against_base": Figure(
+        "decision",
+        "a decision of Sigma under its adapter, which looks at the base's too",
+        "a decision of the frozen base",
+        "s",
     ),
     "evaluation": Figure(
         "evaluation",

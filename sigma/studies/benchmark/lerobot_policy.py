@@ -40,7 +40,7 @@ def policy_batch(
     What a LeRobot dataset would give (images float [B, 3, S, S] in [0, 1], states, instructions) comes from the shards,
     so that LeRobot's policy is not charged for LeRobot's loader, which has a figure of its own.
     """
-    now = shards.window_frames[windows, -1]
+    now = shards.window_frame[windows]
     images = shards.images(now).float() / 255
     batch: dict[str, Any] = {camera: images[:, view] for view, camera in enumerate(base.cameras)}
     batch[STATE] = torch.from_numpy(shards.frame_state[now])

@@ -55,12 +55,8 @@ class Project:
 
     def plain_lora(self, base: Base) -> PeftModel:
         """``base`` under LoRA on language model and action expert with Sigma's rank, at its initial weights."""
-        return lora.attach(
-            base.policy,
-            **self.parameters.lora.model_dump(),
-            towers=("language", "expert"),
-            seed=seed_from(self.parameters.train.seed, "lora") % 2**63,
-        )
+        seed = seed_from(self.parameters.train.seed, "lora") % 2**63
+        return lora.attach(base.policy, **self.parameters.lora.model_dump(), seed=seed)
 
 
 def train_windows(shards: Shards) -> np.ndarray:

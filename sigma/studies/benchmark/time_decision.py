@@ -25,7 +25,7 @@ def recorded_views(shards: Shards, count: int) -> list[dict[str, Any]]:
     Where there are fewer decisions they begin again.
     """
     order = np.argsort(shards.window_split != "test", kind="stable")
-    rows = np.resize(shards.window_frames[order, -1], count)
+    rows = np.resize(shards.window_frame[order], count)
     pictures = shards.images(rows).permute(0, 1, 3, 4, 2).numpy()
     traces = np.concatenate([shards.frame_trace[rows], shards.frame_state[rows][:, None]], axis=1)
     return [
@@ -40,8 +40,8 @@ def recorded_views(shards: Shards, count: int) -> list[dict[str, Any]]:
 
 
 def action_steps(meta: dict[str, Any]) -> int:
-    """The most control steps that Sigma may execute of a plan: a divisor of the history's stride within the horizon."""
-    stride, horizon = meta["history_stride"], meta["horizon"]
+    """The most control steps that Sigma may execute of a plan: a divisor of memory's stride within the horizon."""
+    stride, horizon = meta["memory_stride"], meta["horizon"]
     return max(steps for steps in range(1, min(stride, horizon) + 1) if stride % steps == 0)
 
 
@@ -60,8 +60,8 @@ def base_controller(project: Project, *, lora: bool = False) -> BaseController:
     )
 
 
-def sigma_controller(project: Project) -> SigmaController:
-    """The trained Sigma under its adapter."""
+def sigma_controller(project: Project, **bounds: float) -> SigmaController:
+    """The trained Sigma under its adapter, or with ``min_scale`` and ``max_scale`` of its own."""
     models = project.root / "models"
     vla = SigmaTelepathyVLA.from_base(
         base_policy=project.base(),
@@ -71,7 +71,7 @@ def sigma_controller(project: Project) -> SigmaController:
     )
     return SigmaController(
         vla,
-        adapter=SigmaTelepathyAdapter(**project.parameters.adapter.model_dump()),
+        adapter=SigmaTelepathyAdapter(**project.parameters.adapter.model_dump() | bounds),
         calibration=models / "adapter_calibration.json",
         n_action_steps=action_steps(project.shards().meta),
     )
@@ -84,21 +84,20 @@ def play(controller: BaseController | SigmaController, views: Sequence[dict[str,
     return [controller.act([view], [0])[0] for view in views]
 
 
-def _against(project: Project, peer: BaseController) -> Measured:
-    own, views = sigma_controller(project), recorded_views(project.shards(), project.settings.decisions)
-    details = {"branch": own.vla.config["branch"]}
+def _compare(project: Project, own: SigmaController, peer: BaseController) -> Measured:
+    views = recorded_views(project.shards(), project.settings.decisions)
     return compare(
-        Side(lambda: play(own, views), len(views), details),
-        Side(lambda: play(peer, views), len(views)),
-        project.settings,
+        Side(lambda: play(own, views), len(views)), Side(lambda: play(peer, views), len(views)), project.settings
+    )
+
+
+def measure_decision_against_plain_lora(project: Project) -> Measured:
+    """A decision of Sigma at scale 1, and one of the base under plain LoRA."""
+    return _compare(
+        project, sigma_controller(project, min_scale=1.0, max_scale=1.0), base_controller(project, lora=True)
     )
 
 
 def measure_decision_against_base(project: Project) -> Measured:
-    """A decision of Sigma and one of the frozen base."""
-    return _against(project, base_controller(project))
-
-
-def measure_decision_against_plain_lora(project: Project) -> Measured:
-    """A decision of Sigma and one of the base under plain LoRA."""
-    return _against(project, base_controller(project, lora=True))
+    """A decision of Sigma under its adapter, which looks at the base's too, and one of the frozen base."""
+    return _compare(project, sigma_controller(project), base_controller(project))

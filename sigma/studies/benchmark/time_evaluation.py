@@ -31,12 +31,12 @@ def chosen_windows(shards: Shards, count: int) -> np.ndarray:
 
 
 def take(shards: Shards, windows: np.ndarray) -> Shards:
-    """The shards with these windows alone and the frames that they observe; images are read into memory."""
-    old = shards.window_frames[windows]
-    frames = np.unique(old[old >= 0])
+    """The shards with these windows alone and the frames that they and memory see; images are read into memory."""
+    read = [frames for episode, frames in shards.memory_frames().items() if episode in shards.window_episode[windows]]
+    frames = np.unique(np.concatenate([shards.window_frame[windows], *read]))
     rows = {name: getattr(shards, name)[frames] for name in vars(shards) if name.startswith("frame_")}
     kept = {name: getattr(shards, name)[windows] for name in vars(shards) if name.startswith("window_")}
-    kept["window_frames"] = np.where(old >= 0, np.searchsorted(frames, old), -1)
+    kept["window_frame"] = np.searchsorted(frames, shards.window_frame[windows])
     return replace(shards, **rows, **kept, _images=(shards.images(frames),), _first_frame=np.array([0, len(frames)]))
 
 

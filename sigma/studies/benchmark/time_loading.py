@@ -1,6 +1,6 @@
 """Windows into training: our shards against LeRobot's dataset in a DataLoader, with the same windows and processes.
 
-Legend: B batch, M history, V cameras, S resolution, Tc the base's chunk size, D joints.
+Legend: B batch, L trace, V cameras, S resolution, Tc the base's chunk size, D joints.
 """
 
 from collections.abc import Mapping
@@ -30,17 +30,14 @@ def read_windows(shards: Shards, windows: np.ndarray) -> dict[str, Tensor]:
     """What LeRobot's item holds, of B windows at once.
 
     Returns:
-        ``images`` uint8 (B, M, V, 3, S, S) and ``state`` (B, M, D), oldest first, where ``present`` (B, M) holds, else
-        the decision's own; ``action`` (B, Tc, D) in raw units, and ``valid`` (B, Tc).
+        ``images`` uint8 (B, V, 3, S, S); ``state`` (B, L + 1, D), oldest first; ``action`` (B, Tc, D) in raw units, and
+        ``valid`` (B, Tc).
     """
-    frames = shards.window_frames[windows]
-    present = frames >= 0
-    frames = np.where(present, frames, frames[:, -1:])
-    images = shards.images(frames.ravel())
+    frames = shards.window_frame[windows]
+    states = np.concatenate([shards.frame_trace[frames], shards.frame_state[frames][:, None]], axis=1)
     return {
-        "images": images.unflatten(0, frames.shape),
-        "state": torch.from_numpy(shards.frame_state[frames]),
-        "present": torch.from_numpy(present),
+        "images": shards.images(frames),
+        "state": torch.from_numpy(states),
         "action": torch.from_numpy(shards.window_action[windows]),
         "valid": torch.from_numpy(shards.window_valid[windows]),
     }
@@ -66,10 +63,11 @@ class ShardWindows(Dataset):
 
 
 def deltas(meta: Mapping[str, Any]) -> dict[str, list[float]]:
-    """``delta_timestamps`` that give LeRobot's items the shards' windows: M frames and states, Tc actions, seconds."""
-    back = [-index * meta["history_stride"] / meta["fps"] for index in reversed(range(meta["history"]))]
+    """``delta_timestamps`` that give LeRobot's items the shards' windows: a picture of now, L + 1 states, Tc actions,
+    in seconds."""
+    before = [-index / meta["fps"] for index in reversed(range(meta["trace"] + 1))]
     ahead = [index / meta["fps"] for index in range(meta["chunk_size"])]
-    return {**dict.fromkeys(meta["dataset_cameras"], back), STATE: back, ACTION: ahead}
+    return {**{camera: [0.0] for camera in meta["dataset_cameras"]}, STATE: before, ACTION: ahead}
 
 
 def open_lerobot(root: Path, backend: str, meta: Mapping[str, Any]) -> LeRobotDataset:

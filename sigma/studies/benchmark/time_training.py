@@ -1,49 +1,57 @@
-"""A training step: Sigma's flow matching against plain LoRA by LeRobot's own update function.
+"""A training step: Sigma's against plain LoRA's, by the same trainer and by LeRobot's own update function.
 
-Both sides take the same windows of the same batch size from the shards, on bases of their own with LoRA of the same
-rank on the same layers, and draw noise and time once a window, as LeRobot's function does. A step begins with the
-choice of its windows and ends with the optimizer. Sigma's image tokens are computed once before the first step where
-``train.cache_vision`` says so; LeRobot's function computes them in every step.
+All sides take the same windows of the same batch size from the shards, on bases of their own with LoRA of the same
+rank on the same layers. A step begins with the choice of its windows and ends with the optimizer. Image tokens of
+Sigma and of plain LoRA are computed once before the first step where ``train.cache_vision`` says so; LeRobot's
+function computes them in every step.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from sigma.parameters import Parameters
 from sigma.policy.model import lora
+from sigma.studies.ablation.flow_trainer import FlowTrainer
 from sigma.studies.benchmark.lerobot_policy import policy_batch, preprocessor
 from sigma.studies.benchmark.measure import Measured, NotMeasured, Side, compare
 from sigma.studies.benchmark.project import Project, lerobot_kernels, train_windows
-from sigma.training.batches import load_batches
+from sigma.training.batches import WindowBatches, load_batches
 from sigma.training.sampler import WindowSampler
 from sigma.training.trainer import Trainer
 
-DRAWS = 1  # of noise and time a window: LeRobot's function has no other number
+LEROBOTS_DRAWS = 1  # of noise and time a window: its function has no other number
 _METERS = ("loss", "grad_norm", "lr", "update_s", "gpu_mem_gb")
 
 
-class SigmaSteps:
-    """Optimizer steps of Sigma's flow phase, as the trainer makes them, with ``DRAWS`` draws a window."""
+def plain_lora(batches: WindowBatches, parameters: Parameters) -> FlowTrainer:
+    """The trainer of plain LoRA."""
+    return FlowTrainer(batches, parameters, "lora")
 
-    def __init__(self, project: Project):
-        if project.parameters.base.branch != "adapted":
-            raise NotMeasured("base.branch is frozen: Sigma has no flow phase")
+
+class TrainerSteps:
+    """Optimizer steps as one of the project's trainers makes them, with ``draws`` draws of noise a window."""
+
+    def __init__(
+        self,
+        project: Project,
+        new_trainer: Callable[[WindowBatches, Parameters], Trainer | FlowTrainer],
+        draws: int,
+    ):
         data = project.root / "data"
-        self.train = project.parameters.train.model_copy(update={"accumulation": 1, "flow_draws": DRAWS})
-        self.material = load_batches(
+        self.train = project.parameters.train.model_copy(update={"accumulation": 1, "flow_draws": draws})
+        self.batches = load_batches(
             data / "base.json",
             data / "shards",
             data / "features",
             data / "predictions/baseline.parquet",
             device=project.device(),
         )
-        trainer = Trainer(self.material, project.parameters.model_copy(update={"train": self.train}))
-        model = trainer.build()
+        trainer: Any = new_trainer(self.batches, project.parameters.model_copy(update={"train": self.train}))
         if self.train.cache_vision:
-            self.material.cache_vision(np.concatenate(list(trainer.parts.values())), self.train.batch)
-        adapter = {name: weight for name, weight in sorted(model.adapted.named_parameters()) if ".lora_" in name}
-        before = {f"heads.{name}": weight for name, weight in model.heads.before_pass().items()}
-        self.phase = trainer._flow_phase(model, adapter, before)
+            self.batches.cache_vision(np.concatenate(list(trainer.parts.values())), self.train.batch)
+        self.phase = trainer.phase(trainer.build())
         self.trained = sum(weight.numel() for weight in self.phase.named.values())
 
     def step(self) -> None:
@@ -51,9 +59,14 @@ class SigmaSteps:
         self.phase._optimize()
         self.phase.step += 1
 
+    def side(self) -> Side:
+        """What is timed."""
+        details = {"trained": self.trained, "vision_cached": self.train.cache_vision}
+        return Side(self.step, details=details | {"batch": self.train.batch, "noise_draws": self.train.flow_draws})
+
 
 class LeRobotSteps:
-    """Steps of LeRobot's ``update_policy`` on the base under plain LoRA; step n takes the windows of Sigma's step n."""
+    """Steps of LeRobot's ``update_policy`` on the base under plain LoRA; step n takes the windows of our step n."""
 
     def __init__(self, project: Project):
         try:
@@ -92,14 +105,20 @@ class LeRobotSteps:
             self.metrics, self.tuned, self.batch(), self.optimizer, self.train.clip, self.accelerator
         )
 
+    def side(self) -> Side:
+        """What is timed."""
+        details = {"trained": self.trained, "vision_cached": False}
+        return Side(self.step, details=details | {"batch": self.train.batch, "noise_draws": LEROBOTS_DRAWS})
+
 
 def measure_training_step(project: Project) -> Measured:
-    """A step of the flow phase, which trains LoRA and the telepathy path, against a step of plain LoRA."""
-    own, peer = SigmaSteps(project), LeRobotSteps(project)
-    both = {"batch": own.train.batch, "noise_draws": DRAWS}
-    details = {"trained": own.trained, "vision_cached": own.train.cache_vision}
-    return compare(
-        Side(own.step, details=both | details),
-        Side(peer.step, details=both | {"trained": peer.trained, "vision_cached": False}),
-        project.settings,
-    )
+    """A step of Sigma, which trains LoRA and the telepathy path, against a step of plain LoRA with as many draws."""
+    draws = project.parameters.train.flow_draws
+    own, peer = (TrainerSteps(project, new_trainer, draws) for new_trainer in (Trainer, plain_lora))
+    return compare(own.side(), peer.side(), project.settings)
+
+
+def measure_training_step_against_lerobot(project: Project) -> Measured:
+    """A step of Sigma against a step of plain LoRA by LeRobot's function, one draw a window."""
+    own, peer = TrainerSteps(project, Trainer, LEROBOTS_DRAWS), LeRobotSteps(project)
+    return compare(own.side(), peer.side(), project.settings)

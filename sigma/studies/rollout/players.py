@@ -10,7 +10,7 @@ from sigma.shared import records
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder
 from sigma.studies import arm_folder
-from sigma.studies.arm_folder import DECODINGS, FULL_SCALE, WITHOUT_RESIDUAL, read_arm_record, variant_names
+from sigma.studies.arm_folder import DECODINGS, FULL_SCALE, MEMORY_CLEARED, read_arm_record, variant_names
 
 if TYPE_CHECKING:
     import torch
@@ -42,20 +42,20 @@ def find_player(name: str, folder: Path | None) -> Player:
     if folder is None:
         if name in (EXPERT, BASE):
             return Player(name, name)
-        names = variant_names(SIGMA, "residual")
+        names = variant_names(SIGMA, SIGMA)
         if name not in names:
             legal = ", ".join((EXPERT, BASE, *names))
             raise SigmaError(
                 f"arm {name!r} does not exist; legal: {legal}, or a trained arm with the folder it lies in"
             )
-        player = Player(name, "residual", names[name])
+        player = Player(name, SIGMA, names[name])
     else:
         record = read_arm_record(folder, {"features_digest": digest_folder(FEATURES)})
         names = variant_names(record["arm"], record["kind"])
         if name not in names:
             raise SigmaError(f"{folder}: holds no arm {name!r}; legal: {', '.join(names)}")
         player = Player(name, record["kind"], names[name], folder / arm_folder.MODEL, folder / CALIBRATION.name)
-    for path in (player.model, player.calibration) if player.kind == "residual" else (player.model,):
+    for path in (player.model, player.calibration) if player.kind == SIGMA else (player.model,):
         if not path.exists():
             raise SigmaError(f"{path}: not found; run the stage that writes it (dvc repro)")
     return player
@@ -98,7 +98,7 @@ def load_player(
     from sigma.policy.pi05.inputs import Normalisation
 
     model, dtype = player.model, features["dtype"]
-    if player.kind == "residual":
+    if player.kind == SIGMA:
         config = read_config(model)
         if config["base"]["digest"] != reference["digest"]:
             raise SigmaError(f"{model}: was trained on another base than {REFERENCE}; train it again (dvc repro)")
@@ -110,7 +110,7 @@ def load_player(
             adapter=SigmaTelepathyAdapter(**{**adapter, **always}),
             calibration=player.calibration,
             n_action_steps=n_action_steps,
-            heads=player.variant != WITHOUT_RESIDUAL,
+            memory=player.variant != MEMORY_CLEARED,
         )
     described = describe_base(str(model), None) if player.kind == "full" else reference
     for key in ("cameras", "resolution", "state_dim", "action_dim"):

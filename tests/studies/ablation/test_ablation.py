@@ -15,7 +15,7 @@ from sigma.parameters import read_parameters
 from sigma.policy.adapter.adapter import Measures, SigmaTelepathyAdapter, read_calibration
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, digest_folder, read_json, read_table, write_json, write_table
-from sigma.shared.spans import SPANS
+from sigma.shared.spans import residuals
 from sigma.shared.tables import from_table, to_table
 from sigma.studies.ablation import ablation
 from tests.arm_folders import VARIANTS, held_out, write_arm, write_arms, write_parameters
@@ -98,7 +98,7 @@ def test_means_and_seeds_are_those_of_the_written_actions(done, split):
     gripping = chosen & critical(done)
     assert 0 < gripping.sum() < chosen.sum()
     rows = read_json(done / "metrics/ablation.json")[split]["rows"]
-    for arm in ("sigma", "plain_lora", "direct"):
+    for arm in ("sigma", "plain_lora", "told_motion"):
         for variant in VARIANTS[arm]:
             errors = [window_errors(done, variant, arm, seed) for seed in (0, 1)]
             expected = {metric: [error[metric][chosen].mean() for error in errors] for metric in errors[0]}
@@ -115,10 +115,10 @@ def test_the_interval_and_p_are_those_of_seed_averages_over_whole_episodes(done)
     episodes = held_out(done)["episode"][chosen]
     sigma, other = (
         np.mean([window_errors(done, name, name, seed)["mse_plan"][chosen] for seed in (0, 1)], axis=0)
-        for name in ("sigma", "direct")
+        for name in ("sigma", "told_motion")
     )
     difference = sigma - other
-    entry = read_json(done / "metrics/ablation.json")["test"]["rows"]["direct"]["mse_plan"]
+    entry = read_json(done / "metrics/ablation.json")["test"]["rows"]["told_motion"]["mse_plan"]
     assert entry["delta"] == pytest.approx(difference.mean(), rel=1e-5)
     groups = [difference[episodes == episode] for episode in np.unique(episodes)]
     random = np.random.default_rng(3)
@@ -144,7 +144,7 @@ def test_one_seed_gives_what_the_report_writes_for_the_same_predictions(tmp_path
     adapter = SigmaTelepathyAdapter(**settings, calibration=read_calibration(Path("models/adapter_calibration.json")))
     executed = adapter.execute(
         baseline["base_action"],
-        {span: sigma[f"residual_{span}"] for span in SPANS},
+        residuals(baseline["base_action"], sigma["sigma_action"], C),
         Measures(
             telepathy_factors=sigma["tau"],
             alignment=sigma["sem_align"],
@@ -152,7 +152,6 @@ def test_one_seed_gives_what_the_report_writes_for_the_same_predictions(tmp_path
             feature_distance=sigma["feature_distance"],
             text_distance=sigma["text_distance"],
         ),
-        adapted_action=sigma["adapted_action"],
     )
     folder, chosen = write_arm(root, "sigma", 4, {"sigma": 0.1}), baseline["split"] != "train"
     columns = from_table(read_table(folder / "predictions.parquet"))
@@ -189,7 +188,7 @@ def test_confirmatory_rows_are_marked_and_carry_a_corrected_p(done):
     rows = read_json(done / "metrics/ablation.json")["test"]["rows"]
     marked = {name for name, row in rows.items() if row["confirmatory"]}
     plain = {"plain_lora_sample", "plain_lora_zero_noise", "plain_lora_mean"}
-    assert marked == {"sigma", "sigma_frozen", "residual_mlp", "direct"} | plain
+    assert marked == {"sigma", "told_motion"} | plain
     assert "delta" not in rows["sigma"]["mse_plan"]
     family = [(name, claim) for name in marked - {"sigma"} for claim in ("mse_plan", "mse_plan_critical")]
     for name, row in rows.items():
@@ -204,15 +203,6 @@ def test_confirmatory_rows_are_marked_and_carry_a_corrected_p(done):
             if (p, first) <= (raw[key], key)
         ]
         assert rows[key[0]][key[1]]["p_holm"] == pytest.approx(min(1.0, max(bounds)))
-
-
-def test_the_cost_of_a_constant_tau_is_in_percent_of_sigmas_error(done):
-    found = read_json(done / "metrics/ablation.json")
-    for split in ("test", "validation"):
-        rows, cost = found[split]["rows"], found["tau_constant_cost"][split]
-        own, constant = (rows[name]["mse_plan"]["mean"] for name in ("sigma", "tau_constant"))
-        assert cost["percent"] == pytest.approx(100 * (constant - own) / own)
-        assert cost["lo"] < cost["percent"] < cost["hi"]
 
 
 def test_the_flattening_of_a_curve_is_the_fall_over_the_last_fifth(done):
@@ -236,8 +226,8 @@ def test_tables_and_pictures_are_written_and_a_second_run_repeats_their_bytes(pr
         lines = list(csv.DictReader(file))
     rows = read_json(project / "metrics/ablation.json")["validation"]["rows"]
     assert len(lines) == 2 * len(rows) * 5
-    (line,) = [x for x in lines if (x["split"], x["row"], x["metric"]) == ("validation", "direct", "mse_chk")]
-    assert float(line["delta_hi"]) == rows["direct"]["mse_chk"]["delta_hi"]
+    (line,) = [x for x in lines if (x["split"], x["row"], x["metric"]) == ("validation", "told_motion", "mse_chk")]
+    assert float(line["delta_hi"]) == rows["told_motion"]["mse_chk"]["delta_hi"]
 
 
 @pytest.mark.processes
@@ -271,8 +261,8 @@ def refused(project: Path, message: str) -> None:
 
 
 def test_a_missing_arm_is_named_with_its_folder(project):
-    shutil.rmtree(project / OUT / "direct-1")
-    refused(project, r"out/direct-1/arm\.json: not found; run the stage that writes it")
+    shutil.rmtree(project / OUT / "told_motion-1")
+    refused(project, r"out/told_motion-1/arm\.json: not found; run the stage that writes it")
 
 
 def test_an_arm_or_seed_that_is_not_listed_is_refused(project):
@@ -295,26 +285,29 @@ def test_other_window_ids_values_that_are_not_finite_and_wrong_shapes_are_refuse
     change_column(folder, "window", lambda ids: ids[::-1].copy())
     refused(project, r"sigma-1/predictions\.parquet: column 'window' is not that of this run's")
     (folder / "predictions.parquet").write_bytes(kept)
-    change_column(folder, "tau_mean.chunk", lambda actions: np.where(actions > 0.5, np.nan, actions))
-    refused(project, r"sigma-1/predictions\.parquet: column 'tau_mean\.chunk' holds a value that is not finite")
+    change_column(folder, "sigma_full_scale.chunk", lambda actions: np.where(actions > 0.5, np.nan, actions))
+    refused(project, r"sigma-1/predictions\.parquet: column 'sigma_full_scale\.chunk' holds a value that is not finite")
     (folder / "predictions.parquet").write_bytes(kept)
     change_column(folder, "sigma.vector", lambda actions: np.concatenate([actions, actions], axis=1))
     refused(project, r"sigma-1/predictions\.parquet: column 'sigma\.vector' has shape .* is needed")
 
 
 def test_a_folder_that_holds_another_arm_or_lacks_a_key_or_a_row_is_refused(project):
-    folder = project / OUT / "direct-0"
+    folder = project / OUT / "told_motion-0"
     change_record(folder, seed=1)
-    refused(project, r"out/direct-0/arm\.json: found arm direct of seed 1; legal: direct, 0")
+    refused(project, r"out/told_motion-0/arm\.json: found arm told_motion of seed 1; legal: told_motion, 0")
     record = {key: value for key, value in read_json(folder / "arm.json").items() if key != "steps"}
     write_json(folder / "arm.json", record | {"seed": 0})
-    refused(project, r"out/direct-0/arm\.json: key 'steps' is missing")
-    change_record(folder, steps=100, variants=["direct"])
-    refused(project, r"row 'direct_full_scale' is missing from some seeds")
+    refused(project, r"out/told_motion-0/arm\.json: key 'steps' is missing")
+    change_record(folder, steps=100, variants=["told_motion"])
+    refused(project, r"row 'told_motion_full_scale' is missing from some seeds")
 
 
-def test_a_subject_that_no_arm_gives_is_refused(project):
-    write_parameters(project, (0, 1), tuple(VARIANTS), subject="sigma_best")
-    refused(project, r"params\.yaml: summary\.subject: found 'sigma_best'; legal: a row of a listed arm, sigma")
-    write_parameters(project, (0, 0), tuple(VARIANTS))
+def test_arms_without_sigma_and_seeds_that_come_twice_are_refused(project):
+    others = tuple(name for name in VARIANTS if name != "sigma")
+    for seed in (0, 1):
+        shutil.rmtree(project / OUT / f"sigma-{seed}")
+    write_parameters(project, (0, 1), others)
+    refused(project, r"params\.yaml: ablation\.arms: sigma is missing, with which every row is compared")
+    write_parameters(project, (0, 0), others)
     refused(project, r"params\.yaml: ablation\.seeds: values must be distinct")

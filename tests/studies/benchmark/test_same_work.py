@@ -16,14 +16,14 @@ from sigma.studies.benchmark.time_loading import (
     open_lerobot,
     read_windows,
 )
-from sigma.studies.benchmark.time_training import LeRobotSteps, SigmaSteps
+from sigma.studies.benchmark.time_training import LeRobotSteps, TrainerSteps, plain_lora
+from sigma.training.trainer import Trainer
 from tests.studies.benchmark.projects import project_of
-from tests.worlds import ADAPTED
 
 
 @pytest.fixture(scope="module")
 def project(prepared):
-    return project_of(prepared, ADAPTED)
+    return project_of(prepared)
 
 
 def test_lerobots_items_are_the_windows_of_the_shards(project):
@@ -35,15 +35,13 @@ def test_lerobots_items_are_the_windows_of_the_shards(project):
     assert shards.window_valid[windows].all(axis=1).sum() < len(windows), "some reach past an episode's end"
     for index, row in enumerate(rows.tolist()):
         item = theirs[row]
-        present = ours["present"][index]
-        assert torch.equal(~item[f"{STATE}_is_pad"], present)
-        assert torch.equal(item[STATE][present], ours["state"][index][present])
+        assert torch.equal(item[STATE], ours["state"][index])
         assert torch.equal(~item[f"{ACTION}_is_pad"], ours["valid"][index])
         assert torch.equal(item[ACTION], ours["action"][index])
         for view, camera in enumerate(shards.meta["dataset_cameras"]):
             assert item[camera].dtype == torch.uint8
-            resized = to_resolution(item[camera][present], shards.meta["resolution"])
-            difference = resized.int() - ours["images"][index, present, view].int()
+            resized = to_resolution(item[camera].squeeze(0), shards.meta["resolution"])
+            difference = resized.int() - ours["images"][index, view].int()
             # Two conversions from the video's colours, the same frame: another one differs by up to 170.
             assert difference.abs().max() <= 4
 
@@ -63,12 +61,13 @@ def test_both_loaders_give_the_same_windows_in_the_same_order(project):
         rows[0][:], rows[1][:] = windows.tolist(), dataset_rows(theirs, shards, windows).tolist()
 
 
-def test_the_history_asked_of_lerobot_is_that_of_the_windows(project):
+def test_what_is_asked_of_lerobot_is_that_of_the_windows(project):
     meta = project.shards().meta
     asked = deltas(meta)
-    assert asked[STATE] == pytest.approx([-0.8, -0.4, 0.0]), "three decisions, four steps apart, at 10 Hz"
+    assert asked[STATE] == pytest.approx([-0.3, -0.2, -0.1, 0.0]), "three steps before now, at 10 Hz"
     assert asked[ACTION] == pytest.approx([index / 10 for index in range(16)])
     assert set(asked) == {STATE, ACTION, *meta["dataset_cameras"]}
+    assert all(asked[camera] == [0.0] for camera in meta["dataset_cameras"])
 
 
 def test_a_backend_that_does_not_work_here_says_why(project, monkeypatch):
@@ -102,24 +101,31 @@ def test_windows_taken_out_are_those_of_the_whole(project):
     windows = chosen_windows(whole, 6)
     some = take(whole, windows)
     assert len(windows) >= 6 and set(whole.window_episode[windows]) == set(some.window_episode)
-    assert torch.equal(some.images(some.window_frames[:, -1]), whole.images(whole.window_frames[windows, -1]))
-    assert np.array_equal(some.frame_step[some.window_frames[:, -1]], some.window_step)
-    assert np.array_equal(some.window_frames >= 0, whole.window_frames[windows] >= 0)
+    assert torch.equal(some.images(some.window_frame), whole.images(whole.window_frame[windows]))
+    assert np.array_equal(some.frame_step[some.window_frame], some.window_step)
+    before, after = whole.memory_frames(), some.memory_frames()
+    for episode, frames in after.items():
+        assert np.array_equal(some.frame_step[frames], whole.frame_step[before[episode]])
 
 
-def test_both_trainings_see_the_same_windows_and_draw_as_often(project):
-    ours, theirs = SigmaSteps(project), LeRobotSteps(project)
-    windows = ours.phase.objective.train[ours.phase.objective.rows(0)]
+def test_all_trainings_see_the_same_windows_and_draw_as_often(project):
+    ours, plain = (TrainerSteps(project, new_trainer, 3) for new_trainer in (Trainer, plain_lora))
+    theirs = LeRobotSteps(project)
+    objective = ours.phase.objective
+    windows = objective.train[objective.rows(0)]
+    assert np.array_equal(windows, plain.phase.objective.train[plain.phase.objective.rows(0)])
     batch = theirs.batch()
-    observation = ours.material.observation(windows)
+    observation, _ = ours.batches.observation(windows)
     assert torch.equal(batch["observation.language.tokens"], observation.tokens)
-    assert torch.equal(batch[ACTION][:, : project.shards().meta["horizon"]], ours.material.targets(windows)[0])
+    assert torch.equal(batch[ACTION][:, : project.shards().meta["horizon"]], ours.batches.targets(windows)[0])
     assert theirs.tuned.peft_config["default"].r == project.parameters.lora.rank
-    assert ours.phase.objective.parameters.flow_draws == 1, "LeRobot's function draws one noise a window"
+    assert plain.trained == theirs.trained < ours.trained
+    assert {steps.phase.objective.parameters.flow_draws for steps in (ours, plain)} == {3}
+    assert [steps.side().details["noise_draws"] for steps in (ours, theirs)] == [3, 1]
 
 
-def test_steps_of_both_sides_train_what_they_say(project):
-    ours, theirs = SigmaSteps(project), LeRobotSteps(project)
+def test_steps_of_every_side_train_what_they_say(project):
+    ours, theirs = TrainerSteps(project, plain_lora, 1), LeRobotSteps(project)
     for steps, weights in (
         (ours, list(ours.phase.named.values())),
         (theirs, [weight for weight in theirs.tuned.parameters() if weight.requires_grad]),

@@ -16,7 +16,7 @@ from sigma.shared.errors import SigmaError
 from sigma.studies.arm_folder import DECODINGS
 from sigma.studies.rollout.players import find_player, load_player, read_base
 from tests.bases import STATE_DIM
-from tests.trained_arms import write_full, write_lora, write_record, write_residual
+from tests.trained_arms import write_full, write_lora, write_record, write_sigma
 from tests.worlds import World, inside
 
 N = 4
@@ -67,28 +67,20 @@ def test_sigma_acts_under_the_parameters_adapter_and_at_full_scale(trained):
     assert not np.array_equal(full, acted(load(trained, "sigma")))
 
 
-def test_without_residual_heads_the_adapted_policy_or_the_base_acts_alone(trained, trained_adapted):
-    # These pictures are so unusual that the adapter would shut; a lowest scale keeps it open.
-    settings = trained_adapted.configure().adapter.model_dump() | {"min_scale": 0.5}
-    built = SigmaController(
-        trained_adapted.vla(),
-        adapter=SigmaTelepathyAdapter(**settings),
-        calibration=trained_adapted.root / "models/adapter_calibration.json",
-        n_action_steps=N,
-        heads=False,
-    )
-    found = acted(load(trained_adapted, "sigma_without_residual", adapter=settings))
-    np.testing.assert_array_equal(found, acted(built))
-    assert not np.array_equal(found, acted(load(trained_adapted, "sigma", adapter=settings)))
-    assert not np.array_equal(found, acted(load(trained_adapted, "base"))[:, : found.shape[1]])
-    frozen = acted(load(trained, "sigma_without_residual", adapter=settings))
-    np.testing.assert_array_equal(frozen, acted(load(trained, "base"))[:, : frozen.shape[1]])
+def test_with_its_memory_cleared_sigma_acts_as_at_an_episodes_first_decision(trained):
+    settings = trained.configure().adapter.model_dump() | {"min_scale": 1.0}
+    cleared, carried = (load(trained, name, adapter=settings) for name in ("sigma_memory_cleared", "sigma"))
+    first = acted(carried)
+    for _ in range(2):
+        np.testing.assert_array_equal(acted(cleared), first)
+        np.testing.assert_array_equal(cleared.act(views(), [0, 1]), first)
+    assert not np.array_equal(carried.act(views(), [0, 1]), first)
 
 
-def test_a_residual_arm_is_read_from_its_own_folder(trained, tmp_path):
-    folder = write_residual(trained, tmp_path / "direct-0")
-    for variant in ("", "_full_scale", "_without_residual"):
-        found = load(trained, f"direct{variant}", folder)
+def test_a_sigma_is_read_from_its_own_folder(trained, tmp_path):
+    folder = write_sigma(trained, tmp_path / "told_motion-0")
+    for variant in ("", "_full_scale", "_memory_cleared"):
+        found = load(trained, f"told_motion{variant}", folder)
         np.testing.assert_array_equal(acted(found), acted(load(trained, f"sigma{variant}")))
 
 
@@ -128,7 +120,7 @@ def test_actions_are_in_the_units_that_the_run_computes_with(trained, tmp_path):
 
 def test_an_arm_that_does_not_exist_is_refused_by_name(trained, tmp_path):
     with inside(trained.root):
-        legal = "expert, base, sigma, sigma_full_scale, sigma_without_residual"
+        legal = "expert, base, sigma, sigma_full_scale, sigma_memory_cleared"
         with pytest.raises(SigmaError, match=rf"'sgima' does not exist; legal: {legal}"):
             find_player("sgima", None)
         with pytest.raises(SigmaError, match=r"arm\.json: not found"):
@@ -136,21 +128,21 @@ def test_an_arm_that_does_not_exist_is_refused_by_name(trained, tmp_path):
         folder = write_lora(trained, tmp_path / "plain_lora-0")
         with pytest.raises(SigmaError, match=r"no arm 'plain_lora'; legal: plain_lora_sample, plain_lora_zero_noise"):
             find_player("plain_lora", folder)
-        with pytest.raises(SigmaError, match="holds no arm 'direct'"):
-            find_player("direct", folder)
-        with pytest.raises(SigmaError, match="kind: expected 'residual', 'lora' or 'full', found 'regressor'"):
-            find_player("direct", write_record(trained, tmp_path / "odd", "direct", "regressor"))
+        with pytest.raises(SigmaError, match="holds no arm 'told_motion'"):
+            find_player("told_motion", folder)
+        with pytest.raises(SigmaError, match="kind: expected 'sigma', 'lora' or 'full', found 'regressor'"):
+            find_player("told_motion", write_record(trained, tmp_path / "odd", "told_motion", "regressor"))
 
 
 def test_a_missing_model_or_calibration_is_named(trained, tmp_path):
     with inside(trained.root):
-        folder = write_record(trained, tmp_path / "direct-0", "direct", "residual")
-        with pytest.raises(SigmaError, match=r"direct-0/model: not found"):
-            find_player("direct", folder)
-        folder = write_residual(trained, tmp_path / "direct-1")
+        folder = write_record(trained, tmp_path / "told_motion-0", "told_motion", "sigma")
+        with pytest.raises(SigmaError, match=r"told_motion-0/model: not found"):
+            find_player("told_motion", folder)
+        folder = write_sigma(trained, tmp_path / "told_motion-1")
         (folder / "adapter_calibration.json").unlink()
         with pytest.raises(SigmaError, match=r"adapter_calibration\.json: not found"):
-            find_player("direct", folder)
+            find_player("told_motion", folder)
     with inside(tmp_path), pytest.raises(SigmaError, match=r"models/sigma: not found"):
         find_player("sigma", None)
 
@@ -179,7 +171,7 @@ def test_a_checkpoint_of_another_form_is_refused(trained, tmp_path):
         load(trained, "full_finetune_mean", folder)
 
 
-def test_steps_that_miss_the_history_are_refused_before_weights_are_read(trained, monkeypatch, tmp_path):
+def test_steps_that_miss_memorys_stride_are_refused_before_weights_are_read(trained, monkeypatch, tmp_path):
     import sigma.policy.pi05.base as module
 
     monkeypatch.setattr(module, "load_strictly", lambda *_, **__: pytest.fail("weights were read"))

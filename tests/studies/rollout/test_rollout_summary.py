@@ -95,11 +95,13 @@ def test_order_of_the_tables_changes_nothing_and_without_sigma_there_is_no_pair(
 
 
 def test_arms_of_other_episodes_or_parameters_are_refused(tables, params, tmp_path):
-    other = write(tmp_path, "direct", RATES["sigma"], first=6)
-    with pytest.raises(SigmaError, match="base and direct did not play the same episodes"):
+    other = write(tmp_path, "told_motion", RATES["sigma"], first=6)
+    with pytest.raises(SigmaError, match="base and told_motion did not play the same episodes"):
         summarise([*tables, other], params)
-    other = write(tmp_path, "direct", RATES["sigma"], protocol="q")
-    with pytest.raises(SigmaError, match=r"direct\.parquet: was played with other parameters than .*base\.parquet"):
+    other = write(tmp_path, "told_motion", RATES["sigma"], protocol="q")
+    with pytest.raises(
+        SigmaError, match=r"told_motion\.parquet: was played with other parameters than .*base\.parquet"
+    ):
         summarise([*tables, other], params)
     with pytest.raises(SigmaError, match="second table of the arm base"):
         summarise([*tables, tables[0]], params)
@@ -127,7 +129,7 @@ def test_each_arm_has_the_speed_of_its_policy(tables, params, tmp_path):
 def test_a_clock_that_is_not_of_its_table_is_refused(tables, params):
     clock = tables[1].with_suffix(".json")
     whole = json.loads(clock.read_text())
-    for other in (whole | {"arm": "direct"}, whole | {"played": whole["played"][:-1]}):
+    for other in (whole | {"arm": "told_motion"}, whole | {"played": whole["played"][:-1]}):
         write_json(clock, other)
         with pytest.raises(SigmaError, match=r"sigma\.json: is of another arm or other episodes"):
             summarise(tables, params)
