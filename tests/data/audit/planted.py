@@ -107,10 +107,11 @@ def _index(folder: Path) -> None:
 
 
 def _empty_task(folder: Path) -> None:
-    edit_values(lambda rows: rows["task_index"].fill(2), folder)
     path = folder / "meta" / "tasks.parquet"
     tasks = pd.read_parquet(path)
-    tasks.loc[" "] = 2
+    number = len(tasks)
+    edit_values(lambda rows: rows["task_index"].fill(number), folder)
+    tasks.loc[" "] = number
     tasks.to_parquet(path)
 
 
@@ -183,7 +184,7 @@ FAULTS = (
     _values_fault("a pause of two frames", "timestamp_gap", _set, "timestamp", np.arange(41, 79) / 10, slice(39, None)),
     _values_fault("9.5 rows a second", "clock_rate", _set, "timestamp", np.arange(FRAMES) / 9.5, severity="warn"),
     Fault("an empty instruction", _empty_task, "missing_task"),
-    _values_fault("a task that is not listed", "unknown_task", _set, "task_index", 9),
+    _values_fault("a task that is not listed", "unknown_task", _set, "task_index", 99),
     _values_fault("a copy of another episode", "duplicate_episode", _copied, np.arange(FRAMES)),
     _values_fault("a copy with its rows shuffled", "duplicate_episode", _copied, ANY_ORDER, also=JUMPS),
     _values_fault("a copy off by 0.01 units", "duplicate_episode", _copied, np.arange(FRAMES), noise=0.01),

@@ -1,6 +1,5 @@
 """One decision of Sigma: the base to the bit before training, factors that LoRA cannot move, and what then moves it."""
 
-
 import numpy as np
 import pytest
 import torch
