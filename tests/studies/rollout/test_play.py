@@ -162,7 +162,9 @@ def test_bad_input_is_one_line_before_anything_is_played(world, monkeypatch):
         settings={"late": {"delay": 5}},
     )
     refused(world, r"settings\.told\.wording: .*'held_out'", settings={"told": {"wording": "new"}})
-    monkeypatch.setitem(tasks.TASKS, "lift", replace(tasks.TASKS["lift"], instructions=(Instruction(("levitate it",)),)))
+    monkeypatch.setitem(
+        tasks.TASKS, "lift", replace(tasks.TASKS["lift"], instructions=(Instruction(("levitate it",)),))
+    )
     refused(world, "does not know the word 'levitate'")
     refused(world, r"settings\.wind\.speed: unknown key", settings={"wind": {"speed": 1}})
     refused(world, "'plain' names the undisturbed episodes", settings={"plain": {}})
