@@ -46,9 +46,7 @@ def full():
 @pytest.fixture(scope="module")
 def small(trained):
     """The trained tiny world's sizes, on the meta device."""
-    parameters = trained.configure()
-    config, _ = plan.base_configuration(parameters)
-    return footprint.build_footprint(config, parameters)
+    return plan.sigma_here(trained.configure())[2]
 
 
 def test_the_full_policy_has_the_published_sizes(full):

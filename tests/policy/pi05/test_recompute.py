@@ -6,6 +6,7 @@ import torch
 from sigma.policy.model import lora
 from sigma.policy.pi05.prefix import Steering, assemble, encode, flow_matching_loss, integrate
 from sigma.policy.pi05.recompute import recompute_layers
+from sigma.policy.pi05.weights import empty_policy
 from tests.bases import ACTION_DIM, SIZES, tiny_policy
 
 BATCH, DRAWS, VIEWS, TOKENS, LENGTH = 3, 2, 2, 4, 6
@@ -67,3 +68,13 @@ def test_a_decision_is_that_of_plain_layers():
     recompute_layers(policy)
     for training in (False, True):
         assert torch.equal(integrate(policy.train(training), encode(policy, prefix), noise, 3), expected)
+
+
+def test_a_base_whose_configuration_asks_for_lerobots_checkpointing_still_gives_a_cache():
+    config = tiny_policy().config
+    config.gradient_checkpointing = True
+    policy = empty_policy(config, "float32").train()
+    with torch.device("meta"):
+        mask = torch.ones(1, LENGTH, dtype=torch.bool)
+        prefix = assemble(torch.ones(1, VIEWS, TOKENS, WIDTH), torch.ones(1, LENGTH, WIDTH), mask)
+        assert len(encode(policy, prefix).cache.layers) == SIZES["depth"]
