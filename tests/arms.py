@@ -1,4 +1,4 @@
-"""Arms of the ablation on the small world: the shipped list, as shipped, with few steps."""
+"""Arms of the ablation on the small world: the shipped list, as shipped."""
 
 from pathlib import Path
 from typing import Any
@@ -7,22 +7,20 @@ from sigma.parameters.schema import read_yaml
 from sigma.shared.files import write_json
 from sigma.studies.ablation import arm
 from sigma.studies.ablation.arms import PARAMS
-from tests.worlds import ROOT, SMALL, World, inside, merge
+from tests.worlds import ROOT, World, inside, merge
 
-# The shipped override of the number of steps is for the shipped base.
-FEW = {"full_finetune": {"overrides": {"train.steps": SMALL["train"]["steps"]}}}
 RATES = dict.fromkeys(("sigma", "plain_lora", "told_motion"), 1.0)
 
 
 def write_ablation(world: World, **changes: Any) -> Path:
-    """The shipped ``ablation`` section, made small and with ``changes``, beside the world's ``params.yaml``."""
+    """The shipped ``ablation`` section with ``changes``, beside the world's ``params.yaml``."""
     from ruamel.yaml import YAML
 
     shipped = read_yaml(ROOT / PARAMS)["ablation"]
     file = world.root / PARAMS
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w", encoding="utf-8") as stream:
-        YAML(typ="safe").dump({"ablation": merge(shipped, {"arms": FEW}, changes)}, stream)
+        YAML(typ="safe").dump({"ablation": merge(shipped, changes)}, stream)
     write_json(file.parent / "out/rates.json", RATES)
     return file
 
