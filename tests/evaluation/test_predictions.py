@@ -60,6 +60,10 @@ def _nan(name):
     return change
 
 
+def _fewer_steps(columns):
+    columns["sigma_action"] = columns["sigma_action"][:, :3]
+
+
 @pytest.mark.parametrize(
     "table, change, message",
     [
@@ -68,6 +72,13 @@ def _nan(name):
         ("sigma", _nan("tau_l2"), r"sigma\.parquet: column 'tau_l2' holds a value that is not finite"),
         ("baseline", _nan("base_samples"), r"baseline\.parquet: column 'base_samples' holds a value"),
         ("sigma", lambda columns: columns.pop("tau"), r"sigma\.parquet: column 'tau' is missing"),
+        # The first version stored residuals instead.
+        ("sigma", lambda columns: columns.pop("sigma_action"), r"sigma\.parquet: column 'sigma_action' is missing"),
+        (
+            "sigma",
+            _fewer_steps,
+            r"sigma\.parquet: column 'sigma_action' has shape .*, 3, 3\)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(root, table, change, message):

@@ -6,7 +6,6 @@ import torch
 
 from sigma.policy.model import lora
 from sigma.training.flow import draw_noise_and_time, flow_losses, step_noise
-from sigma.training.loop import Phase
 from sigma.training.objectives import FlowObjective, evaluating
 from sigma.training.trainer import Trainer
 from tests.policy.model.test_decision import awaken
@@ -21,16 +20,12 @@ PLAIN = {
 SHOWN = {"vec", "chk", "trj", "recall", "tau", "tau_l2", "sem_align", "memory_text", "intent_telepathy"}
 
 
-def phase_of(trainer: Trainer, *, awake: bool = True) -> Phase:
-    """What ``trainer`` trains, by default a model whose zero weights are random numbers."""
+def objective_of(trainer: Trainer, *, awake: bool = True) -> FlowObjective:
+    """What ``trainer`` minimises, by default of a model whose zero weights are random numbers."""
     model = trainer.build()
     if awake:
         awaken(model)
-    return trainer.phase(model)
-
-
-def objective_of(trainer: Trainer, *, awake: bool = True) -> FlowObjective:
-    objective = phase_of(trainer, awake=awake).objective
+    objective = trainer.phase(model).objective
     assert isinstance(objective, FlowObjective)
     return objective
 

@@ -20,7 +20,7 @@ from sigma.shared.files import digest_folder
 from sigma.training.loop import Phase
 from sigma.training.state import Scratch
 from sigma.training.trainer import Trainer, TrainingResult
-from tests.training.test_objectives import objective_of, phase_of
+from tests.training.test_objectives import objective_of
 from tests.worlds import ROOT, World, inside, merge
 
 WINDOWS = 8
@@ -197,22 +197,6 @@ def test_inputs_are_measured_on_what_training_reads_and_on_nothing_else(prepared
         spread = values.std(0)
         np.testing.assert_allclose(
             part.spread.numpy(), np.maximum(spread, 0.1 * np.sqrt((spread**2).mean())), rtol=1e-4
-        )
-
-
-def test_accumulation_equals_the_large_batch(prepared):
-    weights = []
-    for batch, accumulation in ((8, 1), (2, 4)):
-        settings = {"batch": batch, "accumulation": accumulation, "weight_decay": 0.0, "warmup": 0.0}
-        phase = phase_of(prepared.trainer({"train": settings | {"state_noise": 0.1}}))
-        # Adam divides by what may be rounding noise.
-        groups = [{"params": group["params"]} for group in phase.optimizer.param_groups]
-        phase.optimizer = torch.optim.SGD(groups, lr=0.01)
-        phase._optimize()
-        weights.append({name: one.detach().clone() for name, one in phase.named.items()})
-    for name, expected in weights[0].items():
-        torch.testing.assert_close(
-            weights[1][name], expected, rtol=0, atol=1e-6, msg=lambda text, name=name: name + text
         )
 
 
