@@ -29,6 +29,7 @@ TWO = {"machine": {"processes": 2, "batch": 8}}
 TWICE = {"train": {"accumulation": 2}, "machine": {"batch": 8}}
 # What the losses of two processes may differ by from those of one, relatively.
 TOLERANCE = 1e-5
+ROUNDING = 1e-3
 
 
 @pytest.fixture(autouse=True)
@@ -85,12 +86,13 @@ def curves(world: World) -> dict[str, np.ndarray]:
     }
 
 
-def assert_same_curves(one: World, other: World) -> None:
+def assert_same_curves(one: World, other: World, *, rounding: float = ROUNDING) -> None:
+    """``rounding`` is what the last digits may differ by: parts of a batch are computed by other kernels."""
     expected, found = curves(one), curves(other)
     assert found.keys() == expected.keys() and any("train loss" in name for name in found)
     for name, values in expected.items():
-        tolerance = TOLERANCE if name.endswith(" loss") else 1e-3
-        np.testing.assert_allclose(found[name], values, rtol=tolerance, atol=1e-7, err_msg=name)
+        tolerance = rounding if rounding > ROUNDING or not name.endswith(" loss") else TOLERANCE
+        np.testing.assert_allclose(found[name], values, rtol=tolerance, atol=1e-4 * rounding, err_msg=name)
 
 
 def assert_same_windows(one: list[list], two: list[list]) -> None:
@@ -199,7 +201,8 @@ def test_every_kind_of_training_is_shared(prepared, tmp_path, monkeypatch, chang
     monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "other"))
     _, two = run(followed, both, 2, changes, {"machine": {"fsdp": fsdp}})
     assert_same_windows(one, two)
-    assert_same_curves(alone, both)
+    # A number of 16 bits has three digits.
+    assert_same_curves(alone, both, rounding=0.1 if "base" in changes else ROUNDING)
 
 
 @pytest.mark.processes
