@@ -133,7 +133,8 @@ class Task:
 
 def _choice(meant: Instruction, setting: Setting) -> tuple[str, ...]:
     """The wordings that a setting draws from."""
-    return {"canonical": meant.wordings[:1], "held_out": meant.held_out}.get(setting.wording, meant.wordings)
+    choices = {"recorded": meant.wordings, "held_out": meant.held_out, "canonical": meant.wordings[:1]}
+    return choices[setting.wording]
 
 
 Boxes = dict[str, tuple[float, float]]

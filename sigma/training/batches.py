@@ -182,7 +182,7 @@ class WindowBatches:
 
 
 def load_batches(
-    base_file: Path, shards_folder: Path, features: Path, baseline: Path, *, device: torch.device, expert: bool = True
+    base_file: Path, shards_folder: Path, features: Path, baseline: Path, *, device: torch.device
 ) -> WindowBatches:
     """Open the inputs and check that they belong together.
 
@@ -204,7 +204,9 @@ def load_batches(
     try:
         tensors = load_file(file)
         pooled, frame_views, text = (tensors[name] for name in ("pooled", "views", "text"))
-    except (SafetensorError, OSError, KeyError) as error:
+    except KeyError as error:
+        raise SigmaError(f"{file}: tensor {error} is missing; run `dvc repro baseline`") from None
+    except (SafetensorError, OSError) as error:
         raise SigmaError(f"{file}: not readable ({' '.join(str(error).split())})") from None
     shape, expected = tuple(pooled.shape), tuple(meta[name] for name in ("frames", "pools", "width"))
     if shape != expected:
@@ -215,7 +217,7 @@ def load_batches(
     columns, _ = read_columns(baseline, COLUMNS)
     if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
         raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")
-    base = load_base(reference, device=str(device), dtype=meta["dtype"], expert=expert, split=processes.split_layers)
+    base = load_base(reference, device=str(device), dtype=meta["dtype"], split=processes.split_layers)
     builder = InputBuilder(base, Normalisation.from_json(meta["normalisation"]))
     digest = hashlib.sha256()
     for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from sigma.policy.model import lora
+from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import save_heads
 from sigma.policy.model.model_folder import CONFIG, model_config
 from sigma.shared.files import atomic_directory, write_json
 from sigma.training.trainer import TrainingResult
 
 
-def write_model(result: TrainingResult, folder: Path) -> None:
+def write_model(result: TrainingResult[SigmaModel], folder: Path) -> None:
     """Write ``models/sigma``: adapter, heads in two formats, configuration, statistics and tokenizer, whole or not."""
     batches = result.batches
     with atomic_directory(folder) as temporary:
@@ -19,7 +20,7 @@ def write_model(result: TrainingResult, folder: Path) -> None:
         batches.base.prompter.tokenizer.save_pretrained(temporary / "tokenizer")
         config = model_config(
             base=batches.base,
-            weights_digest=result.base_digest,
+            weights_digest=result.weights_digest,
             sizes=result.model.heads.sizes,
             features_meta=batches.meta,
             shards_meta=batches.shards.meta,

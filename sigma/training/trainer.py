@@ -4,6 +4,7 @@ LoRA on language model and action expert, the telepathy path and the maps by whi
 together, by π0.5's own objective.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.model.telepathy import TelepathyPath, present_features
 from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches
+from sigma.training.flow import FlowModel
 from sigma.training.loop import Curve, Phase
 from sigma.training.objectives import FlowObjective, TelepathyTargets
 from sigma.training.setup import (
@@ -36,19 +38,19 @@ from sigma.training.state import Scratch
 
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult[Model: (SigmaModel, FlowModel)]:
     """A trained model, and how its training went.
 
     Attributes:
-        base_digest: of the base's tensors at the end.
+        weights_digest: of the policy's own tensors at the end, LoRA's left out.
         steps: optimizer steps.
         selected: step whose weights the model has, and ``validation`` the flow-matching loss there.
         trainable: parameters that ever had a gradient.
         speed: of this run's steps.
     """
 
-    model: SigmaModel
-    base_digest: str
+    model: Model
+    weights_digest: str
     batches: WindowBatches
     curve: Curve
     steps: int
@@ -56,6 +58,54 @@ class TrainingResult:
     validation: float
     trainable: int
     speed: list[dict[str, float]]
+
+
+class ModelTrainer[Model: (SigmaModel, FlowModel)](ABC):
+    """Trains one model by flow matching on the windows of ``batches``, whose base is altered in place."""
+
+    kind: str  # part of the key
+    frozen_vision = True  # whether the vision tower keeps its weights, so that its tokens can be cached
+
+    def __init__(self, batches: WindowBatches, parameters: Parameters):
+        self.batches, self.parameters = batches, parameters
+        self.parts = split_windows(batches)
+        batches.views = views(parameters.train)
+        check_autocast(parameters.train, batches)
+
+    @abstractmethod
+    def build(self) -> Model:
+        """What is trained, at its initial values: the model's outputs are the base's."""
+
+    @abstractmethod
+    def phase(self, model: Model) -> Phase:
+        """The training of ``model`` before its first step."""
+
+    def key(self) -> str:
+        """Digest of every input: a checkpoint of anything else is never resumed."""
+        return inputs_key(self.batches, sections(self.parameters), self.kind)
+
+    def run(self, scratch: Scratch) -> TrainingResult[Model]:
+        """Train, resuming from ``scratch`` where it holds a state of these inputs."""
+        train = self.parameters.train
+        if train.cache_vision and self.frozen_vision:
+            self.batches.cache_vision(np.concatenate(list(self.parts.values())), train.batch)
+        model = self.build()
+        phase = self.phase(model)
+        if saved := scratch.load():
+            phase.load_state(saved)
+        result = phase.run(scratch, train.batch)
+        return TrainingResult(
+            model=model.requires_grad_(False).eval(),
+            # Every process computes it: where the base's layers are split, all of them gather a tensor together.
+            weights_digest=base_digest(model.policy),
+            batches=self.batches,
+            curve=result.curve,
+            steps=train.steps,
+            selected=result.selected,
+            validation=result.validation,
+            trainable=result.trained,
+            speed=result.speed,
+        )
 
 
 def telepathy_sizes(batches: WindowBatches, parameters: TelepathyParameters) -> TelepathySizes:
@@ -76,14 +126,13 @@ def telepathy_sizes(batches: WindowBatches, parameters: TelepathyParameters) -> 
     )
 
 
-class Trainer:
+class Trainer(ModelTrainer[SigmaModel]):
     """Runs one training described by ``train``, ``lora``, ``telepathy``, ``loss`` and ``machine.compile``."""
 
+    kind = "sigma"
+
     def __init__(self, batches: WindowBatches, parameters: Parameters):
-        self.batches, self.parameters = batches, parameters
-        self.parts = split_windows(batches)
-        batches.views = views(parameters.train)
-        check_autocast(parameters.train, batches)
+        super().__init__(batches, parameters)
         reads = batches.shards.memory_reads(self.parts["train"])
         if parameters.telepathy.memory == "carried" and not reads.any():
             stride = batches.shards.meta["memory_stride"]
@@ -91,12 +140,7 @@ class Trainer:
             raise illegal("window.memory_stride", stride, reason, "longer episodes, or telepathy.memory cleared")
         self.sizes = telepathy_sizes(batches, parameters.telepathy)
 
-    def key(self) -> str:
-        """Digest of every input: a checkpoint of anything else is never resumed."""
-        return inputs_key(self.batches, sections(self.parameters), "sigma")
-
     def build(self) -> SigmaModel:
-        """LoRA and heads on the base, at their initial values: the model's outputs are the base's."""
         parameters, policy = self.parameters, self.batches.base.policy
         prepare_layers(policy, parameters)
         seed = parameters.train.seed
@@ -106,7 +150,6 @@ class Trainer:
         return SigmaModel(adapted, heads.to(self.batches.builder.device)).train()
 
     def phase(self, model: SigmaModel) -> Phase:
-        """The training of ``model`` before its first step."""
         batches, train = self.batches, self.parameters.train
         adapter = model.trained()
         if not train.lora_learning_rate:
@@ -120,29 +163,6 @@ class Trainer:
             model, batches, train, self.parameters.loss, self.parts, TelepathyTargets(self._bank(), self._tau_norm())
         )
         return Phase(objective, [group for group in groups if group[0]], schedule(train))
-
-    def run(self, scratch: Scratch) -> TrainingResult:
-        """Train, resuming from ``scratch`` where it holds a state of these inputs."""
-        batches, train = self.batches, self.parameters.train
-        if train.cache_vision:
-            batches.cache_vision(np.concatenate(list(self.parts.values())), train.batch)
-        model = self.build()
-        phase = self.phase(model)
-        if saved := scratch.load():
-            phase.load_state(saved)
-        result = phase.run(scratch, train.batch)
-        return TrainingResult(
-            model=model.eval(),
-            # Every process computes it: where the base's layers are split, all of them gather a tensor together.
-            base_digest=base_digest(model.policy),
-            batches=batches,
-            curve=result.curve,
-            steps=train.steps,
-            selected=result.selected,
-            validation=result.validation,
-            trainable=result.trained,
-            speed=result.speed,
-        )
 
     def _tau_norm(self) -> float:
         return self.parameters.telepathy.tau_norm or (self.sizes.factors * self.sizes.factor_dim) ** 0.5

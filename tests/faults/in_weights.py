@@ -237,7 +237,7 @@ FAULTS = [
         "features of another name",
         "evaluate",
         features_of(renamed("pooled", "spooled")),
-        f"{FEATURES}: not readable ('pooled')",
+        f"{FEATURES}: tensor 'pooled' is missing; run `dvc repro baseline`",
     ),
     Fault(
         "features of another width",

@@ -187,12 +187,12 @@ class TelepathyPath(nn.Module):
         return Memory(memory, intent, views)
 
     def forgetting(self, memory: Tensor, past: Past) -> Tensor:
-        """(B,) how far m (B, w) is from telling what the episode's first read showed; 0 before that read.
+        """(B,) how far m (B, w) is from telling what the episode's first read showed; 0 where nothing was read.
 
         Mean squared error of a linear map to the first read's standardised views: training alone would rather learn
         fifty scenes by heart than keep for seconds what only some decisions need.
         """
-        if past.views.shape[1] == 0:
+        if self.sizes.memory == "cleared" or past.views.shape[1] == 0:
             return memory.new_zeros(len(memory))
         first = self.views.standardise(past.views[:, 0])[past.episode]
         return (past.reads > 0) * (self.beginning(memory) - first).square().mean(-1)

@@ -5,7 +5,7 @@ C chunk, H horizon, K factors, F factor dim, P pooled vectors, d backbone width,
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,7 +47,7 @@ class Proposal:
 
     base: Tensor | None  # (B, H, A) the frozen base's action; None where it was not asked for
     action: Tensor | None  # (B, H, A) Sigma's, at scale 1; None where it was not asked for
-    telepathy: TelepathyState | None  # None where telepathy was switched off
+    telepathy: TelepathyState | None  # None where Sigma's pass was not made
     pooled: Tensor | None  # (B, P, d) features of the frozen base's pass, None where it was not made
 
     def both(self) -> tuple[Tensor, Tensor]:
@@ -171,7 +171,9 @@ class SigmaTelepathyVLA(nn.Module):
         else:
             observation, remembered = self._from_sequence(vis_obs, robot_state, texts)
         addresses = [("call", row) for row in range(len(observation.state))]
-        proposal = self.propose(observation, remembered, addresses, use_telepathy=use_telepathy, noise=noise)
+        proposal = self.propose(observation, remembered, addresses, use_sigma=use_telepathy, noise=noise)
+        if not use_telepathy:
+            proposal = replace(proposal, action=proposal.base)
         return proposal.card_interface(self.config["sizes"]["chunk"])
 
     @torch.no_grad()
@@ -183,7 +185,6 @@ class SigmaTelepathyVLA(nn.Module):
         *,
         use_base: bool = True,
         use_sigma: bool = True,
-        use_telepathy: bool = True,
         noise: Tensor | None = None,
     ) -> Proposal:
         """The base's action and Sigma's, from prepared inputs.
@@ -194,7 +195,6 @@ class SigmaTelepathyVLA(nn.Module):
             addresses: name the decisions whose action needs seeded samples.
             use_base: False spares the frozen base's pass, where nothing of it is executed or measured.
             use_sigma: False spares Sigma's pass.
-            use_telepathy: False leaves Sigma out; its action is the base's.
             noise: (B, Tc, A') the initial noise instead of the deterministic action's.
         """
         base = pooled = action = telepathy = None
@@ -202,14 +202,14 @@ class SigmaTelepathyVLA(nn.Module):
             frozen = self.model.frozen_pass(observation)
             pooled = frozen.pooled
             observation = observation.with_frozen_features(pooled)
-            if use_base or not use_telepathy:
+            if use_base:
                 with lora.disabled(self.model.adapted):
                     base = self._action(frozen.encoded, None, addresses, noise)
-        if use_sigma and use_telepathy:
+        if use_sigma:
             passed = self.model.adapted_pass(observation, remembered)
             action = self._action(passed.encoded, passed.steering, addresses, noise)
             telepathy = passed.telepathy
-        return Proposal(base, action if use_telepathy else base, telepathy, pooled)
+        return Proposal(base, action, telepathy, pooled)
 
     def _action(
         self,

@@ -52,7 +52,6 @@ def load_base(
     device: str = "cpu",
     dtype: str = "float32",
     download: bool = False,
-    expert: bool = True,
     split: Callable[[Iterable[torch.nn.Module], str], None] | None = None,
 ) -> Base:
     """Load the base that a reference describes, and nothing else: every digest is checked.
@@ -60,7 +59,6 @@ def load_base(
     Args:
         reference: what :func:`~sigma.policy.pi05.description.describe_base` returned when the base was fetched.
         download: whether the Hub may be asked for a snapshot that its cache lacks.
-        expert: False leaves the action expert on the CPU (:func:`place`).
         split: called with the :func:`large_layers` and the device before any of them is moved there, such as
             :func:`sigma.compute.processes.split_layers`.
 
@@ -81,7 +79,7 @@ def load_base(
     policy = load_strictly(config, folder, reference["tensors"], dtype=dtype)
     if split:
         split(large_layers(policy), device)
-    place(policy, device, expert=expert)
+    place(policy, device)
     policy.config.device = device
     return Base(
         policy=policy,

@@ -24,25 +24,21 @@ def large_layers(policy: PI05Policy) -> list[nn.Module]:
     return [*paligemma.vision_tower.vision_model.encoder.layers, *paligemma.language_model.layers[:-1]]
 
 
-def place(policy: PI05Policy, device: str | torch.device, *, expert: bool = True) -> PI05Policy:
+def place(policy: PI05Policy, device: str | torch.device) -> PI05Policy:
     """Move a policy to a device, except for the heads that predict words, which no pass here reads.
 
     These stay where they are rather than being dropped, so that every tensor of the base can be compared with its
-    digest. Without ``expert`` the action expert stays too; such a policy encodes a prefix and integrates no action.
+    digest.
     """
-    tower, core = policy.model.paligemma_with_expert, policy.model
-    staying = [(tower.paligemma, "lm_head"), (tower.gemma_expert, "lm_head")]
-    if not expert:
-        staying = [(tower.paligemma, "lm_head"), (tower, "gemma_expert")]
-        staying += [(core, name) for name in ("action_in_proj", "action_out_proj", "time_mlp_in", "time_mlp_out")]
-    parts = [(owner, name, getattr(owner, name)) for owner, name in staying]
-    for owner, name, _ in parts:
-        setattr(owner, name, torch.nn.Identity())  # keeps the place among its owner's parts
+    tower = policy.model.paligemma_with_expert
+    heads = [(owner, owner.lm_head) for owner in (tower.paligemma, tower.gemma_expert)]
+    for owner, _ in heads:
+        owner.lm_head = torch.nn.Identity()  # keeps the place among its owner's parts
     try:
         policy.to(device)
     finally:
-        for owner, name, part in parts:
-            setattr(owner, name, part)
+        for owner, head in heads:
+            owner.lm_head = head
     return policy
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from sigma.compute.device import open_device
 from sigma.parameters import Parameters
 from sigma.policy.model import lora
+from sigma.policy.model.decision import SigmaModel
 from sigma.shared.errors import SigmaError
 from sigma.studies.ablation.fine_tuned import save_fine_tuned
-from sigma.studies.ablation.flow_trainer import FlowResult, FlowTrainer
+from sigma.studies.ablation.flow_trainer import FlowTrainer
 from sigma.studies.arm_folder import ArmKind
 from sigma.training import batches
 from sigma.training.batches import WindowBatches
@@ -37,7 +38,7 @@ def new_trainer(kind: ArmKind, windows: WindowBatches, parameters: Parameters) -
 
 
 @contextmanager
-def trained_arm(kind: ArmKind, parameters: Parameters) -> Iterator[TrainingResult | FlowResult]:
+def trained_arm(kind: ArmKind, parameters: Parameters) -> Iterator[TrainingResult]:
     """Train an arm, resuming an interrupted training; its checkpoint is deleted where the block ends without error."""
     trainer = new_trainer(kind, load_arm_batches(parameters), parameters)
     with Scratch.open(trainer.key()) as scratch:
@@ -45,9 +46,9 @@ def trained_arm(kind: ArmKind, parameters: Parameters) -> Iterator[TrainingResul
         scratch.clear()
 
 
-def write_arm_model(result: TrainingResult | FlowResult, folder: Path) -> None:
+def write_arm_model(result: TrainingResult, folder: Path) -> None:
     """Sigma's model folder; or a PEFT adapter; or a whole checkpoint, which loads as a base."""
-    if isinstance(result, TrainingResult):
+    if isinstance(result.model, SigmaModel):
         write_model(result, folder)
     elif result.model.whole:
         save_fine_tuned(folder, result.batches.base, result.batches.builder.normalisation)

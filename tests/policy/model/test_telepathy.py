@@ -361,3 +361,4 @@ def test_memory_is_asked_how_the_episode_began():
     np.testing.assert_allclose(path.forgetting(memory, past).numpy(), expected, rtol=1e-4)
     unread = replace(past, views=past.views[:, :0], reads=torch.zeros(4, dtype=torch.int64))
     assert not path.forgetting(memory, unread).any()
+    assert not path_of(memory="cleared").forgetting(memory, past).any()  # what was cleared cannot be told

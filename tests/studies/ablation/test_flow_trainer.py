@@ -10,9 +10,10 @@ from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import describe_base
 from sigma.shared.errors import SigmaError
 from sigma.studies.ablation.arm_training import new_trainer, write_arm_model
-from sigma.studies.ablation.flow_trainer import FlowResult, FlowTrainer
+from sigma.studies.ablation.flow_trainer import FlowTrainer
 from sigma.training.flow import FlowModel
 from sigma.training.state import Scratch
+from sigma.training.trainer import TrainingResult
 from tests.training.test_trainer import interrupt, steps_taken
 from tests.worlds import World
 
@@ -25,7 +26,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("SIGMA_SCRATCH", str(tmp_path / "scratch"))
 
 
-def train(world: World, kind: str, *changes) -> FlowResult:
+def train(world: World, kind: str, *changes) -> TrainingResult[FlowModel]:
     trainer = new_trainer(kind, world.material(), world.configure(SHORT, *changes))
     with Scratch.open(trainer.key()) as scratch:
         result = trainer.run(scratch)
@@ -34,7 +35,7 @@ def train(world: World, kind: str, *changes) -> FlowResult:
 
 
 @pytest.fixture(scope="module")
-def tuned(prepared, tmp_path_factory) -> dict[str, FlowResult]:
+def tuned(prepared, tmp_path_factory) -> dict[str, TrainingResult[FlowModel]]:
     """Both kinds, trained for a few steps; read only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIGMA_SCRATCH", str(tmp_path_factory.mktemp("flow") / "scratch"))
