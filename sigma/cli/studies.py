@@ -6,82 +6,95 @@ from typing import Annotated, Any
 from typer import Argument, Option, Typer
 
 from sigma.cli.dispatch import command
+from sigma.cli.help import Panels
 
 studies = Typer()
 
-_ABLATION, _ROLLOUT, _BENCHMARK = Path("stages/ablation"), Path("stages/rollout"), Path("stages/benchmark")
-_Arm = Annotated[str, Option(help="Arm, a name under ablation.arms.")]
+_STUDY, _BENCHMARK = Path("stages/study"), Path("stages/benchmark")
+_Params = Annotated[Path, Option(help="File with the section study.")]
+_Task = Annotated[str, Option(help="Task, a name under study.tasks.")]
+_Arm = Annotated[str, Option(help="Arm, a name under study.arms.")]
+_Seed = Annotated[int, Option(help="Training seed, one of study.seeds.")]
+_Folder = Annotated[Path, Option(help="Folder to write.")]
 _Metrics = Annotated[Path, Option(help="Metrics file to write.")]
 _Record = Annotated[Path, Option(help="JSON file to write.")]
+_PARAMS = _STUDY / "params.yaml"
 
 
 def _file_with(section: str) -> Any:
     return Option(help=f"File with the section {section}.")
 
 
-@command(studies, "Closed loop", "sigma.studies.rollout.play")
+@command(studies, "Study", "sigma.studies.study.play.rollout")
 def rollout(
-    arm: Annotated[
-        str,
-        Option(help="expert, base, sigma, sigma_full_scale, sigma_memory_cleared, or a trained arm (with --model)."),
-    ],
-    model: Annotated[Path | None, Option(help="Folder of a trained arm, with arm.json and model/.")] = None,
-    params: Annotated[Path, _file_with("rollout")] = _ROLLOUT / "params.yaml",
-    output: Annotated[Path | None, Option(help="Table to write [stages/rollout/out/ARM.parquet].")] = None,
-    videos: Annotated[Path | None, Option(help="Folder of videos [stages/rollout/out/videos/ARM].")] = None,
-) -> dict[str, Any]:
-    """Play one arm's episodes in the simulator."""
-    folder = _ROLLOUT / "out"
-    return {"output": output or folder / f"{arm}.parquet", "videos": videos or folder / "videos" / arm}
-
-
-@command(studies, "Closed loop", "sigma.studies.rollout.rollout_summary")
-def rollout_summary(
-    tables: Annotated[list[Path], Argument(help="Tables that `sigma rollout` wrote, one an arm.")],
-    params: Annotated[Path, _file_with("rollout")] = _ROLLOUT / "params.yaml",
-    output: _Metrics = Path("metrics/rollout.json"),
+    arm: Annotated[str, Option(help="expert, base, sigma, sigma_full_scale or sigma_memory_reset.")],
+    output: Annotated[Path, Option(help="Table to write, with a JSON file of the times beside it.")],
+    task: _Task = "pick_place",
+    workspace: Annotated[Path, Option(help="Folder in which the pipeline's stages ran.")] = Path(),
+    videos: Annotated[Path | None, Option(help="Folder to film some episodes into.")] = None,
+    params: _Params = _PARAMS,
 ) -> None:
-    """Score the arms' episodes and compare Sigma with each other arm."""
+    """Play a task's episodes in the simulator."""
 
 
-@command(studies, "Ablation", "sigma.studies.ablation.trial", usage="trial-{arm}-{rate:g}")
+study = Typer(cls=Panels, help="The evidence: tasks, arms and training seeds.", no_args_is_help=True)
+studies.add_typer(study, name="study", rich_help_panel="Study")
+
+
+@command(study, "Stages", "sigma.studies.study.data.record")
+def record(task: _Task, output: _Folder, params: _Params = _PARAMS) -> None:
+    """Record a task's demonstrations in the simulator."""
+
+
+@command(study, "Stages", "sigma.studies.study.data.data")
+def data(
+    task: _Task,
+    recording: Annotated[Path, Option(help="Folder of the task's demonstrations.")],
+    output: _Folder,
+    params: _Params = _PARAMS,
+) -> None:
+    """Run the pipeline's first stages on a recording, as far as the frozen base's actions."""
+
+
+@command(study, "Stages", "sigma.studies.study.cells.cells")
+def cells(output: _Folder = _STUDY / "out/cells", params: _Params = _PARAMS) -> None:
+    """Write how every arm is trained on every task."""
+
+
+@command(study, "Stages", "sigma.studies.study.train.trial")
 def trial(
+    task: _Task,
     arm: _Arm,
-    rate: Annotated[float, Option(help="Multiplier of the learning rates, one of ablation.trials.rates.")],
+    rate: Annotated[float, Option(help="Multiplier of the learning rates, one of study.trials.rates.")],
     output: _Record,
-    params: Annotated[Path, _file_with("ablation")] = _ABLATION / "params.yaml",
+    params: _Params = _PARAMS,
 ) -> None:
     """Train an arm at one learning rate for its validation error alone."""
 
 
-@command(studies, "Ablation", "sigma.studies.ablation.rates")
-def rates(
-    params: Annotated[Path, _file_with("ablation")] = _ABLATION / "params.yaml",
-    trials: Annotated[Path, Option(help="Folder of the trials.")] = _ABLATION / "out/trials",
-    output: _Record = _ABLATION / "out/rates.json",
+@command(study, "Stages", "sigma.studies.study.train.train")
+def train(task: _Task, arm: _Arm, seed: _Seed, output: _Folder, params: _Params = _PARAMS) -> None:
+    """Train an arm at one seed, at the learning rate that its trials chose."""
+
+
+@command(study, "Stages", "sigma.studies.study.play.arm")
+def play(task: _Task, arm: _Arm, output: _Folder, params: _Params = _PARAMS) -> None:
+    """Predict the held-out windows with a trained arm at every seed, and play its episodes."""
+
+
+@command(study, "Stages", "sigma.studies.study.score.score")
+def score(task: _Task, output: _Record, params: _Params = _PARAMS) -> None:
+    """Score a task's arms, offline and in closed loop."""
+
+
+@command(study, "Stages", "sigma.studies.study.score.page")
+def page(
+    scores: Annotated[Path, Option(help="Folder with a JSON file a task.")] = _STUDY / "out/scores",
+    output: _Metrics = Path("metrics/study.json"),
+    page: _Folder = _STUDY / "out/page",
+    params: _Params = _PARAMS,
 ) -> None:
-    """Choose each arm's learning rate from its trials, by validation error."""
-
-
-@command(studies, "Ablation", "sigma.studies.ablation.arm", usage="arm-{arm}-{seed}")
-def arm(
-    arm: _Arm,
-    seed: Annotated[int, Option(help="Training seed, one of ablation.seeds.")],
-    output: Annotated[Path, Option(help="Folder to write: model, predictions, curves, arm.json.")],
-    params: Annotated[Path, _file_with("ablation")] = _ABLATION / "params.yaml",
-    rates: Annotated[Path, Option(help="Learning rates that the trials chose.")] = _ABLATION / "out/rates.json",
-) -> None:
-    """Train one arm of the ablation and predict the validation and test windows with it."""
-
-
-@command(studies, "Ablation", "sigma.studies.ablation.ablation")
-def ablation(
-    params: Annotated[Path, _file_with("ablation")] = _ABLATION / "params.yaml",
-    arms: Annotated[Path, Option(help="Folder of the arms' folders, NAME-SEED.")] = _ABLATION / "out",
-    output: _Metrics = Path("metrics/ablation.json"),
-    tables: Annotated[Path, Option(help="Folder to write: table, forest plot, curves.")] = _ABLATION / "summary",
-) -> None:
-    """Score every trained arm and reference on the held-out windows, with intervals over episodes."""
+    """Join the tasks' scores into the metrics file and a page."""
 
 
 @command(studies, "Speed", "sigma.studies.benchmark.benchmark")

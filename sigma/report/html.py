@@ -56,5 +56,5 @@ def render(template: str, *, package: str = "sigma.report", **values: Any) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"flat": flat, "number": number, "p": p_value, "photo": photo}
+    environment.filters |= {"flat": flat, "number": number, "p": p_value, "photo": photo, "picture": picture}
     return environment.get_template(template).render(**values)

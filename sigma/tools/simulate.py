@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sigma.shared.errors import SigmaError
+from sigma.simulation.extra import simulator_needed
 
 
 def run(
@@ -18,12 +19,8 @@ def run(
         raise SigmaError(f"--episodes: {episodes} for {len(tasks)} tasks; legal: one number ≥ 1 for all, or one a task")
     if len(set(tasks)) != len(tasks):
         raise SigmaError(f"--task: {', '.join(tasks)}: a task is named twice")
-    try:
+    with simulator_needed("simulate"):
         from sigma.simulation.record import record
-    except ModuleNotFoundError as error:
-        if error.name not in ("mujoco", "so101_nexus", "gymnasium"):
-            raise
-        raise SigmaError(f"simulate: {error.name} is not installed; install the extra 'simulation'") from None
 
     counts = record(Path(output), tasks, episodes, seed, size, noise, workers)
     return (

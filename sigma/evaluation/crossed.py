@@ -1,0 +1,85 @@
+"""Means and differences over several training seeds that met the same episodes: intervals that contain both.
+
+A value belongs to one training seed and one episode, and both are draws: another training would give another policy,
+another day other episodes. With S seeds and E episodes the mean's variance is that of a crossed random-effects design,
+(MS_seed + MS_episode − MS_residual) / (S·E). The residual's mean square is not subtracted, which errs on the wide side
+and cannot go below zero; degrees of freedom are Satterthwaite's (1946). ``tests/evaluation/test_crossed.py`` checks the
+coverage by simulation.
+
+With few seeds and rates near 0 or 1 the t-interval can be too narrow. So it is never narrower than the interval that
+takes all S·E values as independent: Wilson's for a rate, Newcombe's for a difference of rates.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest, t
+
+from sigma.evaluation.intervals import LEVEL
+from sigma.evaluation.success import Interval, difference_of_pairs, wilson
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its 95 % interval, and the two-sided p of a true mean of 0."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+    def joined(self, interval: Interval, p: float) -> "Estimate":
+        """The wider of both intervals at each end, and the larger p."""
+        return Estimate(self.mean, min(self.low, interval[1]), max(self.high, interval[2]), max(self.p, p))
+
+
+def crossed_mean(values: np.ndarray) -> Estimate:
+    """The mean of ``values [S, E]``; with one seed the interval is over episodes alone.
+
+    Raises :class:`ValueError` for fewer than two episodes.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    seeds, episodes = values.shape
+    if episodes < 2:
+        raise ValueError(f"{episodes} episode: an interval needs at least 2")
+    mean = float(values.mean())
+    squares = [seeds * values.mean(axis=0).var(ddof=1)]
+    freedom = [episodes - 1]
+    if seeds > 1:
+        squares.append(episodes * values.mean(axis=1).var(ddof=1))
+        freedom.append(seeds - 1)
+    total = sum(squares)
+    if total == 0.0:
+        return Estimate(mean, mean, mean, float(mean == 0.0))
+    degrees = total**2 / sum(square**2 / free for square, free in zip(squares, freedom, strict=True))
+    error = float(np.sqrt(total / values.size))
+    margin = float(t.ppf((1 + LEVEL) / 2, degrees)) * error
+    return Estimate(mean, mean - margin, mean + margin, float(2 * t.sf(abs(mean) / error, degrees)))
+
+
+def rate(success: np.ndarray) -> Estimate:
+    """The share of successes ``[S, E]``, bool."""
+    estimate = crossed_mean(success).joined(wilson(int(success.sum()), success.size), 0.0)
+    return Estimate(estimate.mean, max(estimate.low, 0.0), min(estimate.high, 1.0), estimate.p)
+
+
+def rate_difference(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """``first`` minus ``second``, both ``[S, E]`` bool on the same episodes; an arm without training has one row."""
+    first, second = np.broadcast_arrays(np.asarray(first, bool), np.asarray(second, bool))
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    discordant = only_first + only_second
+    p = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    pooled = difference_of_pairs(both, only_first, only_second, neither)
+    estimate = crossed_mean(first.astype(float) - second).joined(pooled, p)
+    return Estimate(estimate.mean, max(estimate.low, -1.0), min(estimate.high, 1.0), estimate.p)
+
+
+def holm[Key](p: dict[Key, float]) -> dict[Key, float]:
+    """Holm's (1979) step-down adjustment: p times the number of hypotheses still standing, never falling, at most 1."""
+    adjusted: dict[Key, float] = {}
+    highest = 0.0
+    for index, key in enumerate(sorted(p, key=lambda name: p[name])):
+        highest = max(highest, min(1.0, (len(p) - index) * p[key]))
+        adjusted[key] = highest
+    return adjusted

@@ -1,0 +1,25 @@
+"""``sigma study record``: the demonstrations of a task."""
+
+from pathlib import Path
+
+from sigma.parameters import read_parameters
+from sigma.simulation.extra import simulator_needed
+from sigma.studies.study.cells.parameters import find, read_study
+
+
+def run(*, task: str, params: Path, output: Path) -> str:
+    """Record what the study lists for this task as a LeRobotDataset; returns one line with the counts.
+
+    Raises :class:`SigmaError` for a task that is not listed, and where the simulator is not installed.
+    """
+    study, machine = read_study(params), read_parameters().machine
+    chosen = find(study.tasks, task, "tasks", params)
+    with simulator_needed("study record"):
+        from sigma.simulation.record import record
+        from sigma.simulation.scene import IMAGE_SIZE
+
+    recording = study.recording
+    counts = record(
+        output, [chosen.task], [chosen.episodes], recording.seed, IMAGE_SIZE, recording.noise, machine.workers
+    )
+    return f"{output}: {counts['episodes']} episodes, {counts['frames']} frames of {chosen.task}"

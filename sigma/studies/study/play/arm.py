@@ -1,0 +1,51 @@
+"""``sigma study play``: a trained arm at every seed, on the held-out windows and in closed loop."""
+
+from pathlib import Path
+from typing import Any
+
+from sigma.parameters import read_parameters
+from sigma.simulation.setting import PLAIN, PLAIN_NAME
+from sigma.studies.study.cells.arm_folder import EPISODES, read_arm_record
+from sigma.studies.study.cells.parameters import check_cell, read_study, settings_played, task_values
+from sigma.studies.study.cells.workspace import Workspace, model_folder
+from sigma.studies.study.play.play import check_simulator, jobs_of, play, table_rows, write_played
+from sigma.studies.study.play.players import arm_players
+
+
+def run(*, task: str, arm: str, params: Path, output: Path) -> str:
+    """Write the folder ``output`` with a folder for each seed: predictions, calibrated adapter and episodes.
+
+    The arm's first variant plays every setting, the others the plain one. Returns one line with the successes.
+    """
+    study = read_study(params)
+    check_cell(study, task, arm, params)
+    parameters = read_parameters(Path(f"{params}: study.tasks.{task}"), task_values(study, task, params))
+    workspace = Workspace.of(task)
+    models = {seed: model_folder(task, arm, seed) for seed in study.seeds}
+    records = {seed: read_arm_record(model, workspace) for seed, model in models.items()}
+    check_simulator()
+
+    from sigma.shared.files import atomic_directory
+    from sigma.simulation.parallel import EpisodePool
+    from sigma.studies.study.play.predict import predict
+    from sigma.studies.study.train.training import load_arm_batches
+
+    every = jobs_of(study, task, settings_played(study, task, arm), study.tasks[task].base_tasks)
+    plain = jobs_of(study, task, {PLAIN_NAME: PLAIN}, [])
+    won: list[str] = []
+    with atomic_directory(output) as temporary, EpisodePool(parameters.machine.workers) as crew:
+        for seed, model in models.items():
+            folder = temporary / str(seed)
+            folder.mkdir()
+            predict(records[seed], model, load_arm_batches(workspace, parameters), parameters, folder)
+            rows: list[dict[str, Any]] = []
+            clocks: list[dict[str, Any]] = []
+            for number, player in enumerate(arm_players(model, folder, workspace)):
+                jobs = plain if number else every
+                played, measured = play(player, jobs, workspace, parameters, params, batch=study.play.batch, crew=crew)
+                rows += table_rows(player, played)
+                clocks += measured
+                if not number:
+                    won.append(str(sum(result.success for result in played[0][1])))
+            write_played(folder / EPISODES, rows, clocks, study)
+    return f"play: {arm} on {task}: {', '.join(won)} of {study.play.episodes} episodes, one number a training seed"

@@ -1,0 +1,166 @@
+"""Closed loop in the simulator: every player on the same fresh episodes."""
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sigma.parameters import Parameters
+from sigma.shared.errors import SigmaError
+from sigma.simulation.extra import simulator_needed
+from sigma.simulation.setting import PLAIN, PLAIN_NAME, Setting
+from sigma.studies.study.cells.parameters import StudyParameters
+from sigma.studies.study.cells.workspace import Workspace
+from sigma.studies.study.play.players import EXPERT, Player, load_player, read_base
+
+if TYPE_CHECKING:
+    from sigma.policy.control.controller import BaseController
+    from sigma.policy.control.sigma_controller import SigmaController
+    from sigma.simulation.episode import EpisodeSpec, RolloutResult
+    from sigma.simulation.parallel import EpisodePool
+
+
+@dataclass(frozen=True)
+class Job:
+    """Episodes of one kind."""
+
+    setting: str
+    seeds: range
+    spec: "EpisodeSpec"
+
+
+def jobs_of(study: StudyParameters, task: str, settings: dict[str, Setting], base_tasks: list[str]) -> list[Job]:
+    """Everything that one player plays on a task of the study: its settings, then the base's own tasks."""
+    from sigma.simulation.episode import EpisodeSpec
+    from sigma.simulation.tasks import task_named
+
+    play = study.play
+
+    def job(name: str, setting_name: str, setting: Setting, episodes: int) -> Job:
+        spec = EpisodeSpec(task_named(name).name, setting.n_action_steps or play.n_action_steps, setting)
+        return Job(setting_name, range(play.first_seed, play.first_seed + episodes), spec)
+
+    played = study.tasks[task].task
+    counts = {name: play.episodes if name == PLAIN_NAME else play.setting_episodes for name in settings}
+    return [
+        *(job(played, name, setting, counts[name]) for name, setting in settings.items()),
+        *(job(other, PLAIN_NAME, PLAIN, play.base_episodes) for other in base_tasks),
+    ]
+
+
+def _controllers(
+    player: Player, workspace: Workspace, parameters: Parameters, jobs: list[Job], params: Path
+) -> "dict[int, BaseController | SigmaController]":
+    """The player's policy for each number of control steps that a job executes a decision; none for the expert.
+
+    Raises :class:`SigmaError` for a delay beyond the plan, and for words that the base does not know.
+    """
+    if player.kind == EXPERT:
+        return {}
+    from sigma.compute.device import open_device
+    from sigma.policy.control.robot_observation import check_words
+    from sigma.simulation.tasks import task_named
+
+    reference, features = read_base(workspace)
+    controllers = {
+        taken: load_player(
+            player,
+            reference=reference,
+            features=features,
+            adapter=parameters.adapter.model_dump(),
+            n_action_steps=taken,
+            device=open_device(parameters.machine),
+        )
+        for taken in dict.fromkeys(job.spec.n_action_steps for job in jobs)
+    }
+    for job in jobs:
+        controller, delay = controllers[job.spec.n_action_steps], job.spec.setting.delay
+        longest = controller.horizon - job.spec.n_action_steps
+        if delay > longest:
+            raise SigmaError(
+                f"{params}: settings: {job.setting}: delay: found {delay}; legal: 0 to {longest}, as {player.name} "
+                f"plans {controller.horizon} steps"
+            )
+        check_words(controller.builder.base.prompter, task_named(job.spec.task).texts(job.spec.setting))
+    return controllers
+
+
+def play(
+    player: Player,
+    jobs: list[Job],
+    workspace: Workspace,
+    parameters: Parameters,
+    params: Path,
+    *,
+    batch: int,
+    crew: "EpisodePool",
+) -> "tuple[list[tuple[Job, list[RolloutResult]]], list[dict[str, Any]]]":
+    """Every job's episodes, and of each job its seconds and the policy's decisions a second.
+
+    These are measured in calls of ``batch`` rows, rows that are free included; None for the expert, who has no policy.
+    """
+    from sigma.shared.progress import progress
+    from sigma.simulation.rollout import FixedRows, run_expert, run_rollouts
+    from sigma.simulation.scene import IMAGE_SIZE
+
+    controllers = _controllers(player, workspace, parameters, jobs, params)
+    # An expert looks at no picture.
+    size = next((controller.builder.base.resolution for controller in controllers.values()), IMAGE_SIZE)
+    played, clocks = [], []
+    with progress(f"rollout {player.name}", sum(len(job.seeds) for job in jobs)) as meter:
+        for job in jobs:
+            started = time.perf_counter()
+            spec, rate = replace(job.spec, size=size), None
+            if not controllers:
+                results = run_expert(job.seeds, spec, crew=crew)
+            else:
+                policy = FixedRows(controllers[spec.n_action_steps], batch)
+                results = run_rollouts(policy, job.seeds, spec, batch=batch, crew=crew)
+                rate = round(sum(result.decisions for result in results) / policy.seconds, 2)
+            seconds = round(time.perf_counter() - started, 2)
+            clocks.append({"arm": player.name, "task": spec.task, "setting": job.setting, "seconds": seconds})
+            clocks[-1] |= {"episodes": len(results), "decisions_per_second": rate}
+            played.append((job, results))
+            won = sum(result.success for result in results)
+            meter.advance(len(results), f"{spec.task} {job.setting}: {won} of {len(results)}")
+    return played, clocks
+
+
+def check_simulator() -> None:
+    """Raise :class:`SigmaError` where episodes cannot be simulated and drawn here."""
+    with simulator_needed("rollout"):
+        from sigma.simulation.parallel import check_renderer
+    check_renderer()
+
+
+def write_played(
+    output: Path, rows: list[dict[str, Any]], clocks: list[dict[str, Any]], study: StudyParameters
+) -> None:
+    """``output``, a table with one row an episode, and the times in a JSON file beside it.
+
+    The table is the same to the bit when the arm is played again, which no clock is.
+    """
+    import pyarrow as pa
+
+    from sigma.shared.files import Outputs
+
+    text, count = pa.string(), pa.int64()
+    columns = {"arm": text, "task": text, "setting": text, "seed": count, "instruction": text, "success": pa.bool_()}
+    columns |= {"progress": pa.float64(), "wrong_box": pa.bool_(), "steps": count, "failure": text}
+    columns |= {"milestones": count, "decisions": count}  # of a result the actions alone are left out
+    # What must be equal of two arms for their episodes to be compared.
+    protocol = study.play.model_dump(exclude={"episodes", "setting_episodes", "base_episodes"})
+    schema = pa.schema(columns).with_metadata({"protocol": json.dumps(protocol, sort_keys=True)})
+    with Outputs() as outputs:
+        outputs.table(output, pa.Table.from_pylist(rows, schema=schema))
+        outputs.json(output.with_suffix(".json"), {"played": clocks})
+
+
+def table_rows(player: Player, played: "list[tuple[Job, list[RolloutResult]]]") -> list[dict[str, Any]]:
+    """One row an episode."""
+    return [
+        {"arm": player.name, "task": job.spec.task, "setting": job.setting, **vars(result)}
+        for job, results in played
+        for result in results
+    ]

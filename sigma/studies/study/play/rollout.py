@@ -1,0 +1,54 @@
+"""``sigma rollout``: a player of the root pipeline in closed loop."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sigma.parameters import read_parameters
+from sigma.shared.errors import SigmaError
+from sigma.studies.study.cells.parameters import find, read_study, task_values
+from sigma.studies.study.cells.workspace import Workspace
+from sigma.studies.study.play.play import Job, check_simulator, jobs_of, play, table_rows, write_played
+from sigma.studies.study.play.players import root_player
+
+if TYPE_CHECKING:
+    from sigma.simulation.episode import RolloutResult
+    from sigma.simulation.parallel import EpisodePool
+
+FILMED, VIDEO_SIZE = 2, 160  # successes and as many failures; side of a camera's picture in pixels
+
+
+def run(*, task: str, arm: str, params: Path, workspace: Path, output: Path, videos: Path | None) -> str:
+    """Play the episodes that the study lists for a task, with the expert, the frozen base or the trained Sigma.
+
+    ``workspace`` is the folder in which the root pipeline's stages ran, ``output`` the table to write. With ``videos``,
+    successes and failures of the lowest seeds are filmed into that folder. Returns one line with the successes.
+    """
+    study = read_study(params)
+    chosen = find(study.tasks, task, "tasks", params)
+    parameters = read_parameters(Path(f"{params}: study.tasks.{task}"), task_values(study, task, params))
+    if output.suffix != ".parquet":
+        raise SigmaError(f"{output}: legal: a name that ends with .parquet")
+    place = Workspace(workspace)
+    player = root_player(arm, place)
+    check_simulator()
+
+    from sigma.simulation.parallel import EpisodePool
+
+    jobs = jobs_of(study, task, study.all_settings(task), chosen.base_tasks)
+    with EpisodePool(parameters.machine.workers) as crew:
+        played, clocks = play(player, jobs, place, parameters, params, batch=study.play.batch, crew=crew)
+        if videos is not None:
+            _film(videos, *played[0], crew)
+    write_played(output, table_rows(player, played), clocks, study)
+    results = played[0][1]
+    won = sum(result.success for result in results)
+    return f"rollout: {arm}: {task} {won} of {len(results)}, {sum(len(one) for _, one in played)} episodes in all"
+
+
+def _film(folder: Path, job: Job, results: "list[RolloutResult]", crew: "EpisodePool") -> None:
+    from sigma.simulation.episode import EpisodeSpec
+    from sigma.simulation.videos import choose, film, write_films
+
+    kept = choose(results, FILMED)
+    views = crew.replay({result.seed: result.actions for result in kept}, EpisodeSpec(job.spec.task, size=VIDEO_SIZE))
+    write_films(folder, [film(result, views[result.seed]) for result in kept])

@@ -1,0 +1,108 @@
+"""Success in closed loop, from the tables that ``sigma rollout`` wrote.
+
+Legend: S training seeds, E episodes.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sigma.evaluation.crossed import rate, rate_difference
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import read_table
+from sigma.shared.records import read_record
+from sigma.shared.tables import metadata_of
+
+COLUMNS = ("seed", "success", "progress", "wrong_box", "failure")
+SPEED = "decisions_per_second"
+Key = tuple[str, str, str]  # simulator task, setting, arm
+Groups = dict[Key, dict[str, Any]]  # a list of COLUMNS' values in the order of the episodes, and the speed
+_AGAIN = "run `dvc repro stages/study/dvc.yaml`"
+
+
+def read_played(path: Path) -> tuple[str, Groups]:
+    """The protocol and the episodes of one table of ``sigma rollout``.
+
+    Raises :class:`SigmaError` where it is no such table, or its clocks' file is missing or of other episodes.
+    """
+    table = read_table(path)
+    missing = [name for name in ("arm", "task", "setting", *COLUMNS) if name not in table.column_names]
+    metadata = metadata_of(table)
+    if missing or "protocol" not in metadata:
+        raise SigmaError(f"{path}: no table of `sigma rollout` (lacks {', '.join(missing) or 'metadata'})")
+    groups: Groups = {}
+    for row in sorted(table.to_pylist(), key=lambda row: row["seed"]):
+        columns = groups.setdefault((row["task"], row["setting"], row["arm"]), {name: [] for name in COLUMNS})
+        for name in COLUMNS:
+            columns[name].append(row[name])
+    file = path.with_suffix(".json")
+    form = {"played": [{"arm": str, "task": str, "setting": str, SPEED: float | None}]}
+    clocks = read_record(file, form, _AGAIN)["played"]
+    rates = {(clock["task"], clock["setting"], clock["arm"]): clock[SPEED] for clock in clocks}
+    if rates.keys() != groups.keys():
+        raise SigmaError(f"{file}: is of other episodes than the table beside it; {_AGAIN}")
+    for key, speed in rates.items():
+        groups[key][SPEED] = speed
+    return metadata["protocol"], groups
+
+
+def join_seeds(tables: Sequence[Path]) -> dict[Key, dict[str, Any]]:
+    """Every arm's episodes by task and setting, as arrays ``[S, E]`` in the order of the tables.
+
+    Raises :class:`SigmaError` for tables of other parameters, and for arms that did not play the same episodes.
+    """
+    protocol, gathered = None, dict[Key, list[dict[str, Any]]]()
+    for path in tables:
+        now, groups = read_played(path)
+        protocol = protocol or now
+        if now != protocol:
+            raise SigmaError(f"{path}: was played with other parameters than {tables[0]}; {_AGAIN}")
+        for key, columns in groups.items():
+            gathered.setdefault(key, []).append(columns)
+    episodes: dict[tuple[str, str], list[int]] = {}
+    joined: dict[Key, dict[str, Any]] = {}
+    for key, parts in gathered.items():
+        for part in parts:
+            if episodes.setdefault(key[:2], part["seed"]) != part["seed"]:
+                raise SigmaError(f"the arms on {key[0]}, {key[1]} did not play the same episodes; {_AGAIN}")
+        joined[key] = {name: np.array([part[name] for part in parts]) for name in COLUMNS}
+        speeds = [part[SPEED] for part in parts if part[SPEED] is not None]
+        joined[key][SPEED] = float(np.median(speeds)) if speeds else None
+    return joined
+
+
+def score(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """What one arm did in one setting, JSON-ready."""
+    success = columns["success"]
+    estimate = rate(success)
+    result = {
+        "success": estimate.mean,
+        "lo": estimate.low,
+        "hi": estimate.high,
+        "seeds": [float(value) for value in success.mean(axis=1)],
+        "episodes": success.shape[1],
+        "progress": float(columns["progress"].mean()),
+        "wrong_box": int(columns["wrong_box"].sum()),
+        "failures": dict(sorted(Counter(kind for kind in columns["failure"].ravel() if kind is not None).items())),
+    }
+    return result if columns[SPEED] is None else result | {SPEED: round(columns[SPEED], 2)}
+
+
+def against(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float]:
+    """Success of ``first`` minus that of ``second`` on the same episodes, JSON-ready."""
+    difference = rate_difference(first["success"], second["success"])
+    return {"difference": difference.mean, "lo": difference.low, "hi": difference.high, "p": difference.p}
+
+
+def retention(arm: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """An arm on the base's own tasks together, one entry a task: its success, and that minus the frozen base's.
+
+    Episodes of the tasks count alike; what an arm loses there, it has forgotten.
+    """
+    success, before = (np.concatenate([task["success"] for task in tasks], axis=1) for tasks in (arm, base))
+    kept, change = rate(success), rate_difference(success, before)
+    result = {"success": kept.mean, "lo": kept.low, "hi": kept.high, "episodes": success.shape[1]}
+    return result | {"difference": change.mean, "difference_lo": change.low, "difference_hi": change.high}
