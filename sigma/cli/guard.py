@@ -57,12 +57,13 @@ def find_stage(arguments: Sequence[str], address: str, root: Path = Path()) -> d
     ``address`` is ``$DVC_STAGE``. Only its stage name is used: its path is relative to the folder in which DVC was
     started, which is not known here, so every ``dvc.yaml`` is searched for the command.
     """
-    from sigma.parameters.schema import read_yaml
+    from ruamel.yaml import YAML
 
+    yaml = YAML(typ="safe", pure=True)  # DVC has accepted these files
     name = address.rpartition(":")[2].partition("@")[0]
     command = " ".join(("python -m sigma", *arguments))
     for file in (root / "dvc.yaml", *sorted(root.glob("stages/*/dvc.yaml"))):
-        stage = read_yaml(file).get("stages", {}).get(name) if file.is_file() else None
+        stage = yaml.load(file).get("stages", {}).get(name) if file.is_file() else None
         if stage:
             literals = TEMPLATE.split(" ".join(stage["cmd"].split()))
             if re.fullmatch(r"\S+".join(map(re.escape, literals)), command):

@@ -6,8 +6,9 @@ another day other episodes. With S seeds and E episodes the mean's variance is t
 and cannot go below zero; degrees of freedom are Satterthwaite's (1946). ``tests/evaluation/test_crossed.py`` checks the
 coverage by simulation.
 
-With few seeds and rates near 0 or 1 the t-interval can be too narrow. So it is never narrower than the interval that
-takes all S·E values as independent: Wilson's for a rate, Newcombe's for a difference of rates.
+A rate has Wilson's interval for as many independent episodes as would give this variance, with Student's quantile. A
+difference of rates has Student's interval, and at least the width of Newcombe's for S·E independent pairs. Where seeds
+differ by 0.8 in logits, say from 30 to 70 %, three of them hold the truth in 91 to 95 % only.
 """
 
 from dataclasses import dataclass
@@ -33,34 +34,49 @@ class Estimate:
         return Estimate(self.mean, min(self.low, interval[1]), max(self.high, interval[2]), max(self.p, p))
 
 
-def crossed_mean(values: np.ndarray) -> Estimate:
-    """The mean of ``values [S, E]``; with one seed the interval is over episodes alone.
+def _variance(values: np.ndarray) -> tuple[float, float]:
+    """The variance of the mean of ``values [S, E]``, and its degrees of freedom; those are 0 where it is 0.
 
     Raises :class:`ValueError` for fewer than two episodes.
     """
-    values = np.asarray(values, dtype=np.float64)
     seeds, episodes = values.shape
     if episodes < 2:
         raise ValueError(f"{episodes} episode: an interval needs at least 2")
-    mean = float(values.mean())
     squares = [seeds * values.mean(axis=0).var(ddof=1)]
     freedom = [episodes - 1]
     if seeds > 1:
         squares.append(episodes * values.mean(axis=1).var(ddof=1))
         freedom.append(seeds - 1)
-    total = sum(squares)
+    total = float(sum(squares))
     if total == 0.0:
+        return 0.0, 0.0
+    shares = sum(square**2 / free for square, free in zip(squares, freedom, strict=True))
+    return total / values.size, float(total**2 / shares)
+
+
+def crossed_mean(values: np.ndarray) -> Estimate:
+    """The mean of ``values [S, E]``; with one seed the interval is over episodes alone."""
+    values = np.asarray(values, dtype=np.float64)
+    mean, (variance, degrees) = float(values.mean()), _variance(values)
+    if variance == 0.0:
         return Estimate(mean, mean, mean, float(mean == 0.0))
-    degrees = total**2 / sum(square**2 / free for square, free in zip(squares, freedom, strict=True))
-    error = float(np.sqrt(total / values.size))
-    margin = float(t.ppf((1 + LEVEL) / 2, degrees)) * error
-    return Estimate(mean, mean - margin, mean + margin, float(2 * t.sf(abs(mean) / error, degrees)))
+    margin = float(t.ppf((1 + LEVEL) / 2, degrees) * variance**0.5)
+    return Estimate(mean, mean - margin, mean + margin, float(2 * t.sf(abs(mean) / variance**0.5, degrees)))
 
 
-def rate(success: np.ndarray) -> Estimate:
-    """The share of successes ``[S, E]``, bool."""
-    estimate = crossed_mean(success).joined(wilson(int(success.sum()), success.size), 0.0)
-    return Estimate(estimate.mean, max(estimate.low, 0.0), min(estimate.high, 1.0), estimate.p)
+def rate(success: np.ndarray) -> Interval:
+    """The share of successes ``[S, E]``, bool, with its interval."""
+    success = np.asarray(success, bool)
+    variance, degrees = _variance(success.astype(np.float64))
+    share = float(success.mean())
+    if variance == 0.0:
+        return wilson(int(success.sum()), success.size)
+    quantile = float(t.ppf((1 + LEVEL) / 2, degrees))
+    # As many independent episodes, at most those that there are.
+    count = share * (1 - share) / max(variance, share * (1 - share) / success.size)
+    centre = (share + quantile**2 / (2 * count)) / (1 + quantile**2 / count)
+    margin = quantile * (share * (1 - share) / count + quantile**2 / (4 * count**2)) ** 0.5 / (1 + quantile**2 / count)
+    return share, centre - margin, centre + margin
 
 
 def rate_difference(first: np.ndarray, second: np.ndarray) -> Estimate:

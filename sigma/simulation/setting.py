@@ -1,14 +1,9 @@
-"""The section ``rollout`` of a parameter file, and a harder setting of an episode.
+"""How an episode may differ from the plain one. Loads neither MuJoCo nor torch."""
 
-Loads neither MuJoCo nor torch.
-"""
-
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints
 
-from sigma.parameters import read_sections
 from sigma.parameters.schema import Section
 
 TARGET = "pick_place"  # the task that Sigma learns
@@ -42,46 +37,3 @@ class Setting(Section):
 
 
 PLAIN = Setting()
-
-
-class RolloutParameters(Section):
-    target: str
-    episodes: int = Field(ge=1, le=100_000)
-    base_tasks: list[str]
-    base_episodes: int = Field(ge=1, le=100_000)
-    first_seed: int = Field(ge=0, le=1_000_000_000)
-    n_action_steps: int = Field(ge=1, le=1024)
-    batch: int = Field(ge=1, le=1024)
-    settings_episodes: int = Field(ge=1, le=100_000)
-    settings: dict[SettingName, Setting]
-    videos: int = Field(ge=0, le=100)
-    video_size: int = Field(ge=32, le=1024, multiple_of=2)
-
-    @field_validator("settings")
-    @classmethod
-    def _plain_is_taken(cls, settings: dict[str, Setting]) -> dict[str, Setting]:
-        if PLAIN_NAME in settings:
-            raise ValueError(f"{PLAIN_NAME!r} names the undisturbed episodes")
-        return settings
-
-    @model_validator(mode="after")
-    def _tasks_differ(self) -> "RolloutParameters":
-        if len({self.target, *self.base_tasks}) <= len(self.base_tasks):
-            raise ValueError("target and base_tasks must all be different")
-        return self
-
-
-class AblationParameters(Section):
-    """Read by dvc.yaml alone."""
-
-    seed: int = Field(ge=0)
-
-
-class RolloutFile(Section):
-    rollout: RolloutParameters
-    ablation: AblationParameters
-
-
-def read_rollout(path: Path) -> RolloutParameters:
-    """The section ``rollout`` of a parameter file; the whole file is checked."""
-    return read_sections(RolloutFile, path).rollout

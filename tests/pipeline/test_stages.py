@@ -12,12 +12,15 @@ PIPELINE = yaml.load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMETERS = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 COMPUTES = {"baseline", "finetune", "sigma"}
 STUDIES = {
-    "ablation": "ablation/ablation",
-    "arm": "ablation/arm",
-    "rates": "ablation/rates",
-    "trial": "ablation/trial",
-    "rollout": "rollout/play",
-    "rollout-summary": "rollout/rollout_summary",
+    "rollout": "study/play/rollout",
+    "study record": "study/data/record",
+    "study data": "study/data/data",
+    "study cells": "study/cells/cells",
+    "study trial": "study/train/trial",
+    "study train": "study/train/train",
+    "study play": "study/play/arm",
+    "study score": "study/score/score",
+    "study page": "study/score/page",
     "pretrain": "world/pretrain",
     "closed-loop": "world/base_success",
     "benchmark-page": "benchmark/benchmark_page",
@@ -62,7 +65,13 @@ def modules_of(command: list[str]) -> set[str]:
         return {*closure(f"{folder}/benchmark.py"), *closure(f"{folder}/time_{command[1]}.py")}
     if command[0] == "simulate":
         return set(closure("sigma/tools/simulate.py"))
-    return set(closure(f"sigma/studies/{STUDIES[command[0]]}.py"))
+    name = " ".join(command[:2]) if command[0] == "study" else command[0]
+    modules = set(closure(f"sigma/studies/{STUDIES[name]}.py"))
+    if name == "study data":  # it runs the root pipeline's own stages
+        from sigma.studies.study.data.data import STAGES
+
+        modules |= {module for stage in STAGES for module in closure(f"sigma/commands/{stage}.py")}
+    return modules
 
 
 @pytest.mark.parametrize("stage", further_stages())

@@ -13,10 +13,10 @@ import numpy as np
 
 from sigma.parameters import Parameters
 from sigma.policy.model import lora
-from sigma.studies.ablation.flow_trainer import FlowTrainer
 from sigma.studies.benchmark.lerobot_policy import policy_batch, preprocessor
 from sigma.studies.benchmark.measure import Measured, NotMeasured, Side, compare
 from sigma.studies.benchmark.project import Project, lerobot_kernels, train_windows
+from sigma.studies.study.train.flow_trainer import FlowTrainer
 from sigma.training.batches import WindowBatches, load_batches
 from sigma.training.sampler import WindowSampler
 from sigma.training.trainer import Trainer

@@ -77,11 +77,8 @@ def join_seeds(tables: Sequence[Path]) -> dict[Key, dict[str, Any]]:
 def score(columns: Mapping[str, Any]) -> dict[str, Any]:
     """What one arm did in one setting, JSON-ready."""
     success = columns["success"]
-    estimate = rate(success)
     result = {
-        "success": estimate.mean,
-        "lo": estimate.low,
-        "hi": estimate.high,
+        **dict(zip(("success", "lo", "hi"), rate(success), strict=True)),
         "seeds": [float(value) for value in success.mean(axis=1)],
         "episodes": success.shape[1],
         "progress": float(columns["progress"].mean()),
@@ -103,6 +100,6 @@ def retention(arm: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]
     Episodes of the tasks count alike; what an arm loses there, it has forgotten.
     """
     success, before = (np.concatenate([task["success"] for task in tasks], axis=1) for tasks in (arm, base))
-    kept, change = rate(success), rate_difference(success, before)
-    result = {"success": kept.mean, "lo": kept.low, "hi": kept.high, "episodes": success.shape[1]}
+    change = rate_difference(success, before)
+    result = dict(zip(("success", "lo", "hi"), rate(success), strict=True)) | {"episodes": success.shape[1]}
     return result | {"difference": change.mean, "difference_lo": change.low, "difference_hi": change.high}

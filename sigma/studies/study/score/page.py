@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sigma.studies.study.cells.arm_folder import SUBJECT, variant_names
 from sigma.studies.study.cells.parameters import StudyParameters, read_study
-from sigma.studies.study.score.score import SUBJECT
 
 # The settings that the verdict is about; the others are told beside it.
 CLAIMED = ("plain", "twice_as_often")
@@ -47,7 +47,6 @@ def verdict(scores: Mapping[str, Any], study: StudyParameters) -> list[dict[str,
     One Holm adjustment covers all comparisons of success with a compared arm's first variant, in :data:`CLAIMED`.
     """
     from sigma.evaluation.crossed import holm
-    from sigma.studies.study.cells.arm_folder import variant_names
 
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     for task in study.compared.tasks:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sigma.parameters import read_parameters
+from sigma.studies.study.cells.arm_folder import SUBJECT
 from sigma.studies.study.cells.parameters import StudyParameters, find, read_study, task_values
 from sigma.studies.study.cells.workspace import PLAYED, Workspace, model_folder
 
-SUBJECT = "sigma"  # what every other row is compared with
 UNTRAINED = ("expert", "base")
 
 
