@@ -7,7 +7,7 @@ from pathlib import Path
 from sigma.policy.model import lora
 from sigma.policy.pi05.small.base_folder import save_base
 from sigma.policy.pi05.small.tokenizer import build_tokenizer
-from sigma.shared.files import digest_folder
+from sigma.shared.files import digest_file, digest_folder
 from tests.bases import STATISTICS, tiny_policy
 from tests.worlds import World
 
@@ -16,7 +16,8 @@ def write_record(world: World, folder: Path, arm: str, kind: str, **changes) -> 
     folder.mkdir(parents=True, exist_ok=True)
     digest = digest_folder(world.root / "data/features")
     counts = dict.fromkeys(("seed", "steps", "selected_step", "trained_parameters"), 0)
-    record = {"arm": arm, "kind": kind, "shards_digest": "", "features_digest": digest, "variants": [], **counts}
+    record = {"task": "pick_place", "arm": arm, "kind": kind, "validation": 0.1, "rate": 1.0, **counts}
+    record |= {"shards_digest": digest_file(world.root / "data/shards/meta.json"), "features_digest": digest}
     record |= changes
     (folder / "arm.json").write_text(json.dumps(record))
     return folder
