@@ -15,16 +15,27 @@ TASK = "pick_place"
 PLAY = {"first_seed": 40, "episodes": 3, "setting_episodes": 2, "base_episodes": 2, "n_action_steps": 4, "batch": 2}
 
 
-def write_study(world: World, **changes: Any) -> Path:
-    """The shipped section ``study`` with ``changes``, in a project whose data of pick_place are the world's own."""
+def write_study(
+    world: World, *, replaced: dict[str, Any] | None = None, only: list[str] | None = None, **changes: Any
+) -> Path:
+    """The shipped section ``study`` with ``changes``, in a project whose data of pick_place are the world's own.
+
+    Its overrides would not be legal for so small a world and are left out; ``replaced`` takes the place of what the
+    section ``play`` has; of the tasks all but those in ``only`` are left out.
+    """
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe")
     yaml.representer.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
     file = world.root / PARAMS
     file.parent.mkdir(parents=True, exist_ok=True)
+    study = merge(read_yaml(ROOT / PARAMS)["study"], changes)
+    study["play"] |= replaced or {}
+    study["tasks"] = {name: task for name, task in study["tasks"].items() if only is None or name in only}
+    for task in study["tasks"].values():
+        task["overrides"] = {}
     with file.open("w", encoding="utf-8") as stream:
-        yaml.dump({"study": merge(read_yaml(ROOT / PARAMS)["study"], changes)}, stream)
+        yaml.dump({"study": study}, stream)
     data = world.root / Workspace.of(TASK).root
     data.parent.mkdir(parents=True, exist_ok=True)
     if not data.exists():
