@@ -149,7 +149,7 @@ def publish(
     folder: Annotated[Path, Option("--output", help="Folder to write.")] = Path("models/published"),
     license: Annotated[str, Option(help="The Hub's identifier of the files' licence.")] = "apache-2.0",
     private: Annotated[bool, Option(help="Whether a repository that is made here is private.")] = True,
-    closed_loop: Annotated[bool, Option(help="Put metrics/rollout_sigma.json into the card too.")] = False,
+    rollouts: Annotated[list[Path], Option(help="Table of `sigma rollout` for the card; repeat for several.")] = [],  # noqa: B006
     clamp: Annotated[
         bool,
         Option(help="Joint and rate limits in the policy; --no-clamp for data in other units than LeRobot's."),

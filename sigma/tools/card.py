@@ -1,6 +1,6 @@
 """The model card of a published Sigma: what it is, what it stands on, what was measured, and what it must not do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,20 +9,13 @@ from sigma.evaluation.scores import METRICS
 from sigma.report.html import render
 from sigma.shared.files import read_json
 from sigma.shared.hub import PAGES, Kind
-from sigma.tools.figures import signed, success
+from sigma.studies.study.score.closed_loop import join_seeds, score
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 FOLDER = Path("metrics")
 TAGS = ["robotics", "lerobot", "pi05", "lora", "sigma", "vision-language-action"]
-ARMS = {
-    "expert": "expert",
-    "base": "frozen π0.5",
-    "sigma": "Sigma",
-    "sigma_full_scale": "Sigma at scale 1",
-    "sigma_memory_cleared": "Sigma, memory cleared",
-}
 
 
 def _code(text: str) -> str:
@@ -45,29 +38,17 @@ def _error(value: float) -> str:
     return f"{value:.4f}".replace("-", "−")
 
 
-def _points(entry: Mapping[str, float], *keys: str) -> str:
-    """A difference and its bounds, at these keys, in percentage points."""
-    return "{} ({} to {})".format(*(signed(100 * entry[key]) for key in keys))
+def _success(entry: Mapping[str, float] | None) -> str:
+    """Success in percent with its interval; empty where an arm did not play."""
+    return f"{100 * entry['success']:.0f} % ({100 * entry['lo']:.0f}–{100 * entry['hi']:.0f})" if entry else ""
 
 
-def _closed_loop() -> dict[str, Any]:
-    """Success by task and arm from ``metrics/rollout_sigma.json``, the target and its harder settings first."""
-    results = read_json(FOLDER / "rollout_sigma.json")
-    kept = results.pop("retention")["arms"]
-    # Only the target is played in harder settings, whose results are named TASK/SETTING.
-    target = min(name.split("/")[0] for name in results if "/" in name)
-    names = sorted(results, key=lambda name: (not name.startswith(target), name))
-    tasks = {_code(name): results[name]["arms"] for name in names} | {"mean of the base's own tasks": kept}
-    gain = results[target]["paired"]["base"]
-    return {
-        "target": target,
-        "titles": {arm: words for arm, words in ARMS.items() if arm in results[target]["arms"]},
-        "tasks": tasks,
-        "on_target": results[target]["arms"],
-        "gain": _points(gain, "difference", "low", "high"),
-        "p": gain["p"],
-        "kept": _points(kept["sigma"], "difference", "difference_lo", "difference_hi"),
-    }
+def _closed_loop(tables: Sequence[Path]) -> dict[str, Any]:
+    """Success by task, setting and arm from the tables that ``sigma rollout`` wrote; the first table's arm is first."""
+    rows: dict[str, dict[str, Any]] = {}
+    for (task, setting, arm), columns in join_seeds(tables).items():
+        rows.setdefault(_code(f"{task}, {setting}"), {})[arm] = score(columns)
+    return {"rows": rows, "arms": list(dict.fromkeys(arm for arms in rows.values() for arm in arms))}
 
 
 def _metadata(name: str, config: Mapping[str, Any], license: str, measured: Mapping[str, float]) -> "ModelCardData":
@@ -108,7 +89,7 @@ def model_card(
     config: Mapping[str, Any],
     counts: Mapping[str, int],
     license: str,
-    with_closed_loop: bool,
+    rollouts: Sequence[Path],
     **values: Any,
 ) -> str:
     """The card's Markdown with its front matter; its figures are those in ``metrics/``.
@@ -118,14 +99,13 @@ def model_card(
         config: the model's ``config.json``, its sources free of local paths.
         counts: parameters of ``lora`` and ``heads``.
         license: an identifier of the Hub, such as ``apache-2.0``.
-        with_closed_loop: whether ``metrics/rollout_sigma.json`` belongs to this model.
+        rollouts: tables of ``sigma rollout`` with this model, and with what it is compared with.
         values: what else the template shows: ``lora`` (``adapter_config.json``), ``heads_digest`` and ``packages``.
     """
     from huggingface_hub import ModelCard
 
     name, base = repository.split("/")[-1], config["base"]
     check_a, check_b = (read_json(FOLDER / f"check_{check}.json") for check in "ab")
-    closed_loop = _closed_loop() if with_closed_loop else None
     references = ((TITLES[row], errors, "reference") for row, errors in sorted(check_b["references"].items()))
     body = render(
         "card.md",
@@ -143,15 +123,13 @@ def model_card(
         rows=[(TITLES["base"], check_b["test"], "baseline"), *references],
         check_a=check_a,
         check_b=check_b,
-        closed_loop=closed_loop,
+        closed_loop=_closed_loop(rollouts) if rollouts else None,
         joint_names=", ".join(map(_code, config["joint_names"])),
         cameras=", ".join(map(_code, config["cameras"])),
         error=_error,
-        success=success,
+        success=_success,
         **values,
     )
     measured = {metric: check_b["test"][metric]["sigma"] for metric in METRICS}
-    if closed_loop:
-        measured[f"success on {closed_loop['target']}"] = closed_loop["on_target"]["sigma"]["success"]
     metadata = _metadata(name, config, license, measured)
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))

@@ -1,6 +1,6 @@
 """``sigma publish``: a trained Sigma as a folder for the Hub, and its upload to a repository of the user's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def run(
     folder: Path,
     license: str = "apache-2.0",
     private: bool = True,
-    closed_loop: bool = False,
+    rollouts: Sequence[Path] = (),
     clamp: bool = True,
     upload: bool = True,
 ) -> str:
@@ -50,7 +50,7 @@ def run(
         raise SigmaError(f"repository: {repository!r} is no Hub id; legal: owner/name")
     if upload and not get_token():
         raise SigmaError("publish: no Hub token; set HF_TOKEN (environment or sigma_env) to one that may write")
-    prepare(repository, parameters, folder, license=license, closed_loop=closed_loop, clamp=clamp)
+    prepare(repository, parameters, folder, license=license, rollouts=rollouts, clamp=clamp)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     line = f"publish: {folder} written, {size / 2**20:.1f} MiB"
     if not upload:
@@ -59,7 +59,13 @@ def run(
 
 
 def prepare(
-    repository: str, parameters: Parameters, folder: Path, *, license: str, closed_loop: bool, clamp: bool
+    repository: str,
+    parameters: Parameters,
+    folder: Path,
+    *,
+    license: str,
+    rollouts: Sequence[Path],
+    clamp: bool,
 ) -> None:
     """Write the folder for the Hub, whole or not at all."""
     if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
@@ -92,7 +98,7 @@ def prepare(
         heads_digest=digest,
         packages=provenance["packages"],
         license=license,
-        with_closed_loop=closed_loop,
+        rollouts=rollouts,
     )
     with atomic_directory(folder) as temporary:
         policy_folder.write_parts(temporary, model=MODEL, calibration=CALIBRATION, base=BASE, config=policy)

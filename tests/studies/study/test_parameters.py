@@ -167,7 +167,7 @@ def test_a_cell_has_the_rate_of_its_smallest_validation_error_and_ties_the_small
 def test_a_cells_file_changes_with_its_own_parameters_alone(own: World):
     settle(own)
     files = {file: file.read_bytes() for file in (own.root / CELLS).rglob("*.yaml")}
-    assert len(files) == len(SHIPPED.cells())
+    assert len(files) == len(SHIPPED.cells()) + 2 * len(SHIPPED.tasks)
     settle(own, arms={"sigma": {"overrides": {"telepathy.width": 8}}})
     changed = {file for file, before in files.items() if file.read_bytes() != before}
     assert changed == {own.root / cell_file(task, arm) for task, arm in SHIPPED.cells() if arm == "sigma"}

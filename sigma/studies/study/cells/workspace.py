@@ -41,7 +41,7 @@ class Workspace:
 
 def cell_file(task: str, arm: str) -> Path:
     """How an arm is trained on a task."""
-    return CELLS / task / f"{arm}.yaml"
+    return CELLS / task / "arms" / f"{arm}.yaml"
 
 
 def model_folder(task: str, arm: str, seed: int) -> Path:

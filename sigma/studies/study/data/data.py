@@ -14,7 +14,7 @@ STAGES = ("fetch", "audit", "window", "baseline")
 def run(*, task: str, params: Path, recording: Path, output: Path) -> str:
     """Window a task's recording and compute what the frozen base does on it: the root pipeline's first stages.
 
-    Writes the folder ``output`` with ``params.yaml`` and ``data/``, whole or not at all. Raises :class:`SigmaError`
+    Writes the folder ``output`` with ``data/`` as those stages do, whole or not at all. Raises :class:`SigmaError`
     where a stage refuses its input; the stage has said why.
     """
     study = read_study(params)
@@ -43,6 +43,7 @@ def run(*, task: str, params: Path, recording: Path, output: Path) -> str:
             if ended.returncode:
                 raise SigmaError(f"study: {task}: `sigma {stage}` ended with status {ended.returncode}")
         link.unlink()
-        for rest in ("logs", "metrics"):
-            shutil.rmtree(folder / rest, ignore_errors=True)
+        for rest in folder.iterdir():  # parameters of later stages, times, metrics
+            if rest.name != "data":
+                shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
     return f"study: {task}: windows and the frozen base's actions are in {output}"
