@@ -15,7 +15,12 @@ BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"`((?:sigma|stages|tests|metrics)/[\w./-]+\.(?:py|md|yaml|json))`")
 # Written by a run and not committed, or a place for a name.
-NOT_THERE = {"metrics/sigma_eval_report.json", "metrics/provenance.json", "sigma/commands/NAME.py"}
+NOT_THERE = {
+    "metrics/study.json",
+    "metrics/sigma_eval_report.json",
+    "metrics/provenance.json",
+    "sigma/commands/NAME.py",
+}
 
 
 def anchors(page: Path) -> set[str]:

@@ -81,7 +81,7 @@ def test_help_lists_every_stage(tmp_path):
 def test_help_lists_commands_under_their_headings_whole(tmp_path):
     lines = sigma(tmp_path, "--help").stdout.splitlines()
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Options:", "Stages:", "Tools:", "Closed loop:", "Ablation:", "Speed:"]
+    assert headings == ["Options:", "Stages:", "Tools:", "Study:", "Speed:"]
     assert lines[lines.index("Stages:") + 1].startswith("  fetch ")
     nested = sigma(tmp_path, "profile", "--help").stdout.replace("\n", " ")
     assert "Commands:" in nested and "..." not in nested.partition("Commands:")[2]
@@ -170,9 +170,12 @@ CALLS = (
     "publish owner/name",
     "rollout --arm sigma --output a.parquet",
     "study cells",
-    "trial --arm a --rate 0.5 --output o",
-    "rates",
-    "arm --arm a --seed 1 --output o",
+    "study record --task t --output o",
+    "study data --task t --recording r --output o",
+    "study trial --task t --arm a --rate 0.5 --output o",
+    "study train --task t --arm a --seed 1 --output o",
+    "study play --task t --arm a --output o",
+    "study score --task t --output o",
     "study page",
     "benchmark loading",
     "benchmark-page",
