@@ -6,6 +6,7 @@ C chunk, H horizon, K factors, F factor dim, P pooled vectors, d backbone width,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_action import deterministic_action
 from sigma.policy.pi05.description import ACTION, STATE, fit_joints
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation, trace_before
-from sigma.policy.pi05.observation import Observation, Past
+from sigma.policy.pi05.observation import BasePass, Observation, Past
 from sigma.policy.pi05.placement import place
 from sigma.shared.errors import SigmaError
 from sigma.shared.resize import to_resolution
@@ -48,7 +49,6 @@ class Proposal:
     base: Tensor | None  # (B, H, A) the frozen base's action; None where it was not asked for
     action: Tensor | None  # (B, H, A) Sigma's, at scale 1; None where it was not asked for
     telepathy: TelepathyState | None  # None where Sigma's pass was not made
-    pooled: Tensor | None  # (B, P, d) features of the frozen base's pass, None where it was not made
 
     def both(self) -> tuple[Tensor, Tensor]:
         """The base's action and Sigma's; raises :class:`ValueError` where only one of them was asked for."""
@@ -69,6 +69,54 @@ class Proposal:
         if self.telepathy is not None:
             output |= {key: getattr(self.telepathy, name) for key, name in _TELEPATHY_OUTPUTS.items()}
         return output
+
+
+@dataclass
+class Decisions:
+    """B decisions of a model, computed as far as they are asked for."""
+
+    vla: "SigmaTelepathyVLA"
+    observation: Observation
+    remembered: Memory | Past
+    addresses: Sequence[tuple]
+    noise: Tensor | None  # (B, Tc, A') the initial noise instead of the deterministic action's
+
+    @cached_property
+    def _frozen(self) -> BasePass:
+        return self.vla.model.frozen_pass(self.observation)
+
+    @cached_property
+    def _seen(self) -> Observation:
+        """What the telepathy path reads, the frozen base's pass included where the factors need it."""
+        if self.vla.config["sizes"]["present"] != "backbone":
+            return self.observation
+        return self.observation.with_frozen_features(self._frozen.pooled)
+
+    @cached_property
+    def telepathy(self) -> TelepathyState:
+        return self.vla.model.telepathy(self._seen, self.remembered)
+
+    def base(self) -> Tensor:
+        """The frozen base's action (B, H, A)."""
+        encoded = self._frozen.encoded
+        with lora.disabled(self.vla.model.adapted):
+            return self._integrate(encoded, None)
+
+    def action(self) -> Tensor:
+        """Sigma's action (B, H, A), at scale 1."""
+        passed = self.vla.model.adapted_pass(self._seen, self.remembered)
+        return self._integrate(passed.encoded, passed.steering)
+
+    def _integrate(self, encoded: prefix.Encoded, steering: prefix.Steering | None) -> Tensor:
+        config, policy, steps = self.vla.config, self.vla.model.policy, self.vla.config["num_steps"]
+        if self.noise is not None:
+            action = prefix.integrate(policy, encoded, self.noise[:, None], steps, steering)[:, 0]
+        else:
+            draws: dict[str, Any] = {name: config[name] for name in ("samples", "seed")}
+            action = deterministic_action(
+                config["base_action"], policy, encoded, steps, steering, **draws, addresses=self.addresses
+            )
+        return action[:, : config["sizes"]["horizon"]]
 
 
 class SigmaTelepathyVLA(nn.Module):
@@ -197,34 +245,22 @@ class SigmaTelepathyVLA(nn.Module):
             use_sigma: False spares Sigma's pass.
             noise: (B, Tc, A') the initial noise instead of the deterministic action's.
         """
-        base = pooled = action = telepathy = None
-        if use_base or self.config["sizes"]["present"] == "backbone":
-            frozen = self.model.frozen_pass(observation)
-            pooled = frozen.pooled
-            observation = observation.with_frozen_features(pooled)
-            if use_base:
-                with lora.disabled(self.model.adapted):
-                    base = self._action(frozen.encoded, None, addresses, noise)
-        if use_sigma:
-            passed = self.model.adapted_pass(observation, remembered)
-            action = self._action(passed.encoded, passed.steering, addresses, noise)
-            telepathy = passed.telepathy
-        return Proposal(base, action, telepathy, pooled)
+        decisions = self.decisions(observation, remembered, addresses, noise)
+        return Proposal(
+            decisions.base() if use_base else None,
+            decisions.action() if use_sigma else None,
+            decisions.telepathy if use_sigma else None,
+        )
 
-    def _action(
+    def decisions(
         self,
-        encoded: prefix.Encoded,
-        steering: prefix.Steering | None,
+        observation: Observation,
+        remembered: Memory | Past,
         addresses: Sequence[tuple],
-        noise: Tensor | None,
-    ) -> Tensor:
-        config, policy, steps = self.config, self.model.policy, self.config["num_steps"]
-        if noise is not None:
-            action = prefix.integrate(policy, encoded, noise[:, None], steps, steering)[:, 0]
-        else:
-            draws: dict[str, Any] = {"samples": config["samples"], "seed": config["seed"], "addresses": addresses}
-            action = deterministic_action(config["base_action"], policy, encoded, steps, steering, **draws)
-        return action[:, : config["sizes"]["horizon"]]
+        noise: Tensor | None = None,
+    ) -> "Decisions":
+        """The same decisions, of which nothing is computed before it is asked for."""
+        return Decisions(self, observation, remembered, addresses, noise)
 
     def _from_sequence(self, vis_obs: Tensor, robot_state: Tensor, texts: Sequence[str]) -> tuple[Observation, Memory]:
         """The last step as an observation, and what memory has read before it, as in training."""

@@ -43,7 +43,7 @@ def run(*, params: Path, arm: str, seed: int, output: Path, rates: Path) -> str:
         fresh = load_arm_batches(parameters)
         replay = _replay(chosen.kind, fresh, temporary / MODEL, arm, parameters)
         if replay.calibration is not None:
-            write_calibration(temporary / CALIBRATION, *replay.calibration)
+            write_calibration(temporary / CALIBRATION, replay.calibration)
         write_table(temporary / PREDICTIONS, to_table(_columns(fresh, replay)))
         write_table(temporary / CURVES, to_table(curve_columns(result.curve)))
         record_training(f"arm-{arm}-{seed}", {"flow": result.speed})
@@ -80,7 +80,8 @@ def _replay(kind: str, batches: "WindowBatches", folder: Path, arm: str, paramet
 
     batch = parameters.machine.batch
     if kind == "sigma":
-        return replay_sigma_arm(batches, folder, arm, parameters.adapter.model_dump(), batch=batch)
+        settings, others = parameters.adapter.model_dump(), parameters.base.instructions
+        return replay_sigma_arm(batches, folder, arm, settings, others, batch=batch)
     if kind == "lora":
         return replay_flow_arm(batches, FlowModel(lora.load(batches.base.policy, folder)), arm, batch=batch)
     base = load_base(describe_base(str(folder), None), device=str(batches.builder.device), dtype=batches.dtype)

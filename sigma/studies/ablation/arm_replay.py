@@ -3,7 +3,7 @@
 Legend: W windows, n steps of a span, A action dim.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from sigma.evaluation.predictions import stored_measures
-from sigma.evaluation.replay.sigma_replay import calibrate_windows, hold_action, open_model, replay_windows
+from sigma.evaluation.replay.sigma_replay import open_model, replay_windows
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.adapter.calibration import Calibration
 from sigma.policy.pi05.base_replay import batches as index_batches
-from sigma.shared.spans import residuals, split
+from sigma.shared.spans import split
 from sigma.studies.arm_folder import DECODINGS, FULL_SCALE
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel
@@ -26,7 +27,7 @@ class ArmReplay:
     """Executed actions of each variant, (W, n, A) by span, in normalised units; a Sigma's calibration."""
 
     variants: dict[str, dict[str, np.ndarray]]
-    calibration: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
+    calibration: Calibration | None = None
 
 
 def scored_windows(batches: WindowBatches) -> np.ndarray:
@@ -35,22 +36,25 @@ def scored_windows(batches: WindowBatches) -> np.ndarray:
 
 
 def replay_sigma_arm(
-    batches: WindowBatches, folder: Path, name: str, settings: Mapping[str, Any], *, batch: int
+    batches: WindowBatches,
+    folder: Path,
+    name: str,
+    settings: Mapping[str, Any],
+    base_instructions: Sequence[str],
+    *,
+    batch: int,
 ) -> ArmReplay:
     """``NAME`` under its calibrated adapter, and ``NAME_full_scale``.
 
     ``folder`` is the model's, ``settings`` the section ``adapter``.
     """
-    windows = scored_windows(batches)
-    replay = replay_windows(open_model(batches, folder), batches, windows, batch, f"{name}: predictions")
-    calibration, reference = calibrate_windows(batches, replay)
-    columns = replay.columns
-    base = columns["base_action"]
-    corrections = residuals(base, columns["sigma_action"], batches.shards.meta["chunk"])
-    adapter = SigmaTelepathyAdapter(**settings, calibration=calibration)
-    scaled = adapter.execute(base, corrections, stored_measures(columns, hold_action(batches, windows)))
-    full = SigmaTelepathyAdapter(1.0, 1.0).execute(base, corrections)
-    return ArmReplay({name: scaled.actions, f"{name}_{FULL_SCALE}": full.actions}, (calibration, reference))
+    model, windows, chunk = open_model(batches, folder), scored_windows(batches), batches.shards.meta["chunk"]
+    replay = replay_windows(model, batches, windows, batch, f"{name}: predictions", base_instructions)
+    base, action = replay.columns["base_action"], replay.columns["sigma_action"]
+    adapter = SigmaTelepathyAdapter(**settings, calibration=replay.calibration)
+    scaled = adapter.execute(base, action, stored_measures(replay.columns))
+    plans = {name: scaled.plan, f"{name}_{FULL_SCALE}": action}
+    return ArmReplay({variant: split(plan, chunk) for variant, plan in plans.items()}, replay.calibration)
 
 
 def replay_flow_arm(batches: WindowBatches, model: FlowModel, name: str, *, batch: int) -> ArmReplay:
