@@ -200,7 +200,7 @@ def test_adapter_settings_that_the_report_did_not_use_are_refused(world):
     lock = {"schema": "2.0", "stages": {"report": {"params": {"params.yaml": {"adapter": adapter}}}}}
     (world.root / "dvc.lock").write_text(json.dumps(lock))
     run(world)
-    refused(world, "adapter: the metrics were made with other values", changes={"adapter": {"threshold": 5.0}})
+    refused(world, "adapter: the metrics were made with other values", changes={"adapter": {"false_alarms": 0.5}})
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from sigma.commands import report
+from sigma.evaluation.predictions import stored_measures
 from sigma.parameters import read_parameters
-from sigma.policy.adapter.adapter import Measures, SigmaTelepathyAdapter, read_calibration
+from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+from sigma.policy.adapter.calibration import read_calibration
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, digest_folder, read_json, read_table, write_json, write_table
-from sigma.shared.spans import residuals
+from sigma.shared.spans import split as split_spans
 from sigma.shared.tables import from_table, to_table
 from sigma.studies.ablation import ablation
 from tests.arm_folders import VARIANTS, held_out, write_arm, write_arms, write_parameters
@@ -142,20 +144,10 @@ def test_one_seed_gives_what_the_report_writes_for_the_same_predictions(tmp_path
     )
     settings = parameters.adapter.model_dump()
     adapter = SigmaTelepathyAdapter(**settings, calibration=read_calibration(Path("models/adapter_calibration.json")))
-    executed = adapter.execute(
-        baseline["base_action"],
-        residuals(baseline["base_action"], sigma["sigma_action"], C),
-        Measures(
-            telepathy_factors=sigma["tau"],
-            alignment=sigma["sem_align"],
-            hold=baseline["hold"],
-            feature_distance=sigma["feature_distance"],
-            text_distance=sigma["text_distance"],
-        ),
-    )
+    executed = adapter.execute(baseline["base_action"], sigma["sigma_action"], stored_measures(sigma))
     folder, chosen = write_arm(root, "sigma", 4, {"sigma": 0.1}), baseline["split"] != "train"
     columns = from_table(read_table(folder / "predictions.parquet"))
-    columns |= {f"sigma.{name}": action[chosen] for name, action in executed.actions.items()}
+    columns |= {f"sigma.{name}": action[chosen] for name, action in split_spans(executed.plan, C).items()}
     write_table(folder / "predictions.parquet", to_table(columns))
     write_parameters(root, (4,), ("sigma",))
     found, check_b = run(root), read_json(Path("metrics/check_b.json"))
