@@ -86,7 +86,8 @@ def calibrate_gate(
     row = np.searchsorted(gate.frames, shards.window_frame[windows])
     residual = decided["sigma_action"][row] - batches.columns["base_action"][windows]
     trained = sorted({shards.tasks[task] for task in shards.window_task[batches.split == "train"]})
-    texts = trained, list(base_instructions)
+    own = {normalise_instruction(text) for text in trained}
+    texts = trained, [text for text in base_instructions if normalise_instruction(text) not in own]
     known, others = (list(dict.fromkeys(map(normalise_instruction, part))) for part in texts)
     embeddings = [_embed(model, batches, part) for part in (known, others)]
     scores = {term: values[chosen] for term, values in gate.measured.items()}

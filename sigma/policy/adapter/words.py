@@ -19,6 +19,9 @@ import numpy as np
 _NO_WORDS = re.compile(r"[\W_]+")
 # Distances of one instruction to itself differ by rounding.
 _FLOOR = 1e-9
+# Trained instructions that are farther from each other are two tasks and no two wordings of one: nearer to another task
+# of the base's, or with three tenths of their words and pairs new.
+_FARTHEST_WORDING = {"meaning": 0.5, "wording": 0.3}
 
 
 def normalise_instruction(text: str) -> str:
@@ -58,17 +61,20 @@ class Instructions:
         return {"meaning": np.where(trained, 0.0, meaning), "wording": np.where(trained, 0.0, new)}
 
     def leave_one_out(self) -> dict[str, np.ndarray]:
-        """The same of each trained instruction, had it not been trained: ``[m]``; nothing is known of one alone."""
-        if len(self.known) < 2:
-            return {"meaning": np.empty(0), "wording": np.empty(0)}
-        scores = []
-        for left in range(len(self.known)):
+        """The same of each trained instruction, had it not been trained, where another is a wording of it: ``[≤ m]``.
+
+        An instruction far from all others is a task of its own: how a wording of it would look is not known.
+        """
+        scores = [{"meaning": np.empty(0), "wording": np.empty(0)}]
+        for left in range(len(self.known) if len(self.known) > 1 else 0):
             rest = [index for index in range(len(self.known)) if index != left]
             without = Instructions(
                 [self.known[index] for index in rest], self.others, self.known_embeddings[rest], self.other_embeddings
             )
             scores.append(without.measure([self.known[left]], self.known_embeddings[left : left + 1]))
-        return {name: np.concatenate([score[name] for score in scores]) for name in scores[0]}
+        joined = {name: np.concatenate([score[name] for score in scores]) for name in scores[0]}
+        near = np.all([joined[name] <= farthest for name, farthest in _FARTHEST_WORDING.items()], axis=0)
+        return {name: score[near] for name, score in joined.items()}
 
 
 def _share_of_new(found: Sequence, known: set) -> float:

@@ -11,18 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor
 
-from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-from sigma.policy.control.gate import Gate
 from sigma.policy.control.robot_observation import RobotObservation, live_observation
-from sigma.policy.model import lora
 from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_action import Kind, deterministic_action
 from sigma.policy.pi05.description import ACTION, STATE
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation
-from sigma.policy.pi05.observation import base_pass
+from sigma.policy.pi05.observation import Observation, base_pass
 from sigma.shared.errors import SigmaError
 
 
@@ -31,8 +27,7 @@ class BaseController:
 
     ``n_action_steps`` control steps of each plan are executed before the next decision. ``decoding`` is ``sample`` (one
     seeded draw), ``zero_noise``, or ``mean`` of ``samples`` seeded draws; the draws are addressed by robot and control
-    step. ``normalisation`` is by default that of the base's own statistics. ``adapter`` puts a plain LoRA behind the
-    same gate as Sigma: ``tuned`` is then what carries it, and the frozen base acts where the gate is closed.
+    step. ``normalisation`` is by default that of the base's own statistics.
     """
 
     def __init__(
@@ -44,8 +39,6 @@ class BaseController:
         samples: int = 8,
         seed: int = 0,
         normalisation: Normalisation | None = None,
-        adapter: SigmaTelepathyAdapter | None = None,
-        tuned: PeftModel | None = None,
     ):
         if not 1 <= n_action_steps <= base.chunk_size:
             raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: 1 to the chunk size {base.chunk_size}")
@@ -58,45 +51,34 @@ class BaseController:
         self.n_action_steps, self.horizon = n_action_steps, base.chunk_size
         self.decoding, self.samples, self.seed = decoding, samples, seed
         self.builder = InputBuilder(base, normalisation)
-        self.gate: Gate | None = None
-        if adapter is not None:
-            if tuned is None:
-                raise ValueError("a gate stands between a frozen base and LoRA on it: give what carries LoRA")
-            self.gate = Gate(adapter, self.builder, tuned, n_action_steps)
         self._steps: defaultdict[int, int] = defaultdict(int)
 
     def reset(self, indices: Sequence[int]) -> None:
         """Begin an episode for these robots."""
         self._steps |= dict.fromkeys(indices, 0)
-        if self.gate is not None:
-            self.gate.reset(indices)
 
     @torch.no_grad()
     def act(self, observations: Sequence[RobotObservation | dict[str, Any]], indices: Sequence[int]) -> np.ndarray:
         """Plans ``[B, Tc, D]`` of joint targets in raw units for the robots ``indices``, one observation each."""
-        gate = self.gate
-        views = observations if gate is None else gate.spelled(observations)
-        observation = live_observation(self.builder, views, 0 if gate is None else gate.motion_steps)
-        addresses = [("live", index, self._steps[index]) for index in indices]
+        observation = live_observation(self.builder, observations)
+        plans = self._integrate(observation, indices)
+        return self._executed(plans, indices)
 
-        def integrate() -> Tensor:
-            base = self.builder.base
-            return deterministic_action(
-                self.decoding,
-                base.policy,
-                base_pass(base.policy, observation).encoded,
-                base.num_steps,
-                samples=self.samples,
-                seed=self.seed,
-                addresses=addresses,
-            )
+    def _integrate(self, observation: Observation, indices: Sequence[int]) -> Tensor:
+        """Normalised plans (B, Tc, D) of the policy as it is now."""
+        base = self.builder.base
+        return deterministic_action(
+            self.decoding,
+            base.policy,
+            base_pass(base.policy, observation).encoded,
+            base.num_steps,
+            samples=self.samples,
+            seed=self.seed,
+            addresses=[("live", index, self._steps[index]) for index in indices],
+        )
 
-        def frozen() -> Tensor:
-            assert gate is not None
-            with lora.disabled(gate.tuned):
-                return integrate()
-
-        plans = integrate() if gate is None else gate.act(observation, views, indices, base=frozen, action=integrate)
+    def _executed(self, plans: Tensor, indices: Sequence[int]) -> np.ndarray:
+        """The plans in raw units; the robots' clocks go on."""
         for index in indices:
             self._steps[index] += self.n_action_steps
         return self.builder.normalisation.action.unnormalise(plans.float().cpu().numpy())

@@ -5,8 +5,7 @@ C chunk, H horizon, K factors, F factor dim, P pooled vectors, d backbone width,
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,107 +15,20 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor, nn
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-from sigma.policy.model import lora
 from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import heads_file
 from sigma.policy.model.model_folder import load_model, load_prompter, read_config, weights_dtype
-from sigma.policy.model.telepathy import Memory, TelepathyState
-from sigma.policy.pi05 import prefix
+from sigma.policy.model.proposal import Decisions, Proposal
+from sigma.policy.model.telepathy import Memory
 from sigma.policy.pi05.base import Base
-from sigma.policy.pi05.base_action import deterministic_action
 from sigma.policy.pi05.description import ACTION, STATE, fit_joints
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation, trace_before
-from sigma.policy.pi05.observation import BasePass, Observation, Past
+from sigma.policy.pi05.observation import Observation, Past
 from sigma.policy.pi05.placement import place
 from sigma.shared.errors import SigmaError
 from sigma.shared.resize import to_resolution
-from sigma.shared.spans import residuals, split
 
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
-
-# Names of the source's card -> fields of TelepathyState.
-_TELEPATHY_OUTPUTS = {
-    "telepathy_factors": "factors",
-    "semantic_factors": "semantic",
-    **{name: name for name in ("intent", "memory", "alignment")},
-}
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What Sigma proposes at B decisions, before the adapter scales it; actions are normalised and of one noise."""
-
-    base: Tensor | None  # (B, H, A) the frozen base's action; None where it was not asked for
-    action: Tensor | None  # (B, H, A) Sigma's, at scale 1; None where it was not asked for
-    telepathy: TelepathyState | None  # None where Sigma's pass was not made
-
-    def both(self) -> tuple[Tensor, Tensor]:
-        """The base's action and Sigma's; raises :class:`ValueError` where only one of them was asked for."""
-        if self.base is None or self.action is None:
-            raise ValueError("one of the two actions was not computed")
-        return self.base, self.action
-
-    def card_interface(self, chunk: int) -> dict[str, Tensor | None]:
-        """The outputs under the names of the source's card; a vector has no axis of steps there."""
-        base, action = self.both()
-        output: dict[str, Tensor | None] = {}
-        for name, actions in (
-            ("base_action", split(base, chunk)),
-            ("telepathy_residual", residuals(base, action, chunk)),
-        ):
-            output |= {f"{name}_{span}": values for span, values in actions.items()}
-            output[f"{name}_vector"] = actions["vector"][:, 0]
-        if self.telepathy is not None:
-            output |= {key: getattr(self.telepathy, name) for key, name in _TELEPATHY_OUTPUTS.items()}
-        return output
-
-
-@dataclass
-class Decisions:
-    """B decisions of a model, computed as far as they are asked for."""
-
-    vla: "SigmaTelepathyVLA"
-    observation: Observation
-    remembered: Memory | Past
-    addresses: Sequence[tuple]
-    noise: Tensor | None  # (B, Tc, A') the initial noise instead of the deterministic action's
-
-    @cached_property
-    def _frozen(self) -> BasePass:
-        return self.vla.model.frozen_pass(self.observation)
-
-    @cached_property
-    def _seen(self) -> Observation:
-        """What the telepathy path reads, the frozen base's pass included where the factors need it."""
-        if self.vla.config["sizes"]["present"] != "backbone":
-            return self.observation
-        return self.observation.with_frozen_features(self._frozen.pooled)
-
-    @cached_property
-    def telepathy(self) -> TelepathyState:
-        return self.vla.model.telepathy(self._seen, self.remembered)
-
-    def base(self) -> Tensor:
-        """The frozen base's action (B, H, A)."""
-        encoded = self._frozen.encoded
-        with lora.disabled(self.vla.model.adapted):
-            return self._integrate(encoded, None)
-
-    def action(self) -> Tensor:
-        """Sigma's action (B, H, A), at scale 1."""
-        passed = self.vla.model.adapted_pass(self._seen, self.remembered)
-        return self._integrate(passed.encoded, passed.steering)
-
-    def _integrate(self, encoded: prefix.Encoded, steering: prefix.Steering | None) -> Tensor:
-        config, policy, steps = self.vla.config, self.vla.model.policy, self.vla.config["num_steps"]
-        if self.noise is not None:
-            action = prefix.integrate(policy, encoded, self.noise[:, None], steps, steering)[:, 0]
-        else:
-            draws: dict[str, Any] = {name: config[name] for name in ("samples", "seed")}
-            action = deterministic_action(
-                config["base_action"], policy, encoded, steps, steering, **draws, addresses=self.addresses
-            )
-        return action[:, : config["sizes"]["horizon"]]
 
 
 class SigmaTelepathyVLA(nn.Module):
@@ -258,9 +170,9 @@ class SigmaTelepathyVLA(nn.Module):
         remembered: Memory | Past,
         addresses: Sequence[tuple],
         noise: Tensor | None = None,
-    ) -> "Decisions":
+    ) -> Decisions:
         """The same decisions, of which nothing is computed before it is asked for."""
-        return Decisions(self, observation, remembered, addresses, noise)
+        return Decisions(self.model, self.config, observation, remembered, addresses, noise)
 
     def _from_sequence(self, vis_obs: Tensor, robot_state: Tensor, texts: Sequence[str]) -> tuple[Observation, Memory]:
         """The last step as an observation, and what memory has read before it, as in training."""
