@@ -11,7 +11,7 @@ import torch
 from ruamel.yaml import YAML
 
 from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
-from sigma.policy.adapter.adapter import read_calibration
+from sigma.policy.adapter.calibration import read_calibration
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder, read_json, write_json
 from sigma.shared.hub import snapshot

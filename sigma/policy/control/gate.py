@@ -99,6 +99,10 @@ class Gate:
         """These robots begin an episode."""
         self.robots |= {index: _Robot() for index in indices}
 
+    def follow(self, index: int, command: np.ndarray) -> None:
+        """Something else than the last plan led this robot, at last by ``command [D]`` in raw units."""
+        self.robots[index].command = np.asarray(command, dtype=np.float64)
+
     def news(self) -> list[str]:
         """What was not told yet: when and why a scale fell below one half, once an episode."""
         told, self._untold = self._untold, []

@@ -43,7 +43,7 @@ def scales(world: World, live, alter: Callable[[dict, int], dict], *, first: int
         for number, step in enumerate(range(0, last + 1, STRIDE)):
             live.act([alter(observations(world, episode, step), number)], [0])
             if (told := recorded_command(world, episode, step + STRIDE)) is not None:
-                live.gate.robots[0].command = told
+                live.gate.follow(0, told)
         found += [judged.scale for judged in live.gate.robots[0].judgements[first:]]
     return np.array(found)
 
