@@ -11,8 +11,9 @@ import numpy as np
 
 from sigma.data.audit.findings import Finding
 from sigma.data.audit.pictures import FRAMES, TRACES
-from sigma.policy.adapter.calibration import calibrate, reference_set, write_calibration
-from sigma.policy.adapter.measures import feature_distance, text_distance
+from sigma.policy.adapter.calibration import calibrate, write_calibration
+from sigma.policy.adapter.measures import residual_size, telepathy_measures
+from sigma.policy.adapter.words import Instructions, normalise_instruction
 from sigma.shared.files import write_json, write_table
 from sigma.shared.tables import to_table
 
@@ -116,9 +117,7 @@ def write_predictions(
     }
     texts = random.normal(size=(len(tasks), 8))
     write_audit(root, int(episodes.max()) + 1 + len(excluded or {}), excluded or {}, _jpeg(np.random.default_rng(seed)))
-    features = random.normal(size=(windows, 10)).astype(np.float32)
     known = columns["split"] == "validation"
-    reference = reference_set(features[known], episodes[known], texts)
     tau = random.normal(0, 1, (windows, K, E)).astype(np.float32)
     tau_l2 = np.linalg.norm(tau.reshape(windows, -1), axis=1).astype(np.float32)
     align = random.uniform(0.4, 0.6, windows).astype(np.float32)
@@ -130,21 +129,23 @@ def write_predictions(
         "sem_align": align,
         "control_tau_l2": tau_l2 * np.float32(control_tau),
         "control_sem_align": align,
-        "feature_distance": feature_distance(
-            features, reference["features"], episodes=episodes, calibration_episodes=reference["episodes"]
-        ),
-        "text_distance": text_distance(texts[[tasks.index(name) for name in task]], reference["texts"]),
     }
+    centre = float(np.median(tau_l2[known]))
+    scores = telepathy_measures(tau, align, centre)
+    scores["agreement"] = random.uniform(0, 1, windows)
+    parts = {term: random.uniform(0, 1, (windows, 2)) for term in ("picture", "change", "state", "tracking")}
+    words = Instructions(list(map(normalise_instruction, tasks)), [], texts, np.empty((0, 8)))
     calibration = calibrate(
-        base_action=base_action[known],
-        hold=hold[known],
-        corrections={"vector": residual[known, :1], "chunk": residual[known, :C], "trajectory": residual[known]},
-        tau_l2=tau_l2[known],
-        alignment=align[known],
-        feature_distance=sigma["feature_distance"][known],
+        parts={term: values[known] for term, values in parts.items()},
+        scores={**{term: values[known] for term, values in scores.items()}, "size": residual_size(residual[known])},
+        tau_centre=centre,
+        reference={"views_mean": np.zeros((2, 3)), "state_mean": np.zeros(D), "motion_mean": np.zeros((0, D))},
+        instructions=words,
+        texts=(list(tasks), []),
         episodes=episodes[known],
-        instructions=list(tasks),
     )
+    told = {term: np.zeros(windows) for term in ("meaning", "wording")}
+    sigma |= {f"gate_{term}": score for term, score in {**calibration.scores(parts), **scores, **told}.items()}
     pictures = [
         (int(row), camera, _jpeg(random)) for row in np.flatnonzero(columns["split"] != "train") for camera in CAMERAS
     ]
@@ -158,7 +159,7 @@ def write_predictions(
     write_json(
         folder / "heads.json", {"control": heads, "sigma": heads if same_heads else {**heads, "digest": "b" * 64}}
     )
-    write_calibration(root / "models" / "adapter_calibration.json", calibration, reference)
+    write_calibration(root / "models" / "adapter_calibration.json", calibration)
     quantiles = {"q01": Q01, "q99": Q99, "eps": 1e-8}
     write_json(
         root / "data" / "features" / "meta.json",

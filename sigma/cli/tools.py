@@ -123,6 +123,15 @@ def profile_use(
     echo(use(name, params, {"base": base_revision, "dataset": dataset_revision}))
 
 
+@command(tools, _PANEL, "sigma.tools.check")
+def check(
+    policy: Annotated[Path, Option(help="Folder that `sigma export` wrote.")],
+    dataset: Annotated[Path, Option(help="Folder of a LeRobotDataset v3.0.")] = Path("data/dataset"),
+    episodes: Annotated[int, Option(min=1, help="Episodes to lead the policy through, from the first on.")] = 3,
+) -> None:
+    """Say what the gate would do on recorded episodes, and why."""
+
+
 @command(tools, _PANEL, "sigma.tools.figures")
 def figures() -> dict[str, Any]:
     """Fill the figures in README.md and stages/*/README.md from the metrics files."""

@@ -18,7 +18,7 @@ def run(parameters: Parameters) -> str:
     """Write residuals, factors, alignment and distances of every window; returns one line that says how many."""
     from sigma.compute.device import open_device
     from sigma.compute.processes import launch, rank, to_start
-    from sigma.evaluation.replay.sigma_replay import calibrate_windows, replay_sigma
+    from sigma.evaluation.replay.sigma_replay import replay_sigma
     from sigma.policy.adapter.calibration import write_calibration
     from sigma.shared.files import Outputs
     from sigma.shared.tables import to_table
@@ -29,12 +29,12 @@ def run(parameters: Parameters) -> str:
     if to_start(machine.processes):
         return launch(run, parameters, device)
     batches = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device)
-    result = replay_sigma(batches, MODEL, batch=machine.batch)
+    result = replay_sigma(batches, MODEL, batch=machine.batch, base_instructions=parameters.base.instructions)
     if rank():
         return ""  # the first process writes
-    calibration, reference = calibrate_windows(batches, result)
+    frames = result.calibration.record["windows"]
     with Outputs() as outputs:
         outputs.table(PREDICTIONS, to_table(result.columns))
         outputs.json(HEADS, result.heads)
-        write_calibration(CALIBRATION, calibration, reference)
-    return f"evaluate: {len(result.columns['window'])} windows, calibrated on {calibration['windows']} of validation"
+        write_calibration(CALIBRATION, result.calibration)
+    return f"evaluate: {len(result.columns['window'])} windows, calibrated on {frames} frames of validation"

@@ -14,7 +14,8 @@ def run(parameters: Parameters) -> str:
     from sigma.evaluation.checks import check_a, check_b
     from sigma.evaluation.predictions import read_predictions
     from sigma.evaluation.summary import evaluate, split_metrics, summarise
-    from sigma.policy.adapter.adapter import SigmaTelepathyAdapter, read_calibration
+    from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+    from sigma.policy.adapter.calibration import read_calibration
     from sigma.report.audit_section import read_audit
     from sigma.report.page import build_page, verdict
     from sigma.report.provenance import provenance

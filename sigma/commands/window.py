@@ -10,6 +10,9 @@ from sigma.parameters.window import WindowParameters
 DATASET, DATASET_RECORD, BASE_RECORD = Path("data/dataset"), Path("data/dataset.json"), Path("data/base.json")
 EPISODES, SHARDS, METRICS = Path("data/episodes.json"), Path("data/shards"), Path("metrics/window.json")
 
+# Of one episode alone nothing says how much another differs.
+CALIBRATING_EPISODES = 2
+
 
 def _choose_cameras(base: dict[str, Any], available: list[str], mapping: dict[str, str | None]) -> dict[str, str]:
     """Base camera → dataset camera, in the base's order; a base camera mapped to null is left out."""
@@ -51,6 +54,8 @@ def _check_base(section: WindowParameters, base: dict[str, Any], joints: int) ->
 
 def run(parameters: Parameters) -> str:
     """Write ``data/shards/`` and ``metrics/window.json``; returns the line to print."""
+    import numpy as np
+
     from sigma.compute.workers import Workers
     from sigma.data.dataset.dataset import open_dataset
     from sigma.data.dataset.statistics import refuse_constant_joints
@@ -87,6 +92,12 @@ def run(parameters: Parameters) -> str:
     protocol = Protocol(chunk_size=base["chunk_size"], **cut)
     bounds = Filter(section.min_action_norm, section.min_motion)
     windows = candidate_windows(dataset, splits, protocol, bounds, statistics)
+    calibrating = len(np.unique(windows["episode"][windows["split"] == "validation"]))
+    if calibrating < CALIBRATING_EPISODES:
+        raise SigmaError(
+            f"params.yaml: window.validation: found {calibrating} episodes as long as window.horizon; legal: at least "
+            f"{CALIBRATING_EPISODES}, on which the adapter is calibrated"
+        )
     meta = {
         **asdict(protocol),
         "chunk": section.chunk,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sigma.policy.adapter.measures import Measures
+from sigma.policy.adapter.adapter import AGREEMENT, BEFORE
 from sigma.shared.errors import SigmaError
 from sigma.shared.quantiles import Quantiles
 from sigma.shared.records import PREDICTED, REPLAY, read_record
@@ -25,7 +25,9 @@ BASELINE_COLUMNS = (
 SIGMA_COLUMNS = (
     *IDENTITY,
     *("base_action", "sigma_action", "tau", "tau_l2"),
-    *("sem_align", "control_tau_l2", "control_sem_align", "feature_distance", "text_distance"),
+    *("sem_align", "control_tau_l2", "control_sem_align"),
+    *(f"gate_{term}" for term in BEFORE if term != "motion"),  # a dataset may keep no motion
+    f"gate_{AGREEMENT}",
 )
 # Two passes of one base differ by less than this between batch shapes; another base or other windows differ by more.
 SAME_BASE = 1e-3
@@ -61,16 +63,9 @@ class Predictions:
         return np.flatnonzero(self.base["split"] == split)
 
 
-def stored_measures(columns: Mapping[str, np.ndarray], hold: np.ndarray) -> Measures:
-    """What the adapter's risk reads, from the columns of Sigma's table; ``hold [W, D]`` is the state now, as a
-    normalised action. A model without telepathy has no columns ``tau`` and ``sem_align``."""
-    return Measures(
-        telepathy_factors=columns.get("tau"),
-        alignment=columns.get("sem_align"),
-        hold=hold,
-        feature_distance=columns["feature_distance"],
-        text_distance=columns["text_distance"],
-    )
+def stored_measures(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The score of every term that is known before both actions are, from the columns of Sigma's table."""
+    return {name.removeprefix("gate_"): score for name, score in columns.items() if name.startswith("gate_")}
 
 
 def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], first: Path, second: Path) -> None:

@@ -17,7 +17,6 @@ from sigma.evaluation.references import reference_plans
 from sigma.evaluation.scores import METRICS, Arm
 from sigma.parameters.report import ReportParameters
 from sigma.policy.adapter.adapter import Execution, SigmaTelepathyAdapter
-from sigma.shared.spans import residuals
 
 # Metric -> its column in Sigma's table; the control pass's has a prefix.
 TELEPATHY = ("tau_l2", "sem_align")
@@ -29,11 +28,13 @@ class Evaluation:
     """Arms, their errors by window, and paired differences on the test episodes.
 
     ``arms[name][metric]`` is ``[W, n, D]``, ``errors[name][metric]`` ``[W]``; ``differences[name][metric]`` is Sigma
-    against another arm; ``critical`` marks windows in which the gripper moves.
+    against another arm; ``critical`` marks windows in which the gripper moves; ``surprises[term]`` is −ln p ``[W]`` of
+    each term of the risk that is known before acting.
     """
 
     predictions: Predictions
     execution: Execution
+    surprises: dict[str, np.ndarray]
     arms: dict[str, Arm]
     errors: dict[str, dict[str, np.ndarray]]
     differences: dict[str, dict[str, Difference]]
@@ -59,10 +60,8 @@ class Evaluation:
 
 def execute(predictions: Predictions, adapter: SigmaTelepathyAdapter) -> Execution:
     """What ``adapter`` would execute on every window."""
-    base, sigma = predictions.base, predictions.sigma
-    measures = stored_measures(sigma, base["hold"])
-    corrections = residuals(base["base_action"], sigma["sigma_action"], predictions.chunk)
-    return adapter.execute(base["base_action"], corrections, measures)
+    sigma = predictions.sigma
+    return adapter.execute(predictions.base["base_action"], sigma["sigma_action"], stored_measures(sigma))
 
 
 def evaluate(predictions: Predictions, adapter: SigmaTelepathyAdapter, report: ReportParameters) -> Evaluation:
@@ -76,15 +75,16 @@ def evaluate(predictions: Predictions, adapter: SigmaTelepathyAdapter, report: R
     execution = execute(predictions, adapter)
     arms: dict[str, Arm] = {
         "base": scores.plan_arm(base["base_action"], chunk),
-        "sigma": scores.span_arm(execution.actions),
-        "sigma_scale_1": scores.span_arm(execute(predictions, SigmaTelepathyAdapter(1.0, 1.0)).actions),
+        "sigma": scores.plan_arm(execution.plan, chunk),
+        "sigma_scale_1": scores.plan_arm(execute(predictions, SigmaTelepathyAdapter(1.0, 1.0)).plan, chunk),
     }
     arms |= {name: scores.plan_arm(plan, chunk) for name, plan in reference_plans(base).items()}
     errors = {name: scores.window_errors(arm, target, valid, predictions.scored) for name, arm in arms.items()}
     for metric in TELEPATHY:
         errors["base"][metric] = sigma[f"control_{metric}"].astype(np.float64)
         errors["sigma"][metric] = sigma[metric].astype(np.float64)
-    result = Evaluation(predictions, execution, arms, errors, {}, critical, report.resamples, report.seed)
+    surprises = adapter.surprises(stored_measures(sigma))
+    result = Evaluation(predictions, execution, surprises, arms, errors, {}, critical, report.resamples, report.seed)
     for name in arms:
         if name != "sigma":
             metrics = (*METRICS, *TELEPATHY) if name == "base" else METRICS
@@ -145,19 +145,19 @@ def _by_step_and_joint(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
 
 
 def risk_groups(evaluation: Evaluation, count: int) -> list[dict[str, float | None]]:
-    """Reliability of the risk: test windows in ``count`` equal groups of rising trajectory risk, with the size, mean
+    """Reliability of the risk: test windows in ``count`` equal groups of rising risk, with the size, mean
     risk (None where infinite), mean scale and errors of each.
 
     A useful risk is one whose high groups are those where the whole correction (scale 1) helps least or harms.
     """
     rows, execution = evaluation.test, evaluation.execution
-    order = rows[np.argsort(execution.risks["trajectory"][rows], kind="stable")]
+    order = rows[np.argsort(execution.risk[rows], kind="stable")]
     groups: list[dict[str, float | None]] = []
     for part in np.array_split(order, min(count, len(order))):
-        risk = execution.risks["trajectory"][part]
+        risk = execution.risk[part]
         finite = risk[np.isfinite(risk)]
         mean = float(finite.mean()) if len(finite) else None
-        scale = float(execution.scales["trajectory"][part].mean())
+        scale = float(execution.scale[part].mean())
         errors = {name: evaluation.means(name, part)["mse_trj"] for name in ("base", "sigma_scale_1", "sigma")}
         groups.append({"windows": len(part), "risk": mean, "scale": scale, **errors})
     return groups
@@ -174,7 +174,7 @@ def _worst_windows(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
             "row": int(row),
             "base": float(base[row]),
             "sigma": float(sigma[row]),
-            "scale": {span: float(scale[row]) for span, scale in evaluation.execution.scales.items()},
+            "scale": float(evaluation.execution.scale[row]),
         }
         for row in order
         if sigma[row] > base[row]
@@ -182,15 +182,29 @@ def _worst_windows(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
 
 
 def _scales(evaluation: Evaluation) -> dict[str, Any]:
-    """How much of the correction the adapter lets through, by split and span."""
-    result: dict[str, dict[str, Any]] = {}
+    """How much of the correction the adapter lets through, by split, and the share of windows that it lets through less
+    than half of, which ``adapter.false_alarms`` promises of ordinary ones."""
+    result: dict[str, dict[str, float]] = {}
     for split in SPLITS:
-        rows = evaluation.predictions.rows(split)
-        for span, scale in evaluation.execution.scales.items() if len(rows) else ():
-            low, median, high = np.quantile(scale[rows], [0.05, 0.5, 0.95]).tolist()
-            spread = {"q05": low, "median": median, "q95": high, "mean": float(scale[rows].mean())}
-            result.setdefault(split, {})[span] = spread
+        scale = evaluation.execution.scale[evaluation.predictions.rows(split)]
+        if len(scale):
+            low, median, high = np.quantile(scale, [0.05, 0.5, 0.95]).tolist()
+            spread = {"q05": low, "median": median, "q95": high, "mean": float(scale.mean())}
+            result[split] = {**spread, "closed": float((scale < 0.5).mean())}
     return result
+
+
+def _held_back(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The first window of each test episode at which less than half of the correction is let through, with the joint
+    p-value and the term that counts most."""
+    columns, execution = evaluation.predictions.base, evaluation.execution
+    first: dict[int, dict[str, Any]] = {}
+    for row in sorted(evaluation.test[execution.scale[evaluation.test] < 0.5], key=lambda row: columns["step"][row]):
+        term = max(evaluation.surprises, key=lambda name: evaluation.surprises[name][row])
+        told = {"scale": float(execution.scale[row]), "p": float(np.exp(-execution.risk[row])), "term": term}
+        told |= {name: columns[name][row].item() for name in ("episode", "step")}
+        first.setdefault(int(columns["episode"][row]), told)
+    return [first[episode] for episode in sorted(first)]
 
 
 def summarise(evaluation: Evaluation, worst: int) -> dict[str, Any]:
@@ -210,6 +224,7 @@ def summarise(evaluation: Evaluation, worst: int) -> dict[str, Any]:
         **_groups(evaluation),
         **_by_step_and_joint(evaluation),
         "scale": _scales(evaluation),
+        "held_back": _held_back(evaluation),
         "risk": risk_groups(evaluation, RISK_GROUPS),
         "worst_windows": _worst_windows(evaluation, worst),
         "notes": notes,

@@ -5,22 +5,11 @@ from pydantic import Field, model_validator
 from sigma.parameters.schema import Section
 
 
-class WeightParameters(Section):
-    size: float = Field(ge=0)
-    motion: float = Field(ge=0)
-    misalignment: float = Field(ge=0)
-    tau: float = Field(ge=0)
-    feature: float = Field(ge=0)
-    text: float = Field(ge=0)
-
-
 class AdapterParameters(Section):
     min_scale: float = Field(ge=0, le=1)
     max_scale: float = Field(ge=0, le=1)
     risk_temperature: float = Field(gt=0)
-    threshold: float
-    text_tolerance: float = Field(gt=0, le=2)
-    weights: WeightParameters
+    false_alarms: float = Field(gt=0, lt=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> "AdapterParameters":

@@ -13,3 +13,4 @@ class BaseParameters(Section):
     statistics: Literal["checkpoint", "dataset"]
     dtype: Literal["float32", "bfloat16"]
     seed: int = Field(ge=0)
+    instructions: list[str]

@@ -29,12 +29,6 @@ STYLE: dict[str, dict[str, Any]] = {
 RECORDED = "#111111"
 # Behind the frames of an audit finding.
 SHADE = "#F6C9A8"
-# The branches are drawn one over the other, the widest line first, so that equal curves all stay visible.
-BRANCH_STYLE = {
-    "vector": {"color": "#E69F00", "linewidth": 5.0},
-    "chunk": {"color": "#009E73", "linewidth": 3.0},
-    "trajectory": {"color": "#0072B2", "linewidth": 1.2},
-}
 SETTINGS: "dict[RcKeyType, Any]" = {
     "svg.hashsalt": "sigma",
     "svg.fonttype": "path",
@@ -168,21 +162,37 @@ def error_ratios(ratios: Mapping[str, Mapping[str, tuple[float, float, float]]])
         return to_svg(figure)
 
 
-def telepathy(seconds: np.ndarray, tau: Mapping[str, np.ndarray], scales: Mapping[str, np.ndarray]) -> str:
-    """Draw the norm of the telepathy factors in both passes and the adapter's scale of each branch over an episode."""
+def telepathy(seconds: np.ndarray, tau: Mapping[str, np.ndarray]) -> str:
+    """Draw the norm of the telepathy factors in both passes over an episode."""
     with rc_context(SETTINGS):
-        figure, axes = new_figure(10, 3.0, 1, 2, sharex=True)
-        left, right = axes[0]
+        figure, axes = new_figure(7, 2.6)
+        ax = axes[0, 0]
         for name, title in (("base", "control (LoRA and FiLM off)"), ("sigma", "Sigma")):
-            left.plot(seconds, tau[name], marker="o", markersize=3, label=title, **STYLE[name])
-        left.set_ylabel("‖τ‖₂ of the telepathy factors")
-        for branch, values in scales.items():
-            right.plot(seconds, values, label=branch, **BRANCH_STYLE[branch])
-        right.set_ylim(-0.03, 1.03)
-        right.set_ylabel("adapter scale (0 = π0.5 alone)")
-        for ax in (left, right):
-            ax.set_xlabel("time in the episode (s)")
-            ax.legend(fontsize=9)
+            ax.plot(seconds, tau[name], marker="o", markersize=3, label=title, **STYLE[name])
+        ax.set_ylabel("‖τ‖₂ of the telepathy factors")
+        ax.set_xlabel("time in the episode (s)")
+        ax.legend(fontsize=9)
+        return to_svg(figure)
+
+
+def gate(seconds: np.ndarray, surprises: Mapping[str, np.ndarray], scale: np.ndarray) -> str:
+    """Draw the adapter's scale over an episode, and below it the p-value of each term of its risk."""
+    with rc_context(SETTINGS):
+        figure, axes = new_figure(8, 1.7 + 0.27 * len(surprises), 2, 1, sharex=True, height_ratios=[1, 2])
+        top, bottom = axes[:, 0]
+        step = float(np.diff(seconds).min()) if len(seconds) > 1 else 1.0
+        top.step(seconds, scale, where="post", **STYLE["sigma"])
+        top.set_ylim(-0.05, 1.05)
+        top.set_ylabel("scale")
+        decades = np.minimum(np.stack(list(surprises.values())) / np.log(10), 6.0)
+        edges = np.append(seconds, seconds[-1] + step), np.arange(len(surprises) + 1)
+        drawn = bottom.pcolormesh(*edges, decades, cmap="Oranges", vmin=0, vmax=6, rasterized=False)
+        bottom.set_yticks(edges[1][:-1] + 0.5, list(surprises))
+        bottom.invert_yaxis()
+        bottom.grid(visible=False)
+        bottom.set_xlabel("time in the episode (s)")
+        bar = figure.colorbar(drawn, ax=axes[:, 0].tolist(), ticks=range(0, 7, 2))
+        bar.ax.set_yticklabels(["p = 1", "0.01", "1e-4", "1e-6 or less"])
         return to_svg(figure)
 
 

@@ -63,11 +63,12 @@ def _episode_figures(evaluation: Evaluation, episode: int) -> dict[str, str]:
     plans = {name: raw(evaluation.arms[name]["mse_plan"]) for name in ("base", "sigma")}
     moments = base["step"][windows] / fps
     tau = {name: evaluation.errors[name]["tau_l2"][windows] for name in ("base", "sigma")}
-    scales = {span: values[windows] for span, values in evaluation.execution.scales.items()}
+    surprises = {term: values[windows] for term, values in evaluation.surprises.items()}
     decisions = base["step"][rows] / fps
     return {
         "trajectories": figures.trajectories(seconds, raw(base["action"]), plans, predictions.joints, decisions),
-        "telepathy": figures.telepathy(moments, tau, scales),
+        "telepathy": figures.telepathy(moments, tau),
+        "gate": figures.gate(moments, surprises, evaluation.execution.scale[windows]),
     }
 
 
@@ -117,7 +118,6 @@ def build_page(
     ``report``, shown beside the numbers they shape.
     """
     episode, summary = _typical_episode(evaluation), metrics["sigma_eval_report"]
-    distances = evaluation.predictions.sigma["text_distance"][evaluation.test]
     return render(
         "page.html",
         summary=summary,
@@ -137,5 +137,4 @@ def build_page(
         data=audit,
         shards=evaluation.predictions.shards,
         features=evaluation.predictions.features,
-        unknown=int(np.sum(distances > thresholds["adapter"]["text_tolerance"])),
     )

@@ -118,9 +118,13 @@ class WindowBatches:
 
     def past(self, windows: np.ndarray) -> Past:
         """What memory reads before the decisions of ``windows``; windows of one episode share a row. On the CPU."""
+        return self.past_of(self.shards.window_frame[windows])
+
+    def past_of(self, now: np.ndarray) -> Past:
+        """The same before decisions at the stored frames ``now``."""
         shards = self.shards
-        episodes, row = np.unique(shards.window_episode[windows], return_inverse=True)
-        reads = shards.memory_reads(windows)
+        episodes, row = np.unique(shards.frame_episode[now], return_inverse=True)
+        reads = -(-shards.frame_step[now] // shards.meta["memory_stride"])
         longest = int(reads.max(initial=0))
         frames = np.zeros((len(episodes), longest), dtype=np.int64)
         for place, episode in enumerate(episodes.tolist()):

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from sigma.commands.evaluate import CALIBRATION, HEADS, PREDICTIONS
-from sigma.evaluation.replay.sigma_replay import calibrate_windows, replay_sigma
-from sigma.policy.adapter.adapter import SigmaTelepathyAdapter, read_calibration, read_reference
+from sigma.evaluation.predictions import stored_measures
+from sigma.evaluation.replay.gate_replay import calibrate_gate, measure_gate, stored_frames
+from sigma.evaluation.replay.sigma_replay import decide, open_model
+from sigma.policy.adapter.adapter import AGREEMENT, BEFORE, SIZE, SigmaTelepathyAdapter
+from sigma.policy.adapter.calibration import read_calibration
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_file, read_json
-from sigma.shared.spans import residuals
 from sigma.shared.tables import read_columns
 from tests.worlds import World
 
@@ -26,7 +28,7 @@ def test_the_same_model_gives_the_same_bytes_without_dataset(again, trained):
     for path in OUTPUTS:
         (again.root / path).unlink()
     (line,) = again.run("evaluate")
-    assert line == "evaluate: 42 windows, calibrated on 6 of validation"
+    assert line == "evaluate: 42 windows, calibrated on 10 frames of validation"
     for path in OUTPUTS:
         assert digest_file(again.root / path) == digest_file(trained.root / path), path
 
@@ -35,60 +37,81 @@ def test_the_table_has_the_agreed_columns_and_joins_the_baselines(trained):
     columns, _ = read_columns(trained.root / PREDICTIONS, ())
     assert {name: column.shape[1:] for name, column in columns.items()} == {
         **{name: () for name in ("window", "episode", "step", "split", "tau_l2", "sem_align")},
-        **{name: () for name in ("control_tau_l2", "control_sem_align", "feature_distance", "text_distance")},
+        **{name: () for name in ("control_tau_l2", "control_sem_align")},
+        **{f"gate_{term}": () for term in (*BEFORE, AGREEMENT)},
         **{name: (8, 6) for name in ("base_action", "sigma_action")},
         "tau": (3, 4),
     }
     baseline, _ = read_columns(trained.root / "data/predictions/baseline.parquet", ())
     for name in ("window", "episode", "step", "split", "base_action"):
         np.testing.assert_array_equal(columns[name], baseline[name])
-    assert all(np.isfinite(column).all() for column in columns.values() if column.dtype.kind == "f")
-
-
-def test_validation_windows_are_unlike_others_by_their_own_episode_left_out(trained):
-    columns, _ = read_columns(trained.root / PREDICTIONS, ())
-    assert (columns["feature_distance"] > 0).all(), "a window must not be its own neighbour"
-    assert columns["text_distance"].max() < 1e-5, "both instructions are in validation"
-
-
-def test_the_calibration_is_that_of_validation_windows_alone(trained):
-    material = trained.material()
-    replay = replay_sigma(material, trained.root / "models/sigma", batch=16)
-    expected, reference = calibrate_windows(material, replay)
-    chosen = material.split == "validation"
-    assert chosen.any() and not chosen.all()
-    for name, column in list(replay.columns.items()):
+    first = columns["step"] == 0
+    for name, column in columns.items():
+        # An episode's first decision has nothing before it.
+        unknown = first if name in ("gate_change", "gate_tracking", "gate_agreement") else np.zeros_like(first)
         if column.dtype.kind == "f":
-            replay.columns[name] = column.copy()
-            replay.columns[name][~chosen] = 1e6
-    found, same = calibrate_windows(material, replay)
-    assert found == expected and all(np.array_equal(same[name], reference[name]) for name in reference)
-    base = replay.columns["base_action"]
-    replay.columns["sigma_action"][chosen] += (replay.columns["sigma_action"] - base)[chosen]
-    moved, _ = calibrate_windows(material, replay)
-    assert moved["branches"]["vector"]["residual_q95"] > 1.5 * expected["branches"]["vector"]["residual_q95"]
-    assert sorted(set(material.columns["episode"][chosen])) == sorted(set(reference["episodes"]))
+            assert np.isneginf(column[unknown]).all() and np.isfinite(column[~unknown]).all(), name
+
+
+def test_the_calibration_is_that_of_validation_episodes_alone(trained):
+    material = trained.material()
+    model, frames = open_model(material, trained.root / "models/sigma"), stored_frames(material, np.arange(99))
+    decided = decide(model, material, frames, 16, "decide")
+    gate = measure_gate(material, frames, decided, 16)
+    expected = calibrate_gate(model, material, gate, decided, [])
+    other = gate.split != "validation"
+    assert other.any() and not other.all()
+    for values in (*gate.parts.values(), *gate.measured.values(), decided["sigma_action"]):
+        values[other] = 1e6
+    found = calibrate_gate(model, material, gate, decided, [])
+    assert found.record == expected.record
+    assert found.record["windows"] == 10 and found.record["episodes"] == 2
+    for term, known in expected.ordinary.items():
+        np.testing.assert_array_equal(found.ordinary[term].scores, known.scores)
+    decided["sigma_action"][~other] += 1.0
+    moved = calibrate_gate(model, material, gate, decided, [])
+    assert moved.ordinary[SIZE].scores[0] > expected.ordinary[SIZE].scores[0]
+
+
+def test_a_frame_is_compared_with_the_one_that_memory_read_before_it(trained):
+    """The scores of one window, from the stored frames and the recorded actions alone."""
+    material, shards = trained.material(), trained.shards
+    model, frames = open_model(material, trained.root / "models/sigma"), stored_frames(material, np.arange(99))
+    decided = decide(model, material, frames, 16, "decide")
+    gate = measure_gate(material, frames, decided, 16)
+    episode = shards.meta["splits"]["validation"][0]
+    rows = {int(shards.frame_step[row]): row for row in np.flatnonzero(shards.frame_episode == episode)}
+    shared = decided["sigma_action"][rows[8]][:-4] - decided["sigma_action"][rows[4]][4:]
+    assert gate.measured[AGREEMENT][rows[8]] == pytest.approx(np.sqrt((shared**2).mean()), rel=1e-4)
+    (window,) = np.flatnonzero((shards.window_episode == episode) & (shards.window_step == 0))
+    behind = (shards.frame_state[rows[8]] - shards.window_action[window, 7]) / gate.reference["state_spread"]
+    np.testing.assert_allclose(gate.parts["tracking"][rows[8]], np.abs(behind - gate.reference["behind_mean"]))
+    norms = decided["tau_l2"][gate.split == "validation"]
+    assert gate.measured["tau"][rows[8]] == pytest.approx(
+        abs(decided["tau_l2"][rows[8]] / np.median(norms) - 1), rel=1e-3
+    )
+
+
+def test_instructions_are_those_of_train_episodes_and_the_bases(trained):
+    calibration = read_calibration(trained.root / CALIBRATION)
+    assert calibration.record["instructions"] == sorted(trained.shards.tasks)
+    own = [text for text in trained.configure().base.instructions if text not in trained.shards.tasks]
+    assert calibration.record["base_instructions"] == own
+    columns, _ = read_columns(trained.root / PREDICTIONS, ())
+    assert not columns["gate_meaning"].any() and not columns["gate_wording"].any()
 
 
 def test_the_calibration_serves_the_adapter(trained):
+    columns, _ = read_columns(trained.root / PREDICTIONS, ())
+    base, action, measures = columns["base_action"], columns["sigma_action"], stored_measures(columns)
     calibration = read_calibration(trained.root / CALIBRATION)
-    assert calibration["windows"] == 6 and calibration["episodes"] == 2
-    assert read_reference(trained.root / CALIBRATION)["features"].shape == (6, 4 * 24)
-    columns, _ = read_columns(trained.root / PREDICTIONS, ())
-    adapter = SigmaTelepathyAdapter(min_scale=0.0, max_scale=0.0, calibration=calibration)
-    corrections = residuals(columns["base_action"], columns["sigma_action"], 4)
-    execution = adapter.execute(columns["base_action"], corrections)
-    np.testing.assert_array_equal(execution.plan, columns["base_action"])
-
-
-@pytest.mark.parametrize(("span", "steps"), [("vector", 1), ("chunk", 4), ("trajectory", 8)])
-def test_a_residual_is_sigmas_action_minus_the_bases_on_its_span(trained, span, steps):
-    columns, _ = read_columns(trained.root / PREDICTIONS, ())
-    residual = (columns["sigma_action"] - columns["base_action"])[columns["split"] == "validation", :steps]
-    assert residual.any()
-    expected = np.quantile(np.sqrt((residual.astype(np.float64) ** 2).mean(axis=(1, 2))), 0.95)
-    found = read_calibration(trained.root / CALIBRATION)["branches"][span]["residual_q95"]
-    assert found == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_array_equal(
+        SigmaTelepathyAdapter(0.0, 0.0, calibration=calibration).execute(base, action, measures).plan, base
+    )
+    chosen = columns["split"] == "validation"
+    measures = {term: score[chosen] for term, score in measures.items()}
+    done = SigmaTelepathyAdapter(calibration=calibration).execute(base[chosen], action[chosen], measures)
+    assert np.median(done.scale) > 0.95, "ordinary by what they are measured with"
 
 
 def test_both_passes_used_the_same_heads(trained):
@@ -108,13 +131,3 @@ def test_a_model_that_is_missing_or_of_other_data_is_refused_and_nothing_is_writ
     with pytest.raises(SigmaError, match="trained on another dataset or base"):
         again.run("evaluate")
     assert not any((again.root / path).exists() for path in OUTPUTS)
-
-
-def test_a_single_validation_episode_cannot_calibrate(prepared, tmp_path):
-    world = prepared.copy(tmp_path / "one")
-    (world.root / "data/dataset").symlink_to(prepared.root / "data/dataset")
-    changes = {"window": {"validation": 1}, "train": {"steps": 1}}
-    world.run("window", "baseline", "finetune", changes=changes)
-    with pytest.raises(SigmaError, match="at least 2 validation episodes"):
-        world.run("evaluate", changes=changes)
-    assert not (world.root / PREDICTIONS).exists()

@@ -20,10 +20,8 @@ SHIPPED = read_yaml(ROOT / PARAMS_FILE)
 ADAPTER = {
     "min_scale": 0.0,
     "max_scale": 1.0,
-    "risk_temperature": 1.0,
-    "threshold": 6.0,
-    "text_tolerance": 0.02,
-    "weights": {"size": 0.5, "motion": 0.5, "misalignment": 0.5, "tau": 0.5, "feature": 0.5, "text": 4.0},
+    "risk_temperature": 0.5,
+    "false_alarms": 0.01,
 }
 REPORT = {
     "tolerance": 0.05,

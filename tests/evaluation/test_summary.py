@@ -13,7 +13,8 @@ def _evaluation(risk: np.ndarray) -> Evaluation:
     errors = {"base": np.full(7, 2.0), "sigma": np.arange(7.0), "sigma_scale_1": np.zeros(7)}
     return Evaluation(
         predictions=SimpleNamespace(rows=lambda split: np.arange(7)),
-        execution=SimpleNamespace(risks={"trajectory": risk}, scales={"trajectory": 1 / (1 + risk)}),
+        execution=SimpleNamespace(risk=risk, scale=1 / (1 + risk)),
+        surprises={},
         arms={},
         errors={arm: dict.fromkeys(METRICS, values) for arm, values in errors.items()},
         differences={},

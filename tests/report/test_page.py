@@ -60,7 +60,7 @@ def test_nothing_is_loaded_from_elsewhere(page, parsed):
 
 def test_every_figure_is_a_well_formed_picture(parsed):
     figures = [source for source in parsed.sources if source.startswith("data:image/svg+xml;base64,")]
-    assert len(figures) == 8
+    assert len(figures) == 9
     for source in figures:
         root = ElementTree.fromstring(base64.b64decode(source.split(",", 1)[1]))
         assert root.tag.endswith("svg")

@@ -11,7 +11,7 @@ import torch
 from ruamel.yaml import YAML
 
 from sigma import SigmaTelepathyAdapter, SigmaTelepathyVLA
-from sigma.policy.adapter.adapter import read_calibration
+from sigma.policy.adapter.calibration import read_calibration
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder, read_json, write_json
 from sigma.shared.hub import snapshot
@@ -200,7 +200,7 @@ def test_adapter_settings_that_the_report_did_not_use_are_refused(world):
     lock = {"schema": "2.0", "stages": {"report": {"params": {"params.yaml": {"adapter": adapter}}}}}
     (world.root / "dvc.lock").write_text(json.dumps(lock))
     run(world)
-    refused(world, "adapter: the metrics were made with other values", changes={"adapter": {"threshold": 5.0}})
+    refused(world, "adapter: the metrics were made with other values", changes={"adapter": {"false_alarms": 0.5}})
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 The control is CHECK A's: the same heads with adapters and FiLM off. Imported only by the stages that compute.
 
-Legend: W windows, P pooled vectors, d backbone width, T horizon, A action dim, K factors, E factor dim.
+Legend: W windows, F stored frames, T horizon, A action dim, K factors, E factor dim.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ import torch
 from torch import Tensor
 
 from sigma.compute.processes import gather_parts
-from sigma.policy.adapter.calibration import calibrate, reference_set
-from sigma.policy.adapter.measures import feature_distance, text_distance
+from sigma.evaluation.replay.gate_replay import calibrate_gate, measure_gate, score_gate, stored_frames
+from sigma.policy.adapter.calibration import Calibration
 from sigma.policy.model import lora
 from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import FILE, describe_heads, load_heads
 from sigma.policy.model.model_folder import load_model, read_config
 from sigma.policy.model.telepathy import TelepathyState
+from sigma.policy.pi05.base_action import deterministic_action
 from sigma.policy.pi05.base_replay import batches as index_batches
+from sigma.policy.pi05.observation import Observation, Past
 from sigma.shared.errors import SigmaError
-from sigma.shared.spans import residuals
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel
 
@@ -31,11 +33,11 @@ from sigma.training.flow import FlowModel
 @dataclass(frozen=True)
 class SigmaReplay:
     """Sigma's columns of ``sigma.parquet`` for W windows, a description of the heads that each pass loaded, and the
-    validation windows' features, episodes and texts, from which distances are measured."""
+    adapter's calibration on the validation windows."""
 
     columns: dict[str, np.ndarray]
     heads: dict[str, dict[str, Any]]
-    reference: dict[str, np.ndarray]
+    calibration: Calibration
 
 
 def open_model(batches: WindowBatches, folder: Path) -> SigmaModel:
@@ -50,20 +52,34 @@ def open_model(batches: WindowBatches, folder: Path) -> SigmaModel:
     return load_model(batches.base.policy, folder, config, folder / FILE)
 
 
+def observe(batches: WindowBatches, frames: np.ndarray) -> tuple[Observation, Past]:
+    """What the policy reads at stored frames, and what memory has read before them."""
+    shards, device = batches.shards, batches.builder.device
+    vision = batches.builder.encode_images(shards.images(frames))
+    texts = [shards.tasks[task] for task in shards.frame_task[frames]]
+    observation = batches.builder.observation(vision, shards.frame_state[frames], texts, shards.frame_trace[frames])
+    pooled = batches.pooled[torch.from_numpy(frames)].to(device)
+    return observation.with_frozen_features(pooled), batches.past_of(frames).to(device)
+
+
 def decide(
-    model: SigmaModel | FlowModel, batches: WindowBatches, windows: np.ndarray, batch: int, description: str
+    model: SigmaModel | FlowModel, batches: WindowBatches, frames: np.ndarray, batch: int, description: str
 ) -> dict[str, np.ndarray]:
-    """The model's decisions at ``windows``, one row each: its action and, with a telepathy path, factors and
+    """The model's decisions at stored frames, one row each: its action and, with a telepathy path, factors and
     alignment."""
     parts: list[dict[str, np.ndarray]] = []
+    shards, meta = batches.shards, batches.meta
     with torch.no_grad():
-        for index in index_batches(len(windows), batch, description):
-            rows = windows[index]
-            observation, past = batches.observation(rows)
-            passed = model.adapted_pass(observation, past)
-            action = batches.decide(model.policy, passed.encoded, rows, batches.meta["action"], passed.steering)
-            parts.append(_columns({"sigma_action": action, "text": observation.text}, passed.telepathy))
-    return _joined(parts, len(windows), batch)
+        for index in index_batches(len(frames), batch, description):
+            rows = frames[index]
+            passed = model.adapted_pass(*observe(batches, rows))
+            addresses = [(int(shards.frame_episode[row]), int(shards.frame_step[row])) for row in rows]
+            draws: dict[str, Any] = {"samples": meta["samples"], "seed": meta["seed"], "addresses": addresses}
+            action = deterministic_action(
+                meta["action"], model.policy, passed.encoded, meta["num_steps"], passed.steering, **draws
+            )
+            parts.append(_columns({"sigma_action": action[:, : shards.meta["horizon"]]}, passed.telepathy))
+    return _joined(parts, len(frames), batch)
 
 
 def decide_control(model: SigmaModel, batches: WindowBatches, windows: np.ndarray, batch: int) -> dict[str, np.ndarray]:
@@ -83,67 +99,45 @@ def _columns(tensors: dict[str, Tensor], telepathy: TelepathyState | None) -> di
     return {name: value.float().cpu().numpy() for name, value in tensors.items()}
 
 
-def _joined(parts: list[dict[str, np.ndarray]], windows: int, batch: int) -> dict[str, np.ndarray]:
-    parts = gather_parts(parts, len(range(0, windows, batch)))
+def _joined(parts: list[dict[str, np.ndarray]], rows: int, batch: int) -> dict[str, np.ndarray]:
+    parts = gather_parts(parts, len(range(0, rows, batch)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def replay_windows(
-    model: SigmaModel | FlowModel, batches: WindowBatches, windows: np.ndarray, batch: int, description: str
+    model: SigmaModel | FlowModel,
+    batches: WindowBatches,
+    windows: np.ndarray,
+    batch: int,
+    description: str,
+    base_instructions: Sequence[str] = (),
 ) -> SigmaReplay:
-    """Decisions at ``windows`` with the measures that the adapter's risk needs; validation windows must be among them.
-
-    The feature distance of a window is measured from the validation windows of other episodes, the text distance from
-    all instructions that were trained.
-    """
-    columns = decide(model, batches, windows, batch, description)
-    texts = columns.pop("text")
-    features = batches.pooled[torch.from_numpy(batches.shards.window_frame[windows])].flatten(1).numpy()
-    identity = {name: batches.columns[name][windows] for name in ("window", "episode", "step", "split")}
-    columns = identity | {"base_action": batches.columns["base_action"][windows]} | columns
-    chosen, trained = columns["split"] == "validation", batches.split == "train"
-    known = batches.text[torch.from_numpy(np.unique(batches.shards.window_task[trained]))].numpy()
-    reference = reference_set(features[chosen], columns["episode"][chosen], known)
-    distances = feature_distance(
-        features, reference["features"], episodes=columns["episode"], calibration_episodes=reference["episodes"]
-    )
-    columns["feature_distance"] = distances.astype(np.float32)
-    columns["text_distance"] = text_distance(texts, reference["texts"]).astype(np.float32)
+    """Decisions at ``windows`` with the scores of every term that the adapter's risk reads; validation windows must be
+    among them. ``base_instructions`` are those that are left to the base."""
+    shards = batches.shards
+    frames = stored_frames(batches, np.unique(shards.window_episode[windows]))
+    decided = decide(model, batches, frames, batch, description)
+    gate = measure_gate(batches, frames, decided, batch)
+    calibration = calibrate_gate(model, batches, gate, decided, base_instructions)
+    now = np.searchsorted(frames, shards.window_frame[windows])
+    names = ("window", "episode", "step", "split", "base_action")
+    columns = {name: batches.columns[name][windows] for name in names}
+    columns |= {name: values[now] for name, values in decided.items()}
+    scores = score_gate(model, batches, gate, calibration)
+    columns |= {f"gate_{term}": score[now].astype(np.float32) for term, score in scores.items()}
     heads = {"sigma": describe_heads(model.heads)} if isinstance(model, SigmaModel) else {}
-    return SigmaReplay(columns, heads, reference)
+    return SigmaReplay(columns, heads, calibration)
 
 
-def replay_sigma(batches: WindowBatches, folder: Path, *, batch: int) -> SigmaReplay:
+def replay_sigma(
+    batches: WindowBatches, folder: Path, *, batch: int, base_instructions: Sequence[str] = ()
+) -> SigmaReplay:
     """Action, factors and alignment of every window, and the control's norm and alignment of the same windows."""
     model = open_model(batches, folder)
     windows = np.arange(len(batches.split))
-    replay = replay_windows(model, batches, windows, batch, "evaluate: Sigma")
+    replay = replay_windows(model, batches, windows, batch, "evaluate: Sigma", base_instructions)
     load_heads(model.heads, folder / FILE)
     replay.heads["control"] = describe_heads(model.heads)
     control = decide_control(model, batches, windows, batch)
     replay.columns.update({f"control_{name}": control[name] for name in ("tau_l2", "sem_align")})
     return replay
-
-
-def hold_action(batches: WindowBatches, windows: np.ndarray) -> np.ndarray:
-    """The state now as a normalised action ``[W, A]``: what holding still would command."""
-    shards = batches.shards
-    return batches.builder.normalisation.action.normalise(shards.frame_state[shards.window_frame[windows]])
-
-
-def calibrate_windows(batches: WindowBatches, replay: SigmaReplay) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The adapter's quantiles and reference set, from validation windows alone."""
-    columns, shards = replay.columns, batches.shards
-    chosen = columns["split"] == "validation"
-    windows, base = columns["window"][chosen], columns["base_action"][chosen]
-    calibration = calibrate(
-        base_action=base,
-        hold=hold_action(batches, windows),
-        corrections=residuals(base, columns["sigma_action"][chosen], shards.meta["chunk"]),
-        tau_l2=columns["tau_l2"][chosen] if "tau_l2" in columns else None,
-        alignment=columns["sem_align"][chosen] if "sem_align" in columns else None,
-        feature_distance=columns["feature_distance"][chosen],
-        episodes=columns["episode"][chosen],
-        instructions=sorted({shards.tasks[task] for task in shards.window_task[batches.split == "train"]}),
-    )
-    return calibration, replay.reference

@@ -1,153 +1,145 @@
 """The risk-aware adapter: how much of Sigma's correction reaches the robot.
 
-Shapes: B windows, n steps of a span (vector 1, chunk C, trajectory T), D action dim, K factors, E factor dim.
+Shapes: B windows, T steps of a plan, D action dim, K factors, E factor dim.
 
-    risk  = Σ weight · x            x: how unusual, 1 = the 95 % quantile of the calibration windows
-    scale = min_scale + (max_scale − min_scale) · sigmoid((threshold − risk) / risk_temperature)
-    action = base + scale · correction          (the base itself, to the bit, where scale is 0)
+    p      = smallest p-value of the terms × their number           (Bonferroni: valid however they hang together)
+    risk   = −ln p                                                   (0 where p is 1 or more)
+    scale  = min_scale + (max_scale − min_scale) · sigmoid((−ln false_alarms − risk) / risk_temperature)
+    action = base + scale · residual                                 (one of the two to the bit, where scale is 0 or 1)
 
 The card's ``action = base_action + scale * telepathy_residual`` and its parameters are kept; the risk is our own
-design. One function serves NumPy arrays and torch tensors, so that the report and the robot compute the same thing.
+design. Terms are scores of :mod:`sigma.policy.adapter.novelty`, :mod:`~sigma.policy.adapter.words` and
+:mod:`~sigma.policy.adapter.measures`. One function serves NumPy arrays and torch tensors, so that the report and the
+robot compute the same thing.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import log
 from typing import Any
 
 from array_api_compat import array_namespace
 
-from sigma.policy.adapter.calibration import read_calibration, read_reference
-from sigma.policy.adapter.measures import Measures, motion_ratio, rms
-from sigma.shared.spans import SPANS, executed_plan
+from sigma.policy.adapter.calibration import Calibration
+from sigma.policy.adapter.conformal import Ordinary
+from sigma.policy.adapter.measures import finite_rows, residual_size, telepathy_measures
 
-__all__ = ["Execution", "Measures", "SigmaTelepathyAdapter", "read_calibration", "read_reference"]
+__all__ = ["Execution", "SigmaTelepathyAdapter"]
 
-# With every x at 1 the five terms of a known instruction add up to 2.5, three temperatures below the threshold: scale
-# 0.97. An instruction twice the tolerance away adds 8: scale below 0.03.
-DEFAULT_WEIGHTS = {"size": 0.5, "motion": 0.5, "misalignment": 0.5, "tau": 0.5, "feature": 0.5, "text": 4.0}
-DEFAULT_THRESHOLD = 6.0
-DEFAULT_TEXT_TOLERANCE = 0.02
-# What counts as 1 where nothing was calibrated: a quarter of a joint's range, twice the base's own motion, no alignment
-# at all, an rms feature distance of one deviation.
-UNCALIBRATED = {"residual_q95": 0.5, "motion_ratio_q95": 2.0, "misalignment_q95": 1.0, "feature_distance_q95": 1.0}
-_NO_MEASURES = Measures()
+# In the order in which they become known. What needs no integration decides first; a plan is compared with the plan
+# before it once Sigma's is integrated, and a residual has a size where both are.
+BEFORE = ("meaning", "wording", "picture", "change", "state", "motion", "tracking", "tau", "alignment")
+AGREEMENT, SIZE = "agreement", "size"
+TERMS = (*BEFORE, AGREEMENT, SIZE)
+# Without a calibration, the value whose p is 5 %: no alignment at all, factors a quarter off their norm, a correction
+# of a quarter of a joint's range.
+UNCALIBRATED = {"tau": 0.25, "alignment": 1.0, SIZE: 0.5}
+# A share this near to one end is that end, so that only one of the two policies is integrated.
+NEAR = 0.01
 
 
 @dataclass(frozen=True)
 class Execution:
-    """What would be executed: ``actions[span] [B, n, D]``, ``plan [B, T, D]``, ``scales[span]`` and ``risks[span]``
-    ``[B]``."""
+    """What would be executed: ``plan [B, T, D]``, and its ``scale`` and ``risk`` ``[B]``."""
 
-    actions: dict[str, Any]
     plan: Any
-    scales: dict[str, Any]
-    risks: dict[str, Any]
+    scale: Any
+    risk: Any
 
 
 class SigmaTelepathyAdapter:
-    """Scales a correction of the base action by how ordinary it looks.
+    """Scales a correction of the base action by how ordinary the decision looks.
 
-    ``min_scale`` and ``max_scale`` bound the scale (0 ≤ min ≤ max ≤ 1); ``risk_temperature`` (> 0) sets how gradually
-    it falls around ``threshold``; ``weights`` (≥ 0) are those of the six terms of :data:`DEFAULT_WEIGHTS`; an
-    instruction whose embedding lies ``text_tolerance`` (cosine distance) from every calibration instruction adds
-    ``weights["text"]``. ``calibration`` is the dictionary of :func:`~sigma.policy.adapter.calibration.calibrate`;
-    without it the raw measures count in the units of :data:`UNCALIBRATED`, and the factors' norm is compared with
-    √(K·E). Raises :class:`ValueError` on values out of range.
+    ``min_scale`` and ``max_scale`` bound the scale (0 ≤ min ≤ max ≤ 1); ``false_alarms`` (between 0 and 1) is the share
+    of ordinary decisions at which it may fall below the middle; ``risk_temperature`` (> 0) sets how gradually.
+    ``calibration`` comes from :func:`~sigma.policy.adapter.calibration.read_calibration`; without it only the terms
+    of :data:`UNCALIBRATED` are known. Raises :class:`ValueError` on values out of range.
     """
 
     def __init__(
         self,
         min_scale: float = 0.0,
         max_scale: float = 1.0,
-        risk_temperature: float = 1.0,
-        threshold: float = DEFAULT_THRESHOLD,
-        weights: Mapping[str, float] | None = None,
-        text_tolerance: float = DEFAULT_TEXT_TOLERANCE,
-        calibration: Mapping[str, Any] | None = None,
+        risk_temperature: float = 0.5,
+        false_alarms: float = 0.01,
+        calibration: Calibration | None = None,
     ):
         if not 0.0 <= min_scale <= max_scale <= 1.0:
             raise ValueError(f"0 <= min_scale <= max_scale <= 1 is needed, found {min_scale} and {max_scale}")
-        if not risk_temperature > 0.0 or not text_tolerance > 0.0:
-            raise ValueError(f"risk_temperature {risk_temperature}, text_tolerance {text_tolerance}: must be positive")
-        given = dict(weights or {})
-        if set(given) - set(DEFAULT_WEIGHTS) or not all(weight >= 0.0 for weight in given.values()):
-            raise ValueError(f"weights {given}: legal: {', '.join(DEFAULT_WEIGHTS)}, each >= 0")
+        if not risk_temperature > 0.0 or not 0.0 < false_alarms < 1.0:
+            raise ValueError(
+                f"risk_temperature {risk_temperature}: legal: > 0; false_alarms {false_alarms}: legal: > 0 and < 1"
+            )
         self.min_scale, self.max_scale, self.risk_temperature = min_scale, max_scale, risk_temperature
-        self.threshold, self.text_tolerance = threshold, text_tolerance
-        self.weights = DEFAULT_WEIGHTS | given
-        self.calibration = calibration
+        self.false_alarms, self.calibration = false_alarms, calibration
 
     @property
     def fixed_scale(self) -> float | None:
         """The scale where the bounds leave no choice, else None: then nothing has to be measured."""
         return self.min_scale if self.min_scale == self.max_scale else None
 
-    def _unit(self, key: str, span: str | None = None) -> float:
-        """The value of a measure that counts as 1."""
-        if self.calibration is None:
-            return UNCALIBRATED[key]
-        quantile = self.calibration["branches"][span][key] if span else self.calibration[key]
-        if quantile is None:
-            raise ValueError(f"the calibration is that of a model without telepathy: it has no {key}")
-        return quantile
+    @property
+    def ordinary(self) -> Mapping[str, Ordinary]:
+        """What each known term is compared with."""
+        if self.calibration is not None:
+            return self.calibration.ordinary
+        return {term: Ordinary(unit / log(20.0)) for term, unit in UNCALIBRATED.items()}
 
-    def _tau(self, factors: Any, xp: Any) -> Any:
-        norm = xp.sqrt(xp.sum(factors * factors, axis=tuple(range(1, factors.ndim))))
-        if self.calibration is None:
-            return xp.abs(norm / prod(factors.shape[1:]) ** 0.5 - 1.0)
-        return xp.abs(norm - self._unit("tau_l2_median")) / self._unit("tau_l2_deviation_q95")
+    def surprises(self, measures: Mapping[str, Any]) -> dict[str, Any]:
+        """−ln p of each term, ``[B]``, by itself. Raises :class:`ValueError` for a term that is not calibrated."""
+        ordinary = self.ordinary
+        for term in measures:
+            if term not in ordinary:
+                raise ValueError(f"{term!r}: not among the calibrated terms {', '.join(ordinary)}")
+        return {term: ordinary[term].surprise(score) for term, score in measures.items()}
 
-    def risk(self, base_action: Any, residual: Any, measures: Measures = _NO_MEASURES, *, span: str = "vector") -> Any:
-        """Risk of each window, ``[B]``; a measure that is None adds nothing.
-
-        ``base_action`` and ``residual`` are ``[B, D]`` or ``[B, n, D]`` in normalised units. A residual that is not
-        finite counts as zero, any other value that is not finite as infinite risk. Raises :class:`ValueError` on an
-        unknown span, and where the two shapes differ.
-        """
-        if span not in SPANS:
-            raise ValueError(f"span {span!r}: legal: {', '.join(SPANS)}")
-        shapes = tuple(base_action.shape), tuple(residual.shape)
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"base action {shapes[0]} and residual {shapes[1]} differ in shape")
-        xp = array_namespace(base_action, residual)
-        wide, weights = _wide(base_action, xp), self.weights
-        base, residual = xp.astype(base_action, wide), _finite_or_zero(xp.astype(residual, wide), xp)
-        # In the order of the fields of `Measures`.
-        factors, alignment, hold, features, text = (
-            None if values is None else xp.astype(values, wide) for values in vars(measures).values()
-        )
-        risk = weights["size"] / self._unit("residual_q95", span) * rms(residual)
-        risk = risk + weights["motion"] / self._unit("motion_ratio_q95", span) * motion_ratio(residual, base, hold)
-        if alignment is not None:
-            risk = risk + weights["misalignment"] / self._unit("misalignment_q95") * (1.0 - alignment)
-        if factors is not None:
-            risk = risk + weights["tau"] * self._tau(factors, xp)
-        if features is not None:
-            risk = risk + weights["feature"] / self._unit("feature_distance_q95") * features
-        if text is not None:
-            risk = risk + weights["text"] / self.text_tolerance * text
-        sound = xp.isfinite(risk) & _finite_rows(base, xp)
-        if hold is not None:
-            sound = sound & _finite_rows(hold, xp)
-        return xp.where(sound, risk, xp.full_like(risk, float("inf")))
+    def risk(self, measures: Mapping[str, Any]) -> Any:
+        """−ln of the joint p-value of each window, ``[B]``; a term that is not given is no surprise."""
+        joint = None
+        for surprise in self.surprises(measures).values():
+            xp = array_namespace(surprise)
+            joint = surprise if joint is None else xp.maximum(joint, surprise)
+        if joint is None:
+            raise ValueError(f"no term is given; legal: {', '.join(self.ordinary)}")
+        return xp.clip(joint - log(len(self.ordinary)), 0.0, float("inf"))
 
     def scale(self, risk: Any) -> Any:
         """The share of the correction that is applied, ``[B]`` in [min_scale, max_scale]; infinite risk gives
         min_scale."""
         xp = array_namespace(risk)
-        # 0.5·(1 + tanh(x/2)) is the sigmoid; it cannot overflow and reaches 0 exactly.
-        share = 0.5 * (1.0 + xp.tanh(0.5 * (self.threshold - risk) / self.risk_temperature))
-        return xp.clip(self.min_scale + (self.max_scale - self.min_scale) * share, self.min_scale, self.max_scale)
+        # 0.5·(1 + tanh(x/2)) is the sigmoid; it cannot overflow.
+        share = 0.5 * (1.0 + xp.tanh(0.5 * (-log(self.false_alarms) - risk) / self.risk_temperature))
+        scale = self.min_scale + (self.max_scale - self.min_scale) * share
+        scale = xp.where(share < NEAR, xp.full_like(risk, self.min_scale), scale)
+        return xp.where(share > 1.0 - NEAR, xp.full_like(risk, self.max_scale), scale)
 
-    def blend(self, base: Any, correction: Any, scale: Any) -> Any:
-        """``base + scale · correction`` in the base's shape and type; rows of scale 0 are the base's own, to the
-        bit."""
-        xp = array_namespace(base, correction, scale)
+    def decide(self, measures: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Risk and scale ``[B]`` from whatever terms are known, in the order in which they become known on a robot.
+
+        Where the terms before acting shut Sigma off, its plan is not integrated, so that nothing is heard of it; where
+        they let it act alone, the base is not, so that the residual's size is not heard.
+        """
+        before = {term: score for term, score in measures.items() if term in BEFORE}
+        later = [term for term in (AGREEMENT, SIZE) if term in measures]
+        xp = array_namespace(*measures.values())
+        risk = self.risk(before) if before else xp.zeros_like(measures[later[0]])
+        for term in later:
+            scale = self.scale(risk)
+            heard = scale > self.min_scale if term == AGREEMENT else (scale > 0.0) & (scale < 1.0)
+            risk = xp.where(heard, xp.maximum(risk, self.risk({term: measures[term]})), risk)
+        return risk, self.scale(risk)
+
+    def blend(self, base: Any, action: Any, scale: Any) -> Any:
+        """``base + scale · (action − base)`` in the base's type ``[B, ...]``; the base itself to the bit at scale 0,
+        the action at scale 1. An action with any value that is not finite counts as the base's."""
+        xp = array_namespace(base, action, scale)
         wide = _wide(base, xp)
         share = xp.reshape(xp.astype(scale, wide), (-1,) + (1,) * (base.ndim - 1))
-        moved = xp.astype(base, wide) + share * _finite_or_zero(xp.astype(correction, wide), xp)
-        return xp.where(share == 0.0, base, xp.astype(moved, base.dtype))
+        sound = xp.reshape(finite_rows(action), share.shape)
+        action = xp.where(sound, xp.astype(action, base.dtype), base)
+        moved = xp.astype(base, wide) + share * (xp.astype(action, wide) - xp.astype(base, wide))
+        blended = xp.where(share == 1.0, action, xp.astype(moved, base.dtype))
+        return xp.where(share == 0.0, base, blended)
 
     def __call__(
         self,
@@ -157,41 +149,33 @@ class SigmaTelepathyAdapter:
         telepathy_factors: Any = None,
         alignment: Any = None,
     ) -> Any:
-        """The blended action of one span, as the source's card calls it."""
-        risk = self.risk(base_action_vector, telepathy_residual, Measures(telepathy_factors, alignment))
-        return self.blend(base_action_vector, telepathy_residual, self.scale(risk))
+        """The blended action of one span, as the source's card calls it, by what these four say."""
+        xp = array_namespace(base_action_vector)
+        wide = _wide(base_action_vector, xp)
+        base, residual = (xp.astype(array, wide) for array in (base_action_vector, telepathy_residual))
+        measures = self.telepathy(telepathy_factors, alignment) | {SIZE: residual_size(residual)}
+        scale = self.scale(self.risk({term: xp.astype(score, wide) for term, score in measures.items()}))
+        return self.blend(base_action_vector, xp.astype(base + residual, base_action_vector.dtype), scale)
 
-    def execute(
-        self,
-        base_action: Any,
-        residuals: Mapping[str, Any],
-        measures: Measures = _NO_MEASURES,
-    ) -> Execution:
-        """Blend all three spans and put the executed plan together.
+    def telepathy(self, factors: Any, alignment: Any) -> dict[str, Any]:
+        """The terms ``tau`` and ``alignment`` of factors ``[B, K, E]`` and semantic alignments ``[B]``; what is None
+        gives none. Without a calibration the norm of the factors is compared with √(K·E)."""
+        centre = self.calibration.tau_centre if self.calibration else None
+        return telepathy_measures(factors, alignment, centre)
 
-        ``base_action [B, T, D]`` is the frozen base's, ``residuals`` maps each span to ``[B, n, D]``, as
-        :func:`~sigma.shared.spans.residuals` gives them.
-        """
-        actions, scales, risks = {}, {}, {}
-        for span in SPANS:
-            correction = residuals[span]
-            base = base_action[:, : correction.shape[1]]
-            risks[span] = self.risk(base, correction, measures, span=span)
-            scales[span] = self.scale(risks[span])
-            actions[span] = self.blend(base, correction, scales[span])
-        return Execution(actions, executed_plan(actions), scales, risks)
+    def execute(self, base: Any, action: Any, measures: Mapping[str, Any]) -> Execution:
+        """What a robot would execute of the base's plan ``[B, T, D]`` and Sigma's; the size of their difference is
+        added to ``measures`` where it is calibrated. A fixed scale needs no measures."""
+        xp = array_namespace(base, action)
+        if self.fixed_scale is not None:
+            scale = xp.full_like(xp.astype(base[:, 0, 0], _wide(base, xp)), self.fixed_scale)
+            return Execution(self.blend(base, action, scale), scale, xp.zeros_like(scale))
+        if SIZE in self.ordinary:
+            measures = {**measures, SIZE: residual_size(xp.astype(action - base, _wide(base, xp)))}
+        risk, scale = self.decide(measures)
+        return Execution(self.blend(base, action, scale), scale, risk)
 
 
 def _wide(array: Any, xp: Any) -> Any:
     """Risk and blend are computed in float32, or in float64 where the action is."""
     return xp.float64 if array.dtype == xp.float64 else xp.float32
-
-
-def _finite_rows(array: Any, xp: Any) -> Any:
-    return xp.all(xp.isfinite(array), axis=tuple(range(1, array.ndim)))
-
-
-def _finite_or_zero(residual: Any, xp: Any) -> Any:
-    """A residual with any value that is not finite is dropped whole: half a correction is no correction."""
-    finite = xp.reshape(_finite_rows(residual, xp), (-1,) + (1,) * (residual.ndim - 1))
-    return xp.where(finite, residual, xp.zeros_like(residual))

@@ -1,138 +1,182 @@
-"""What ordinary corrections look like: quantiles of the adapter's measures on validation windows, and their files.
+"""What ordinary decisions look like: made from train windows as reference and validation windows as calibration.
 
-Shapes: W windows, n steps of a span, T horizon, C chunk, D action dim, F pooled prefix features (P·d), d width of
-a text embedding. Own design.
+Two files: a JSON that a person can read, and arrays beside it as safetensors, tied to it by a digest.
+
+Shapes: W windows, q parts of a score (cameras, joints), m trained instructions, d width of an embedding. Own design.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sigma.policy.adapter.measures import NEIGHBOURS, motion_ratio, rms
+from sigma.policy.adapter.conformal import Ordinary
+from sigma.policy.adapter.words import Instructions, normalise_instruction
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import Outputs, digest_file, read_json
-from sigma.shared.records import AGAIN, POSITIVE, check_record
-from sigma.shared.spans import SPANS
+from sigma.shared.records import AGAIN, NUMBER, POSITIVE, check_record
 
-FORMAT_VERSION = 1
-REFERENCE_WINDOWS = 1024
-_FACTOR_QUANTILES = ("misalignment_q95", "tau_l2_median", "tau_l2_deviation_q95")
+FORMAT_VERSION = 2
+LEAST_EPISODES = 2
+# Shares and ratios: other instructions may lie this much farther than the trained ones lie from each other.
+WORDS_TAIL = 0.05
 _FORM = {
-    "windows": int,
-    "branches": {span: dict.fromkeys(("residual_q95", "motion_ratio_q95"), POSITIVE) for span in SPANS},
-    "feature_distance_q95": POSITIVE,
+    **dict.fromkeys(("windows", "episodes"), int),
+    **{key: [str] for key in ("instructions", "base_instructions")},
+    "tau_l2_median": POSITIVE | None,
+    "terms": dict,
     "reference": {"file": str, "sha256": str},
 }
-# Keeps a quantile that is zero on the calibration windows from becoming a divisor.
-QUANTILE_FLOOR = 1e-6
+_TERM = {"ordinary": int, "largest": NUMBER | None, "tail": POSITIVE}
 
 
-def reference_set(features: np.ndarray, episodes: np.ndarray, texts: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays that new windows are compared with: at most 1024 evenly spaced rows of ``features [W, F]``, their
-    episodes, and the calibration instructions' embeddings ``texts [n, d]``."""
-    rows = np.unique(np.linspace(0, len(features) - 1, min(len(features), REFERENCE_WINDOWS)).round().astype(np.int64))
-    return {
-        "features": np.ascontiguousarray(np.asarray(features)[rows], dtype=np.float32),
-        "episodes": np.asarray(episodes)[rows].astype(np.int64),
-        "texts": np.ascontiguousarray(texts, dtype=np.float32),
-    }
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What the adapter and the gate compare a decision with.
+
+    ``record`` is the JSON file's content, ``ordinary`` has the scores of each term, ``units [q]`` are the 95 %
+    quantiles of the parts of those terms that have several, ``reference`` are the arrays of
+    :mod:`sigma.policy.adapter.novelty`, and ``instructions`` the known ones.
+    """
+
+    record: dict[str, Any]
+    ordinary: dict[str, Ordinary]
+    units: dict[str, np.ndarray]
+    reference: dict[str, np.ndarray]
+    instructions: Instructions
+
+    @property
+    def tau_centre(self) -> float | None:
+        return self.record["tau_l2_median"]
+
+    def scores(self, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The score of each term ``[B]``: its most unusual part, in units of that part."""
+        return worst_parts(parts, self.units)
+
+    def trained_text(self, text: str) -> str:
+        """The trained instruction that differs from this one in case, punctuation or spaces alone; else the text."""
+        return self._spelling.get(normalise_instruction(text), text)
+
+    @property
+    def _spelling(self) -> dict[str, str]:
+        return {normalise_instruction(text): text for text in reversed(self.record["instructions"])}
 
 
-def _quantile(values: np.ndarray, level: float, name: str) -> float:
-    values = np.asarray(values, dtype=np.float64)
-    if values.size == 0 or not np.isfinite(values).all():
-        raise SigmaError(f"adapter calibration: {name} of the validation windows is empty or not finite")
-    return max(float(np.quantile(values, level)), QUANTILE_FLOOR)
+def worst_parts(parts: Mapping[str, np.ndarray], units: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The largest part ``[W, q]`` of each term, in the units ``[q]`` of its parts: ``[W]``."""
+    return {term: (rows / units[term]).max(axis=1) for term, rows in parts.items()}
 
 
 def calibrate(
     *,
-    base_action: np.ndarray,
-    hold: np.ndarray,
-    corrections: Mapping[str, np.ndarray],
-    tau_l2: np.ndarray | None,
-    alignment: np.ndarray | None,
-    feature_distance: np.ndarray,
+    parts: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
+    tau_centre: float | None,
+    reference: Mapping[str, np.ndarray],
+    instructions: Instructions,
+    texts: tuple[list[str], list[str]],
     episodes: np.ndarray,
-    instructions: list[str],
-) -> dict[str, Any]:
-    """Quantiles of every measure over validation windows, as the adapter takes them.
+) -> Calibration:
+    """From validation windows: ``parts [W, q]`` and ``scores [W']`` by term, where −inf is a score that could not be
+    measured.
 
-    ``base_action [W, T, D]``, ``hold [W, D]`` and ``corrections`` (``vector [W, 1, D]``, ``chunk [W, C, D]``,
-    ``trajectory [W, T, D]``: what scale 1 adds to the base action) in normalised units; ``tau_l2``, ``alignment``,
-    ``feature_distance`` (rows of the same episode left out) and ``episodes`` ``[W]``. A model without factors gives
-    None for ``tau_l2`` and ``alignment``; their quantiles are then null, and the adapter cannot be given either.
+    ``tau_centre`` is the median norm of the factors, None for a model without telepathy; ``texts`` are the trained
+    instructions as they were written, and the base's; ``episodes [W]`` are those of the windows. Raises
+    :class:`SigmaError` for fewer than two episodes and for scores that are not finite.
     """
-    by_span = {}
-    for span in SPANS:
-        correction = np.asarray(corrections[span], dtype=np.float64)
-        base = np.asarray(base_action[:, : correction.shape[1]], dtype=np.float64)
-        ratio = motion_ratio(correction, base, np.asarray(hold, dtype=np.float64))
-        by_span[span] = {
-            "residual_q95": _quantile(rms(correction), 0.95, f"the {span} residual"),
-            "motion_ratio_q95": _quantile(ratio, 0.95, f"the {span} residual over the base's motion"),
-        }
-    telepathy: dict[str, float | None] = dict.fromkeys(_FACTOR_QUANTILES)
-    if alignment is not None:
-        telepathy["misalignment_q95"] = _quantile(1.0 - np.asarray(alignment, dtype=np.float64), 0.95, "1 - alignment")
-    if tau_l2 is not None:
-        centre = telepathy["tau_l2_median"] = float(np.median(np.asarray(tau_l2, dtype=np.float64)))
-        deviation = _quantile(np.abs(np.asarray(tau_l2) - centre), 0.95, "tau_l2")
-        # Within 1 % of the median is never unusual, however narrow the calibration windows lie.
-        telepathy["tau_l2_deviation_q95"] = max(deviation, 0.01 * abs(centre))
-    return {
+    count = len(np.unique(episodes))
+    if count < LEAST_EPISODES:
+        raise SigmaError(
+            f"adapter calibration: found {count} validation episode; legal: at least {LEAST_EPISODES} "
+            "(params.yaml: window.validation)"
+        )
+    measured = {term: rows[~np.isneginf(rows).any(axis=1)] for term, rows in parts.items()}
+    units = {}
+    for term, rows in measured.items():
+        _check(rows, term)
+        units[term] = np.maximum(np.quantile(rows, 0.95, axis=0), 1e-6) if len(rows) else np.ones(rows.shape[1])
+    ordinary = {term: Ordinary.of(values) for term, values in worst_parts(measured, units).items()}
+    for term, values in scores.items():
+        values = values[~np.isneginf(values)]
+        _check(values, term)
+        ordinary[term] = Ordinary.of(values)
+    ordinary |= {term: Ordinary.of(values, WORDS_TAIL) for term, values in instructions.leave_one_out().items()}
+    record = {
         "format_version": FORMAT_VERSION,
         "windows": len(episodes),
-        "episodes": len(np.unique(episodes)),
-        "instructions": sorted(instructions),
-        "branches": by_span,
-        **telepathy,
-        "feature_distance_q95": _quantile(feature_distance, 0.95, "the feature distance"),
-        "feature_neighbours": NEIGHBOURS,
+        "episodes": count,
+        "instructions": texts[0],
+        "base_instructions": texts[1],
+        "tau_l2_median": tau_centre,
+        "terms": {
+            term: {
+                "ordinary": len(known.scores),
+                "largest": float(known.scores[-1]) if len(known.scores) else None,
+                "tail": known.tail,
+            }
+            for term, known in ordinary.items()
+        },
     }
+    return Calibration(record, ordinary, units, dict(reference), instructions)
 
 
-def write_calibration(path: Path, calibration: Mapping[str, Any], reference: Mapping[str, np.ndarray]) -> None:
-    """Write the quantiles as JSON to ``path`` and the reference arrays beside it as safetensors, tied by a digest."""
+def _check(values: np.ndarray, term: str) -> None:
+    if not np.isfinite(values).all():
+        raise SigmaError(f"adapter calibration: the term {term} of a validation window is not finite")
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write the record as JSON to ``path`` and the arrays beside it as safetensors, tied by a digest."""
     from safetensors.numpy import save_file
 
+    tensors = {f"reference.{name}": array for name, array in calibration.reference.items()}
+    tensors |= {f"unit.{term}": unit for term, unit in calibration.units.items()}
+    tensors |= {f"ordinary.{term}": known.scores for term, known in calibration.ordinary.items()}
+    words = calibration.instructions
+    tensors |= {"instructions.known": words.known_embeddings, "instructions.others": words.other_embeddings}
     arrays = Path(path).with_suffix(".safetensors")
     with Outputs() as outputs:
         temporary = outputs.file(arrays)
-        save_file(dict(reference), temporary)
+        save_file({name: np.ascontiguousarray(array, dtype=np.float64) for name, array in tensors.items()}, temporary)
         digest = digest_file(temporary)
-        outputs.json(path, {**calibration, "reference": {"file": arrays.name, "sha256": digest}})
+        outputs.json(path, {**calibration.record, "reference": {"file": arrays.name, "sha256": digest}})
 
 
-def read_calibration(path: Path) -> dict[str, Any]:
-    """The quantiles of :func:`calibrate`; another format version, and what is no calibration, are refused."""
-    calibration = read_json(path)
-    version = calibration.get("format_version") if isinstance(calibration, dict) else None
-    if version != FORMAT_VERSION:
-        raise SigmaError(f"{path}: format_version: found {version!r}; legal: {FORMAT_VERSION}")
-    check_record(calibration, _FORM, f"{path}: ", AGAIN)
-    for key in _FACTOR_QUANTILES:
-        if calibration.get(key) is not None:
-            check_record(calibration[key], POSITIVE, f"{path}: ", AGAIN, key)
-    arrays = Path(path).with_suffix(".safetensors").name
-    if calibration["reference"]["file"] != arrays:
-        actual = calibration["reference"]["file"]
-        raise SigmaError(f"{path}: reference.file: found {actual!r}; legal: {arrays}; {AGAIN}")
-    return calibration
-
-
-def read_reference(path: Path) -> dict[str, np.ndarray]:
-    """The reference arrays of the calibration at ``path`` (the JSON file): ``features``, ``episodes``, ``texts``."""
+def read_calibration(path: Path) -> Calibration:
+    """What :func:`write_calibration` wrote to ``path``; another format version, what is no calibration, and arrays
+    that were altered are refused."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    entry = read_calibration(path)["reference"]
-    arrays = Path(path).parent / entry["file"]
+    record = read_json(path)
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if version != FORMAT_VERSION:
+        raise SigmaError(f"{path}: format_version: found {version!r}; legal: {FORMAT_VERSION}; {AGAIN}")
+    check_record(record, _FORM, f"{path}: ", AGAIN)
+    for term, entry in record["terms"].items():
+        check_record(entry, _TERM, f"{path}: ", AGAIN, f"terms.{term}")
+    arrays = Path(path).with_suffix(".safetensors")
+    entry = record["reference"]
+    if entry["file"] != arrays.name:
+        raise SigmaError(f"{path}: reference.file: found {entry['file']!r}; legal: {arrays.name}; {AGAIN}")
     if not arrays.is_file() or digest_file(arrays) != entry["sha256"]:
         raise SigmaError(f"{arrays}: missing or altered since {Path(path).name} was written; run the stage again")
     try:
-        return load_file(arrays)
+        tensors = load_file(arrays)
     except SafetensorError as error:
         raise SigmaError(f"{arrays}: not readable as safetensors ({error})") from None
+
+    def group(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+    scores, words = group("ordinary."), group("instructions.")
+    if scores.keys() != record["terms"].keys() or len(words) != 2:
+        raise SigmaError(f"{arrays}: holds other terms than {Path(path).name}; {AGAIN}")
+    ordinary = {term: Ordinary(record["terms"][term]["tail"], values) for term, values in scores.items()}
+    known, others = (
+        list(dict.fromkeys(map(normalise_instruction, record[key]))) for key in ("instructions", "base_instructions")
+    )
+    instructions = Instructions(known, others, words["known"], words["others"])
+    return Calibration(record, ordinary, group("unit."), group("reference."), instructions)

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sigma.policy.control.robot_observation import RobotObservation, live_observation
 from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_action import Kind, deterministic_action
 from sigma.policy.pi05.description import ACTION, STATE
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation
-from sigma.policy.pi05.observation import base_pass
+from sigma.policy.pi05.observation import Observation, base_pass
 from sigma.shared.errors import SigmaError
 
 
@@ -59,17 +60,25 @@ class BaseController:
     @torch.no_grad()
     def act(self, observations: Sequence[RobotObservation | dict[str, Any]], indices: Sequence[int]) -> np.ndarray:
         """Plans ``[B, Tc, D]`` of joint targets in raw units for the robots ``indices``, one observation each."""
+        observation = live_observation(self.builder, observations)
+        plans = self._integrate(observation, indices)
+        return self._executed(plans, indices)
+
+    def _integrate(self, observation: Observation, indices: Sequence[int]) -> Tensor:
+        """Normalised plans (B, Tc, D) of the policy as it is now."""
         base = self.builder.base
-        encoded = base_pass(base.policy, live_observation(self.builder, observations)).encoded
-        plans = deterministic_action(
+        return deterministic_action(
             self.decoding,
             base.policy,
-            encoded,
+            base_pass(base.policy, observation).encoded,
             base.num_steps,
             samples=self.samples,
             seed=self.seed,
             addresses=[("live", index, self._steps[index]) for index in indices],
         )
+
+    def _executed(self, plans: Tensor, indices: Sequence[int]) -> np.ndarray:
+        """The plans in raw units; the robots' clocks go on."""
         for index in indices:
             self._steps[index] += self.n_action_steps
         return self.builder.normalisation.action.unnormalise(plans.float().cpu().numpy())

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-from sigma.policy.adapter.calibration import read_calibration, read_reference
-from sigma.policy.adapter.measures import Measures, distances
+from sigma.policy.adapter.calibration import read_calibration
+from sigma.policy.control.gate import Gate
 from sigma.policy.control.robot_observation import RobotObservation, live_observation
 from sigma.policy.model.telepathy import Memory
-from sigma.policy.model.vla import Proposal, SigmaTelepathyVLA
+from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.policy.pi05.observation import Observation
 from sigma.shared.errors import SigmaError
-from sigma.shared.spans import residuals
 
 
 def check_action_steps(n_action_steps: int, config: Mapping[str, Any]) -> None:
@@ -44,9 +43,9 @@ class _Episode:
 class SigmaController:
     """Acts in closed loop under an adapter with the calibration of ``models/adapter_calibration.json``.
 
-    An adapter whose bounds leave no choice needs no calibration, and spares the pass that nothing is executed of.
-    ``n_action_steps`` control steps are executed a decision; they must divide the memory's stride. With ``memory``
-    False memory is cleared before every decision.
+    An adapter whose bounds leave no choice needs no calibration; any other gets a :class:`Gate`. ``n_action_steps``
+    control steps are executed a decision; they must divide the memory's stride. With ``memory`` False memory is cleared
+    before every decision.
     """
 
     def __init__(
@@ -62,18 +61,24 @@ class SigmaController:
         self.vla, self.builder, self.memory = vla, vla.builder, memory
         self.n_action_steps, self.horizon = n_action_steps, vla.config["sizes"]["horizon"]
         self.adapter = copy.copy(adapter)  # the caller's may serve another model
-        self.reference: dict[str, np.ndarray] = {}
+        self.gate: Gate | None = None
         if adapter.fixed_scale is None:
-            if calibration is None:
-                raise SigmaError("an adapter that chooses its scale needs the calibration that evaluate wrote")
-            self.adapter.calibration = adapter.calibration or read_calibration(calibration)
-            self.reference = read_reference(calibration)
+            if calibration is not None and adapter.calibration is None:
+                self.adapter.calibration = read_calibration(calibration)
+            self.gate = Gate(self.adapter, vla.builder, vla.model.adapted, n_action_steps)
         self.episodes: dict[int, _Episode] = {}
 
     def reset(self, indices: list[int]) -> None:
         """Forget everything about these environments: their next decision is an episode's first."""
         self.episodes |= {index: _Episode() for index in indices}
+        if self.gate is not None:
+            self.gate.reset(indices)
 
+    def news(self) -> list[str]:
+        """When and why Sigma was held back by more than half, once an episode; each line is given once."""
+        return self.gate.news() if self.gate is not None else []
+
+    @torch.no_grad()
     def act(
         self,
         observations: Sequence[RobotObservation | dict[str, Any]],
@@ -84,20 +89,28 @@ class SigmaController:
 
         ``noise`` (B, Tc, A') is the initial noise instead of the deterministic action's.
         """
-        vla, scale = self.vla, self.adapter.fixed_scale
-        observation = live_observation(vla.builder, observations, vla.config["sizes"]["trace"])
+        vla, gate, scale = self.vla, self.gate, self.adapter.fixed_scale
+        views = observations if gate is None else gate.spelled(observations)
+        observation = live_observation(vla.builder, views, vla.config["sizes"]["trace"])
         carried = self._carried(observation, indices)
-        proposal = vla.propose(
-            observation,
-            carried,
-            [("live", index, self.episodes[index].step) for index in indices],
-            use_base=scale != 1.0,
-            use_sigma=scale != 0.0,
-            noise=None if noise is None else noise.to(self.builder.device),
-        )
+        addresses = [("live", index, self.episodes[index].step) for index in indices]
+        noise = None if noise is None else noise.to(self.builder.device)
+        decisions = vla.decisions(observation, carried, addresses, noise)
+        if gate is not None:
+            plan = gate.act(
+                observation,
+                views,
+                indices,
+                base=decisions.base,
+                action=decisions.action,
+                telepathy=decisions.telepathy,
+            )
+        elif scale in (0.0, 1.0):
+            plan = decisions.action() if scale else decisions.base()
+        else:
+            plan = self.adapter.execute(decisions.base(), decisions.action(), {}).plan
         self._remember(observation, carried, indices)
-        states = np.stack([view["state"] for view in observations])
-        return vla.to_robot(self._plan(observation, proposal, states)).cpu().numpy()
+        return vla.to_robot(plan).cpu().numpy()
 
     @torch.no_grad()
     def _carried(self, observation: Observation, indices: list[int]) -> Memory:
@@ -117,29 +130,3 @@ class SigmaController:
             if episode.step % self.vla.config["memory_stride"] == 0:
                 episode.carried = read.rows(torch.tensor([row], device=read.memory.device))
             episode.step += self.n_action_steps
-
-    def _plan(self, observation: Observation, proposal: Proposal, states: np.ndarray) -> Tensor:
-        """The normalised plan (B, T, A) that is executed."""
-        scale = self.adapter.fixed_scale
-        if scale == 1.0 and proposal.action is not None:
-            return proposal.action
-        if scale == 0.0 and proposal.base is not None:
-            return proposal.base
-        base, action = proposal.both()
-        if scale is not None:
-            return self.adapter.blend(base, action - base, base.new_full((len(base),), scale))
-        telepathy, pooled = proposal.telepathy, proposal.pooled
-        assert telepathy is not None and pooled is not None  # both passes were made
-        hold = self.vla.normalisation.action.normalise(states.astype(np.float32))
-        features, texts = pooled.flatten(1).cpu().numpy(), observation.text.cpu().numpy()
-        measures = Measures(
-            telepathy_factors=telepathy.factors,
-            alignment=telepathy.alignment,
-            hold=torch.from_numpy(hold).to(base.device),
-            **{
-                name: torch.from_numpy(distance).to(base)
-                for name, distance in distances(features, texts, self.reference).items()
-            },
-        )
-        chunk = self.vla.config["sizes"]["chunk"]
-        return self.adapter.execute(base, residuals(base, action, chunk), measures).plan

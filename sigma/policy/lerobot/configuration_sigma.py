@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 
-from sigma.policy.adapter.adapter import DEFAULT_TEXT_TOLERANCE, DEFAULT_THRESHOLD, DEFAULT_WEIGHTS
 from sigma.shared.errors import SigmaError
 
 TRAINED_BY = "Sigma is trained by `dvc repro` and written as a LeRobot policy by `sigma export`"
@@ -27,10 +26,8 @@ class AdapterConfig:
 
     min_scale: float = 0.0
     max_scale: float = 1.0
-    risk_temperature: float = 1.0
-    threshold: float = DEFAULT_THRESHOLD
-    text_tolerance: float = DEFAULT_TEXT_TOLERANCE
-    weights: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
+    risk_temperature: float = 0.5
+    false_alarms: float = 0.01
 
 
 @PreTrainedConfig.register_subclass("sigma")

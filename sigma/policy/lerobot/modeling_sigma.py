@@ -3,6 +3,7 @@
 Legend: B robots, T horizon, A action dim, D state dim, H×W image size.
 """
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,6 +27,8 @@ from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import STATE
 from sigma.shared.errors import SigmaError
 from sigma.shared.hub import hub_errors
+
+log = logging.getLogger(__name__)
 
 TASK, TRACE = "task", "trace"
 REAL_TIME_CHUNKING = ("inference_delay", "prev_chunk_left_over", "execution_horizon")
@@ -159,7 +162,10 @@ class SigmaPolicy(PreTrainedPolicy):
         if self._rows is None:
             self._rows = list(range(len(views)))
             self.controller.reset(self._rows)
-        return self.controller.act(views, self._rows, noise=noise)
+        plan = self.controller.act(views, self._rows, noise=noise)
+        for line in self.controller.news():
+            log.warning(line)
+        return plan
 
     def _clamped(self, plan: np.ndarray, command: np.ndarray) -> np.ndarray:
         if self.config.limits is None:

@@ -5,7 +5,7 @@ C chunk, H horizon, K factors, F factor dim, P pooled vectors, d backbone width,
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,60 +15,20 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor, nn
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-from sigma.policy.model import lora
 from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import heads_file
 from sigma.policy.model.model_folder import load_model, load_prompter, read_config, weights_dtype
-from sigma.policy.model.telepathy import Memory, TelepathyState
-from sigma.policy.pi05 import prefix
+from sigma.policy.model.proposal import Decisions, Proposal
+from sigma.policy.model.telepathy import Memory
 from sigma.policy.pi05.base import Base
-from sigma.policy.pi05.base_action import deterministic_action
 from sigma.policy.pi05.description import ACTION, STATE, fit_joints
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation, trace_before
 from sigma.policy.pi05.observation import Observation, Past
 from sigma.policy.pi05.placement import place
 from sigma.shared.errors import SigmaError
 from sigma.shared.resize import to_resolution
-from sigma.shared.spans import residuals, split
 
 __all__ = ["SigmaTelepathyAdapter", "SigmaTelepathyVLA"]
-
-# Names of the source's card -> fields of TelepathyState.
-_TELEPATHY_OUTPUTS = {
-    "telepathy_factors": "factors",
-    "semantic_factors": "semantic",
-    **{name: name for name in ("intent", "memory", "alignment")},
-}
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What Sigma proposes at B decisions, before the adapter scales it; actions are normalised and of one noise."""
-
-    base: Tensor | None  # (B, H, A) the frozen base's action; None where it was not asked for
-    action: Tensor | None  # (B, H, A) Sigma's, at scale 1; None where it was not asked for
-    telepathy: TelepathyState | None  # None where Sigma's pass was not made
-    pooled: Tensor | None  # (B, P, d) features of the frozen base's pass, None where it was not made
-
-    def both(self) -> tuple[Tensor, Tensor]:
-        """The base's action and Sigma's; raises :class:`ValueError` where only one of them was asked for."""
-        if self.base is None or self.action is None:
-            raise ValueError("one of the two actions was not computed")
-        return self.base, self.action
-
-    def card_interface(self, chunk: int) -> dict[str, Tensor | None]:
-        """The outputs under the names of the source's card; a vector has no axis of steps there."""
-        base, action = self.both()
-        output: dict[str, Tensor | None] = {}
-        for name, actions in (
-            ("base_action", split(base, chunk)),
-            ("telepathy_residual", residuals(base, action, chunk)),
-        ):
-            output |= {f"{name}_{span}": values for span, values in actions.items()}
-            output[f"{name}_vector"] = actions["vector"][:, 0]
-        if self.telepathy is not None:
-            output |= {key: getattr(self.telepathy, name) for key, name in _TELEPATHY_OUTPUTS.items()}
-        return output
 
 
 class SigmaTelepathyVLA(nn.Module):
@@ -197,34 +157,22 @@ class SigmaTelepathyVLA(nn.Module):
             use_sigma: False spares Sigma's pass.
             noise: (B, Tc, A') the initial noise instead of the deterministic action's.
         """
-        base = pooled = action = telepathy = None
-        if use_base or self.config["sizes"]["present"] == "backbone":
-            frozen = self.model.frozen_pass(observation)
-            pooled = frozen.pooled
-            observation = observation.with_frozen_features(pooled)
-            if use_base:
-                with lora.disabled(self.model.adapted):
-                    base = self._action(frozen.encoded, None, addresses, noise)
-        if use_sigma:
-            passed = self.model.adapted_pass(observation, remembered)
-            action = self._action(passed.encoded, passed.steering, addresses, noise)
-            telepathy = passed.telepathy
-        return Proposal(base, action, telepathy, pooled)
+        decisions = self.decisions(observation, remembered, addresses, noise)
+        return Proposal(
+            decisions.base() if use_base else None,
+            decisions.action() if use_sigma else None,
+            decisions.telepathy if use_sigma else None,
+        )
 
-    def _action(
+    def decisions(
         self,
-        encoded: prefix.Encoded,
-        steering: prefix.Steering | None,
+        observation: Observation,
+        remembered: Memory | Past,
         addresses: Sequence[tuple],
-        noise: Tensor | None,
-    ) -> Tensor:
-        config, policy, steps = self.config, self.model.policy, self.config["num_steps"]
-        if noise is not None:
-            action = prefix.integrate(policy, encoded, noise[:, None], steps, steering)[:, 0]
-        else:
-            draws: dict[str, Any] = {"samples": config["samples"], "seed": config["seed"], "addresses": addresses}
-            action = deterministic_action(config["base_action"], policy, encoded, steps, steering, **draws)
-        return action[:, : config["sizes"]["horizon"]]
+        noise: Tensor | None = None,
+    ) -> Decisions:
+        """The same decisions, of which nothing is computed before it is asked for."""
+        return Decisions(self.model, self.config, observation, remembered, addresses, noise)
 
     def _from_sequence(self, vis_obs: Tensor, robot_state: Tensor, texts: Sequence[str]) -> tuple[Observation, Memory]:
         """The last step as an observation, and what memory has read before it, as in training."""

@@ -5,6 +5,7 @@ instruction, state), d backbone width, D state dim, S control steps of the trace
 """
 
 from dataclasses import dataclass, replace
+from math import isqrt
 
 import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
@@ -64,6 +65,17 @@ def pool_views(vision: Tensor) -> Tensor:
     """
     vision = vision.float()
     return torch.cat([vision.mean(-2), vision.amax(-2)], dim=-2)
+
+
+def place_views(vision: Tensor) -> Tensor:
+    """Pool image tokens (..., V, n, d) to (..., V, 3d): the mean, and the mean weighted by how far right of the middle
+    and how far below it a token lies. The same things elsewhere in the picture give other numbers."""
+    vision = vision.float()
+    side = isqrt(vision.shape[-2])
+    grid = vision.unflatten(-2, (side, side))
+    place = torch.linspace(-1, 1, side, device=vision.device)[:, None]
+    rows, columns = grid.mean(-2), grid.mean(-3)
+    return torch.cat([vision.mean(-2), (columns * place).mean(-2), (rows * place).mean(-2)], dim=-1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

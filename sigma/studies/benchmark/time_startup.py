@@ -90,14 +90,14 @@ def measure_repro(project: Project) -> Measured:
 
 
 def measure_adapter_experiment(project: Project) -> Measured:
-    """``dvc exp run --temp`` with another threshold each time, and the report by itself."""
-    threshold = float(project.parameters.adapter.threshold)
+    """``dvc exp run --temp`` with another false-alarm rate each time, and the report by itself."""
+    rate = float(project.parameters.adapter.false_alarms)
     numbers = count(1)
 
     def experiment() -> tuple[str, ...]:
         # A value that no former run had, because DVC's run cache would give that run's results back.
         number = next(numbers)
-        change = f"adapter.threshold={threshold + number / 1000:.3f}"
+        change = f"adapter.false_alarms={rate + number / 1000:.3f}"
         return *DVC, "exp", "run", "--temp", "-n", f"benchmark-{number}", "-S", change
 
     return _compare_commands(project, experiment, (*SIGMA, "report"), stages=1)

@@ -340,7 +340,7 @@ def test_nothing_of_lerobots_trains_it(folder):
         ("--n_action_steps=3", "n_action_steps: found 3; legal: divisors of 4"),
         ("--n_action_steps=0", "n_action_steps: found 0; legal: at least 1"),
         ("--adapter.max_scale=2", "adapter: 0 <= min_scale <= max_scale <= 1"),
-        ('--adapter.weights={"luck": 1}', "adapter: weights"),
+        ("--adapter.false_alarms=0", "adapter: risk_temperature 0.5: legal: > 0; false_alarms 0.0: legal: > 0 and < 1"),
         ("--max_step=5", "joint_lower, joint_upper and max_step: legal: all three"),
     ],
 )

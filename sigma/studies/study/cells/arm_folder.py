@@ -5,7 +5,7 @@
 - ``sigma``: LoRA and heads on the frozen base, as ``models/sigma``. NAME acts under its calibrated adapter,
   NAME_full_scale at scale 1, NAME_memory_reset (in closed loop) at scale 1 with memory cleared before every decision.
 - ``lora``: a PEFT adapter on the base; ``full``: a whole checkpoint. Both act by NAME_zero_noise, NAME_mean or
-  NAME_sample.
+  NAME_sample; ``lora`` acts as NAME_gated behind the gate that Sigma has.
 """
 
 from pathlib import Path
@@ -25,11 +25,11 @@ RECORD, MODEL, CURVES = "arm.json", "model", "curves.parquet"
 # What is written when a trained arm is played.
 PREDICTIONS, CALIBRATION = "predictions.parquet", "adapter_calibration.json"
 EPISODES = "episodes.parquet"
-FULL_SCALE, MEMORY_RESET = "full_scale", "memory_reset"
+FULL_SCALE, MEMORY_RESET, GATED = "full_scale", "memory_reset", "gated"
 DECODINGS: "tuple[Decoding, ...]" = ("zero_noise", "mean", "sample")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "sigma": ("", FULL_SCALE, MEMORY_RESET),
-    "lora": DECODINGS,
+    "lora": (*DECODINGS, GATED),
     "full": DECODINGS,
 }
 _AGAIN = "run `dvc repro stages/study/dvc.yaml`"

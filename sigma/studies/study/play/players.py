@@ -20,7 +20,9 @@ from sigma.studies.study.cells.workspace import Workspace
 if TYPE_CHECKING:
     import torch
 
+    from sigma.policy.adapter.calibration import read_calibration
     from sigma.policy.control.controller import BaseController
+    from sigma.policy.control.gated_controller import GatedController
     from sigma.policy.control.sigma_controller import SigmaController
 
 EXPERT, BASE, SIGMA = "expert", "base", "sigma"
@@ -36,10 +38,15 @@ class Player:
     model: Path = Path()
     calibration: Path = Path()
 
+    @property
+    def gated(self) -> bool:
+        """Whether it acts behind the calibrated gate."""
+        return self.variant == GATED or (self.kind == SIGMA and not self.variant)
+
 
 def _existing(player: Player) -> Player:
     """The player; raises :class:`SigmaError` where something of it is missing."""
-    for path in (player.model, player.calibration) if player.kind == SIGMA else (player.model,):
+    for path in (player.model, player.calibration) if player.gated else (player.model,):
         if not path.exists():
             raise SigmaError(f"{path}: not found; run the stage that writes it (dvc repro)")
     return player
@@ -123,13 +130,16 @@ def load_player(
     if not 1 <= n_action_steps <= described["chunk_size"]:
         raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: 1 to {described['chunk_size']}")
     base = load_base(described, device=str(device), dtype=dtype)
+    settings = {
+        "n_action_steps": n_action_steps,
+        "decoding": next((kind for kind in DECODINGS if kind == player.variant), features["action"]),
+        "samples": features["samples"],
+        "seed": features["seed"],
+        "normalisation": Normalisation.from_json(features["normalisation"]),
+    }
     if player.kind == "lora":
-        lora.load(base.policy, model)
-    return BaseController(
-        base,
-        n_action_steps=n_action_steps,
-        decoding=next((kind for kind in DECODINGS if kind == player.variant), features["action"]),
-        samples=features["samples"],
-        seed=features["seed"],
-        normalisation=Normalisation.from_json(features["normalisation"]),
-    )
+        tuned = lora.load(base.policy, model)
+        if player.variant == GATED:
+            calibrated = SigmaTelepathyAdapter(**adapter, calibration=read_calibration(player.calibration))
+            return GatedController(base, tuned, calibrated, **settings)
+    return BaseController(base, **settings)

@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigma.parameters import Parameters
-from sigma.studies.study.cells.arm_folder import CALIBRATION, DECODINGS, FULL_SCALE, MODEL, PREDICTIONS
+from sigma.studies.study.cells.arm_folder import CALIBRATION, DECODINGS, FULL_SCALE, GATED, MODEL, PREDICTIONS
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from sigma.policy.adapter.calibration import Calibration
+    from sigma.policy.model.decision import SigmaModel
     from sigma.training.batches import WindowBatches
     from sigma.training.flow import FlowModel
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Executed actions of each variant, (W, n, A) by span, in normalised units; a Sigma's calibration."""
+    """Executed actions of each variant, (W, n, A) by span, in normalised units; what its gate was calibrated with."""
 
     variants: "dict[str, dict[str, np.ndarray]]"
-    calibration: "tuple[dict[str, Any], dict[str, np.ndarray]] | None" = None
+    calibration: "Calibration | None" = None
 
 
 def predict(
@@ -46,7 +48,7 @@ def predict(
     for variant, actions in predicted.variants.items():
         columns |= {f"{variant}.{span}": action.astype(np.float32) for span, action in actions.items()}
     if predicted.calibration is not None:
-        write_calibration(folder / CALIBRATION, *predicted.calibration)
+        write_calibration(folder / CALIBRATION, predicted.calibration)
     write_table(folder / PREDICTIONS, to_table(columns))
 
 
@@ -56,6 +58,7 @@ def _predict(
     """Load the saved model on the untouched base of ``batches`` and let it decide."""
     from dataclasses import replace
 
+    from sigma.evaluation.replay.sigma_replay import open_model
     from sigma.policy.model import lora
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.description import describe_base
@@ -64,35 +67,39 @@ def _predict(
 
     batch = parameters.machine.batch
     if kind == "sigma":
-        return predict_sigma(batches, windows, folder, arm, parameters.adapter.model_dump(), batch=batch)
+        return predict_gated(batches, windows, open_model(batches, folder), arm, FULL_SCALE, parameters)
     if kind == "lora":
-        return predict_flow(batches, windows, FlowModel(lora.load(batches.base.policy, folder)), arm, batch=batch)
+        model = FlowModel(lora.load(batches.base.policy, folder))
+        gated = predict_gated(batches, windows, model, f"{arm}_{GATED}", "", parameters)
+        decoded = predict_flow(batches, windows, model, arm, batch=batch)
+        return Predictions(decoded.variants | gated.variants, gated.calibration)
     base = load_base(describe_base(str(folder), None), device=str(batches.builder.device), dtype=batches.dtype)
     batches = replace(batches, base=base, builder=InputBuilder(base, batches.builder.normalisation))
     return predict_flow(batches, windows, FlowModel(base.policy), arm, batch=batch)
 
 
-def predict_sigma(
-    batches: "WindowBatches", windows: "np.ndarray", folder: Path, name: str, settings: dict[str, Any], *, batch: int
+def predict_gated(
+    batches: "WindowBatches",
+    windows: "np.ndarray",
+    model: "SigmaModel | FlowModel",
+    name: str,
+    ungated: str,
+    parameters: Parameters,
 ) -> Predictions:
-    """``NAME`` under its calibrated adapter, and ``NAME_full_scale``.
-
-    ``folder`` is the model's, ``settings`` the section ``adapter``.
-    """
+    """``NAME`` behind its calibrated gate and, where ``ungated`` is a variant's name, ``NAME_ungated`` at scale 1."""
     from sigma.evaluation.predictions import stored_measures
-    from sigma.evaluation.replay.sigma_replay import calibrate_windows, hold_action, open_model, replay_windows
+    from sigma.evaluation.replay.sigma_replay import replay_windows
     from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-    from sigma.shared.spans import residuals
+    from sigma.shared.spans import split
 
-    replay = replay_windows(open_model(batches, folder), batches, windows, batch, f"{name}: predictions")
-    calibration, reference = calibrate_windows(batches, replay)
-    columns = replay.columns
-    base = columns["base_action"]
-    corrections = residuals(base, columns["sigma_action"], batches.shards.meta["chunk"])
-    adapter = SigmaTelepathyAdapter(**settings, calibration=calibration)
-    scaled = adapter.execute(base, corrections, stored_measures(columns, hold_action(batches, windows)))
-    full = SigmaTelepathyAdapter(1.0, 1.0).execute(base, corrections)
-    return Predictions({name: scaled.actions, f"{name}_{FULL_SCALE}": full.actions}, (calibration, reference))
+    batch, texts, chunk = parameters.machine.batch, parameters.base.instructions, batches.shards.meta["chunk"]
+    replay = replay_windows(model, batches, windows, batch, f"{name}: predictions", texts)
+    base, action = replay.columns["base_action"], replay.columns["sigma_action"]
+    adapter = SigmaTelepathyAdapter(**parameters.adapter.model_dump(), calibration=replay.calibration)
+    plans = {name: adapter.execute(base, action, stored_measures(replay.columns)).plan}
+    if ungated:
+        plans[f"{name}_{ungated}"] = action
+    return Predictions({variant: split(plan, chunk) for variant, plan in plans.items()}, replay.calibration)
 
 
 def predict_flow(
