@@ -26,9 +26,13 @@ def write_record(world: World, folder: Path, arm: str, kind: str, **changes) -> 
 def write_sigma(world: World, folder: Path, arm: str = "told_motion") -> Path:
     """A copy of the world's trained Sigma."""
     shutil.copytree(world.root / "models/sigma", folder / "model")
+    _copy_calibration(world, folder)
+    return write_record(world, folder, arm, "sigma")
+
+
+def _copy_calibration(world: World, folder: Path) -> None:
     for file in (world.root / "models").glob("adapter_calibration.*"):
         shutil.copyfile(file, folder / file.name)
-    return write_record(world, folder, arm, "sigma")
 
 
 def write_lora(world: World, folder: Path, arm: str = "plain_lora") -> Path:
@@ -41,6 +45,7 @@ def write_lora(world: World, folder: Path, arm: str = "plain_lora") -> Path:
         for parameter in lora.lora_parameters(adapted):
             torch.nn.init.normal_(parameter, std=0.5)
     lora.save(adapted, folder / "model")
+    _copy_calibration(world, folder)
     return write_record(world, folder, arm, "lora")
 
 

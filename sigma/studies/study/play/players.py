@@ -10,6 +10,7 @@ from sigma.shared.errors import SigmaError
 from sigma.studies.study.cells.arm_folder import (
     CALIBRATION,
     DECODINGS,
+    GATED,
     MEMORY_RESET,
     MODEL,
     read_arm_record,
