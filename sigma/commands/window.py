@@ -1,6 +1,8 @@
 """Cut episodes into windows, split them by episode, and write the shards that every later stage reads."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,16 @@ def _check_base(section: WindowParameters, base: dict[str, Any], joints: int) ->
             raise SigmaError(f"{DATASET}: {joints} joints, but the base takes at most {base[key]} ({key})")
 
 
+def _critical_joints(joints: Sequence[str], section: WindowParameters) -> list[str]:
+    """The joints that ``window.critical_joints`` names, in any case of letters, without those that are not scored."""
+    return [
+        joint
+        for joint in joints
+        if joint not in section.exclude_joints
+        and any(fnmatchcase(joint.lower(), pattern.lower()) for pattern in section.critical_joints)
+    ]
+
+
 def run(parameters: Parameters) -> str:
     """Write ``data/shards/`` and ``metrics/window.json``; returns the line to print."""
     from sigma.compute.workers import Workers
@@ -79,6 +91,7 @@ def run(parameters: Parameters) -> str:
             f"{EPISODES}: used: no episode {min(unknown)} in {DATASET}; run the audit stage again (dvc repro)"
         )
 
+    critical = _critical_joints(dataset.joint_names, section)
     splits = split_episodes(first_tasks(dataset, used), section.validation, section.test, section.seed)
     statistics = train_statistics(dataset, splits["train"])
     refuse_constant_joints(statistics, dataset.joint_names, section.exclude_joints)
@@ -96,6 +109,7 @@ def run(parameters: Parameters) -> str:
         "resolution": base["resolution"],
         "joint_names": list(dataset.joint_names),
         "exclude_joints": list(section.exclude_joints),
+        "critical_joints": critical,
         "tasks": list(dataset.tasks),
         "statistics": statistics,
         "splits": splits,
@@ -114,4 +128,5 @@ def run(parameters: Parameters) -> str:
     return (
         f"window: kept {kept} windows; {strided} without overlap; {frames} frames in {len(shards)} shards; "
         f"{excluded} of {len(dataset.episodes)} episodes excluded by the audit"
+        + ("" if critical else "; no joint fits window.critical_joints, so no window is critical")
     )

@@ -52,7 +52,7 @@ HEADS = {"sigma": _PASS, "control": _PASS}
 PREDICTED = {
     **dict.fromkeys(("horizon", "chunk"), int),
     "fps": NUMBER,
-    **{key: [str] for key in ("joint_names", "exclude_joints", "tasks")},
+    **{key: [str] for key in ("joint_names", "exclude_joints", "critical_joints", "tasks")},
     "dataset": ORIGIN,
 }
 SHARDS = PREDICTED | {

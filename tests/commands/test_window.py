@@ -199,6 +199,15 @@ def test_an_unknown_excluded_joint_is_refused(ready):
     refused(r"window\.exclude_joints: no joint 'hand'; legal: shoulder_pan\.pos", window__exclude_joints=["hand"])
 
 
+def test_joints_whose_movement_is_critical_are_chosen_by_pattern_or_none_is(ready):
+    changes = {"window__critical_joints": ["*GRIPPER*", "elbow_flex.pos", "claw"]}
+    assert "critical" not in window.run(parameters(**changes))
+    assert Shards.open(Path("data/shards")).meta["critical_joints"] == ["elbow_flex.pos", "gripper.pos"]
+    line = window.run(parameters(window__critical_joints=["claw"]))
+    assert line.endswith("no joint fits window.critical_joints, so no window is critical")
+    assert Shards.open(Path("data/shards")).meta["critical_joints"] == []
+
+
 def test_the_length_of_the_trace_is_a_parameter(ready):
     window.run(parameters(window__trace=8))
     longest = Shards.open(Path("data/shards"))

@@ -130,12 +130,6 @@ FAULTS = [
         "params.yaml: audit.exclude: no episode 99; legal: 0 to 7",
     ),
     Fault(
-        "gripper that is not there",
-        "report",
-        parameters(report__gripper="claw"),
-        "params.yaml: report.gripper: found 'claw'; legal: one of shoulder_pan.pos, …",
-    ),
-    Fault(
         "revision of a folder",
         "fetch",
         parameters(fetch__dataset__revision="0" * 40),

@@ -40,14 +40,10 @@ class Windows:
 
     @classmethod
     def judged(cls, columns: Mapping[str, np.ndarray], shards: Mapping[str, Any], report: Any) -> "Windows":
-        """These columns by the joints of ``shards`` (of data/shards/meta.json) and the section ``report``.
-
-        Raises :class:`SigmaError` where ``report.gripper`` is no joint.
-        """
+        """These columns by the joints of ``shards`` (of data/shards/meta.json) and the section ``report``."""
         joints = list(shards["joint_names"])
-        critical = scores.critical_windows(
-            columns["action"], columns["valid"], joints, report.gripper, report.critical_threshold
-        )
+        moving = np.array([name in shards["critical_joints"] for name in joints])
+        critical = scores.critical_windows(columns["action"], columns["valid"], moving, report.critical_threshold)
         scored = np.array([name not in shards["exclude_joints"] for name in joints])
         return cls(dict(columns), scored, critical, {"resamples": report.resamples, "seed": report.seed})
 
