@@ -28,6 +28,7 @@ QUANTILES = {"q01": [NUMBER], "q99": [NUMBER], "eps": NUMBER}
 BASE = ORIGIN | {
     "cameras": [str],
     **dict.fromkeys(("resolution", "state_dim", "action_dim", "chunk_size", "num_steps"), int),
+    "statistics": dict | None,
     "tensors": dict,
 }
 """``data/base.json``."""

@@ -108,13 +108,3 @@ def test_a_model_that_is_missing_or_of_other_data_is_refused_and_nothing_is_writ
     with pytest.raises(SigmaError, match="trained on another dataset or base"):
         again.run("evaluate")
     assert not any((again.root / path).exists() for path in OUTPUTS)
-
-
-def test_a_single_validation_episode_cannot_calibrate(prepared, tmp_path):
-    world = prepared.copy(tmp_path / "one")
-    (world.root / "data/dataset").symlink_to(prepared.root / "data/dataset")
-    changes = {"window": {"validation": 1}, "train": {"steps": 1}}
-    world.run("window", "baseline", "finetune", changes=changes)
-    with pytest.raises(SigmaError, match="at least 2 validation episodes"):
-        world.run("evaluate", changes=changes)
-    assert not (world.root / PREDICTIONS).exists()

@@ -231,6 +231,13 @@ FAULTS = [
     Fault("tasks.parquet is missing", "fetch", gone(TASKS), f"{TASKS}: not found; the dataset is incomplete"),
     Fault("tasks.parquet is truncated", "fetch", cut(TASKS), f"{TASKS}: not readable as Parquet (…"),
     Fault(
+        "a task that the base's prompt has no room for",
+        "fetch",
+        table_with(TASKS, column("task", one(1, "lift the cube " * 9))),
+        "meta/tasks.parquet: instruction 'lift the … makes a prompt of … tokens with the state of 6 joints; the policy "
+        "reads at most 32; …",
+    ),
+    Fault(
         "a task without a text",
         "audit",
         table_with(TASKS.replace("recorded", "data/dataset"), column("task", one(1, None))),
