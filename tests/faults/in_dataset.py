@@ -164,7 +164,7 @@ FAULTS = [
     Fault(
         "every episode fails",
         "audit",
-        parameters(audit__on_failure="exclude", audit__joint_range={"lower": -0.1, "upper": 0.1}),
+        parameters(audit__on_failure="exclude", audit__limits={"short_episode": {"fail": 0.0}}, audit__min_frames=99),
         "data/dataset: every episode is excluded (params.yaml: audit.exclude, audit.on_failure); worst: … in episode …",
         writes=FOUND,
     ),
