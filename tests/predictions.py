@@ -183,6 +183,7 @@ def write_predictions(
             "cameras": CAMERAS,
             "joint_names": JOINTS,
             "exclude_joints": [],
+            "critical_joints": [JOINTS[2]],
             "tasks": list(tasks),
             "dataset": {"source": "embedded", "revision": None, "digest": "d" * 64},
         },

@@ -1,5 +1,6 @@
 """Look for faults in the dataset, episode by episode, and decide which episodes later stages use."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from sigma.parameters import Parameters
 if TYPE_CHECKING:
     from sigma.data.audit.findings import Finding
 
-DATASET = Path("data/dataset")
+DATASET, BASE_RECORD = Path("data/dataset"), Path("data/base.json")
 METRICS, TABLE, EPISODES = Path("metrics/audit.json"), Path("data/audit.parquet"), Path("data/episodes.json")
 TRACES, FRAMES = Path("data/audit_traces.parquet"), Path("data/audit_frames.parquet")
 
@@ -29,13 +30,19 @@ def run(parameters: Parameters) -> str:
     from sigma.data.audit.measures import Settings
     from sigma.data.audit.pictures import choose_findings, frames_table, traces_table
     from sigma.data.dataset.dataset import open_dataset
+    from sigma.data.dataset.fit import check_fit, choose_cameras
     from sigma.shared.files import Outputs
+    from sigma.shared.records import BASE, read_record
 
-    section = parameters.audit
+    section, window = parameters.audit, parameters.window
     limits = choose_limits(section.limits)
-    dataset = open_dataset(DATASET)
+    dataset, base = open_dataset(DATASET), read_record(BASE_RECORD, BASE)
+    check_fit(dataset, base, window, parameters.base.statistics)
     check_listed(dataset, section.exclude)
-    settings = Settings(section.min_frames, section.joint_range.lower, section.joint_range.upper)
+    used = choose_cameras(base, dataset.cameras, window.cameras).values()
+    dataset = replace(dataset, cameras={key: camera for key, camera in dataset.cameras.items() if key in used})
+    units = section.joint_range.lower, section.joint_range.upper
+    settings = Settings(section.min_frames, *units, window.exclude_joints, section.exclude)
     findings = audit_dataset(dataset, limits, settings, Workers.of(parameters.machine), section.cameras)
     chosen = choose_episodes(dataset, findings, section.exclude, drop_failed=section.on_failure == "exclude")
     counts = count_findings(findings, chosen)
@@ -64,17 +71,19 @@ def _refuse(findings: list["Finding"], used: list[int], on_failure: str) -> None
     from sigma.shared.errors import SigmaError
 
     failed = worst_first(finding for finding in findings if finding.severity == "fail")
+    # What is wrong with all of it comes first: it may be why episodes fail, and no exclusion cures it.
+    failed.sort(key=lambda finding: finding.episode != WHOLE_DATASET)
+    stopping = {"stop": [WHOLE_DATASET, *used], "exclude": [WHOLE_DATASET], "keep": []}[on_failure]
+    if stopped := [finding for finding in failed if finding.episode in stopping]:
+        first = stopped[0]
+        about = " ".join(filter(None, [first.subject, first.detail]))
+        advice = "set params.yaml: audit.on_failure to keep"
+        if first.episode != WHOLE_DATASET:
+            advice = "list episodes in params.yaml: audit.exclude, or set audit.on_failure to exclude or keep"
+        raise SigmaError(
+            f"{DATASET}: audit: {len(stopped)} failures in the episodes in use; worst: {first.check} in {first.place}: "
+            f"{first.value:g} > {first.threshold:g} ({about}). See {TABLE}; {advice}"
+        )
     if not used:
         worst = f"; worst: {failed[0].check} in {failed[0].place}. See {TABLE}" if failed else ""
         raise SigmaError(f"{DATASET}: every episode is excluded (params.yaml: audit.exclude, audit.on_failure){worst}")
-    stopping = {"stop": [WHOLE_DATASET, *used], "exclude": [WHOLE_DATASET], "keep": []}[on_failure]
-    failed = [finding for finding in failed if finding.episode in stopping]
-    if failed:
-        first = failed[0]
-        about = " ".join(filter(None, [first.subject, first.detail]))
-        legal = "exclude or keep" if on_failure == "stop" else "keep"
-        raise SigmaError(
-            f"{DATASET}: audit: {len(failed)} failures in the episodes in use; worst: {first.check} in {first.place}: "
-            f"{first.value:g} > {first.threshold:g} ({about}). See {TABLE}; list episodes in "
-            f"params.yaml: audit.exclude, or set audit.on_failure to {legal}"
-        )

@@ -18,6 +18,7 @@ def run(parameters: Parameters) -> str:
     from sigma.data.shards import Shards
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.base_replay import frame_pictures, replay_base, select_normalisation
+    from sigma.shared.errors import SigmaError
     from sigma.shared.files import Outputs, write_json
     from sigma.shared.records import BASE as BASE_RECORD
     from sigma.shared.records import read_record
@@ -29,6 +30,11 @@ def run(parameters: Parameters) -> str:
         return launch(run, parameters, device)
     reference = read_record(BASE, BASE_RECORD)
     shards = Shards.open(SHARDS)
+    if not {"train", "validation", "test"} <= set(shards.window_split):
+        raise SigmaError(
+            f"{SHARDS}: no episode is held out, so nothing can be trained; hold some out by params.yaml: "
+            "window.validation, window.test"
+        )
     base = load_base(reference, device=str(device), dtype=base_parameters.dtype, split=split_layers)
     normalisation = select_normalisation(base_parameters.statistics, base, shards)
     result = replay_base(base, shards, normalisation, base_parameters, batch=machine.batch)

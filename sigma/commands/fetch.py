@@ -9,13 +9,15 @@ DATASET, DATASET_RECORD, BASE_RECORD = Path("data/dataset"), Path("data/dataset.
 
 def run(parameters: Parameters) -> str:
     """Write ``data/dataset/``, ``data/dataset.json`` and ``data/base.json``; returns the line to print."""
+    from sigma.data.dataset.fit import check_fit
     from sigma.data.dataset.origin import copy_dataset, describe_dataset, find_dataset
     from sigma.policy.pi05.description import describe_base
     from sigma.shared.files import Outputs
 
     section = parameters.fetch
     dataset = find_dataset(section.dataset.source, section.dataset.revision, DATASET)
-    base = describe_base(section.base.source, section.base.revision, len(dataset.joint_names))
+    base = describe_base(section.base.source, section.base.revision, len(dataset.joint_names), dataset.tasks)
+    check_fit(dataset, base, parameters.window, parameters.base.statistics)
     with Outputs() as outputs:
         copy = outputs.folder(DATASET)
         copy_dataset(dataset, copy)

@@ -26,7 +26,6 @@ def run(parameters: Parameters) -> str:
     machine = parameters.machine
     device = open_device(machine)
     if to_start(machine.processes):
-        _check_shares(parameters, machine.processes, machine.fsdp)
         return launch(run, parameters, device)
     batches = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device)
     trainer = Trainer(batches, parameters)
@@ -43,23 +42,3 @@ def run(parameters: Parameters) -> str:
         f"finetune: {result.trainable:,} trained parameters, {result.steps} steps, "
         f"validation flow loss {result.validation:.5f} at step {result.selected}"
     )
-
-
-def _check_shares(parameters: Parameters, processes: int, fsdp: bool) -> None:
-    """Refuse more processes than an optimizer step has windows, and random draws that sharing the windows would alter.
-
-    Processes that split the base's layers make every pass together, so each needs equally many windows.
-    """
-    from sigma.training.setup import illegal
-
-    key, dropout = "machine.processes", parameters.lora.dropout
-    windows = parameters.train.batch * parameters.train.accumulation
-    step = f"{windows} windows an optimizer step (train.batch × train.accumulation)"
-    if processes > windows:
-        raise illegal(key, processes, f"with {step}", f"integer from 1 to {windows}")
-    if fsdp and windows % processes:
-        reason = f"with machine.fsdp true and {step}, which must be shared out evenly"
-        raise illegal(key, processes, reason, f"a divisor of {windows}, or machine.fsdp false")
-    if dropout:
-        reason = f"with lora.dropout {dropout}, whose masks are drawn for a whole batch"
-        raise illegal(key, processes, reason, "1, or lora.dropout 0")

@@ -1,8 +1,9 @@
 """Cut episodes into windows, split them by episode, and write the shards that every later stage reads."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from sigma.parameters import Parameters
 from sigma.parameters.window import WindowParameters
@@ -14,42 +15,14 @@ EPISODES, SHARDS, METRICS = Path("data/episodes.json"), Path("data/shards"), Pat
 CALIBRATING_EPISODES = 2
 
 
-def _choose_cameras(base: dict[str, Any], available: list[str], mapping: dict[str, str | None]) -> dict[str, str]:
-    """Base camera → dataset camera, in the base's order; a base camera mapped to null is left out."""
-    from sigma.shared.errors import SigmaError
-
-    unknown = sorted(set(mapping) - set(base["cameras"]))
-    if unknown:
-        raise SigmaError(
-            f"params.yaml: window.cameras.{unknown[0]}: no camera of the base; legal: {', '.join(base['cameras'])}"
-        )
-    chosen = {}
-    for camera in base["cameras"]:
-        replacement = mapping.get(camera, camera)
-        if replacement is None:
-            continue
-        if replacement not in available:
-            raise SigmaError(
-                f"params.yaml: window.cameras.{camera}: the base needs this camera and the dataset has no "
-                f"{replacement!r}; legal: null (left out), {', '.join(available)}"
-            )
-        chosen[camera] = replacement
-    if not chosen:
-        raise SigmaError("params.yaml: window.cameras: every camera of the base is left out; keep one")
-    return chosen
-
-
-def _check_base(section: WindowParameters, base: dict[str, Any], joints: int) -> None:
-    from sigma.shared.errors import SigmaError
-
-    if section.horizon > base["chunk_size"]:
-        raise SigmaError(
-            f"params.yaml: window.horizon: {section.horizon} steps, but the base predicts {base['chunk_size']}; "
-            f"legal: 1 to {base['chunk_size']}"
-        )
-    for key in ("action_dim", "state_dim"):
-        if joints > base[key]:
-            raise SigmaError(f"{DATASET}: {joints} joints, but the base takes at most {base[key]} ({key})")
+def _critical_joints(joints: Sequence[str], section: WindowParameters) -> list[str]:
+    """The joints that ``window.critical_joints`` names, in any case of letters, without those that are not scored."""
+    return [
+        joint
+        for joint in joints
+        if joint not in section.exclude_joints
+        and any(fnmatchcase(joint.lower(), pattern.lower()) for pattern in section.critical_joints)
+    ]
 
 
 def run(parameters: Parameters) -> str:
@@ -58,6 +31,7 @@ def run(parameters: Parameters) -> str:
 
     from sigma.compute.workers import Workers
     from sigma.data.dataset.dataset import open_dataset
+    from sigma.data.dataset.fit import check_fit, choose_cameras
     from sigma.data.dataset.statistics import refuse_constant_joints
     from sigma.data.windows.candidates import Filter, candidate_windows, count_windows, first_tasks, train_statistics
     from sigma.data.windows.cutting import Protocol
@@ -74,8 +48,8 @@ def run(parameters: Parameters) -> str:
         raise SigmaError(
             f"{DATASET}: its content is not what {DATASET_RECORD} names; run the fetch stage again (dvc repro)"
         )
-    _check_base(section, base, len(dataset.joint_names))
-    cameras = _choose_cameras(base, list(dataset.cameras), section.cameras)
+    check_fit(dataset, base, section, parameters.base.statistics)
+    cameras = choose_cameras(base, dataset.cameras, section.cameras)
     episodes = records.read_record(EPISODES, records.EPISODES)
     used, excluded = episodes["used"], len(episodes["excluded"])
     unknown = set(used) - set(range(len(dataset.episodes)))
@@ -84,6 +58,7 @@ def run(parameters: Parameters) -> str:
             f"{EPISODES}: used: no episode {min(unknown)} in {DATASET}; run the audit stage again (dvc repro)"
         )
 
+    critical = _critical_joints(dataset.joint_names, section)
     splits = split_episodes(first_tasks(dataset, used), section.validation, section.test, section.seed)
     statistics = train_statistics(dataset, splits["train"])
     refuse_constant_joints(statistics, dataset.joint_names, section.exclude_joints)
@@ -107,6 +82,7 @@ def run(parameters: Parameters) -> str:
         "resolution": base["resolution"],
         "joint_names": list(dataset.joint_names),
         "exclude_joints": list(section.exclude_joints),
+        "critical_joints": critical,
         "tasks": list(dataset.tasks),
         "statistics": statistics,
         "splits": splits,
@@ -125,4 +101,5 @@ def run(parameters: Parameters) -> str:
     return (
         f"window: kept {kept} windows; {strided} without overlap; {frames} frames in {len(shards)} shards; "
         f"{excluded} of {len(dataset.episodes)} episodes excluded by the audit"
+        + ("" if critical else "; no joint fits window.critical_joints, so no window is critical")
     )

@@ -38,7 +38,7 @@ class Predictions:
     """Both tables, joined, and the facts of the shards and features that they were made from.
 
     ``base`` and ``sigma`` map a column's name to its array ``[W, ...]``. ``scored [D]`` is False at joints that the
-    window stage excludes by name.
+    window stage excludes by name, ``critical [D]`` True at those whose movement makes a window critical.
     """
 
     base: dict[str, np.ndarray]
@@ -47,6 +47,7 @@ class Predictions:
     features: dict[str, Any]
     joints: list[str]
     scored: np.ndarray
+    critical: np.ndarray
     quantiles: Quantiles
     frames: dict[int, list[tuple[str, bytes]]]
 
@@ -127,5 +128,6 @@ def read_predictions(data: Path) -> Predictions:
         )
     quantiles = Quantiles.from_json(features["normalisation"]["action"])
     scored = np.array([name not in shards["exclude_joints"] for name in joints])
+    critical = np.array([name in shards["critical_joints"] for name in joints])
     frames = _read_frames(data / "predictions/frames.parquet")
-    return Predictions(base, sigma, shards, features, joints, scored, quantiles, frames)
+    return Predictions(base, sigma, shards, features, joints, scored, critical, quantiles, frames)

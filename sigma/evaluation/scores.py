@@ -6,11 +6,10 @@ plan is scored too. Raw open-loop error ranks policies poorly against success; e
 does better (arXiv 2606.29898), so those windows are scored by themselves.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from sigma.shared.errors import SigmaError
 from sigma.shared.spans import ABBREVIATIONS, SPANS, executed_plan, split
 
 SPAN_METRICS = {span: f"mse_{ABBREVIATIONS[span]}" for span in SPANS}
@@ -66,17 +65,13 @@ def in_joint_units(mse: np.ndarray, q01: np.ndarray, q99: np.ndarray) -> np.ndar
     return np.sqrt(mse) * (q99.astype(np.float64) - q01.astype(np.float64)) / 2.0
 
 
-def critical_windows(
-    target: np.ndarray, valid: np.ndarray, joints: Sequence[str], gripper: str, threshold: float
-) -> np.ndarray:
-    """Windows in which the recorded gripper opens or closes, ``[W]`` bool.
+def critical_windows(target: np.ndarray, valid: np.ndarray, critical: np.ndarray, threshold: float) -> np.ndarray:
+    """Windows in which a recorded gripper opens or closes, ``[W]`` bool.
 
-    That is: over its valid steps the recorded action of joint ``gripper`` spans more than ``threshold`` normalised
-    units (its whole range is 2). Raises :class:`SigmaError` where ``gripper`` is none of ``joints``.
+    That is: over its valid steps the recorded action of one of the ``critical`` joints, bool ``[D]``, spans more than
+    ``threshold`` normalised units (its whole range is 2).
     """
-    if gripper not in joints:
-        raise SigmaError(f"params.yaml: report.gripper: found {gripper!r}; legal: one of {', '.join(joints)}")
-    grip = target[..., joints.index(gripper)]
-    highest = np.where(valid, grip, -np.inf).max(axis=1)
-    lowest = np.where(valid, grip, np.inf).min(axis=1)
-    return highest - lowest > threshold
+    grip = target[..., critical]
+    highest = np.where(valid[..., None], grip, -np.inf).max(axis=1)
+    lowest = np.where(valid[..., None], grip, np.inf).min(axis=1)
+    return (highest - lowest > threshold).any(axis=1)

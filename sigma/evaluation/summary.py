@@ -65,13 +65,10 @@ def execute(predictions: Predictions, adapter: SigmaTelepathyAdapter) -> Executi
 
 
 def evaluate(predictions: Predictions, adapter: SigmaTelepathyAdapter, report: ReportParameters) -> Evaluation:
-    """Score the frozen base, Sigma, Sigma with the adapter off and every reference on all windows.
-
-    Raises :class:`SigmaError` where ``report.gripper`` is no joint.
-    """
+    """Score the frozen base, Sigma, Sigma with the adapter off and every reference on all windows."""
     base, sigma = predictions.base, predictions.sigma
     target, valid, chunk = base["action"], base["valid"], predictions.chunk
-    critical = scores.critical_windows(target, valid, predictions.joints, report.gripper, report.critical_threshold)
+    critical = scores.critical_windows(target, valid, predictions.critical, report.critical_threshold)
     execution = execute(predictions, adapter)
     arms: dict[str, Arm] = {
         "base": scores.plan_arm(base["base_action"], chunk),

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
+
 from sigma.parameters.adapter import AdapterParameters
 from sigma.parameters.audit import AuditParameters
 from sigma.parameters.base import BaseParameters
@@ -34,6 +36,29 @@ class Parameters(Section):
     adapter: AdapterParameters
     report: ReportParameters
     machine: MachineParameters
+
+    @model_validator(mode="after")
+    def _fit_each_other(self) -> "Parameters":
+        """Refuse more processes than an optimizer step has windows, random draws that sharing the windows would alter,
+        and 16 bits twice. Processes that split the base's layers make every pass together, so each needs equally many
+        windows.
+        """
+        processes, windows = self.machine.processes, self.train.batch * self.train.accumulation
+        step = f"{windows} windows an optimizer step (train.batch × train.accumulation)"
+        key = f"machine.processes: found {processes} with"
+        if processes > windows:
+            raise ValueError(f"{key} {step}; legal: integer from 1 to {windows}")
+        if self.machine.fsdp and windows % processes:
+            legal = f"a divisor of {windows}, or machine.fsdp false"
+            raise ValueError(f"{key} machine.fsdp true and {step}, which must be shared out evenly; legal: {legal}")
+        if processes > 1 and self.lora.dropout:
+            reason = f"lora.dropout {self.lora.dropout}, whose masks are drawn for a whole batch"
+            raise ValueError(f"{key} {reason}; legal: 1, or lora.dropout 0")
+        if self.train.autocast and self.base.dtype != "float32":
+            reason = f"base.dtype {self.base.dtype}, which computes so already"
+            found = f"train.autocast: found {self.train.autocast} with"
+            raise ValueError(f"{found} {reason}; legal: null, or base.dtype float32")
+        return self
 
 
 def read_parameters(path: Path | None = None, data: Mapping[str, Any] | None = None) -> Parameters:

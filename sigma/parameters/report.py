@@ -11,5 +11,4 @@ class ReportParameters(Section):
     seed: int = Field(ge=0)
     batch: int = Field(ge=1, le=4096)
     worst_windows: int = Field(ge=0, le=100)
-    gripper: str = Field(min_length=1)
     critical_threshold: float = Field(ge=0, le=2)

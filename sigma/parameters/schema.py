@@ -114,9 +114,11 @@ def _first_fault(model: type[Section], error: ValidationError) -> str:
         section = ".".join(map(str, location[:-1]))
         keys = sorted(_field_schema(model, location[:-1])["properties"])
         return f"{key}: unknown key; {section} has {', '.join(keys)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if not location:  # sections that do not fit each other
+        return message
     legal = _legal(_field_schema(model, location))
     found = "" if fault["type"] == "missing" or isinstance(value, dict) else f", found {value!r}"
-    message = fault["msg"].removeprefix("Value error, ")
     return f"{key}: {message[0].lower()}{message[1:]}{found}" + (f"; legal: {legal}" if legal else "")
 
 

@@ -34,6 +34,7 @@ class WindowParameters(Section):
     seed: int = Field(ge=0, lt=2**63)
     cameras: dict[str, str | None]
     exclude_joints: tuple[str, ...] = Field(strict=False)
+    critical_joints: tuple[str, ...] = Field(strict=False)
     shard_mib: int = Field(ge=1, le=65536)
 
     @field_validator("chunk")

@@ -28,6 +28,7 @@ QUANTILES = {"q01": [NUMBER], "q99": [NUMBER], "eps": NUMBER}
 BASE = ORIGIN | {
     "cameras": [str],
     **dict.fromkeys(("resolution", "state_dim", "action_dim", "chunk_size", "num_steps"), int),
+    "statistics": dict | None,
     "tensors": dict,
 }
 """``data/base.json``."""
@@ -52,7 +53,7 @@ HEADS = {"sigma": _PASS, "control": _PASS}
 PREDICTED = {
     **dict.fromkeys(("horizon", "chunk"), int),
     "fps": NUMBER,
-    **{key: [str] for key in ("joint_names", "exclude_joints", "tasks")},
+    **{key: [str] for key in ("joint_names", "exclude_joints", "critical_joints", "tasks")},
     "dataset": ORIGIN,
 }
 SHARDS = PREDICTED | {

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import peft
 import torch
 import transformers
@@ -22,31 +21,13 @@ from sigma.training.batches import WindowBatches, code_digest
 from sigma.training.loop import Schedule
 
 
-def illegal(key: str, value: object, reason: str, legal: str) -> SigmaError:
-    """The error that refuses ``value`` at ``key`` of params.yaml because of other parameters or the machine."""
-    return SigmaError(f"params.yaml: {key}: found {value} {reason}; legal: {legal}")
-
-
-def split_windows(batches: WindowBatches) -> dict[str, np.ndarray]:
-    """Row numbers of the train and of the validation windows; raises :class:`SigmaError` where a part has none."""
-    parts = {name: np.flatnonzero(batches.split == name) for name in ("train", "validation")}
-    for name, rows in parts.items():
-        if not len(rows):
-            raise SigmaError(f"data/shards: no {name} window is left; see window in params.yaml")
-    return parts
-
-
-def check_autocast(train: TrainParameters, batches: WindowBatches) -> None:
-    """Refuse ``train.autocast`` where the base's weights have 16 bits already, or the device cannot compute in them."""
-    device = batches.builder.device
-    if train.autocast is None:
-        return
-    if batches.dtype != "float32":
-        reason = f"with base.dtype {batches.dtype}, which computes so already"
-        raise illegal("train.autocast", train.autocast, reason, "null, or base.dtype float32")
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        reason = f"on {torch.cuda.get_device_name(device)}, which lacks it"
-        raise illegal("train.autocast", train.autocast, reason, "null")
+def check_autocast(train: TrainParameters, device: torch.device) -> None:
+    """Refuse ``train.autocast`` where the device cannot compute in 16 bits."""
+    if train.autocast and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise SigmaError(
+            f"params.yaml: train.autocast: found {train.autocast} on {torch.cuda.get_device_name(device)}, which lacks "
+            "it; legal: null"
+        )
 
 
 def prepare_layers(policy: PI05Policy, parameters: Parameters) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sigma.parameters import Parameters
 from sigma.parameters.telepathy import TelepathyParameters
@@ -26,12 +25,10 @@ from sigma.training.loop import Curve, Phase
 from sigma.training.objectives import FlowObjective, TelepathyTargets
 from sigma.training.setup import (
     check_autocast,
-    illegal,
     inputs_key,
     prepare_layers,
     schedule,
     sections,
-    split_windows,
     views,
 )
 from sigma.training.state import Scratch
@@ -68,9 +65,9 @@ class ModelTrainer[Model: (SigmaModel, FlowModel)](ABC):
 
     def __init__(self, batches: WindowBatches, parameters: Parameters):
         self.batches, self.parameters = batches, parameters
-        self.parts = split_windows(batches)
+        self.parts = {name: np.flatnonzero(batches.split == name) for name in ("train", "validation")}
         batches.views = views(parameters.train)
-        check_autocast(parameters.train, batches)
+        check_autocast(parameters.train, batches.builder.device)
 
     @abstractmethod
     def build(self) -> Model:
@@ -133,12 +130,10 @@ class Trainer(ModelTrainer[SigmaModel]):
 
     def __init__(self, batches: WindowBatches, parameters: Parameters):
         super().__init__(batches, parameters)
-        reads = batches.shards.memory_reads(self.parts["train"])
-        if parameters.telepathy.memory == "carried" and not reads.any():
-            stride = batches.shards.meta["memory_stride"]
-            reason = "where every train decision is the first of its episode, so that memory would never be read"
-            raise illegal("window.memory_stride", stride, reason, "longer episodes, or telepathy.memory cleared")
         self.sizes = telepathy_sizes(batches, parameters.telepathy)
+        base, texts = batches.base, [*parameters.loss.tsac.bank, *batches.shards.tasks]
+        # The dataset's own instructions too: each is a contrast to the others.
+        self.bank = base.prompter(texts, np.zeros((len(texts), base.state_dim), dtype=np.float32))
 
     def build(self) -> SigmaModel:
         parameters, policy = self.parameters, self.batches.base.policy
@@ -159,19 +154,14 @@ class Trainer(ModelTrainer[SigmaModel]):
             adapter = {}
         heads = {f"heads.{name}": parameter for name, parameter in model.heads.named_parameters()}
         groups = [(heads, train.learning_rate), (adapter, train.lora_learning_rate)]
+        bank = batches.base.text_embedding_mean(self.bank)
         objective = FlowObjective(
-            model, batches, train, self.parameters.loss, self.parts, TelepathyTargets(self._bank(), self._tau_norm())
+            model, batches, train, self.parameters.loss, self.parts, TelepathyTargets(bank, self._tau_norm())
         )
         return Phase(objective, [group for group in groups if group[0]], schedule(train))
 
     def _tau_norm(self) -> float:
         return self.parameters.telepathy.tau_norm or (self.sizes.factors * self.sizes.factor_dim) ** 0.5
-
-    def _bank(self) -> Tensor:
-        # The dataset's own instructions too: each is a contrast to the others.
-        base, texts = self.batches.base, [*self.parameters.loss.tsac.bank, *self.batches.shards.tasks]
-        prompt = base.prompter(texts, np.zeros((len(texts), base.state_dim), dtype=np.float32))
-        return base.text_embedding_mean(prompt)
 
 
 def measure_inputs(path: TelepathyPath, batches: WindowBatches, train: np.ndarray, batch: int) -> None:

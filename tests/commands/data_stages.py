@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sigma.parameters import Parameters, read_parameters, read_yaml
+from sigma.shared.files import write_json
+from tests.datasets import CAMERAS
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
@@ -20,6 +22,14 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
             node = node[part]
         node[last] = value
     return merged
+
+
+def write_base_record(**changes: Any) -> None:
+    """``data/base.json`` of a base that sees the cameras of the small dataset."""
+    sizes = {"resolution": 32, "state_dim": 6, "action_dim": 6, "chunk_size": 16, "num_steps": 10}
+    origin = {"source": "base", "revision": None, "digest": "0" * 64}
+    record = origin | sizes | {"cameras": list(CAMERAS), "statistics": {}, "tensors": {}}
+    write_json(Path("data/base.json"), record | changes)
 
 
 def parameters(dataset: Path | None = None, base: Path | None = None, **changes: Any) -> Parameters:

@@ -1,20 +1,24 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from sigma.commands import audit
 from sigma.shared.errors import SigmaError
 from sigma.tools import profile
-from tests.commands.data_stages import parameters
-from tests.datasets import write_dataset
+from tests.commands.data_stages import parameters, write_base_record
+from tests.datasets import CAMERAS, JOINTS, write_dataset
 
 
 @pytest.fixture
 def fetched(project, small_dataset):
     shutil.copytree(small_dataset, "data/dataset")
+    write_base_record()
     return project
 
 
@@ -95,7 +99,9 @@ def test_a_limit_decides_what_is_a_failure(faulty):
 def test_a_failure_that_no_exclusion_cures_stops_the_pipeline(fetched):
     path = Path("data/dataset/meta/info.json")
     path.write_text(json.dumps(read(path) | {"total_frames": 400}))
-    with pytest.raises(SigmaError, match=r"worst: frame_total in dataset: 74 > 0 .* set audit\.on_failure to keep$"):
+    with pytest.raises(
+        SigmaError, match=r"worst: frame_total in dataset: 74 > 0 .* set params\.yaml: audit\.on_failure to keep$"
+    ):
         audit.run(parameters(audit__on_failure="exclude"))
     assert read("data/episodes.json") == {"used": list(range(8)), "excluded": {}}
     assert ", 1 failures, 0 warnings, 0 episodes excluded" in audit.run(parameters(audit__on_failure="keep"))
@@ -109,11 +115,77 @@ def test_cameras_that_were_not_looked_at_are_said_to_be(fetched):
     assert read("metrics/audit.json")["cameras"] == 0
 
 
-def test_data_in_other_units_are_judged_by_the_range_that_they_should_have(fetched):
-    with pytest.raises(SigmaError, match=r"worst: small_values in episode"):
-        audit.run(parameters(audit__joint_range={"lower": -2000.0, "upper": 2000.0}))
-    with pytest.raises(SigmaError, match=r"worst: outside_range in episode"):
-        audit.run(parameters(audit__joint_range={"lower": -3.2, "upper": 3.2}))
+def in_units(scale, offset=0.0, **joints):
+    """A dataset whose joints are scaled; those of ``joints``, by the name of the motor, have other values."""
+
+    def alter(episode, step, frame):
+        for name in ("observation.state", "action"):
+            values = (frame[name] * scale + offset).astype(np.float32)
+            for joint, value in joints.items():
+                values[JOINTS.index(f"{joint}.pos")] = value(episode, step, name)
+            frame[name] = values
+        return frame
+
+    write_base_record()
+    return write_dataset(Path("data/dataset"), lengths=(30,) * 6, alter=alter, cameras=CAMERAS)
+
+
+@pytest.mark.parametrize(
+    ("units", "scale", "joints", "line"),
+    [
+        (
+            "degrees",
+            1.0,
+            {"wrist_roll": lambda episode, *_: 160.0 * (episode == 1)},
+            "1 of 6 episodes leave -100 to",
+        ),
+        ("radians", 0.03, {}, "all joints stay within -1.199"),
+        ("radians", 0.03, {"gripper": lambda _, step, __: 3.0 * step}, "all joints stay within -1.199.* to 87"),
+        ("encoder ticks", 20.0, {}, "6 of 6 episodes leave"),
+    ],
+    ids=["degrees", "radians", "radians-and-percent", "ticks"],
+)
+def test_other_units_are_one_finding_of_the_dataset_whose_advice_cures_it(project, units, scale, joints, line):
+    in_units(scale, **joints)
+    limits = {name: {"warn": None, "fail": None} for name in ("jump", "action_jump", "dead_joint", "diverging_action")}
+    for on_failure in ("exclude", "stop"):
+        with pytest.raises(SigmaError, match=rf"worst: \w+ in dataset: .*{line}.*looks like {units}") as error:
+            audit.run(parameters(audit__on_failure=on_failure, audit__limits=limits))
+        assert read("data/episodes.json")["used"] == list(range(6))
+    advice = re.search(r"audit\.joint_range: (\{.*?\})", str(error.value)).group(1)
+    audit.run(parameters(audit__joint_range=YAML(typ="safe").load(advice), audit__limits=limits))
+    assert not set(read("metrics/audit.json")["checks"]) & {"outside_range", "small_values", "other_units"}
+
+
+def test_a_joint_that_stands_still_is_named_once_and_no_fault_of_an_episode(project):
+    noise = lambda episode, step, name: 12.0 + 0.09 * ((3 * step + episode + len(name)) % 4 == 0)  # noqa: E731
+    in_units(1.0, wrist_roll=noise)
+    for on_failure in ("exclude", "stop"):
+        with pytest.raises(SigmaError, match=r"worst: still_joint in dataset: .*wrist_roll\.pos.*exclude_joints"):
+            audit.run(parameters(audit__on_failure=on_failure))
+        assert set(read("metrics/audit.json")["checks"]) == {"still_joint"}
+    assert "0 failures" in audit.run(parameters(window__exclude_joints=["wrist_roll.pos"]))
+
+
+def test_a_gripper_that_holds_a_tool_throughout_is_left_out_by_its_name(project):
+    in_units(1.0, gripper=lambda _, step, name: (2.0 if name == "action" else 30.0) + 0.09 * (step % 2))
+    with pytest.raises(SigmaError, match=r"worst: still_joint in dataset: .*gripper\.pos"):
+        audit.run(parameters())
+    assert "0 failures" in audit.run(parameters(window__exclude_joints=["gripper.pos"]))
+
+
+def test_a_gripper_that_is_open_or_shut_does_not_jump(project):
+    in_units(1.0, gripper=lambda _, step, __: 100.0 * (step // 10 % 2))
+    assert "0 failures" in audit.run(parameters())
+
+
+def test_a_camera_that_no_base_camera_takes_its_place_for_is_not_looked_at(fetched):
+    for path in (Path("data/dataset/videos") / CAMERAS[1]).rglob("*.mp4"):
+        path.write_bytes(b"no video")
+    assert "0 failures" in audit.run(parameters(window__cameras={CAMERAS[1]: None}))
+    assert read("metrics/audit.json")["cameras"] == 1
+    with pytest.raises(SigmaError, match="worst: undecodable_video in episode"):
+        audit.run(parameters())
 
 
 def test_the_worst_findings_are_kept_as_pictures(faulty):
@@ -140,8 +212,9 @@ def test_the_profile_of_the_real_arm_leaves_out_telemetry_that_stood_still(proje
         return frame
 
     write_dataset(Path("data/dataset"), lengths=(120,) * 4, fps=30, alter=alter)
+    write_base_record()
     for name, excluded in (("pi05_so101", {"2": "failed frozen_state"}), ("source", {})):
-        changes = {f"audit__{key}": value for key, value in profile.load(name)["audit"].items()}
+        changes = {f"audit__{key}": value for key, value in profile.load(name)["audit"].items()} | {"window__test": 1}
         audit.run(parameters(**changes))
         assert read("data/episodes.json")["excluded"] == excluded
     assert "frozen_state" in set(pd.read_parquet("data/audit.parquet").query("episode == 2").check)

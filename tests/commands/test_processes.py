@@ -173,10 +173,9 @@ def test_each_command_leaves_the_work_to_the_processes_that_it_starts(prepared, 
         ),
     ],
 )
-def test_what_cannot_be_shared_is_refused_before_anything_is_started(prepared, monkeypatch, changes, message):
-    monkeypatch.setattr(processes, "launch", lambda *_: pytest.fail("processes were started"))
+def test_what_cannot_be_shared_is_refused_with_the_parameters(prepared, changes, message):
     with pytest.raises(SigmaError, match=message):
-        finetune.run(read_parameters(Path("params.yaml"), prepared.values(changes)))
+        read_parameters(Path("params.yaml"), prepared.values(changes))
 
 
 @pytest.mark.processes

@@ -29,7 +29,6 @@ REPORT = {
     "seed": 0,
     "batch": 4,
     "worst_windows": 10,
-    "gripper": "gripper.pos",
     "critical_threshold": 0.25,
 }
 FILES = {"baseline", "sigma", "check_a", "check_b", "sigma_eval_report", "provenance"}
@@ -211,14 +210,6 @@ def test_the_report_imports_no_torch(tmp_path):
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-
-
-def test_an_unknown_gripper_is_named_with_the_joints_there_are(tmp_path, monkeypatch):
-    write_predictions(tmp_path, test=2)
-    with pytest.raises(SigmaError, match=r"report\.gripper: found 'claw'; legal: one of shoulder_pan\.pos"):
-        _run(tmp_path, monkeypatch, gripper="claw")
-    assert [path.name for path in (tmp_path / "metrics").iterdir()] == ["audit.json"]
-    assert not (tmp_path / "reports").exists()
 
 
 def test_a_missing_table_is_one_line_and_leaves_the_former_report(tmp_path, monkeypatch):

@@ -189,9 +189,7 @@ def test_fewer_validation_episodes_than_a_calibration_needs_are_refused_here_alr
 
 def test_held_out_episodes_shorter_than_a_window_are_refused(ready):
     edit("data/base.json", chunk_size=60)
-    refused(
-        r"every validation episode is shorter than .*window\.horizon \(60", window__horizon=60, window__eval_stride=60
-    )
+    refused(r"0 of 2 validation episodes have .*window\.horizon \(60", window__horizon=60, window__eval_stride=60)
 
 
 def test_a_missing_base_names_the_stage_that_writes_it(ready):
@@ -202,6 +200,15 @@ def test_a_missing_base_names_the_stage_that_writes_it(ready):
 
 def test_an_unknown_excluded_joint_is_refused(ready):
     refused(r"window\.exclude_joints: no joint 'hand'; legal: shoulder_pan\.pos", window__exclude_joints=["hand"])
+
+
+def test_joints_whose_movement_is_critical_are_chosen_by_pattern_or_none_is(ready):
+    changes = {"window__critical_joints": ["*GRIPPER*", "elbow_flex.pos", "claw"]}
+    assert "critical" not in window.run(parameters(**changes))
+    assert Shards.open(Path("data/shards")).meta["critical_joints"] == ["elbow_flex.pos", "gripper.pos"]
+    line = window.run(parameters(window__critical_joints=["claw"]))
+    assert line.endswith("no joint fits window.critical_joints, so no window is critical")
+    assert Shards.open(Path("data/shards")).meta["critical_joints"] == []
 
 
 def test_the_length_of_the_trace_is_a_parameter(ready):

@@ -75,5 +75,5 @@ def test_a_window_is_critical_when_the_recorded_gripper_moves_beyond_the_thresho
     target[3, 5, 1] = 2.0  # in the padding
     valid = np.ones((4, T), dtype=bool)
     valid[3, 5] = False
-    critical = scores.critical_windows(target, valid, ["arm", "gripper"], "gripper", 0.25)
+    critical = scores.critical_windows(target, valid, np.array([False, True]), 0.25)
     assert critical.tolist() == [True, False, False, False]

@@ -224,6 +224,15 @@ def together(*injections: Callable[[Project], Any]) -> Callable[[Project], None]
     return inject
 
 
+def windowed(project: Project) -> None:
+    """The window stage has run again, with the parameters as they are."""
+    from sigma.commands import window
+    from sigma.parameters import read_parameters
+
+    with inside(project.root):
+        window.run(read_parameters())
+
+
 def table_with(name: str, change: Callable[[Any], Any]) -> Callable[[Project], None]:
     """A Parquet file whose table went through ``change``."""
 

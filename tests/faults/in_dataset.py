@@ -164,7 +164,7 @@ FAULTS = [
     Fault(
         "every episode fails",
         "audit",
-        parameters(audit__on_failure="exclude", audit__joint_range={"lower": -0.1, "upper": 0.1}),
+        parameters(audit__on_failure="exclude", audit__limits={"short_episode": {"fail": 0.0}}, audit__min_frames=99),
         "data/dataset: every episode is excluded (params.yaml: audit.exclude, audit.on_failure); worst: … in episode …",
         writes=FOUND,
     ),
@@ -230,6 +230,13 @@ FAULTS = [
     ),
     Fault("tasks.parquet is missing", "fetch", gone(TASKS), f"{TASKS}: not found; the dataset is incomplete"),
     Fault("tasks.parquet is truncated", "fetch", cut(TASKS), f"{TASKS}: not readable as Parquet (…"),
+    Fault(
+        "a task that the base's prompt has no room for",
+        "fetch",
+        table_with(TASKS, column("task", one(1, "lift the cube " * 9))),
+        "meta/tasks.parquet: instruction 'lift the … makes a prompt of … tokens with the state of 6 joints; the policy "
+        "reads at most 32; …",
+    ),
     Fault(
         "a task without a text",
         "audit",

@@ -2,7 +2,7 @@
 
 import os
 
-from tests.faults.case import Fault, Project, content, gone, parameters, together
+from tests.faults.case import Fault, Project, content, gone, parameters, together, windowed
 
 ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -89,13 +89,13 @@ FAULTS = [
     ),
     Fault(
         "horizon beyond the base's chunk",
-        "window",
+        "fetch",
         parameters(window={"horizon": 32, "eval_stride": 32}),
         "params.yaml: window.horizon: 32 steps, but the base predicts 16; legal: 1 to 16",
     ),
     Fault(
         "no episode left to train on",
-        "window",
+        "fetch",
         parameters(window__test=6),
         "params.yaml: window.validation + window.test: 2 + 6 episodes leave none of 8 for training; legal: …",
     ),
@@ -113,13 +113,13 @@ FAULTS = [
     ),
     Fault(
         "joint that is not there",
-        "window",
+        "fetch",
         parameters(window__exclude_joints=["tail.pos"]),
         "params.yaml: window.exclude_joints: no joint 'tail.pos'; legal: shoulder_pan.pos, …",
     ),
     Fault(
         "camera that the dataset lacks",
-        "window",
+        "fetch",
         parameters(window__cameras={"observation.images.up": "observation.images.roof"}),
         "params.yaml: window.cameras.observation.images.up: …no 'observation.images.roof'; legal: null …",
     ),
@@ -130,10 +130,28 @@ FAULTS = [
         "params.yaml: audit.exclude: no episode 99; legal: 0 to 7",
     ),
     Fault(
-        "gripper that is not there",
-        "report",
-        parameters(report__gripper="claw"),
-        "params.yaml: report.gripper: found 'claw'; legal: one of shoulder_pan.pos, …",
+        "one validation episode, with which nothing can be calibrated",
+        "fetch",
+        parameters(window__validation=0.1),
+        "params.yaml: window.validation: 1 of 8 episodes; legal: at least 2 (or 0 for both …",
+    ),
+    Fault(
+        "no test episode",
+        "fetch",
+        parameters(window__test=0),
+        "params.yaml: window.test: 0 of 8 episodes; legal: at least 1 (or 0 for both …",
+    ),
+    Fault(
+        "no held-out episodes, which counts windows and trains nothing",
+        "baseline",
+        together(parameters(window__validation=0, window__test=0), windowed),
+        "data/shards: no episode is held out, so nothing can be trained; hold some out by params.yaml: …",
+    ),
+    Fault(
+        "16 bits of a base in 16 bits",
+        "fetch",
+        parameters(base__dtype="bfloat16", train__autocast="bfloat16"),
+        "params.yaml: train.autocast: found bfloat16 with base.dtype bfloat16, which …; legal: null, …",
     ),
     Fault(
         "revision of a folder",
@@ -180,7 +198,7 @@ FAULTS = [
     ),
     Fault(
         "windows that processes cannot share evenly",
-        "finetune",
+        "fetch",
         parameters(machine__fsdp=True, machine__processes=3),
         "params.yaml: machine.processes: found 3 with machine.fsdp true and 8 windows an optimizer step …",
     ),

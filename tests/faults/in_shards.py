@@ -13,6 +13,7 @@ from tests.faults.case import (
     json_without,
     parameters,
     together,
+    windowed,
 )
 
 META, WINDOWS = "data/shards/meta.json", "data/shards/windows.parquet"
@@ -22,13 +23,8 @@ AGAIN = "run the window stage again (dvc repro window)"
 
 def two_shards(project: Project) -> None:
     """Windows at every step, so that the frames fill two shards of a MiB."""
-    from sigma.commands import window
-    from sigma.parameters import read_parameters
-    from tests.worlds import inside
-
     project.parameters({"window": {"train_stride": 1, "eval_stride": 1, "memory_stride": 1}})
-    with inside(project.root):
-        window.run(read_parameters())
+    windowed(project)
 
 
 def swapped(project: Project) -> None:
@@ -150,13 +146,6 @@ FAULTS = [
         "baseline",
         rewritten(scaled("window_frame", 9)),
         f"{FIRST}: tensor 'window_frame' names a frame that the shard does not hold; {AGAIN}",
-    ),
-    Fault(
-        "every decision is the first of its episode, digest right",
-        "finetune",
-        rewritten(scaled("window_step", 0)),
-        "params.yaml: window.memory_stride: found 4 where every train decision is the first of its episode, …; "
-        "legal: longer episodes, or telepathy.memory cleared",
     ),
     Fault(
         "a state is no number, digest right",

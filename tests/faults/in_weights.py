@@ -54,6 +54,14 @@ def not_a_number(key: str) -> Callable[[Tensors], Any]:
     return lambda held: held[key].view(-1)[:1].fill_(float("nan"))
 
 
+def without_statistics(project: Project) -> None:
+    def change(saved: dict[str, Any]) -> None:
+        for step in saved["steps"]:
+            step.pop("state_file", None)
+
+    project.json("base/policy_preprocessor.json", change)
+
+
 def recorded(project: Project) -> None:
     """The base is fetched as it is now."""
     from sigma.policy.pi05.description import describe_base
@@ -204,6 +212,12 @@ FAULTS = [
         "fetch",
         gone("base/tokenizer"),
         "base: no tokenizer folder, and policy_preprocessor.json names none",
+    ),
+    Fault(
+        "base: published without statistics, which base.statistics asks for",
+        "fetch",
+        without_statistics,
+        "params.yaml: base.statistics: found checkpoint, but the base was published without …; legal here: dataset",
     ),
     Fault("base: no statistics", "fetch", gone(STATISTICS), f"{STATISTICS}: not readable as safetensors (…)"),
     Fault(

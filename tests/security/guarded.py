@@ -75,7 +75,6 @@ def run_guarded(root: Path) -> Guarded:
     changes = {
         "fetch": {"dataset": {"source": SOURCE}, "base": {"source": "base"}},
         "audit": {"on_failure": "keep"},
-        "report": {"gripper": GRIPPER},
     }
     World(root).configure(changes)
     (root / "sigma_env").write_text(f"HUGGING_FACE_HUB_TOKEN={TOKENS[1]}\n")

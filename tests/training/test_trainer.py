@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder
 from sigma.training.loop import Phase
 from sigma.training.state import Scratch
-from sigma.training.trainer import Trainer, TrainingResult
+from sigma.training.trainer import TrainingResult
 from tests.training.test_objectives import objective_of
 from tests.worlds import ROOT, World, inside, merge
 
@@ -373,21 +372,6 @@ def test_a_checkpoint_of_other_inputs_is_never_found(prepared, tmp_path, monkeyp
     assert prepared.trainer().key() != plain
 
 
-def test_no_validation_window_is_refused(prepared):
-    batches = prepared.material()
-    batches.columns["split"] = np.where(batches.split == "validation", "test", batches.split)
-    with pytest.raises(SigmaError, match="no validation window is left"):
-        Trainer(batches, prepared.configure())
-
-
-def test_a_memory_that_would_never_be_read_is_refused(prepared):
-    batches = prepared.material()
-    batches.shards.window_step[:] = 0
-    with pytest.raises(SigmaError, match=r"window\.memory_stride: found 4 where every train decision is the first"):
-        Trainer(batches, prepared.configure())
-    Trainer(batches, prepared.configure({"telepathy": {"memory": "cleared"}}))
-
-
 def test_without_a_learning_rate_lora_stays_as_it_began_and_out_of_the_clipped_norm(prepared):
     unclipped = {"train": {"clip": 1e9, "steps": 3}}
     still = merge(unclipped, {"train": {"lora_learning_rate": 0.0}})
@@ -442,12 +426,6 @@ def test_autocast_computes_in_16_bits_and_learns_in_32(prepared, monkeypatch):
     assert kinds == [{torch.float32}, {torch.float32, torch.bfloat16}], "validation computes as evaluation does"
     assert losses[1][0] == pytest.approx(losses[0][0], rel=0.01) and losses[1][0] != losses[0][0]
     assert losses[1] == pytest.approx(losses[0], rel=0.3), "later steps start from other weights"
-
-
-def test_autocast_of_a_base_of_16_bits_is_refused(prepared):
-    batches = replace(prepared.material(), dtype="bfloat16")
-    with pytest.raises(SigmaError, match=r"train\.autocast: found bfloat16 with base\.dtype bfloat16"):
-        Trainer(batches, prepared.configure({"train": {"autocast": "bfloat16"}}))
 
 
 def test_compilation_without_a_compiler_is_refused_before_the_first_step(prepared, monkeypatch):

@@ -7,7 +7,7 @@ any other is no finding. Tables are read and judged first, then each video is de
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,12 @@ from sigma.data.audit.checks.episode_tables import ROWS
 from sigma.data.audit.checks.films import FILMS
 from sigma.data.audit.checks.joints import JOINTS
 from sigma.data.audit.checks.metadata import DATASET, STRUCTURE
+from sigma.data.audit.checks.units import UNITS
 from sigma.data.audit.limits import PLACE, Limits
 from sigma.data.audit.measures import WHOLE_DATASET, AuditedEpisode, FilmedEpisode, Measure, Settings, Summary
-from sigma.data.audit.rows import Tables, read_tables
+from sigma.data.audit.rows import StoredRows, Tables, read_tables
 from sigma.data.audit.thumbnails import trace_camera
-from sigma.data.audit.whole_dataset import summarise
+from sigma.data.audit.whole_dataset import find_extremes, summarise
 from sigma.data.dataset.dataset import STATE, Dataset, Episode
 from sigma.shared.errors import SigmaError
 
@@ -89,15 +90,30 @@ def _apply(checks: Iterable[Check], subject: Any, episode: int, limits: Limits) 
 
 
 def audit_tables(
-    dataset: Dataset, tables: Tables, summary: Summary, limits: Limits, settings: Settings
+    dataset: Dataset, tables: Tables, judged: Dataset, summary: Summary, limits: Limits, settings: Settings
 ) -> list[Finding]:
-    """What is wrong with metadata and tables; rows that cannot be read are not judged beyond that."""
+    """What is wrong with metadata and tables; rows that cannot be read are not judged beyond that.
+
+    ``judged`` is the dataset with the joints that ``settings`` does not exclude; ``summary`` is of these.
+    """
     findings = _apply(DATASET, summary, WHOLE_DATASET, limits)
+    kept = [dataset.joint_names.index(name) for name in judged.joint_names]
+    sound: dict[int, StoredRows] = {}
+    readable: dict[int, StoredRows] = {}
     for episode in dataset.episodes:
         rows, declared = tables.rows[episode.index], tables.declared[episode.index]
         audited = AuditedEpisode(episode, rows, declared, dataset, summary, settings)
-        checks = [*STRUCTURE, *ROWS, *JOINTS] if rows.readable else STRUCTURE
-        findings += _apply(checks, audited, episode.index, limits)
+        of_episode = _apply([*STRUCTURE, *ROWS] if rows.readable else STRUCTURE, audited, episode.index, limits)
+        if rows.readable:
+            audited = replace(audited, rows=rows.of_joints(kept), dataset=judged)
+            of_episode += _apply(JOINTS, audited, episode.index, limits)
+            if episode.index not in settings.exclude:
+                readable[episode.index] = audited.rows
+                if not any(finding.severity == "fail" for finding in of_episode):
+                    sound[episode.index] = audited.rows
+        findings += of_episode
+    if extremes := find_extremes(judged, sound or readable, summary, settings):
+        findings += _apply(UNITS, extremes, WHOLE_DATASET, limits)
     return findings
 
 
@@ -121,12 +137,15 @@ def audit_dataset(
     Without ``decode`` no video is opened, and the checks of the cameras find nothing.
     """
     tables = read_tables(dataset)
-    summary = summarise(dataset, tables)
-    findings = audit_tables(dataset, tables, summary, limits, settings)
+    kept = [joint for joint, name in enumerate(dataset.joint_names) if name not in settings.exclude_joints]
+    judged = replace(dataset, joint_names=tuple(dataset.joint_names[joint] for joint in kept))
+    of_kept = tables.of_joints(kept)
+    summary = summarise(judged, of_kept, settings.floor)
+    findings = audit_tables(dataset, tables, judged, summary, limits, settings)
     if decode:
         slim, signatures = dataset.for_workers(), {}
         jobs = [
-            (slim, episode, tables.rows[episode.index].state / summary.span[STATE], limits)
+            (slim, episode, of_kept.rows[episode.index].state / summary.span[STATE], limits)
             for episode in dataset.episodes
         ]
         results = workers.run(audit_cameras, jobs, "audit")

@@ -8,6 +8,7 @@ from sigma.data.audit.checks.episode_tables import ROWS
 from sigma.data.audit.checks.films import FILMS
 from sigma.data.audit.checks.joints import JOINTS
 from sigma.data.audit.checks.metadata import DATASET, STRUCTURE
+from sigma.data.audit.checks.units import UNITS
 from sigma.parameters.audit import LimitOverride
 from sigma.shared.errors import SigmaError
 
@@ -15,7 +16,7 @@ Limits = Mapping[str, Limit]
 
 # In the order in which findings are listed.
 CHECKS: dict[str, Check] = {
-    check.name: check for group in (DATASET, STRUCTURE, ROWS, JOINTS, CAMERAS, FILMS) for check in group
+    check.name: check for group in (DATASET, UNITS, STRUCTURE, ROWS, JOINTS, CAMERAS, FILMS) for check in group
 }
 VIDEO_CHECKS = tuple(check.name for group in (CAMERAS, FILMS) for check in group)
 PLACE = {name: place for place, name in enumerate(CHECKS)}

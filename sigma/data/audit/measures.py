@@ -1,6 +1,6 @@
 """What a check of the audit reads, and what it yields."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +28,21 @@ class Measure:
 
 @dataclass(frozen=True)
 class Settings:
-    """From params.yaml: the fewest frames of an episode, and the least and greatest value of a joint in its units."""
+    """From params.yaml: the fewest frames of an episode, the least and greatest value of a joint in its units, the
+    joints that are not judged, and the episodes that do not count for the dataset as a whole.
+    """
 
     min_frames: int
     lower: float
     upper: float
+    exclude_joints: Collection[str] = ()
+    exclude: Collection[int] = ()
+
+    @property
+    def floor(self) -> float:
+        """A hundredth of the range of joints, in their units, where they reach as far to either side: a joint that
+        travels less stands still."""
+        return 0.02 * min(abs(end) for end in (self.lower, self.upper) if end)
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,9 @@ class Summary:
     """What one pass over all tables gives: statistics of each feature, and comparisons between episodes."""
 
     actual: dict[str, dict[str, np.ndarray]]  # by feature, statistics of all frames, each [D]
-    span: dict[str, np.ndarray]  # by feature, a joint's range [D], never 0
+    span: dict[str, np.ndarray]  # by feature, a joint's range [D], at least the floor of the settings
+    two_level: dict[str, np.ndarray]  # by feature, whether a joint knows two positions, bool [D]
+    reach: dict[str, float]  # by feature, the largest value of any joint in an episode, the median over episodes
     stored: dict[str, Statistics]  # meta/stats.json
     strays: int  # rows that belong to no episode
     frame_excess: int  # frames that meta/info.json declares beyond the episodes' lengths
@@ -79,8 +91,26 @@ class FilmedEpisode:
     position: np.ndarray
 
 
+@dataclass(frozen=True)
+class Extremes:
+    """What a check of units reads: the lowest and highest value of each joint in each episode that no other check
+    fails (in all where none is left), state and action together, float [E, D]; by feature the travel of each joint,
+    [D]; the range of the settings, and the travel below which a joint stands still.
+    """
+
+    episodes: tuple[int, ...]
+    joint_names: tuple[str, ...]
+    low: np.ndarray
+    high: np.ndarray
+    travel: dict[str, np.ndarray]
+    lower: float
+    upper: float
+    floor: float
+
+
 Signatures = dict[int, dict[str, np.ndarray]]
 DatasetCheck = Callable[[Summary], Iterator[Measure]]
+UnitsCheck = Callable[[Extremes], Iterator[Measure]]
 EpisodeCheck = Callable[[AuditedEpisode], Iterator[Measure]]
 CameraCheck = Callable[[FilmedEpisode], Iterator[Measure]]
 AcrossCheck = Callable[[Signatures], Iterator[tuple[int, Measure]]]

@@ -6,7 +6,7 @@ with it. The audit has to say where the fault is, so that the episode can be lef
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from reprlib import repr as short
@@ -18,6 +18,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset, episode_records
+from sigma.data.dataset.statistics import Statistics
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json
 
@@ -43,6 +44,10 @@ class StoredRows:
     index: np.ndarray
     task: np.ndarray
 
+    def of_joints(self, kept: list[int]) -> "StoredRows":
+        """The same rows with these joints alone."""
+        return replace(self, state=self.state[:, kept], action=self.action[:, kept])
+
     @property
     def readable(self) -> bool:
         """Whether every column holds what it is named for."""
@@ -60,12 +65,24 @@ class Declared:
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables of a dataset: rows and declarations by episode."""
+    """All tables of a dataset: rows and declarations by episode, and meta/stats.json."""
 
     rows: dict[int, StoredRows]
     declared: dict[int, Declared]
+    statistics: dict[str, Statistics]
     strays: int  # rows that belong to no episode
     frame_excess: int  # frames that meta/info.json declares beyond the episodes' lengths
+
+    def of_joints(self, kept: list[int]) -> "Tables":
+        """The same tables with these joints alone."""
+        rows = {index: stored.of_joints(kept) for index, stored in self.rows.items()}
+        statistics = dict(self.statistics)
+        for feature in set(VECTORS) & set(statistics):
+            statistics[feature] = {
+                name: [values[joint] for joint in kept if joint < len(values)] if isinstance(values, list) else values
+                for name, values in statistics[feature].items()
+            }
+        return replace(self, rows=rows, statistics=statistics)
 
 
 def _values(column: pyarrow.ChunkedArray) -> np.ndarray | None:
@@ -191,4 +208,5 @@ def read_tables(dataset: Dataset) -> Tables:
             rows[index] = _episode(table.slice(begin, end - begin), width, types)
         strays += len(owner) - int((after - first).sum())
     total = info.get("total_frames")
-    return Tables(rows, _declared(dataset), strays, total - dataset.frames if isinstance(total, int) else 0)
+    excess = total - dataset.frames if isinstance(total, int) else 0
+    return Tables(rows, _declared(dataset), dataset.stored_statistics(), strays, excess)

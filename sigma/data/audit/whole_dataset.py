@@ -1,12 +1,12 @@
 """What the audit has to know of the whole dataset before it can judge one episode."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from sigma.data.audit.checks.joints import lead_of_action
-from sigma.data.audit.measures import Summary
+from sigma.data.audit.measures import Extremes, Settings, Summary
 from sigma.data.audit.rows import StoredRows, Tables
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset
 from sigma.data.dataset.statistics import feature_statistics
@@ -75,23 +75,39 @@ def find_overlaps(dataset: Dataset, tables: Tables) -> dict[tuple[int, str], flo
     return overlaps
 
 
-def _span(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Range of each joint between its 1 % and 99 % quantiles, so that one glitch does not make every other fault small;
-    the whole range where that is zero, and 1 where the whole range is zero too.
+def _span(columns: Mapping[str, np.ndarray], floor: float) -> np.ndarray:
+    """Range of each joint between its 1 % and 99 % quantiles, so that one glitch does not make every other fault small,
+    and at least ``floor``, so that the noise of a joint that stands still does not look like one.
     """
-    inner, whole = columns["q99"] - columns["q01"], columns["max"] - columns["min"]
-    return np.where(inner > 0, inner, np.where(whole > 0, whole, 1.0))
+    return np.maximum(columns["q99"] - columns["q01"], floor)
 
 
-def summarise(dataset: Dataset, tables: Tables) -> Summary:
-    """Statistics, repeated frames, leads and overlaps; frames that are not finite are left to their own check."""
+def _two_level(values: np.ndarray, columns: Mapping[str, np.ndarray], span: np.ndarray) -> np.ndarray:
+    """Whether a joint of ``values`` [N, D] is at either end of its range in nearly all frames, bool [D]."""
+    near = np.minimum(np.abs(values - columns["q01"]), np.abs(values - columns["q99"])) <= 0.05 * span
+    return near.mean(axis=0) > 0.95 if len(values) else np.zeros(len(span), dtype=bool)
+
+
+def _usual_reach(episodes: Iterable[np.ndarray]) -> float:
+    """Median over episodes of the largest finite value [n, D] of any joint; 0 without episodes."""
+    reaches = [float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) for values in episodes]
+    return float(np.median(reaches)) if reaches else 0.0
+
+
+def summarise(dataset: Dataset, tables: Tables, floor: float) -> Summary:
+    """Statistics, repeated frames, leads and overlaps; frames that are not finite are left to their own check.
+
+    ``floor`` is the least range of a joint.
+    """
     width, rows = len(dataset.joint_names), tables.rows
+    readable = [stored for stored in rows.values() if stored.readable]
     state, action, episode = _joined(rows, width)
     actual = {}
-    for feature, values in ((STATE, state), (ACTION, action)):
-        statistics = feature_statistics(values if len(values) else np.zeros((1, width)))
+    values = {STATE: state, ACTION: action}
+    for feature, column in values.items():
+        statistics = feature_statistics(column if len(column) else np.zeros((1, width)))
         actual[feature] = {name: np.array(column) for name, column in statistics.items()}
-    span = {feature: _span(columns) for feature, columns in actual.items()}
+    span = {feature: _span(columns, floor) for feature, columns in actual.items()}
     reach = max(dataset.fps, 8)
     with np.errstate(invalid="ignore"):
         all_leads = {
@@ -103,11 +119,36 @@ def summarise(dataset: Dataset, tables: Tables) -> Summary:
     return Summary(
         actual=actual,
         span=span,
-        stored=dataset.stored_statistics(),
+        two_level={name: _two_level(values[name], actual[name], span[name]) for name in span},
+        reach={
+            STATE: _usual_reach(stored.state for stored in readable),
+            ACTION: _usual_reach(stored.action for stored in readable),
+        },
+        stored=tables.statistics,
         strays=tables.strays,
         frame_excess=tables.frame_excess,
         leads=leads,
         usual_lead=float(np.median(list(leads.values()))) if leads else 0.0,
         repeats=find_repeats(state, action, np.concatenate([span[STATE], span[ACTION]]), episode),
         overlaps=find_overlaps(dataset, tables),
+    )
+
+
+def find_extremes(
+    dataset: Dataset, episodes: Mapping[int, StoredRows], summary: Summary, settings: Settings
+) -> Extremes | None:
+    """What the checks of units read, of the rows of these episodes; None where none has a row."""
+    filled = {index: rows for index, rows in episodes.items() if rows.count}
+    values = [np.concatenate([rows.state, rows.action]).astype(np.float64) for rows in filled.values()]
+    if not values:
+        return None
+    return Extremes(
+        episodes=tuple(filled),
+        joint_names=dataset.joint_names,
+        low=np.stack([of_episode.min(axis=0) for of_episode in values]),
+        high=np.stack([of_episode.max(axis=0) for of_episode in values]),
+        travel={name: columns["q99"] - columns["q01"] for name, columns in summary.actual.items()},
+        lower=settings.lower,
+        upper=settings.upper,
+        floor=settings.floor,
     )

@@ -31,10 +31,13 @@ LONGEST_EPISODE = 10_000_000  # frames, which are days at any rate; a larger num
 
 @dataclass(frozen=True)
 class Segment:
-    """The place of one episode in one video file: the file, relative to the root, and its start in seconds."""
+    """The place of one episode in one video file: the file, relative to the root, its start and its end in seconds; the
+    end is infinite where the metadata gives none.
+    """
 
     path: str
     start: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,8 @@ def _episode(root: Path, info: dict[str, Any], record: dict[str, Any], cameras: 
             start = float(record[f"videos/{key}/from_timestamp"])
             if not 0 <= start < math.inf:
                 raise ValueError(f"videos/{key}/from_timestamp: found {start}; legal: seconds from 0")
-            videos[key] = Segment(path, start)
+            end = record.get(f"videos/{key}/to_timestamp")
+            videos[key] = Segment(path, start, end if isinstance(end, float) and math.isfinite(end) else math.inf)
     length = int(record["length"])
     if not _whole(record["length"], 0, LONGEST_EPISODE):
         raise ValueError(f"length: found {record['length']}; legal: 0 to {LONGEST_EPISODE}")

@@ -21,27 +21,51 @@ class Camera:
 
 
 def read_joint_names(features: dict[str, Any], info: Path) -> tuple[str, ...]:
-    """Names of the joints, which state and action share; ``info`` is what an error calls the file."""
+    """Names of the joints, which state and action share; ``info`` is what an error calls the file.
+
+    The names are the action's, or the state's where only those are given; ``joint_0`` … where neither has any.
+    """
     joints: dict[str, tuple[str, ...]] = {}
+    sizes: dict[str, int] = {}
     for key in (STATE, ACTION):
         feature = features.get(key)
         shape = _shape(feature)
         if not isinstance(feature, dict) or len(shape) != 1:
             raise SigmaError(f"{info}: features.{key}: a vector is needed, found shape {shape or None}")
         names = feature.get("names")
-        if isinstance(names, dict):
-            names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
-        if names is not None and not isinstance(names, list):
+        if names is not None and not isinstance(names, list | dict):
             raise SigmaError(f"{info}: features.{key}.names: expected a list of names, found {names!r}")
-        if not names or len(names) != shape[0]:
-            names = [f"joint_{index}" for index in range(shape[0])]
-        joints[key] = tuple(map(str, names))
-    if len(joints[STATE]) != len(joints[ACTION]):
+        sizes[key] = shape[0]
+        for flat in (_flat_names(names or []), _flat_names(names or [], grouped=True)):
+            if len(set(flat)) == len(flat) == shape[0]:
+                joints[key] = tuple(flat)
+                break
+    if sizes[STATE] != sizes[ACTION]:
         raise SigmaError(
-            f"{info}: {STATE} has {len(joints[STATE])} values and {ACTION} {len(joints[ACTION])}; "
+            f"{info}: {STATE} has {sizes[STATE]} values and {ACTION} {sizes[ACTION]}; "
             "only datasets whose action sets the joints that the state measures are read"
         )
-    return joints[ACTION]
+    if len(joints) == 2 and joints[STATE] != joints[ACTION] and set(joints[STATE]) == set(joints[ACTION]):
+        place = next(place for place, pair in enumerate(zip(*joints.values(), strict=True)) if len(set(pair)) == 2)
+        raise SigmaError(
+            f"{info}: value {place} is {joints[STATE][place]!r} in {STATE} and {joints[ACTION][place]!r} in {ACTION}; "
+            "state and action must list their joints in the same order"
+        )
+    return joints.get(ACTION) or joints.get(STATE) or tuple(f"joint_{index}" for index in range(sizes[ACTION]))
+
+
+def _flat_names(names: Any, grouped: bool = False, group: str = "") -> list[str]:
+    """The names in any form that LeRobot has written: a list, lists within a list or by group, or places by name.
+
+    With ``grouped`` a name begins with that of its group, for two arms whose joints have equal names.
+    """
+    if isinstance(names, dict) and all(type(place) is int for place in names.values()):
+        names = sorted(names, key=names.__getitem__)
+    if isinstance(names, dict):
+        return [name for key, part in names.items() for name in _flat_names(part, grouped, f"{group}{key}.")]
+    if isinstance(names, list):
+        return [name for part in names for name in _flat_names(part, grouped, group)]
+    return [f"{group}{names}" if grouped else str(names)]
 
 
 def _shape(feature: Any) -> list[int]:

@@ -24,17 +24,7 @@ def feature_statistics(values: np.ndarray) -> Statistics:
 def refuse_constant_joints(
     statistics: dict[str, Statistics], joint_names: Sequence[str], excluded: Collection[str]
 ) -> None:
-    """Raise :class:`SigmaError` for the first joint whose 1 % and 99 % quantiles coincide: it cannot be normalised.
-
-    A name in ``excluded`` that is no joint is refused too, and so is a list of every joint: it leaves nothing to score.
-    """
-    unknown = sorted(set(excluded) - set(joint_names))
-    if unknown:
-        raise SigmaError(
-            f"params.yaml: window.exclude_joints: no joint {unknown[0]!r}; legal: {', '.join(joint_names)}"
-        )
-    if set(excluded) >= set(joint_names):
-        raise SigmaError("params.yaml: window.exclude_joints: every joint is left out of the scores; keep one")
+    """Raise :class:`SigmaError` for the first joint whose 1 % and 99 % quantiles coincide: it cannot be normalised."""
     for feature, columns in statistics.items():
         for name, low, high in zip(joint_names, columns["q01"], columns["q99"], strict=True):
             if low == high and name not in excluded:

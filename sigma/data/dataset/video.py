@@ -89,8 +89,9 @@ def decode(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (step, uint8 [H, W, 3]) for an episode's frames in order; ``steps`` selects some, none means all.
 
-    A frame belongs to the step whose time it has, give or take ``TOLERANCE``; other frames are skipped. Frames are
-    decoded in one pass, which is about forty times faster than to seek each; with ``films``, in one pass over a file of
+    A frame belongs to the step whose time it has, give or take ``TOLERANCE``; other frames are skipped, and so are
+    those after the episode's end, where the next one's begin. Frames are decoded in one pass, which is about forty
+    times faster than to seek each; with ``films``, in one pass over a file of
     many episodes. Raises :class:`SigmaError` where the file cannot be decoded; a step that is not in it is left out.
     """
     wanted = None if steps is None else frozenset(steps)
@@ -107,9 +108,10 @@ def _decode_video(
     segment = episode.videos[camera]
     path = dataset.root / segment.path
     last = episode.length - 1 if wanted is None else max(wanted, default=-1)
+    end = min(segment.start + (last + 0.5) / dataset.fps, segment.end - 0.5 / dataset.fps)
     try:
         film = films.at(camera, path, segment.start, 1 / dataset.fps)
-        for time, frame in film.until(segment.start + (last + 0.5) / dataset.fps):
+        for time, frame in film.until(end):
             ticks = (time - segment.start) * dataset.fps
             step = round(ticks)
             if step >= 0 and abs(ticks - step) <= TOLERANCE and (wanted is None or step in wanted):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset, Episode, Rows
+from sigma.data.dataset.fit import LEAST_HELD_OUT
 from sigma.data.dataset.statistics import Statistics, feature_statistics, spread
 from sigma.data.windows.cutting import Protocol, action_norm, decision_steps, filter_reasons, is_strided, motion
 from sigma.data.windows.split import SPLITS
@@ -73,7 +74,7 @@ def candidate_windows(
     """One entry a candidate window, ordered by episode and step, as columns of ``windows.parquet``.
 
     The filter marks windows of every split; it only keeps training windows out of storage. Raises :class:`SigmaError`
-    where a split that has episodes would have no window.
+    where a split that has episodes would have too few windows.
     """
     split_of = {episode: name for name in SPLITS for episode in splits[name]}
     unit = spread(statistics[ACTION])
@@ -97,18 +98,25 @@ def candidate_windows(
         for column, values in part.items():
             columns.setdefault(column, []).append(values)
     windows = {name: np.concatenate(values) for name, values in columns.items()}
-    for name in SPLITS:
-        of_split = windows["split"] == name
-        if splits[name] and not of_split.any():
+    for name, least in LEAST_HELD_OUT.items():
+        long_enough = np.unique(windows["episode"][windows["split"] == name])
+        if splits[name] and len(long_enough) < least:
             raise SigmaError(
-                f"{dataset.root}: every {name} episode is shorter than params.yaml: window.horizon "
-                f"({protocol.horizon} steps); lower it, or list them in audit.exclude"
+                f"{dataset.root}: {len(long_enough)} of {len(splits[name])} {name} episodes have params.yaml: "
+                f"window.horizon ({protocol.horizon}) frames; legal: at least {least}; lower it, or list short "
+                "episodes in audit.exclude"
             )
-        if name == "train" and splits[name] and not windows["kept"][of_split].any():
-            raise SigmaError(
-                "params.yaml: window.min_action_norm, window.min_motion: no training window is left; the medians are "
-                f"{np.median(windows['action_norm'][of_split]):.3g} and {np.median(windows['motion'][of_split]):.3g}"
-            )
+    train = windows["split"] == "train"
+    if not windows["kept"][train].any():
+        raise SigmaError(
+            "params.yaml: window.min_action_norm, window.min_motion: no training window is left; the medians are "
+            f"{np.median(windows['action_norm'][train]):.3g} and {np.median(windows['motion'][train]):.3g}"
+        )
+    if not windows["step"][train & windows["kept"]].any():
+        raise SigmaError(
+            f"{dataset.root}: every train decision is the first of its episode, so that memory would never be read; "
+            f"legal: episodes of more than params.yaml: window.train_stride ({protocol.train_stride}) frames"
+        )
     return windows
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from sigma.shared.errors import SigmaError
+from sigma.data.dataset.fit import held_out_counts
 from sigma.shared.seeding import generator
 
 SPLITS = ("train", "validation", "test")
@@ -20,11 +20,6 @@ def _apportion(wanted: int, sizes: Mapping[int, int]) -> dict[int, int]:
     return shares
 
 
-def episode_count(value: int | float, episodes: int) -> int:
-    """A number of episodes from a count (int) or a fraction of all (float)."""
-    return value if isinstance(value, int) else max(1, round(value * episodes))
-
-
 def split_episodes(
     task_of: Mapping[int, int], validation: int | float, test: int | float, seed: int
 ) -> dict[str, list[int]]:
@@ -32,15 +27,9 @@ def split_episodes(
 
     ``task_of`` maps an episode's index to its task's. Counts are ints (0 for none), fractions of all episodes floats.
     Within a task the order is a seeded permutation, so that the result depends on nothing but the arguments. Raises
-    :class:`SigmaError` where no training episode would be left.
+    :class:`SigmaError` as :func:`held_out_counts` does.
     """
-    episodes = len(task_of)
-    held_out = {"test": episode_count(test, episodes), "validation": episode_count(validation, episodes)}
-    if sum(held_out.values()) >= episodes:
-        raise SigmaError(
-            f"params.yaml: window.validation + window.test: {held_out['validation']} + {held_out['test']} episodes "
-            f"leave none of {episodes} for training; legal: together at most {episodes - 1}"
-        )
+    held_out = held_out_counts(validation, test, len(task_of))
     queues: dict[int, list[int]] = {}
     for task in sorted(set(task_of.values())):
         members = sorted(episode for episode in task_of if task_of[episode] == task)

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from sigma.policy.pi05.base_origin import resolve_base
-from sigma.policy.pi05.prompt import read_tokenizer
+from sigma.policy.pi05.prompt import Prompter, read_tokenizer
 from sigma.policy.pi05.small.configuration_pi05_small import PI05SmallConfig
 from sigma.policy.pi05.weights import stored_tensors, tensor_digest
 from sigma.shared.errors import SigmaError
@@ -184,18 +185,31 @@ def description_digest(description: Mapping[str, Any], tensors: Mapping[str, str
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-def describe_base(source: str, revision: str | None, joints: int | None = None) -> dict[str, Any]:
+def _check_tasks(tasks: Sequence[str], prompter: Prompter, joints: int) -> None:
+    """Refuse a task that leaves no room for the largest numbers of a state; one without words is the audit's."""
+    if texts := [task for task in tasks if task.strip()]:
+        try:
+            prompter(texts, np.ones((len(texts), joints)))
+        except SigmaError as error:
+            raise SigmaError(f"meta/tasks.parquet: {error}") from None
+
+
+def describe_base(
+    source: str, revision: str | None, joints: int | None = None, tasks: Sequence[str] = ()
+) -> dict[str, Any]:
     """A JSON-ready reference of a base: source, revision, sizes, statistics and a digest of everything it consists of.
 
     ``digest`` covers the whole description but where it came from, so equal bases in two places have equal digests.
 
     ``source`` is ``embedded``, a folder, or a Hub id with a commit as ``revision``. ``joints`` are the robot's, where
-    the base may declare the padded vectors that serve any (:func:`fit_joints`).
+    the base may declare the padded vectors that serve any (:func:`fit_joints`). Raises :class:`SigmaError` also where
+    one of the ``tasks`` does not fit into the base's prompt beside a state.
     """
     folder = resolve_base(source, revision, verify=True)
     pinned = _tokenizer_commit(folder)
     sizes = None if joints is None else {STATE: joints, ACTION: joints}
-    *_, description = read_facts(folder, pinned, sizes, verify=True, download=True)
+    config, tokenizer, _, description = read_facts(folder, pinned, sizes, verify=True, download=True)
+    _check_tasks(tasks, Prompter(tokenizer, config.tokenizer_max_length), description["state_dim"])
     tensors = {name: tensor_digest(tensor) for name, tensor in stored_tensors(folder)}
     origin = {"source": source, "revision": revision or None, "tokenizer_origin": pinned}
     return {**origin, **description, "tensors": tensors, "digest": description_digest(description, tensors)}

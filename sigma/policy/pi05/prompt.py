@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 
 import numpy as np
 import torch
@@ -83,8 +84,8 @@ class Prompter:
         for row, (ids, offsets) in enumerate(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)):
             if len(ids) > self.max_length:
                 raise SigmaError(
-                    f"instruction {texts[row]!r} makes a prompt of {len(ids)} tokens; the policy reads at most "
-                    f"{self.max_length}"
+                    f"instruction {short(texts[row])} makes a prompt of {len(ids)} tokens with the state of "
+                    f"{states.shape[1]} joints; the policy reads at most {self.max_length}; shorten the instruction"
                 )
             tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
             text_end = len(_HEAD) + len(instructions[row])

@@ -67,7 +67,7 @@ def _lost_end(folder: Path) -> None:
 
 def _span(folder: Path) -> None:
     def change(table: pd.DataFrame) -> pd.DataFrame:
-        table.loc[HERE, f"videos/{UP}/to_timestamp"] -= 0.3
+        table.loc[HERE, f"videos/{UP}/to_timestamp"] -= 0.1
         return table
 
     edit_episodes(change, folder)
@@ -148,6 +148,26 @@ def _scaled(rows: Table, factor: float, names: tuple[str, ...] = (STATE, ACTION)
         rows[name] *= np.float32(factor)
 
 
+def _everywhere(change: Callable[[np.ndarray], None], folder: Path) -> None:
+    """``change`` alters the state and the action of all frames, float [N, 6], in place."""
+
+    def alter(table: pd.DataFrame) -> pd.DataFrame:
+        columns = {name: np.stack(table[name].to_numpy()) for name in (STATE, ACTION)}
+        for values in columns.values():
+            change(values)
+        return table.assign(**{name: list(values) for name, values in columns.items()})
+
+    edit_rows(alter, folder)
+
+
+def _turned(values: np.ndarray) -> None:
+    values *= np.float32(1.8 * np.pi / 180)
+
+
+def _rested(values: np.ndarray) -> None:
+    values[:, 4] = 12.5
+
+
 def _pressed(rows: Table) -> None:
     """The wrist sits at its highest value for 3 s and then moves over to where it was."""
     weight = np.clip((np.arange(FRAMES) - 30) / 15, 0, 1)[:, None]
@@ -156,8 +176,8 @@ def _pressed(rows: Table) -> None:
 
 
 def _values_fault(words: str, check: str, change: Callable[..., None], *arguments: object, **options: object) -> Fault:
-    """A fault in the values of one episode; ``severity`` and ``also`` are the fault's own."""
-    own = {name: options.pop(name) for name in ("severity", "also") if name in options}
+    """A fault in the values of one episode; ``severity``, ``episode`` and ``also`` are the fault's own."""
+    own = {name: options.pop(name) for name in ("severity", "episode", "also") if name in options}
     alter = lambda rows: change(rows, *arguments, **options)  # noqa: E731
     return Fault(words, partial(edit_values, alter), check, **own)
 
@@ -173,7 +193,7 @@ FAULTS = (
     Fault("actions of five joints", _five_joints, "wrong_type"),
     Fault("a row lost", _lost_row, "row_count", also=("row_order", "index_gap", "timestamp_gap")),
     Fault("the last three rows lost", _lost_end, "row_count"),
-    Fault("three frames of video fewer than rows, in the metadata", _span, "video_span"),
+    Fault("a frame of video fewer than rows, in the metadata", _span, "video_span"),
     Fault("video that begins in the episode before", _overlap, "video_span"),
     Fault("an episode of 9 frames", _aborted, "short_episode", "warn", LAST, ("diverging_action",)),
     _values_fault("two frame_index exchanged", "row_order", _swap, "frame_index"),
@@ -192,24 +212,24 @@ FAULTS = (
     _values_fault("action stands still for 4 s", "frozen_action", _freeze, ACTION, 40, also=("action_jump",)),
     _values_fault("a joint that never moves", "dead_joint", _set, STATE, 12.5, EVERY_0, also=("diverging_action",)),
     _values_fault("a joint pressed against its stop", "saturated_joint", _pressed, severity="warn"),
-    _values_fault(
-        "an encoder that wraps around", "jump", _add, STATE, 1, -100, WRAPPED, also=("outside_range", *STALE)
-    ),
+    _values_fault("an encoder that wraps around", "jump", _add, STATE, 1, -100, WRAPPED, also=STALE),
     _values_fault("a glitch of a joint's action", "action_jump", _add, ACTION, 1, -100, GLITCH, also=STALE),
     _values_fault("leader and follower 35 % apart", "diverging_action", _add, ACTION, 2, -37, also=STALE),
     _values_fault("the action of another episode", "diverging_action", _copied, np.arange(FRAMES), names=(ACTION,)),
     _values_fault("the action comes 2 frames late", "time_shift", _shifted, 2, severity="warn"),
     _values_fault("the action comes 5 frames late", "time_shift", _shifted, 5),
     _values_fault("the action comes 4 frames early", "time_shift", _shifted, -4, also=("diverging_action",)),
-    _values_fault("state and action in degrees", "outside_range", _scaled, 1.8, also=(*JUMPS, *STALE)),
-    _values_fault("state and action in radians", "small_values", _scaled, 1.8 * RADIANS, also=STALE),
+    _values_fault("an episode in degrees", "outside_range", _scaled, 1.8, episode=WHOLE, also=(*JUMPS, *STALE)),
+    _values_fault("an episode in radians", "other_units", _scaled, 1.8 * RADIANS, also=STALE),
+    Fault("every episode in radians", partial(_everywhere, _turned), "small_values", episode=WHOLE, also=STALE),
+    Fault("a joint that moves in no episode", partial(_everywhere, _rested), "still_joint", episode=WHOLE, also=STALE),
     _values_fault(
         "state in radians",
         "unit_mismatch",
         _scaled,
         1.1 * RADIANS,
         names=(STATE,),
-        also=("diverging_action", "small_values", *STALE),
+        also=("diverging_action", "other_units", *STALE),
     ),
     _values_fault(
         "action in degrees",
@@ -217,7 +237,7 @@ FAULTS = (
         _scaled,
         1.8,
         names=(ACTION,),
-        also=("outside_range", "unit_mismatch", "action_jump", *STALE),
+        also=("unit_mismatch", "action_jump", *STALE),
     ),
 )
 

@@ -1,11 +1,13 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from sigma.data.dataset.dataset import open_dataset
+from sigma.data.dataset.layout import read_joint_names
 from sigma.shared.errors import SigmaError
 from tests.datasets import CAMERAS, JOINTS, TASKS, joint_positions, write_dataset
 
@@ -76,6 +78,44 @@ def test_missing_files_are_named(copy):
 def test_folder_without_metadata_is_refused(tmp_path):
     with pytest.raises(SigmaError, match=r"not a LeRobotDataset folder \(no meta/info.json\)"):
         open_dataset(tmp_path)
+
+
+def vectors(names_of_state, names_of_action=None, size=4):
+    """The features of a state and an action with these names, as meta/info.json gives them."""
+    one = {"dtype": "float32", "shape": [size]}
+    return {"observation.state": one | {"names": names_of_state}, "action": one | {"names": names_of_action}}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a", "b", "c", "d"],
+        [["a", "b"], ["c", "d"]],
+        {"motors": ["a", "b", "c", "d"]},
+        {"left": ["a", "b"], "right": ["c", "d"]},
+        {"d": 3, "a": 0, "b": 1, "c": 2},
+    ],
+)
+def test_joint_names_are_read_in_every_form_that_lerobot_writes(names):
+    assert read_joint_names(vectors(names, names), Path("info.json")) == ("a", "b", "c", "d")
+    assert read_joint_names(vectors(names), Path("info.json")) == ("a", "b", "c", "d")
+
+
+def test_joints_of_two_arms_with_equal_names_are_named_by_arm():
+    arms = {"left": ["arm", "gripper"], "right": ["arm", "gripper"]}
+    names = read_joint_names(vectors(arms, arms), Path("info.json"))
+    assert names == ("left.arm", "left.gripper", "right.arm", "right.gripper")
+
+
+@pytest.mark.parametrize("names", [None, ["a", "b", "c"], ["a", "a", "b", "c"]])
+def test_joints_that_nothing_names_are_numbered(names):
+    assert read_joint_names(vectors(names), Path("info.json")) == ("joint_0", "joint_1", "joint_2", "joint_3")
+
+
+def test_a_state_that_lists_its_joints_in_another_order_is_refused():
+    features = vectors(["a", "c", "b", "d"], ["a", "b", "c", "d"])
+    with pytest.raises(SigmaError, match=r"^info\.json: value 1 is 'c' in observation\.state and 'b' in action; "):
+        read_joint_names(features, Path("info.json"))
 
 
 def test_state_and_action_of_different_size_are_refused(copy):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,15 @@ def test_file_that_is_no_video_is_named(tmp_path):
     dataset = open_dataset(folder)
     with pytest.raises(SigmaError, match=f"{path}: episode 0 cannot be decoded"):
         list(decode(dataset, dataset.episodes[0], CAMERAS[0]))
+
+
+def test_a_step_after_the_end_of_an_episodes_film_has_no_picture_and_never_the_next_episodes(dataset):
+    episode, camera = dataset.episodes[1], CAMERAS[0]
+    film = episode.videos[camera]
+    lost = replace(episode, videos={camera: replace(film, end=film.end - 1 / dataset.fps)})
+    assert [step for step, _ in decode(dataset, lost, camera)] == list(range(episode.length - 1))
+    rounded = replace(episode, videos={camera: replace(film, end=film.end - 0.4 / dataset.fps)})
+    assert len(list(decode(dataset, rounded, camera))) == episode.length
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sigma.data.dataset.dataset import Dataset, Episode, Rows
+from sigma.data.dataset.fit import LEAST_HELD_OUT
 from sigma.data.windows.candidates import (
     Filter,
     candidate_windows,
@@ -17,6 +18,7 @@ from sigma.data.windows.candidates import (
     stored_windows,
     train_statistics,
 )
+from sigma.data.windows.cutting import Protocol
 from sigma.data.windows.packing import observed_steps
 from sigma.data.windows.split import SPLITS
 from sigma.shared.errors import SigmaError
@@ -50,12 +52,12 @@ def recording(lengths) -> Recording:
 
 @st.composite
 def datasets(draw):
-    """Lengths of three or more episodes and their split, each split with an episode."""
-    lengths = draw(st.lists(st.integers(1, 60), min_size=3, max_size=8))
+    """Lengths of four or more episodes and their split, each split with an episode and validation with two."""
+    lengths = draw(st.lists(st.integers(1, 60), min_size=4, max_size=8))
     order = draw(st.permutations(range(len(lengths))))
-    rest = draw(st.lists(st.sampled_from(SPLITS), min_size=len(lengths) - 3, max_size=len(lengths) - 3))
+    rest = draw(st.lists(st.sampled_from(SPLITS), min_size=len(lengths) - 4, max_size=len(lengths) - 4))
     splits = {name: [] for name in SPLITS}
-    for episode, name in zip(order, (*SPLITS, *rest), strict=True):
+    for episode, name in zip(order, (*SPLITS, "validation", *rest), strict=True):
         splits[name].append(episode)
     return lengths, {name: sorted(part) for name, part in splits.items()}
 
@@ -76,7 +78,8 @@ def test_every_frame_is_in_as_many_windows_as_it_should_and_in_none_of_another_e
     lengths, splits = drawn
     dataset, split_of = recording(lengths), {one: name for name in SPLITS for one in splits[name]}
     by_hand = {one: cut_by_hand(length, cut, split_of[one]) for one, length in enumerate(lengths)}
-    assume(all(any(by_hand[one] for one in splits[name]) for name in SPLITS))
+    assume(all(sum(bool(by_hand[one]) for one in splits[name]) >= least for name, least in LEAST_HELD_OUT.items()))
+    assume(any(by_hand[one][1:] for one in splits["train"]))
     windows = segment(dataset, splits, cut)
     found = list(zip(windows["episode"], windows["step"], strict=True))
     assert found == [(one, step) for one in sorted(by_hand) for step in by_hand[one]]
@@ -105,7 +108,13 @@ def test_the_filter_removes_train_windows_alone_and_each_is_counted_once(drawn, 
     try:
         windows = segment(recording(lengths), splits, cut, Filter(norm, motion))
     except SigmaError as error:
-        assert "no training window is left" in str(error) or "shorter than params.yaml: window.horizon" in str(error)
+        reasons = (
+            "no training window is left",
+            "validation episodes have",
+            "test episodes have",
+            "the first of its episode",
+        )
+        assert any(reason in str(error) for reason in reasons)
         return
     stored = stored_windows(windows)
     assert stored[windows["split"] != "train"].all()
@@ -117,6 +126,14 @@ def test_the_filter_removes_train_windows_alone_and_each_is_counted_once(drawn, 
         low = windows["action_norm"][of_split] < norm
         assert counts["min_action_norm"] == low.sum()
         assert counts["min_motion"] == (~low & (windows["motion"][of_split] < motion)).sum()
+
+
+def test_training_windows_before_which_memory_never_reads_are_refused():
+    cut = Protocol(horizon=8, chunk_size=8, memory_stride=4, train_stride=8, eval_stride=8, trace=0)
+    splits = {"train": [0, 1], "validation": [2, 3], "test": [4]}
+    segment(recording([9, 8, 8, 8, 8]), splits, cut)
+    with pytest.raises(SigmaError, match=r"every train decision is the first .* window\.train_stride \(8\) frames"):
+        segment(recording([8, 8, 8, 8, 8]), splits, cut)
 
 
 def thinned(rows: Rows, kept) -> Rows:

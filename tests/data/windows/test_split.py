@@ -9,13 +9,13 @@ from sigma.shared.errors import SigmaError
 
 
 @given(
-    st.dictionaries(st.integers(0, 500), st.integers(0, 3), min_size=3, max_size=60),
+    st.dictionaries(st.integers(0, 500), st.integers(0, 3), min_size=4, max_size=60),
     st.data(),
     st.integers(0, 2**32),
 )
 def test_every_episode_is_in_exactly_one_split(task_of, data, seed):
-    validation = data.draw(st.integers(0, len(task_of) - 1))
-    test = data.draw(st.integers(0, len(task_of) - validation - 1))
+    validation = data.draw(st.integers(2, len(task_of) - 2))
+    test = data.draw(st.integers(1, len(task_of) - validation - 1))
     splits = split_episodes(task_of, validation, test, seed)
     assert tuple(splits) == SPLITS
     assert sorted(episode for part in splits.values() for episode in part) == sorted(task_of)
@@ -48,3 +48,17 @@ def test_no_episode_left_for_training_is_refused():
         SigmaError, match="25 \\+ 50 episodes leave none of 60 for training; legal: together at most 59"
     ):
         split_episodes(dict.fromkeys(range(60), 0), 25, 50, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "line"),
+    [
+        (1, 3, "window.validation: 1 of 10 episodes; legal: at least 2 "),
+        (0.1, 3, "window.validation: 1 of 10 episodes; legal: at least 2 "),
+        (0, 3, "window.validation: 0 of 10 episodes; legal: at least 2 "),
+        (3, 0, "window.test: 0 of 10 episodes; legal: at least 1 "),
+    ],
+)
+def test_too_few_held_out_episodes_to_calibrate_or_to_score_are_refused(validation, test, line):
+    with pytest.raises(SigmaError, match=f"^params.yaml: {line}"):
+        split_episodes(dict.fromkeys(range(10), 0), validation, test, seed=0)

@@ -96,7 +96,7 @@ def saturated_joint(audited: AuditedEpisode) -> Iterator[Measure]:
     """
     state, dataset = audited.rows.state, audited.summary.actual[STATE]
     lowest, highest = dataset["min"], dataset["max"]
-    clipped = ((state == lowest) | (state == highest)) & (highest > lowest)
+    clipped = ((state == lowest) | (state == highest)) & (highest - lowest > audited.settings.floor)
     share = clipped.mean(axis=0) if len(state) else np.zeros(0)
     for joint in np.flatnonzero(share):
         frames = np.flatnonzero(clipped[:, joint])
@@ -106,7 +106,7 @@ def saturated_joint(audited: AuditedEpisode) -> Iterator[Measure]:
 
 def _largest_step(audited: AuditedEpisode, values: np.ndarray, feature: str) -> Iterator[Measure]:
     moved = np.abs(np.diff(values, axis=0)) / audited.summary.span[feature]
-    moved = np.where(np.isfinite(moved), moved, np.nan)
+    moved = np.where(np.isfinite(moved) & ~audited.summary.two_level[feature], moved, np.nan)
     if np.isfinite(moved).any():
         step, joint = np.unravel_index(int(np.nanargmax(moved)), moved.shape)
         name, first = audited.joint_names[joint], int(step)
@@ -123,6 +123,7 @@ def jump(audited: AuditedEpisode) -> Iterator[Measure]:
     """Largest change of a joint's state in one step, as a share of its range over the dataset.
 
     An arm cannot cross its range in a frame: an encoder that wrapped around, a dropped stretch, or two episodes in one.
+    A joint that knows two positions, such as a gripper that is open or shut, is left out.
     """
     yield from _largest_step(audited, audited.rows.state, STATE)
 
@@ -202,50 +203,24 @@ def time_shift(audited: AuditedEpisode) -> Iterator[Measure]:
         yield Measure(max(abs(lead - usual), -lead), detail=detail)
 
 
-def _extremes(audited: AuditedEpisode) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Lowest and highest finite value of each joint, float [D], of state and of action."""
-    for feature, values in ((STATE, audited.rows.state), (ACTION, audited.rows.action)):
-        finite = values[np.isfinite(values).all(axis=1)].astype(np.float64)
-        if len(finite):
-            yield feature, finite.min(axis=0), finite.max(axis=0)
-
-
-@JOINTS.check(
-    warn=0.01,
-    fail=0.2,
-    unit="share of audit.joint_range",
-    reason="a controller overshoots a stop by a hundredth; a wrist's roll in degrees goes to 160",
-)
-def outside_range(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Farthest that a joint's state or action lies outside ``audit.joint_range``, as a share of that range.
-
-    LeRobot's normalised joints end at −100 and 100 (a gripper at 0 and 100). What lies beyond is in degrees or in
-    encoder ticks, and a policy or a clamp that expects the other units drives the arm against its stops.
-    """
-    lower, upper = audited.settings.lower, audited.settings.upper
-    for feature, low, high in _extremes(audited):
-        beyond = np.maximum(np.maximum(lower - low, high - upper), 0) / (upper - lower)
-        joint = int(beyond.argmax())
-        detail = f"{feature} reaches from {low[joint]:.4g} to {high[joint]:.4g}"
-        yield Measure(float(beyond[joint]), subject=audited.joint_names[joint], detail=detail)
-
-
 @JOINTS.check(
     warn=5.0,
     fail=10.0,
     unit="factor",
-    reason="an arm at work leaves the inner fifth of its range; radians stay within the inner thirtieth",
+    reason="an episode of small moves reaches a fifth of the others; radians among degrees reach a fiftieth",
 )
-def small_values(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Factor by which the largest value of any joint falls short of the larger end of ``audit.joint_range``.
+def other_units(audited: AuditedEpisode) -> Iterator[Measure]:
+    """Factor between the largest value of any joint in the episode and the dataset's usual one, the median of episodes.
 
-    No joint of an arm at work stays within a few percent of the middle: such values are radians (at most about 3) or
-    shares of one.
+    An episode in radians or in encoder ticks among others that are not: recorded before a calibration, or by another
+    script. What all episodes have in common is judged for the dataset as a whole.
     """
-    bound = max(abs(audited.settings.lower), abs(audited.settings.upper))
-    for feature, low, high in _extremes(audited):
-        largest = float(np.maximum(np.abs(low), np.abs(high)).max())
-        yield Measure(bound / max(largest, 1e-9), detail=f"{feature} stays within {largest:.4g} of 0")
+    for feature, values in ((STATE, audited.rows.state), (ACTION, audited.rows.action)):
+        finite = np.abs(values[np.isfinite(values).all(axis=1)])
+        reach, usual = float(finite.max(initial=0.0)), audited.summary.reach[feature]
+        if reach and usual:
+            detail = f"{feature} reaches {reach:.4g}, usually {usual:.4g}"
+            yield Measure(max(reach / usual, usual / reach), detail=detail)
 
 
 @JOINTS.check(

@@ -76,14 +76,15 @@ def row_count(audited: AuditedEpisode) -> Iterator[Measure]:
 
 
 @STRUCTURE.check(
-    warn=0.5,
-    fail=1.5,
+    warn=None,
+    fail=0.5,
     unit="frames",
-    reason="seconds are rounded to half a frame at most; a whole frame too many is another episode's",
+    reason="seconds are rounded to half a frame at most; from a whole frame on a picture is not its step's",
 )
 def video_span(audited: AuditedEpisode) -> Iterator[Measure]:
     """Frames by which the part of a video that the metadata gives the episode misses its length, or begins before an
-    earlier episode's part has ended. The last frames, or the first, would be another episode's.
+    earlier episode's part has ended. The last frames, or the first, would be another episode's. Where the recorder lost
+    a frame, all pictures after it are one step early.
     """
     for camera, (begin, end) in audited.declared.spans.items():
         frames = (end - begin) * audited.dataset.fps

@@ -52,13 +52,12 @@ class Windows:
         plans = {"frozen_base": base["base_action"], **reference_plans(base)}
         columns = {name: base[name][held_out] for name in (*JOINED, "action", "valid")}
         joints = list(shards["joint_names"])
+        moving = np.array([name in shards["critical_joints"] for name in joints])
         return cls(
             columns,
             {name: plans[name][held_out] for name in REFERENCES},
             np.array([name not in shards["exclude_joints"] for name in joints]),
-            scores.critical_windows(
-                columns["action"], columns["valid"], joints, report.gripper, report.critical_threshold
-            ),
+            scores.critical_windows(columns["action"], columns["valid"], moving, report.critical_threshold),
             shards["chunk"],
         )
 
