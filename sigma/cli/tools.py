@@ -71,12 +71,13 @@ def export(
     n_action_steps: Annotated[
         int | None, Option(min=1, help="Control steps executed a decision [the most that the model allows].")
     ] = None,
-    lower: Annotated[list[float] | None, Option(help="Lower limit of a joint; repeat for each joint.")] = None,
-    upper: Annotated[list[float] | None, Option(help="Upper limit of a joint; repeat for each joint.")] = None,
+    lower: Annotated[list[float] | None, Option(help="Lower limit of a joint, for each joint [the data's].")] = None,
+    upper: Annotated[list[float] | None, Option(help="Upper limit of a joint, for each joint [the data's].")] = None,
     max_step: Annotated[
-        float | None, Option(min=0, help="Greatest change of a joint's target in a control step [300 units/s].")
+        list[float] | None,
+        Option(min=0, help="Greatest change of a target in a control step, one or each joint's."),
     ] = None,
-    clamp: Annotated[bool, Option(help="Clamp actions to joint limits and rate.")] = True,
+    clamp: Annotated[bool, Option(help="Clamp actions to joint limits and speed.")] = True,
 ) -> None:
     """Write the trained Sigma as a LeRobot policy, for lerobot-eval and lerobot-rollout."""
 
@@ -150,10 +151,6 @@ def publish(
     license: Annotated[str, Option(help="The Hub's identifier of the files' licence.")] = "apache-2.0",
     private: Annotated[bool, Option(help="Whether a repository that is made here is private.")] = True,
     closed_loop: Annotated[bool, Option(help="Put metrics/rollout_sigma.json into the card too.")] = False,
-    clamp: Annotated[
-        bool,
-        Option(help="Joint and rate limits in the policy; --no-clamp for data in other units than LeRobot's."),
-    ] = True,
     upload: Annotated[bool, Option(help="Upload, or only write the folder.")] = True,
 ) -> dict[str, Any]:
     """Write the trained Sigma as a folder for the Hub, with its model card, and upload it."""

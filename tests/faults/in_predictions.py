@@ -92,19 +92,19 @@ FAULTS = [
     ),
     Fault(
         "a calibration whose arrays were altered",
-        "publish me/sigma --no-upload --no-clamp",
+        "publish me/sigma --no-upload",
         flip("models/adapter_calibration.safetensors"),
         "models/adapter_calibration.safetensors: missing or altered since adapter_calibration.json was written; …",
     ),
     Fault(
         "metrics that name no model",
-        "publish me/sigma --no-upload --no-clamp",
+        "publish me/sigma --no-upload",
         json_without("metrics/check_a.json", "digest.sigma"),
         "metrics/check_a.json: key 'digest.sigma' is missing; …",
     ),
     Fault(
         "metrics of another model",
-        "publish me/sigma --no-upload --no-clamp",
+        "publish me/sigma --no-upload",
         json_with("metrics/check_a.json", "digest.sigma", "0" * 64),
         "metrics/check_a.json: made with heads 000000000000, models/sigma holds …; run `dvc repro`",
     ),

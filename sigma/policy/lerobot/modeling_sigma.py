@@ -21,6 +21,7 @@ from sigma.policy.control.robot_observation import RobotObservation
 from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
 from sigma.policy.lerobot import policy_folder
 from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig
+from sigma.policy.lerobot.rollout_check import check_rollout
 from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import STATE
@@ -162,13 +163,10 @@ class SigmaPolicy(PreTrainedPolicy):
         return self.controller.act(views, self._rows, noise=noise)
 
     def _clamped(self, plan: np.ndarray, command: np.ndarray) -> np.ndarray:
-        if self.config.limits is None:
-            return plan
-        lower, upper, step = self.config.limits
-        lowest, highest = np.asarray(lower, dtype=np.float32), np.asarray(upper, dtype=np.float32)
+        """The plan (B, T, A) under the clamp, from the ``command`` (B, A) before it on."""
         clamped = []
         for action in plan.swapaxes(0, 1):
-            command = limit_action(action, command, lowest, highest, step)
+            command = limit_action(action, command, *self.config.limits)
             clamped.append(command)
         return np.stack(clamped, axis=1)
 
@@ -225,10 +223,11 @@ def _load(config: SigmaConfig, folder: Path) -> SigmaController:
     """The controller with its model; everything that can be refused is refused before any weights are read."""
     model, calibration = folder / policy_folder.MODEL, folder / policy_folder.CALIBRATION
     described, reference = policy_folder.check_parts(model, calibration, folder / policy_folder.BASE)
+    check_rollout(described)
     check_action_steps(config.n_action_steps, described)
     joints = described["sizes"]["action_dim"]
-    if config.limits is not None and len(config.limits[0]) != joints:
-        raise SigmaError(f"joint_lower, joint_upper: found {len(config.limits[0])} joints; legal: {joints}")
+    if config.joint_lower is not None and len(config.joint_lower) != joints:
+        raise SigmaError(f"joint_lower, joint_upper: found {len(config.joint_lower)} joints; legal: {joints}")
     try:
         adapter = SigmaTelepathyAdapter(**asdict(config.adapter))
     except ValueError as error:

@@ -20,7 +20,7 @@ from sigma.policy.lerobot.modeling_sigma import SigmaPolicy
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder, read_json
 from tests.bases import CAMERAS, write_tiny_base
-from tests.lerobot_policies import WIDE, lerobot_batch, views, write_policy
+from tests.lerobot_policies import lerobot_batch, views, write_policy
 
 STEPS = 4  # control steps a decision
 
@@ -244,7 +244,7 @@ def test_lerobot_rollouts_engine_runs_it_with_renamed_cameras(trained, folder):
 
 
 def test_the_clamp_holds_limits_and_rate_from_the_measured_state_on(trained, tmp_path):
-    options = {"lower": [-30.0] * 6, "upper": [40.0] * 6, "max_step": 3.0, "clamp": True}
+    options = {"lower": [-30.0] * 6, "upper": [40.0] * 6, "max_step": [3.0], "clamp": True}
     policy, before, after = load(write_policy(trained, tmp_path / "policy", **options))
     batches = [before(lerobot_batch(views(trained, step))) for step in range(2 * STEPS)]
     actions = torch.stack([after(policy.select_action(batch)) for batch in batches], dim=1).numpy()
@@ -261,7 +261,7 @@ def test_the_clamp_holds_limits_and_rate_from_the_measured_state_on(trained, tmp
 
 
 def test_an_action_that_is_not_a_number_stops_the_robot(trained, tmp_path, monkeypatch):
-    policy, before, _ = load(write_policy(trained, tmp_path / "policy", clamp=True, **WIDE))
+    policy, before, _ = load(write_policy(trained, tmp_path / "policy"))  # without a clamp too
     monkeypatch.setattr(policy.controller, "act", lambda *_, **__: np.full((2, 8, 6), np.nan, np.float32))
     with pytest.raises(NonFiniteActionError):
         policy.select_action(before(lerobot_batch(views(trained, 0))))
@@ -353,6 +353,8 @@ def test_limits_must_fit_the_joints(folder):
     limits = ("--max_step=5", "--joint_lower=[-1, -1]")
     with pytest.raises(SigmaError, match="joint_lower, joint_upper: found 2 joints; legal: 6"):
         load(folder, *limits, "--joint_upper=[1, 1]")
+    with pytest.raises(SigmaError, match="a positive step, one or as many"):
+        load(folder, "--max_step=[1, 1, 1]", *limits[1:], "--joint_upper=[1, 1]")
     for upper in ("[-2, 1]", "[1]"):
         with pytest.raises(SigmaError, match="none above its upper one"):
             load(folder, *limits, f"--joint_upper={upper}")
