@@ -82,6 +82,16 @@ def export(
     """Write the trained Sigma as a LeRobot policy, for lerobot-eval and lerobot-rollout."""
 
 
+@command(tools, _PANEL, "sigma.tools.merge")
+def merge(
+    lora: Annotated[Path, Argument(help="Folder of a LoRA checkpoint that LeRobot trained.")],
+    output: Annotated[Path, Option(help="Folder to write; must not exist.")],
+    base: Annotated[str | None, Option(help="Folder or Hub id of its base [the one that it names].")] = None,
+    base_revision: Annotated[str | None, Option(help="Commit of a Hub base, 40 hex digits [the newest].")] = None,
+) -> None:
+    """Put a LoRA checkpoint and its base together, for fetch.base.source."""
+
+
 profile = Typer(cls=Panels, help="Shipped settings of params.yaml.", no_args_is_help=True)
 tools.add_typer(profile, name="profile", rich_help_panel=_PANEL)
 

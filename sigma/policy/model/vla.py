@@ -23,7 +23,7 @@ from sigma.policy.model.telepathy import Memory, TelepathyState
 from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_action import deterministic_action
-from sigma.policy.pi05.description import ACTION, STATE, fit_joints
+from sigma.policy.pi05.configuration import ACTION, STATE, fit_joints, normalisations
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation, trace_before
 from sigma.policy.pi05.observation import Observation, Past
 from sigma.policy.pi05.placement import place
@@ -126,6 +126,7 @@ class SigmaTelepathyVLA(nn.Module):
             chunk_size=policy.config.chunk_size,
             resolution=policy.config.image_resolution[0],
             num_steps=config["num_steps"],
+            modes=normalisations(policy.config),
             statistics=None,
             reference=config["base"],
         )
