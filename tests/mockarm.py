@@ -93,8 +93,8 @@ def roll_out(
     rollout = RolloutConfig(robot=arm, policy=config, **settings)
     context = build_rollout_context(rollout, Event())
     strategy = create_strategy(rollout.strategy)
-    strategy.setup(context)
     try:
+        strategy.setup(context)
         strategy.run(context)
     finally:
         strategy.teardown(context)

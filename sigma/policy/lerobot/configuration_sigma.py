@@ -1,5 +1,7 @@
 """Sigma as a LeRobot policy: settings of how it acts. The model itself is described by ``model/config.json``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +22,17 @@ class PolicyError(SigmaError, SystemExit):
 
     def __init__(self, message: str):
         SystemExit.__init__(self, f"sigma: error: {message}")
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Under LeRobot's commands a :class:`SigmaError` ends in one line; also a decorator."""
+    try:
+        yield
+    except PolicyError:
+        raise
+    except SigmaError as error:
+        raise PolicyError(" ".join(str(error).split())) from None
 
 
 @dataclass

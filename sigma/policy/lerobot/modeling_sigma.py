@@ -20,8 +20,8 @@ from sigma.policy.adapter.limits import limit_action
 from sigma.policy.control.robot_observation import RobotObservation
 from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
 from sigma.policy.lerobot import policy_folder
-from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig
-from sigma.policy.lerobot.rollout_check import check_rollout
+from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig, in_one_line
+from sigma.policy.lerobot.rollout_check import check_command, check_joints
 from sigma.policy.model.vla import SigmaTelepathyVLA
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import STATE
@@ -60,6 +60,7 @@ class SigmaPolicy(PreTrainedPolicy):
         self.reset()
 
     @classmethod
+    @in_one_line()
     def from_pretrained(
         cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **options: Any
     ) -> "SigmaPolicy":
@@ -69,16 +70,11 @@ class SigmaPolicy(PreTrainedPolicy):
         says, on the base that ``config`` names, whose tensors are compared with the digests in ``base.json``. Raises
         :class:`PolicyError`, a :class:`SigmaError`, on any fault.
         """
-        try:
-            folder = _fetch(str(pretrained_name_or_path), options)
-            config = config or PreTrainedConfig.from_pretrained(folder)
-            if not isinstance(config, SigmaConfig):
-                raise SigmaError(f"{folder / 'config.json'}: type: found {config.type!r}; legal: sigma")
-            return cls(config, folder=folder).eval()
-        except PolicyError:
-            raise
-        except SigmaError as error:
-            raise PolicyError(" ".join(str(error).split())) from None
+        folder = _fetch(str(pretrained_name_or_path), options)
+        config = config or PreTrainedConfig.from_pretrained(folder)
+        if not isinstance(config, SigmaConfig):
+            raise SigmaError(f"{folder / 'config.json'}: type: found {config.type!r}; legal: sigma")
+        return cls(config, folder=folder).eval()
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """The same folder again, with this configuration. Nothing here trains, so files are copied, not written."""
@@ -96,6 +92,8 @@ class SigmaPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Every robot begins an episode: memory, pending actions and the last command are forgotten."""
+        with in_one_line():
+            check_joints(self.vla.config["joint_names"])
         self._rows: list[int] | None = None  # the robots' numbers; None until the first decision fixes how many
         self._queue: deque[np.ndarray] = deque()
         self._command: np.ndarray | None = None
@@ -105,6 +103,7 @@ class SigmaPolicy(PreTrainedPolicy):
         # Real-time chunking steers the base's sampling; Sigma's heads were trained on the base's unsteered action.
         return False
 
+    @in_one_line()
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], noise: Tensor | None = None, **others: Any) -> Tensor:
         """The plan (B, T, A) of one decision; a clamp begins at the measured state.
@@ -128,6 +127,7 @@ class SigmaPolicy(PreTrainedPolicy):
             )
         return torch.from_numpy(self._clamped(self._decide(batch, states, trace, noise), states))
 
+    @in_one_line()
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], noise: Tensor | None = None, **others: Any) -> Tensor:
         """The action (B, A) of this control step; every ``n_action_steps`` calls there is a new decision.
@@ -173,7 +173,9 @@ class SigmaPolicy(PreTrainedPolicy):
     def _states(self, batch: Mapping[str, Any]) -> np.ndarray:
         """The states [B, D] of a batch, which has as many robots as the batches before it."""
         _require(batch, STATE)
-        states = batch[STATE].float().cpu().numpy()
+        states, joints = batch[STATE].float().cpu().numpy(), self.vla.config["joint_names"]
+        if states.ndim != 2 or states.shape[1] != len(joints):
+            raise SigmaError(f"{STATE}: found shape {states.shape}; legal: [B, {len(joints)}], {', '.join(joints)}")
         if self._rows is not None and len(states) != len(self._rows):
             raise SigmaError(f"a batch of {len(states)} robots after one of {len(self._rows)}; call reset() between")
         return states
@@ -223,7 +225,7 @@ def _load(config: SigmaConfig, folder: Path) -> SigmaController:
     """The controller with its model; everything that can be refused is refused before any weights are read."""
     model, calibration = folder / policy_folder.MODEL, folder / policy_folder.CALIBRATION
     described, reference = policy_folder.check_parts(model, calibration, folder / policy_folder.BASE)
-    check_rollout(described)
+    check_command(described)
     check_action_steps(config.n_action_steps, described)
     joints = described["sizes"]["action_dim"]
     if config.joint_lower is not None and len(config.joint_lower) != joints:

@@ -12,7 +12,6 @@ from lerobot.rollout.inference.sync import SyncInferenceEngine
 from safetensors.torch import load_file, save_file
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
-from sigma.policy.adapter.limits import NonFiniteActionError
 from sigma.policy.control.controller import BaseController
 from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.lerobot.configuration_sigma import PolicyError, SigmaConfig
@@ -263,7 +262,7 @@ def test_the_clamp_holds_limits_and_rate_from_the_measured_state_on(trained, tmp
 def test_an_action_that_is_not_a_number_stops_the_robot(trained, tmp_path, monkeypatch):
     policy, before, _ = load(write_policy(trained, tmp_path / "policy"))  # without a clamp too
     monkeypatch.setattr(policy.controller, "act", lambda *_, **__: np.full((2, 8, 6), np.nan, np.float32))
-    with pytest.raises(NonFiniteActionError):
+    with pytest.raises(PolicyError, match="action: not finite at joint index"):
         policy.select_action(before(lerobot_batch(views(trained, 0))))
 
 
