@@ -21,15 +21,16 @@ from sigma.policy.control.robot_observation import RobotObservation
 from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
 from sigma.policy.lerobot import policy_folder
 from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig, in_one_line
+from sigma.policy.lerobot.real_time_chunking import RealTimeChunking
 from sigma.policy.lerobot.rollout_check import check_command, check_joints
 from sigma.policy.model.vla import SigmaTelepathyVLA
+from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import STATE
 from sigma.shared.errors import SigmaError
 from sigma.shared.hub import hub_errors
 
 TASK, TRACE = "task", "trace"
-REAL_TIME_CHUNKING = ("inference_delay", "prev_chunk_left_over", "execution_horizon")
 DOWNLOAD_OPTIONS = ("revision", "force_download", "token", "cache_dir", "local_files_only")
 
 
@@ -57,6 +58,7 @@ class SigmaPolicy(PreTrainedPolicy):
         self.folder = folder
         self.controller = _load(config, folder)
         self.vla = self.controller.vla
+        self._chunking: RealTimeChunking | None = None
         self.reset()
 
     @classmethod
@@ -97,22 +99,43 @@ class SigmaPolicy(PreTrainedPolicy):
         self._rows: list[int] | None = None  # the robots' numbers; None until the first decision fixes how many
         self._queue: deque[np.ndarray] = deque()
         self._command: np.ndarray | None = None
+        if self._chunking is not None:
+            self._chunking.reset()
         self._seen: list[np.ndarray] = []  # states [B, D] of the latest control steps, as many as a decision reads
 
     def supports_rtc(self) -> bool:
-        # Real-time chunking steers the base's sampling; Sigma's heads were trained on the base's unsteered action.
-        return False
+        return True
+
+    @in_one_line()
+    def init_rtc_processor(self) -> None:
+        """LeRobot calls this once it has put its settings of real-time chunking into ``config.rtc_config``."""
+        settings = getattr(self.config, "rtc_config", None)
+        self._chunking = None if settings is None else RealTimeChunking(settings)
 
     @in_one_line()
     @torch.no_grad()
-    def predict_action_chunk(self, batch: dict[str, Any], noise: Tensor | None = None, **others: Any) -> Tensor:
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Any],
+        noise: Tensor | None = None,
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        execution_horizon: int | None = None,
+        **others: Any,
+    ) -> Tensor:
         """The plan (B, T, A) of one decision; a clamp begins at the measured state.
 
-        ``noise`` (B, Tc, A') is the base's initial noise instead of its deterministic action. Raises
-        :class:`SigmaError` naming any other argument, those of real-time chunking included, and where ``trace`` is
-        missing among the observations.
+        ``noise`` (B, Tc, A') is the base's initial noise instead of its deterministic action. The next three are those
+        of LeRobot's real-time chunking of one robot (:mod:`sigma.policy.lerobot.real_time_chunking`): the plan goes on
+        from ``prev_chunk_left_over`` [n, A], and no trace is needed. Raises :class:`SigmaError` naming any other
+        argument, and where ``trace`` is missing among the observations.
         """
         _refuse(others)
+        if self._chunking is not None:
+            delay, left = inference_delay or 0, prev_chunk_left_over
+            return self._next_chunk(self._chunking, batch, noise, delay, left, execution_horizon)
+        if prev_chunk_left_over is not None:
+            raise SigmaError("prev_chunk_left_over: real-time chunking is off; call init_rtc_processor()")
         states = self._states(batch)
         if TRACE in batch:
             trace = batch[TRACE].float().cpu().numpy()
@@ -121,11 +144,32 @@ class SigmaPolicy(PreTrainedPolicy):
         elif self._rows is None or not self.vla.config["sizes"]["trace"]:
             trace = states[:, None]
         else:
-            raise PolicyError(
-                f"{TRACE!r} is missing: the model reads the joint states of the control steps since the last decision; "
-                "call select_action at every control step, or give them as [B, n, D]"
-            )
+            way = "call select_action at every control step, or give them as [B, n, D]"
+            raise SigmaError(f"{TRACE!r} is missing: the model reads the joint states since the last decision; {way}")
         return torch.from_numpy(self._clamped(self._decide(batch, states, trace, noise), states))
+
+    def _next_chunk(
+        self,
+        chunking: RealTimeChunking,
+        batch: dict[str, Any],
+        noise: Tensor | None,
+        delay: int,
+        left_over: Tensor | None,
+        horizon: int | None,
+    ) -> Tensor:
+        """The plan (1, T, A) that goes on from what is left of the last one."""
+        states, steps, pull = self._states(batch), self.vla.config["sizes"]["trace"], None
+        if len(states) != 1:
+            raise SigmaError(f"real-time chunking: found {len(states)} robots; legal: 1")
+        left = chunking.advance(states[0], left_over, steps)
+        if self._rows is not None:
+            self.controller.episodes[0].step = chunking.step
+        if len(left):
+            normalised = torch.from_numpy(self.vla.normalisation.action.normalise(left)[None])
+            pull = prefix.Guidance(chunking.processor, normalised.to(self.vla.builder.device), delay, horizon)
+        with prefix.guided(pull):
+            plan = self._decide(batch, states, chunking.trace(steps)[None], noise)[0]
+        return torch.from_numpy(chunking.join(plan, left, delay, states[0], self._clamped)[None])
 
     @in_one_line()
     @torch.no_grad()
@@ -163,12 +207,12 @@ class SigmaPolicy(PreTrainedPolicy):
         return self.controller.act(views, self._rows, noise=noise)
 
     def _clamped(self, plan: np.ndarray, command: np.ndarray) -> np.ndarray:
-        """The plan (B, T, A) under the clamp, from the ``command`` (B, A) before it on."""
+        """The plan (..., T, A) under the clamp, from the ``command`` (..., A) before it on."""
         clamped = []
-        for action in plan.swapaxes(0, 1):
+        for action in np.moveaxis(plan, -2, 0):
             command = limit_action(action, command, *self.config.limits)
             clamped.append(command)
-        return np.stack(clamped, axis=1)
+        return np.stack(clamped, axis=-2)
 
     def _states(self, batch: Mapping[str, Any]) -> np.ndarray:
         """The states [B, D] of a batch, which has as many robots as the batches before it."""
@@ -200,10 +244,8 @@ class SigmaPolicy(PreTrainedPolicy):
 
 
 def _refuse(others: Mapping[str, Any]) -> None:
-    for name in others:
-        if name in REAL_TIME_CHUNKING:
-            raise PolicyError(f"{name}: Sigma does no real-time chunking; use --inference.type=sync")
-        raise PolicyError(f"{name}: unknown argument; legal: noise")
+    if others:
+        raise PolicyError(f"{min(others)}: unknown argument; legal: noise, and real-time chunking's for a chunk")
 
 
 def _require(batch: Mapping[str, Any], *keys: str) -> None:

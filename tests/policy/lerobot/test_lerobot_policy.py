@@ -7,7 +7,6 @@ import pytest
 import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
-from lerobot.rollout.inference.rtc import supports_rtc_inference
 from lerobot.rollout.inference.sync import SyncInferenceEngine
 from safetensors.torch import load_file, save_file
 
@@ -292,18 +291,6 @@ def test_the_base_may_lie_elsewhere_but_must_be_the_same(trained, folder, tmp_pa
         load(folder, f"--base_source={other}")
 
 
-def test_real_time_chunking_is_refused_by_name(trained, folder):
-    policy, before, _ = load(folder)
-    assert not supports_rtc_inference(policy)
-    batch = before(lerobot_batch(views(trained, 0)))
-    for name, value in (("inference_delay", 0), ("prev_chunk_left_over", None), ("execution_horizon", 4)):
-        for method in (policy.predict_action_chunk, policy.select_action):
-            with pytest.raises(SigmaError, match=f"{name}: Sigma does no real-time chunking"):
-                method(batch, **{name: value})
-    with pytest.raises(SigmaError, match="speed: unknown argument"):
-        policy.select_action(batch, speed=2)
-
-
 def test_observations_that_do_not_fit_are_refused_by_name(trained, folder):
     policy, before, _ = load(folder)
     batch = before(lerobot_batch(views(trained, 0)))
@@ -314,6 +301,8 @@ def test_observations_that_do_not_fit_are_refused_by_name(trained, folder):
             policy.select_action({key: value for key, value in batch.items() if key != name})
     with pytest.raises(SigmaError, match=r"observation\.images\.up: legal values lie in \[0, 1\]"):
         policy.select_action(batch | {"observation.images.up": batch["observation.images.up"] * 255})
+    with pytest.raises(SigmaError, match="speed: unknown argument"):
+        policy.select_action(batch, speed=2)
     with pytest.raises(SigmaError, match="B instructions"):
         policy.select_action(batch | {"task": ["lift the cube"]})
     policy.reset()
