@@ -273,6 +273,12 @@ FAULTS = [
         f"{STATISTICS}: action: quantiles: q99 lies below q01 in dimension 1",
     ),
     Fault(
+        "base: statistics in which a joint never moves",
+        "fetch",
+        tensors(STATISTICS, lambda held: held["action.q01"][1:2].copy_(held["action.q99"][1:2])),
+        "params.yaml: base.statistics: found checkpoint, in which action of joint 'shoulder_lift.pos' never moves, …",
+    ),
+    Fault(
         "base: a pre-processor without steps",
         "fetch",
         content("base/policy_preprocessor.json", "{}"),

@@ -28,10 +28,8 @@ from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import STATE
 from sigma.shared.errors import SigmaError
-from sigma.shared.hub import hub_errors
 
 TASK, TRACE = "task", "trace"
-DOWNLOAD_OPTIONS = ("revision", "force_download", "token", "cache_dir", "local_files_only")
 
 
 class SigmaPolicy(PreTrainedPolicy):
@@ -68,11 +66,10 @@ class SigmaPolicy(PreTrainedPolicy):
     ) -> "SigmaPolicy":
         """Load a folder that ``sigma export`` or :meth:`save_pretrained` wrote, or a Hub repository of its form.
 
-        Of LeRobot's other ``options`` the :data:`DOWNLOAD_OPTIONS` count. Weights load strictly, whatever ``strict``
-        says, on the base that ``config`` names, whose tensors are compared with the digests in ``base.json``. Raises
+        Of LeRobot's other ``options`` those that name a download count. Weights load strictly, whatever ``strict`` says, on the base that ``config`` names, whose tensors are compared with the digests in ``base.json``. Raises
         :class:`PolicyError`, a :class:`SigmaError`, on any fault.
         """
-        folder = _fetch(str(pretrained_name_or_path), options)
+        folder = policy_folder.fetch(str(pretrained_name_or_path), options)
         config = config or PreTrainedConfig.from_pretrained(folder)
         if not isinstance(config, SigmaConfig):
             raise SigmaError(f"{folder / 'config.json'}: type: found {config.type!r}; legal: sigma")
@@ -102,6 +99,13 @@ class SigmaPolicy(PreTrainedPolicy):
         if self._chunking is not None:
             self._chunking.reset()
         self._seen: list[np.ndarray] = []  # states [B, D] of the latest control steps, as many as a decision reads
+
+    def drop_queued_actions(self) -> None:
+        """Decide anew at the next control step, which LeRobot after 0.6.1 asks for when the instruction changes; memory
+        and the last command are kept."""
+        for index in self._rows or []:
+            self.controller.episodes[index].step -= len(self._queue)  # these steps will not be executed
+        self._queue.clear()
 
     def supports_rtc(self) -> bool:
         return True
@@ -285,14 +289,3 @@ def _load(config: SigmaConfig, folder: Path) -> SigmaController:
         dtype=getattr(torch, dtype),
     )
     return SigmaController(vla, adapter=adapter, calibration=calibration, n_action_steps=config.n_action_steps)
-
-
-def _fetch(source: str, options: Mapping[str, Any]) -> Path:
-    """The folder itself, or a snapshot of the Hub repository of this name."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    download = {name: options[name] for name in DOWNLOAD_OPTIONS if name in options}
-    with hub_errors(f"{source}: no such folder, and not given by the Hub", source, "model"):
-        return Path(snapshot_download(source, allow_patterns=list(policy_folder.PATTERNS), **download))

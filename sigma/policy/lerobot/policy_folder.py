@@ -10,6 +10,7 @@
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sigma.policy.lerobot.processor_sigma import make_sigma_pre_post_processors
 from sigma.policy.model.model_folder import read_config
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json, write_json
+from sigma.shared.hub import hub_errors
 from sigma.shared.records import BASE as BASE_RECORD
 from sigma.shared.records import read_record
 
@@ -28,6 +30,7 @@ MODEL, CALIBRATION, BASE = Path("model"), Path("adapter_calibration.json"), Path
 PATTERNS = ("*.json", "*.safetensors", "model/*", "model/tokenizer/*")
 """The files of such a folder that are downloaded from a Hub repository."""
 
+DOWNLOAD_OPTIONS = ("revision", "force_download", "token", "cache_dir", "local_files_only")
 LEAST_STEP = 0.01  # of the fastest joint's step: a joint that was never moved can still come back to its place
 
 
@@ -100,3 +103,14 @@ def write_parts(folder: Path, *, model: Path, calibration: Path, base: Path, con
     written = folder / "config.json"
     # LeRobot writes where the policy was loaded from, which may be a path that exists on this machine only.
     write_json(written, read_json(written) | {"pretrained_path": None, "pretrained_revision": None})
+
+
+def fetch(source: str, options: Mapping[str, Any]) -> Path:
+    """The folder itself, or a snapshot of the Hub repository of this name."""
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    download = {name: options[name] for name in DOWNLOAD_OPTIONS if name in options}
+    with hub_errors(f"{source}: no such folder, and not given by the Hub", source, "model"):
+        return Path(snapshot_download(source, allow_patterns=list(PATTERNS), **download))

@@ -205,6 +205,25 @@ def test_a_reset_forgets_memory_and_pending_actions(trained, folder):
     assert torch.equal(policy.select_action(before(lerobot_batch(views(trained, 8)))), first)
 
 
+def test_dropped_actions_are_decided_anew_and_memory_goes_on(trained, folder):
+    """As LeRobot's main branch asks for when the instruction changes between two decisions."""
+    policy, before, _ = load(folder, "--adapter.min_scale=1")
+    batches = [before(lerobot_batch(views(trained, step))) for step in range(3)]
+    policy.select_action(batches[0])
+    policy.select_action(batches[1])
+    carried = policy.controller.episodes[0].carried.memory.clone()
+    policy.drop_queued_actions()
+    other = policy.select_action(batches[2] | {"task": ["push the cube"] * 2})
+    episode = policy.controller.episodes[0]
+    assert (episode.step, episode.next_read) == (2 + STEPS, STEPS)
+    assert torch.equal(episode.carried.memory, carried), "memory reads every four control steps"
+    views_now = [view | {"task": "push the cube"} for view in views(trained, 2)]
+    one = controller(trained, min_scale=1.0)
+    plans_of(one, trained)
+    one.episodes[0].step = one.episodes[1].step = 2
+    np.testing.assert_array_equal(other.numpy(), one.act(views_now, [0, 1])[:, 0])
+
+
 def test_scale_zero_from_the_command_line_is_the_base_to_the_bit(trained, folder):
     policy, before, _ = load(folder, "--adapter.max_scale=0", "--n_action_steps=2")
     assert policy.controller.n_action_steps == 2
