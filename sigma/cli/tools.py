@@ -176,6 +176,20 @@ def _parameters(file: Path, profile: str | None) -> "Parameters":
 
 
 @tools.command(rich_help_panel=_PANEL)
+def doctor(
+    dataset: Annotated[str, Option(help="Folder of a LeRobotDataset v3.0.")],
+    base: Annotated[str, Option(help="Folder of a π0.5 checkpoint.")] = "embedded",
+    params: _ParameterFile = Path("params.yaml"),
+) -> None:
+    """Say in seconds what a dataset and a base are, what to set for them, what is refused; status 1 if something is."""
+    from sigma.tools.doctor import run
+
+    report, fits = run(_parameters(params, None), dataset=dataset, base=base)
+    echo(report)
+    raise Exit(0 if fits else 1)
+
+
+@tools.command(rich_help_panel=_PANEL)
 def plan(
     params: _ParameterFile = Path("params.yaml"),
     profile: _InsteadOfFile = None,

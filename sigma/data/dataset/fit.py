@@ -42,8 +42,8 @@ def check_fit(dataset: Dataset, base: Mapping[str, Any], window: WindowParameter
         for name, low, high in zip(joints, columns["q01"], columns["q99"], strict=True):
             if low == high and name not in window.exclude_joints:
                 raise SigmaError(
-                    f"params.yaml: base.statistics: found checkpoint, in which {feature} of joint {name!r} never moves; "
-                    "legal: dataset, or name the joint in window.exclude_joints"
+                    f"params.yaml: base.statistics: found checkpoint, in which {feature} of joint {name!r} never "
+                    "moves; legal: dataset, or name the joint in window.exclude_joints"
                 )
 
 

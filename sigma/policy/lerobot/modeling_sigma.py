@@ -66,7 +66,8 @@ class SigmaPolicy(PreTrainedPolicy):
     ) -> "SigmaPolicy":
         """Load a folder that ``sigma export`` or :meth:`save_pretrained` wrote, or a Hub repository of its form.
 
-        Of LeRobot's other ``options`` those that name a download count. Weights load strictly, whatever ``strict`` says, on the base that ``config`` names, whose tensors are compared with the digests in ``base.json``. Raises
+        Of LeRobot's other ``options`` those of a download count. Weights load strictly, whatever ``strict`` says, on
+        the base that ``config`` names, whose tensors are compared with the digests in ``base.json``. Raises
         :class:`PolicyError`, a :class:`SigmaError`, on any fault.
         """
         folder = policy_folder.fetch(str(pretrained_name_or_path), options)

@@ -30,6 +30,7 @@ from sigma.shared.quantiles import Quantiles
 from sigma.shared.records import read_record
 
 COLUMNS = {NormalizationMode.QUANTILES: ("q01", "q99"), NormalizationMode.MEAN_STD: ("mean", "std")}
+_ORIGIN = ("source", "revision", "tokenizer_origin")
 _PREPROCESSOR = "policy_preprocessor.json"
 TOKENIZER_PATTERNS = ("*.json", "*.model")  # not the weights that may lie beside it
 
@@ -182,6 +183,18 @@ def _check_tasks(tasks: Sequence[str], prompter: Prompter, joints: int) -> None:
             raise SigmaError(f"meta/tasks.parquet: {error}") from None
 
 
+def describe_facts(
+    source: str, revision: str | None, joints: int | None = None, tasks: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What :func:`describe_base` returns and refuses, without its weights and the digest: it takes no time."""
+    folder = resolve_base(source, revision, verify=True)
+    pinned = _tokenizer_commit(folder)
+    sizes = None if joints is None else {STATE: joints, ACTION: joints}
+    config, tokenizer, _, description = read_facts(folder, pinned, sizes, verify=True, download=True)
+    _check_tasks(tasks, Prompter(tokenizer, config.tokenizer_max_length), description["state_dim"])
+    return dict(zip(_ORIGIN, (source, revision or None, pinned), strict=True)) | description
+
+
 def describe_base(
     source: str, revision: str | None, joints: int | None = None, tasks: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -193,11 +206,7 @@ def describe_base(
     the base may declare the padded vectors that serve any (:func:`fit_joints`). Raises :class:`SigmaError` also where
     one of the ``tasks`` does not fit into the base's prompt beside a state.
     """
-    folder = resolve_base(source, revision, verify=True)
-    pinned = _tokenizer_commit(folder)
-    sizes = None if joints is None else {STATE: joints, ACTION: joints}
-    config, tokenizer, _, description = read_facts(folder, pinned, sizes, verify=True, download=True)
-    _check_tasks(tasks, Prompter(tokenizer, config.tokenizer_max_length), description["state_dim"])
-    tensors = {name: tensor_digest(tensor) for name, tensor in stored_tensors(folder)}
-    origin = {"source": source, "revision": revision or None, "tokenizer_origin": pinned}
-    return {**origin, **description, "tensors": tensors, "digest": description_digest(description, tensors)}
+    facts = describe_facts(source, revision, joints, tasks)
+    tensors = {name: tensor_digest(tensor) for name, tensor in stored_tensors(resolve_base(source, revision))}
+    description = {key: value for key, value in facts.items() if key not in _ORIGIN}
+    return facts | {"tensors": tensors, "digest": description_digest(description, tensors)}
