@@ -8,7 +8,7 @@ import numpy as np
 from sigma.tools import export
 from tests.worlds import World, inside
 
-WIDE = {"lower": [-1000.0] * 6, "upper": [1000.0] * 6}
+WIDE = {"lower": [-1000.0] * 6, "upper": [1000.0] * 6, "max_step": [30.0]}
 
 
 def write_policy(world: World, folder: Path, **options: Any) -> Path:

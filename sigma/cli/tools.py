@@ -71,14 +71,25 @@ def export(
     n_action_steps: Annotated[
         int | None, Option(min=1, help="Control steps executed a decision [the most that the model allows].")
     ] = None,
-    lower: Annotated[list[float] | None, Option(help="Lower limit of a joint; repeat for each joint.")] = None,
-    upper: Annotated[list[float] | None, Option(help="Upper limit of a joint; repeat for each joint.")] = None,
+    lower: Annotated[list[float] | None, Option(help="Lower limit of a joint, for each joint [the data's].")] = None,
+    upper: Annotated[list[float] | None, Option(help="Upper limit of a joint, for each joint [the data's].")] = None,
     max_step: Annotated[
-        float | None, Option(min=0, help="Greatest change of a joint's target in a control step [300 units/s].")
+        list[float] | None,
+        Option(min=0, help="Greatest change of a target in a control step, one or each joint's."),
     ] = None,
-    clamp: Annotated[bool, Option(help="Clamp actions to joint limits and rate.")] = True,
+    clamp: Annotated[bool, Option(help="Clamp actions to joint limits and speed.")] = True,
 ) -> None:
     """Write the trained Sigma as a LeRobot policy, for lerobot-eval and lerobot-rollout."""
+
+
+@command(tools, _PANEL, "sigma.tools.merge")
+def merge(
+    lora: Annotated[Path, Argument(help="Folder of a LoRA checkpoint that LeRobot trained.")],
+    output: Annotated[Path, Option(help="Folder to write; must not exist.")],
+    base: Annotated[str | None, Option(help="Folder or Hub id of its base [the one that it names].")] = None,
+    base_revision: Annotated[str | None, Option(help="Commit of a Hub base, 40 hex digits [the newest].")] = None,
+) -> None:
+    """Put a LoRA checkpoint and its base together, for fetch.base.source."""
 
 
 profile = Typer(cls=Panels, help="Shipped settings of params.yaml.", no_args_is_help=True)
@@ -159,10 +170,6 @@ def publish(
     license: Annotated[str, Option(help="The Hub's identifier of the files' licence.")] = "apache-2.0",
     private: Annotated[bool, Option(help="Whether a repository that is made here is private.")] = True,
     rollouts: Annotated[list[Path], Option(help="Table of `sigma rollout` for the card; repeat for several.")] = [],  # noqa: B006
-    clamp: Annotated[
-        bool,
-        Option(help="Joint and rate limits in the policy; --no-clamp for data in other units than LeRobot's."),
-    ] = True,
     upload: Annotated[bool, Option(help="Upload, or only write the folder.")] = True,
 ) -> dict[str, Any]:
     """Write the trained Sigma as a folder for the Hub, with its model card, and upload it."""
@@ -175,6 +182,20 @@ def _parameters(file: Path, profile: str | None) -> "Parameters":
     from sigma.tools.profile import load
 
     return read_parameters(file) if profile is None else read_parameters(Path(profile), load(profile))
+
+
+@tools.command(rich_help_panel=_PANEL)
+def doctor(
+    dataset: Annotated[str, Option(help="Folder of a LeRobotDataset v3.0.")],
+    base: Annotated[str, Option(help="Folder of a π0.5 checkpoint.")] = "embedded",
+    params: _ParameterFile = Path("params.yaml"),
+) -> None:
+    """Say in seconds what a dataset and a base are, what to set for them, what is refused; status 1 if something is."""
+    from sigma.tools.doctor import run
+
+    report, fits = run(_parameters(params, None), dataset=dataset, base=base)
+    echo(report)
+    raise Exit(0 if fits else 1)
 
 
 @tools.command(rich_help_panel=_PANEL)

@@ -18,7 +18,8 @@ Values = TypeVar("Values", np.ndarray, "torch.Tensor")
 class Quantiles:
     """1st and 99th percentile of a feature, ``[D]`` float32, that map to −1 and 1 (values outside are not clipped).
 
-    Bit-equal to LeRobot's ``NormalizerProcessorStep`` in QUANTILES mode; ``eps`` replaces a range of zero, as there.
+    Bit-equal to LeRobot's ``NormalizerProcessorStep`` in QUANTILES mode, but for a dimension whose range is zero:
+    LeRobot divides it by ``eps``, which makes 10⁷ of an encoder's tick; here it is −1, as it was in training.
     """
 
     q01: np.ndarray
@@ -40,22 +41,23 @@ class Quantiles:
         """Which dimensions have q01 = q99, ``[D]`` bool: they carry no information and normalise to huge numbers."""
         return self.q01 == self.q99
 
-    def _like(self, values: Any) -> tuple[Any, Any]:
-        """q01 and the range q99 − q01, ``[D]`` each, in the type, precision and device of ``values``."""
+    def _like(self, values: Any, of_zero: float) -> tuple[Any, Any]:
+        """q01 and the range q99 − q01, ``[D]`` each, in the type, precision and device of ``values``; ``of_zero`` takes
+        the place of a range of zero."""
         # The difference is taken in the precision of the values, as LeRobot does: the result is bit-equal only so.
         xp, form = array_namespace(values), {"dtype": values.dtype, "device": device(values)}
-        low, high, eps = (xp.asarray(number, **form) for number in (self.q01, self.q99, self.eps))
+        low, high, instead = (xp.asarray(number, **form) for number in (self.q01, self.q99, of_zero))
         span = high - low
-        return low, xp.where(span == 0, eps, span)
+        return low, xp.where(span == 0, instead, span)
 
     def normalise(self, values: Values) -> Values:
         """Map values ``[..., D]`` in raw units to normalised units."""
-        low, span = self._like(values)
+        low, span = self._like(values, np.inf)
         return 2.0 * (values - low) / span - 1.0
 
     def unnormalise(self, values: Values) -> Values:
         """Map normalised values ``[..., D]`` back to raw units."""
-        low, span = self._like(values)
+        low, span = self._like(values, self.eps)
         return (values + 1.0) * span / 2.0 + low
 
     def to_json(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ EXPECTED = dict(
 )
 ORIGIN = {"source": str, "revision": str | None, "digest": str}
 QUANTILES = {"q01": [NUMBER], "q99": [NUMBER], "eps": NUMBER}
+_RANGE = {"q01": [NUMBER], "q99": [NUMBER]}
 
 BASE = ORIGIN | {
     "cameras": [str],
@@ -59,7 +60,7 @@ PREDICTED = {
 SHARDS = PREDICTED | {
     **dict.fromkeys(("chunk_size", "memory_stride", "trace", "resolution"), int),
     "cameras": [str],
-    "statistics": {feature: {"q01": [NUMBER], "q99": [NUMBER]} for feature in ("observation.state", "action")},
+    "statistics": {"observation.state": _RANGE, "action": _RANGE | {key: [NUMBER] for key in ("min", "max", "step")}},
     "shards": [{"name": str, "sha256": str, **dict.fromkeys(("bytes", "frames", "windows"), int)}],
     "windows_sha256": str,
 }

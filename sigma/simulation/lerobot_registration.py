@@ -12,6 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 
+from sigma.policy.lerobot.configuration_sigma import in_one_line
 from sigma.shared.errors import SigmaError
 from sigma.simulation.setting import TARGET
 
@@ -46,11 +47,12 @@ class SigmaSO101EnvConfig(EnvConfig):
         cameras = tuple(self.cameras)
         return {"task": self.task, "cameras": cameras, "size": self.size, "max_steps": self.episode_length}
 
+    @in_one_line()
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, gym.vector.VectorEnv]]:
         """``n_envs`` environments that step together, in processes of their own where ``use_async_envs`` asks for them.
 
-        An episode that has ended is not simulated further. Raises :class:`SigmaError` for an unknown task or camera, or
-        where the simulator is not installed.
+        An episode that has ended is not simulated further. Raises :class:`SigmaError`, which LeRobot's command
+        ends in one line, for an unknown task or camera, or where the simulator is not installed.
         """
         from lerobot.envs.utils import freeze_after_episode_end
 

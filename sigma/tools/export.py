@@ -10,7 +10,6 @@ from sigma.policy.lerobot.configuration_sigma import AdapterConfig
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import atomic_directory
 
-ADVICE = "give --lower and --upper in the units of the data"
 MODEL, CALIBRATION, BASE = Path("models/sigma"), Path("models/adapter_calibration.json"), Path("data/base.json")
 
 
@@ -20,13 +19,14 @@ def run(
     n_action_steps: int | None = None,
     lower: list[float] | None = None,
     upper: list[float] | None = None,
-    max_step: float | None = None,
+    max_step: list[float] | None = None,
     clamp: bool = True,
 ) -> str:
     """Write the folder whole or not at all; returns one line that says how the policy acts.
 
-    The adapter is that of ``params.yaml``. ``lower``, ``upper`` and ``max_step``, in the robot's units, replace those
-    of :func:`sigma.policy.lerobot.policy_folder.default_limits`; without ``clamp`` there are none.
+    The adapter is that of ``params.yaml``. ``lower``, ``upper`` and ``max_step``, in the robot's units and one for each
+    joint or a single step for all, replace those of the training episodes
+    (:func:`~sigma.policy.lerobot.policy_folder.training_limits`); without ``clamp`` there are none.
 
     Raises :class:`SigmaError` where a part is missing or of another base, or a value is not legal.
     """
@@ -34,24 +34,18 @@ def run(
     if output.exists():
         raise SigmaError(f"{output}: exists already; choose another folder")
     config, base = policy_folder.check_parts(MODEL, CALIBRATION, BASE)
-    chosen = {"joint_lower": lower or None, "joint_upper": upper or None, "max_step": max_step}
-    limits = _limits(config, {name: value for name, value in chosen.items() if value is not None}, clamp)
+    chosen: dict[str, Any] = {"joint_lower": lower, "joint_upper": upper, "max_step": max_step}
+    chosen = {name: values for name, values in chosen.items() if values}
+    if max_step and len(max_step) == 1:
+        chosen["max_step"] = max_step[0]
+    if chosen and not clamp:
+        raise SigmaError("--no-clamp: legal without --lower, --upper and --max-step")
+    limits = policy_folder.training_limits(config) | chosen if clamp else {}
     policy = policy_folder.policy_config(config, base, adapter=adapter, n_action_steps=n_action_steps, limits=limits)
     check_action_steps(policy.n_action_steps, config)
     with atomic_directory(output) as temporary:
         policy_folder.write_parts(temporary, model=MODEL, calibration=CALIBRATION, base=BASE, config=policy)
-    clamped = f"at most {policy.max_step:g} units a step" if policy.limits else "no clamp"
+    clamped = "clamped to the range and speed of its training episodes" if clamp else "no clamp"
+    clamped += "".join(f", {name} as given" for name in chosen)
     source = base["source"] + (f"@{base['revision']}" if base["revision"] else "")
     return f"{output}: Sigma on {source}, {policy.n_action_steps} steps a decision, {clamped}"
-
-
-def _limits(config: dict[str, Any], chosen: dict[str, Any], clamp: bool) -> dict[str, Any]:
-    """The policy's clamp: ``chosen`` by the user, the rest by default; empty without ``clamp``."""
-    if not clamp:
-        if chosen:
-            raise SigmaError("--no-clamp: legal without --lower, --upper and --max-step")
-        return {}
-    # With both joint limits given it does not matter whether the data's units are LeRobot's.
-    if "joint_lower" in chosen and "joint_upper" in chosen:
-        return {"max_step": policy_folder.TRAVEL_PER_SECOND / config["fps"]} | chosen
-    return policy_folder.default_limits(config, ADVICE) | chosen

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from sigma.parameters import Parameters
-from sigma.policy.pi05.description import ACTION, STATE, fit_joints
+from sigma.policy.pi05.configuration import ACTION, STATE, fit_joints
 from sigma.policy.pi05.placement import large_layers
 from sigma.policy.pi05.weights import empty_policy
 from sigma.tools.workload import Job, Workload

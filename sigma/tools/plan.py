@@ -10,17 +10,17 @@ import psutil
 import torch
 from huggingface_hub import HfApi, RepoFile, get_cached_repo_tree, try_to_load_from_cache
 from huggingface_hub.errors import CachedRepoTreeNotFoundError
-from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from rich.console import Console
 from rich.table import Table
 
-import sigma.policy.pi05.small.configuration_pi05_small  # noqa: F401  (registers its type)
 from sigma.data.dataset.dataset import Dataset, open_dataset
 from sigma.data.dataset.origin import EMBEDDED, locate_dataset
 from sigma.parameters import Parameters
 from sigma.parameters.machine import MachineParameters
 from sigma.policy.pi05.base_origin import resolve_base
+from sigma.policy.pi05.configuration import read_configuration
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json
 from sigma.shared.hub import Kind, hub_errors, snapshot
@@ -129,10 +129,10 @@ def base_configuration(parameters: Parameters) -> tuple[PI05Config, str]:
     origin = parameters.fetch.base
     if _is_local(origin.source):
         folder = resolve_base(origin.source, origin.revision)
-        return PreTrainedConfig.from_pretrained(folder), f"{origin.source}, its own sizes"
+        return read_configuration(folder), f"{origin.source}, its own sizes"
     cached = try_to_load_from_cache(origin.source, "config.json", revision=origin.revision)
     if isinstance(cached, str):
-        return PreTrainedConfig.from_pretrained(Path(cached).parent), f"{origin.source}, sizes from the cache"
+        return read_configuration(Path(cached).parent), f"{origin.source}, sizes from the cache"
     config = PI05Config(device="cpu")
     cameras = parameters.window.cameras or dict.fromkeys(f"observation.images.camera_{index}" for index in range(3))
     image = PolicyFeature(FeatureType.VISUAL, (3, *config.image_resolution))

@@ -23,7 +23,6 @@ from sigma.shared.records import read_record
 from sigma.tools.card import FOLDER, model_card
 from sigma.tools.export import BASE, CALIBRATION, MODEL
 
-ADVICE = "publish with --no-clamp, and give limits where the policy is run"
 STATISTICS, CARD = "statistics.json", "README.md"
 
 
@@ -35,7 +34,6 @@ def run(
     license: str = "apache-2.0",
     private: bool = True,
     rollouts: Sequence[Path] = (),
-    clamp: bool = True,
     upload: bool = True,
 ) -> str:
     """Write ``folder`` from ``models/`` and ``metrics/`` and, with ``upload``, commit it to ``repository``.
@@ -50,7 +48,7 @@ def run(
         raise SigmaError(f"repository: {repository!r} is no Hub id; legal: owner/name")
     if upload and not get_token():
         raise SigmaError("publish: no Hub token; set HF_TOKEN (environment or sigma_env) to one that may write")
-    prepare(repository, parameters, folder, license=license, rollouts=rollouts, clamp=clamp)
+    prepare(repository, parameters, folder, license=license, rollouts=rollouts)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     line = f"publish: {folder} written, {size / 2**20:.1f} MiB"
     if not upload:
@@ -58,15 +56,7 @@ def run(
     return f"{line}; uploaded to {repository} at commit {send(repository, folder, private=private)}"
 
 
-def prepare(
-    repository: str,
-    parameters: Parameters,
-    folder: Path,
-    *,
-    license: str,
-    rollouts: Sequence[Path],
-    clamp: bool,
-) -> None:
+def prepare(repository: str, parameters: Parameters, folder: Path, *, license: str, rollouts: Sequence[Path]) -> None:
     """Write the folder for the Hub, whole or not at all."""
     if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
         raise SigmaError(f"{folder}: holds something else; name a folder that is empty, new or of an earlier publish")
@@ -86,7 +76,7 @@ def prepare(
         published,
         base,
         adapter=AdapterConfig(**parameters.adapter.model_dump()),
-        limits=policy_folder.default_limits(config, ADVICE) if clamp else {},
+        limits=policy_folder.training_limits(config),
         license=license,
     )
     numbers = {"lora": tensors.values(), "heads": trained.parameters()}

@@ -46,7 +46,10 @@ def shard_meta(V: int, S: int, D: int, T: int, L: int) -> dict:
         **{"exclude_joints": [], "critical_joints": []},
         "joint_names": [f"joint {index}" for index in range(D)],
         "tasks": ["push"],
-        "statistics": {"observation.state": quantiles, "action": quantiles},
+        "statistics": {
+            "observation.state": quantiles,
+            "action": quantiles | {key: [1.0] for key in ("min", "max", "step")},
+        },
         "dataset": {"source": "small", "revision": None, "digest": "0" * 64},
     }
 

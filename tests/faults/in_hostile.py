@@ -119,7 +119,7 @@ def escape_in_name(project: Project) -> None:
 
 
 NOT_PLAIN = "not a plain file of tensors (UnpicklingError: …)"
-PUBLISH = "publish me/sigma --no-upload --no-clamp"
+PUBLISH = "publish me/sigma --no-upload"
 
 FAULTS = [
     Fault(

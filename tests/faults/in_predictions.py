@@ -98,13 +98,13 @@ FAULTS = [
     ),
     Fault(
         "metrics that name no model",
-        "publish me/sigma --no-upload --no-clamp",
+        "publish me/sigma --no-upload",
         json_without("metrics/check_a.json", "digest.sigma"),
         "metrics/check_a.json: key 'digest.sigma' is missing; …",
     ),
     Fault(
         "metrics of another model",
-        "publish me/sigma --no-upload --no-clamp",
+        "publish me/sigma --no-upload",
         json_with("metrics/check_a.json", "digest.sigma", "0" * 64),
         "metrics/check_a.json: made with heads 000000000000, models/sigma holds …; run `dvc repro`",
     ),

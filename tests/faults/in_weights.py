@@ -101,6 +101,16 @@ def vocabulary(place: str, words: int) -> Callable[[Project], None]:
     return inject
 
 
+def tokenizer_named(source: str) -> Callable[[Project], None]:
+    """A pre-processor with LeRobot's own tokenizer step, which names where its tokenizer is."""
+
+    def inject(project: Project) -> None:
+        step = {"registry_name": "tokenizer_processor", "config": {"tokenizer_name": source}}
+        project.json("base/policy_preprocessor.json", lambda data: data["steps"].append(step))
+
+    return inject
+
+
 def quantile(name: str, value: float) -> Callable[[Tensors], Any]:
     return lambda held: held[name][1:2].fill_(value)
 
@@ -184,6 +194,36 @@ FAULTS = [
         "base/config.json: use_relative_actions is true; …; legal: false",
     ),
     Fault(
+        "base: LoRA without its base",
+        "fetch",
+        content("base/adapter_config.json", "{}"),
+        "base: LoRA without the base that it was trained on; …: sigma merge base --output base-merged",
+    ),
+    Fault(
+        "base: LeRobot's own memory is switched on",
+        "fetch",
+        json_with("base/config.json", "use_visual_memory", True),
+        "base/config.json: use_visual_memory is True; …; legal: a base that was trained without it",
+    ),
+    Fault(
+        "base: a normalisation that Sigma does not know",
+        "fetch",
+        json_with("base/config.json", "normalization_mapping.STATE", "MIN_MAX"),
+        "base/config.json: normalization_mapping.STATE is MIN_MAX; legal: QUANTILES, MEAN_STD, …",
+    ),
+    Fault(
+        "base: a normalisation that was changed by hand",
+        "fetch",
+        json_with("base/config.json", "normalization_mapping.STATE", "MEAN_STD"),
+        "base/policy_preprocessor.json: norm_map.STATE is QUANTILES, but config.json has MEAN_STD; legal: …",
+    ),
+    Fault(
+        "base: a tokenizer of another machine",
+        "fetch",
+        together(gone("base/tokenizer"), tokenizer_named("/home/me/words")),
+        "base/policy_preprocessor.json: tokenizer_name: no tokenizer.json in '/home/me/words'; copy …",
+    ),
+    Fault(
         "base: configuration changed since it was fetched",
         "baseline",
         json_with("base/config.json", "num_inference_steps", 7),
@@ -231,6 +271,12 @@ FAULTS = [
         "fetch",
         tensors(STATISTICS, quantile("action.q01", 1e6)),
         f"{STATISTICS}: action: quantiles: q99 lies below q01 in dimension 1",
+    ),
+    Fault(
+        "base: statistics in which a joint never moves",
+        "fetch",
+        tensors(STATISTICS, lambda held: held["action.q01"][1:2].copy_(held["action.q99"][1:2])),
+        "params.yaml: base.statistics: found checkpoint, in which action of joint 'shoulder_lift.pos' never moves, …",
     ),
     Fault(
         "base: a pre-processor without steps",

@@ -80,8 +80,8 @@ def run_guarded(root: Path) -> Guarded:
     (root / "sigma_env").write_text(f"HUGGING_FACE_HUB_TOKEN={TOKENS[1]}\n")
     printed = ""
     with mock.patch.dict(os.environ, {"HF_TOKEN": TOKENS[0]}), no_network():
-        commands = [*((stage,) for stage in STAGES), ("export", "--output", "exported", "--no-clamp")]
-        for command in [*commands, ("publish", "me/sigma", "--no-upload", "--no-clamp")]:
+        commands = [*((stage,) for stage in STAGES), ("export", "--output", "exported")]
+        for command in [*commands, ("publish", "me/sigma", "--no-upload")]:
             status, told = call(root, *command)
             assert status == 0, f"{command}: {told[-500:]}"
             printed += told

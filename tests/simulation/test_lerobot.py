@@ -17,6 +17,7 @@ from lerobot.scripts.lerobot_eval import rollout
 import sigma.simulation.lerobot_registration as registered
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.control.sigma_controller import SigmaController
+from sigma.policy.lerobot.configuration_sigma import PolicyError
 from sigma.shared.errors import SigmaError
 from sigma.simulation.env import SO101Env
 from sigma.simulation.episode import EpisodeSpec
@@ -114,7 +115,7 @@ def test_an_episode_that_has_ended_stays_ended_and_keeps_its_success(monkeypatch
 
 
 def test_what_the_simulator_does_not_have_is_refused_by_name(monkeypatch):
-    with pytest.raises(SigmaError, match=r"task 'stack' does not exist"):
+    with pytest.raises(PolicyError, match=r"task 'stack' does not exist"):  # one line under LeRobot's commands
         environments(1, task="stack")
     with pytest.raises(SigmaError, match=r"camera 'side'"):
         environments(1, cameras=["up", "side"])

@@ -47,7 +47,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def run(world, folder="published", *, changes=None, **options) -> str:
-    options = {"repository": NAME, "upload": False, "clamp": False} | options
+    options = {"repository": NAME, "upload": False} | options
     parameters = world.configure(changes or {})
     with inside(world.root):
         return publish.run(parameters=parameters, folder=Path(folder), **options)
@@ -175,13 +175,6 @@ def test_the_card_links_what_is_on_the_hub(world):
     assert matter["datasets"] == ["lerobot/svla_so101_pickplace"]
     assert f"https://huggingface.co/datasets/lerobot/svla_so101_pickplace) at commit `{COMMIT}`" in card
     assert 'load_base(read_json(f"{folder}/base.json"), dtype=' in card
-
-
-def test_a_clamp_in_other_units_than_the_datas_is_refused(world):
-    """The gripper of this dataset leaves LeRobot's normalised range."""
-    refused(world, "joint gripper.pos: .* leave 0 to 100, .*publish with --no-clamp", clamp=True)
-    run(world)
-    assert read_json(world.root / "published/config.json")["joint_upper"] in (None, [])
 
 
 def test_metrics_of_another_model_are_refused(world):

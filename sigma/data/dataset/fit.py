@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sigma.data.dataset.dataset import Dataset
+from sigma.data.dataset.dataset import ACTION, STATE, Dataset
 from sigma.parameters.window import WindowParameters
 from sigma.shared.errors import SigmaError
 
@@ -37,6 +37,14 @@ def check_fit(dataset: Dataset, base: Mapping[str, Any], window: WindowParameter
             "params.yaml: base.statistics: found checkpoint, but the base was published without statistics of these "
             "joints; legal here: dataset"
         )
+    for feature in (STATE, ACTION) if statistics == "checkpoint" else ():
+        columns = base["statistics"][feature]
+        for name, low, high in zip(joints, columns["q01"], columns["q99"], strict=True):
+            if low == high and name not in window.exclude_joints:
+                raise SigmaError(
+                    f"params.yaml: base.statistics: found checkpoint, in which {feature} of joint {name!r} never "
+                    "moves; legal: dataset, or name the joint in window.exclude_joints"
+                )
 
 
 def choose_cameras(

@@ -37,6 +37,7 @@ class _Episode:
     """A running environment: its control step, and what is carried between decisions; None before the first."""
 
     step: int = 0
+    next_read: int = 0  # the control step from which on memory reads again
     carried: Memory | None = None
 
 
@@ -124,9 +125,10 @@ class SigmaController:
     @torch.no_grad()
     def _remember(self, observation: Observation, carried: Memory, indices: list[int]) -> None:
         """Let memory read these decisions, every stride of control steps, and advance the episodes."""
-        read = self.vla.model.heads.path.read(carried, observation)
+        read, stride = self.vla.model.heads.path.read(carried, observation), self.vla.config["memory_stride"]
         for row, index in enumerate(indices):
             episode = self.episodes[index]
-            if episode.step % self.vla.config["memory_stride"] == 0:
+            if episode.step >= episode.next_read:
                 episode.carried = read.rows(torch.tensor([row], device=read.memory.device))
+                episode.next_read = episode.step - episode.step % stride + stride
             episode.step += self.n_action_steps

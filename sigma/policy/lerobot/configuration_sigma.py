@@ -1,7 +1,10 @@
 """Sigma as a LeRobot policy: settings of how it acts. The model itself is described by ``model/config.json``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 
 from sigma.shared.errors import SigmaError
@@ -18,6 +21,17 @@ class PolicyError(SigmaError, SystemExit):
 
     def __init__(self, message: str):
         SystemExit.__init__(self, f"sigma: error: {message}")
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Under LeRobot's commands a :class:`SigmaError` ends in one line; also a decorator."""
+    try:
+        yield
+    except PolicyError:
+        raise
+    except SigmaError as error:
+        raise PolicyError(" ".join(str(error).split())) from None
 
 
 @dataclass
@@ -47,10 +61,11 @@ class SigmaConfig(PreTrainedConfig):
     # How much of Sigma's correction is executed; max_scale 0 is π0.5 itself, 1 for both bounds is all of it.
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     # The clamp of sigma.policy.adapter.limits on every action, in the robot's units: limits of each joint, and the
-    # greatest change of a joint's target in one control step. All three or none; without them nothing is clamped.
+    # greatest change of a target in one control step, of each joint or one for all. All three or none; without them
+    # nothing is clamped.
     joint_lower: list[float] | None = None
     joint_upper: list[float] | None = None
-    max_step: float | None = None
+    max_step: float | list[float] | None = None
     # Joints in the order of an action; lerobot-rollout gives each its own.
     action_feature_names: list[str] | None = None
     # Sigma reads raw observations and gives raw actions: it normalises by the statistics it was trained with.
@@ -64,24 +79,24 @@ class SigmaConfig(PreTrainedConfig):
             raise PolicyError(f"n_action_steps: found {self.n_action_steps}; legal: at least 1")
         if any(mode is not NormalizationMode.IDENTITY for mode in self.normalization_mapping.values()):
             raise PolicyError("normalization_mapping: legal: IDENTITY; Sigma normalises by its own statistics")
-        if self.limits is None:
-            if (self.joint_lower, self.joint_upper, self.max_step) != (None, None, None):
-                raise PolicyError("joint_lower, joint_upper and max_step: legal: all three, or none of them")
-            return
+        given = [value is not None for value in (self.joint_lower, self.joint_upper, self.max_step)]
+        if any(given) and not all(given):
+            raise PolicyError("joint_lower, joint_upper and max_step: legal: all three, or none of them")
         lower, upper, step = self.limits
-        ordered = len(lower) == len(upper) and all(low <= high for low, high in zip(lower, upper, strict=True))
-        if not ordered or not step > 0:
+        lengths = {len(values) for values in (lower, upper, step) if values.ndim}
+        if len(lengths) > 1 or not (lower <= upper).all() or not (step > 0).all():
             raise PolicyError(
-                f"joint_lower {lower}, joint_upper {upper}, max_step {step}: legal: as many lower limits as "
-                "upper ones, none above its upper one, and a positive step"
+                f"joint_lower {self.joint_lower}, joint_upper {self.joint_upper}, max_step {self.max_step}: legal: as "
+                "many lower limits as upper ones, none above its upper one, and a positive step, one or as many"
             )
 
     @property
-    def limits(self) -> tuple[list[float], list[float], float] | None:
-        """Lower and upper joint limits and the greatest step; None where actions are not clamped."""
-        if self.joint_lower is None or self.joint_upper is None or self.max_step is None:
-            return None
-        return self.joint_lower, self.joint_upper, self.max_step
+    def limits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lower and upper joint limits and the greatest step, [D] or one number each; infinite where not given."""
+        lower = -np.inf if self.joint_lower is None else self.joint_lower
+        upper = np.inf if self.joint_upper is None else self.joint_upper
+        step = np.inf if self.max_step is None else self.max_step
+        return np.asarray(lower, np.float32), np.asarray(upper, np.float32), np.asarray(step, np.float32)
 
     def validate_features(self) -> None:
         kinds = [feature.type for feature in (self.input_features or {}).values()]

@@ -21,18 +21,18 @@ from sigma.policy.adapter.limits import limit_action
 from sigma.policy.control.robot_observation import RobotObservation
 from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
 from sigma.policy.lerobot import policy_folder
-from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig
+from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig, in_one_line
+from sigma.policy.lerobot.real_time_chunking import RealTimeChunking
+from sigma.policy.lerobot.rollout_check import check_command, check_joints
 from sigma.policy.model.vla import SigmaTelepathyVLA
+from sigma.policy.pi05 import prefix
 from sigma.policy.pi05.base import load_base
 from sigma.policy.pi05.description import STATE
 from sigma.shared.errors import SigmaError
-from sigma.shared.hub import hub_errors
 
 log = logging.getLogger(__name__)
 
 TASK, TRACE = "task", "trace"
-REAL_TIME_CHUNKING = ("inference_delay", "prev_chunk_left_over", "execution_horizon")
-DOWNLOAD_OPTIONS = ("revision", "force_download", "token", "cache_dir", "local_files_only")
 
 
 class SigmaPolicy(PreTrainedPolicy):
@@ -59,28 +59,25 @@ class SigmaPolicy(PreTrainedPolicy):
         self.folder = folder
         self.controller = _load(config, folder)
         self.vla = self.controller.vla
+        self._chunking: RealTimeChunking | None = None
         self.reset()
 
     @classmethod
+    @in_one_line()
     def from_pretrained(
         cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **options: Any
     ) -> "SigmaPolicy":
         """Load a folder that ``sigma export`` or :meth:`save_pretrained` wrote, or a Hub repository of its form.
 
-        Of LeRobot's other ``options`` the :data:`DOWNLOAD_OPTIONS` count. Weights load strictly, whatever ``strict``
-        says, on the base that ``config`` names, whose tensors are compared with the digests in ``base.json``. Raises
+        Of LeRobot's other ``options`` those of a download count. Weights load strictly, whatever ``strict`` says, on
+        the base that ``config`` names, whose tensors are compared with the digests in ``base.json``. Raises
         :class:`PolicyError`, a :class:`SigmaError`, on any fault.
         """
-        try:
-            folder = _fetch(str(pretrained_name_or_path), options)
-            config = config or PreTrainedConfig.from_pretrained(folder)
-            if not isinstance(config, SigmaConfig):
-                raise SigmaError(f"{folder / 'config.json'}: type: found {config.type!r}; legal: sigma")
-            return cls(config, folder=folder).eval()
-        except PolicyError:
-            raise
-        except SigmaError as error:
-            raise PolicyError(" ".join(str(error).split())) from None
+        folder = policy_folder.fetch(str(pretrained_name_or_path), options)
+        config = config or PreTrainedConfig.from_pretrained(folder)
+        if not isinstance(config, SigmaConfig):
+            raise SigmaError(f"{folder / 'config.json'}: type: found {config.type!r}; legal: sigma")
+        return cls(config, folder=folder).eval()
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """The same folder again, with this configuration. Nothing here trains, so files are copied, not written."""
@@ -98,24 +95,55 @@ class SigmaPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Every robot begins an episode: memory, pending actions and the last command are forgotten."""
+        with in_one_line():
+            check_joints(self.vla.config["joint_names"])
         self._rows: list[int] | None = None  # the robots' numbers; None until the first decision fixes how many
         self._queue: deque[np.ndarray] = deque()
         self._command: np.ndarray | None = None
+        if self._chunking is not None:
+            self._chunking.reset()
         self._seen: list[np.ndarray] = []  # states [B, D] of the latest control steps, as many as a decision reads
 
-    def supports_rtc(self) -> bool:
-        # Real-time chunking steers the base's sampling; Sigma's heads were trained on the base's unsteered action.
-        return False
+    def drop_queued_actions(self) -> None:
+        """Decide anew at the next control step, which LeRobot after 0.6.1 asks for when the instruction changes; memory
+        and the last command are kept."""
+        for index in self._rows or []:
+            self.controller.episodes[index].step -= len(self._queue)  # these steps will not be executed
+        self._queue.clear()
 
+    def supports_rtc(self) -> bool:
+        return True
+
+    @in_one_line()
+    def init_rtc_processor(self) -> None:
+        """LeRobot calls this once it has put its settings of real-time chunking into ``config.rtc_config``."""
+        settings = getattr(self.config, "rtc_config", None)
+        self._chunking = None if settings is None else RealTimeChunking(settings)
+
+    @in_one_line()
     @torch.no_grad()
-    def predict_action_chunk(self, batch: dict[str, Any], noise: Tensor | None = None, **others: Any) -> Tensor:
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Any],
+        noise: Tensor | None = None,
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        execution_horizon: int | None = None,
+        **others: Any,
+    ) -> Tensor:
         """The plan (B, T, A) of one decision; a clamp begins at the measured state.
 
-        ``noise`` (B, Tc, A') is the base's initial noise instead of its deterministic action. Raises
-        :class:`SigmaError` naming any other argument, those of real-time chunking included, and where ``trace`` is
-        missing among the observations.
+        ``noise`` (B, Tc, A') is the base's initial noise instead of its deterministic action. The next three are those
+        of LeRobot's real-time chunking of one robot (:mod:`sigma.policy.lerobot.real_time_chunking`): the plan goes on
+        from ``prev_chunk_left_over`` [n, A], and no trace is needed. Raises :class:`SigmaError` naming any other
+        argument, and where ``trace`` is missing among the observations.
         """
         _refuse(others)
+        if self._chunking is not None:
+            delay, left = inference_delay or 0, prev_chunk_left_over
+            return self._next_chunk(self._chunking, batch, noise, delay, left, execution_horizon)
+        if prev_chunk_left_over is not None:
+            raise SigmaError("prev_chunk_left_over: real-time chunking is off; call init_rtc_processor()")
         states = self._states(batch)
         if TRACE in batch:
             trace = batch[TRACE].float().cpu().numpy()
@@ -124,12 +152,34 @@ class SigmaPolicy(PreTrainedPolicy):
         elif self._rows is None or not self.vla.config["sizes"]["trace"]:
             trace = states[:, None]
         else:
-            raise PolicyError(
-                f"{TRACE!r} is missing: the model reads the joint states of the control steps since the last decision; "
-                "call select_action at every control step, or give them as [B, n, D]"
-            )
+            way = "call select_action at every control step, or give them as [B, n, D]"
+            raise SigmaError(f"{TRACE!r} is missing: the model reads the joint states since the last decision; {way}")
         return torch.from_numpy(self._clamped(self._decide(batch, states, trace, noise), states))
 
+    def _next_chunk(
+        self,
+        chunking: RealTimeChunking,
+        batch: dict[str, Any],
+        noise: Tensor | None,
+        delay: int,
+        left_over: Tensor | None,
+        horizon: int | None,
+    ) -> Tensor:
+        """The plan (1, T, A) that goes on from what is left of the last one."""
+        states, steps, pull = self._states(batch), self.vla.config["sizes"]["trace"], None
+        if len(states) != 1:
+            raise SigmaError(f"real-time chunking: found {len(states)} robots; legal: 1")
+        left = chunking.advance(states[0], left_over, steps)
+        if self._rows is not None:
+            self.controller.episodes[0].step = chunking.step
+        if len(left):
+            normalised = torch.from_numpy(self.vla.normalisation.action.normalise(left)[None])
+            pull = prefix.Guidance(chunking.processor, normalised.to(self.vla.builder.device), delay, horizon)
+        with prefix.guided(pull):
+            plan = self._decide(batch, states, chunking.trace(steps)[None], noise)[0]
+        return torch.from_numpy(chunking.join(plan, left, delay, states[0], self._clamped)[None])
+
+    @in_one_line()
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], noise: Tensor | None = None, **others: Any) -> Tensor:
         """The action (B, A) of this control step; every ``n_action_steps`` calls there is a new decision.
@@ -168,20 +218,19 @@ class SigmaPolicy(PreTrainedPolicy):
         return plan
 
     def _clamped(self, plan: np.ndarray, command: np.ndarray) -> np.ndarray:
-        if self.config.limits is None:
-            return plan
-        lower, upper, step = self.config.limits
-        lowest, highest = np.asarray(lower, dtype=np.float32), np.asarray(upper, dtype=np.float32)
+        """The plan (..., T, A) under the clamp, from the ``command`` (..., A) before it on."""
         clamped = []
-        for action in plan.swapaxes(0, 1):
-            command = limit_action(action, command, lowest, highest, step)
+        for action in np.moveaxis(plan, -2, 0):
+            command = limit_action(action, command, *self.config.limits)
             clamped.append(command)
-        return np.stack(clamped, axis=1)
+        return np.stack(clamped, axis=-2)
 
     def _states(self, batch: Mapping[str, Any]) -> np.ndarray:
         """The states [B, D] of a batch, which has as many robots as the batches before it."""
         _require(batch, STATE)
-        states = batch[STATE].float().cpu().numpy()
+        states, joints = batch[STATE].float().cpu().numpy(), self.vla.config["joint_names"]
+        if states.ndim != 2 or states.shape[1] != len(joints):
+            raise SigmaError(f"{STATE}: found shape {states.shape}; legal: [B, {len(joints)}], {', '.join(joints)}")
         if self._rows is not None and len(states) != len(self._rows):
             raise SigmaError(f"a batch of {len(states)} robots after one of {len(self._rows)}; call reset() between")
         return states
@@ -206,10 +255,8 @@ class SigmaPolicy(PreTrainedPolicy):
 
 
 def _refuse(others: Mapping[str, Any]) -> None:
-    for name in others:
-        if name in REAL_TIME_CHUNKING:
-            raise PolicyError(f"{name}: Sigma does no real-time chunking; use --inference.type=sync")
-        raise PolicyError(f"{name}: unknown argument; legal: noise")
+    if others:
+        raise PolicyError(f"{min(others)}: unknown argument; legal: noise, and real-time chunking's for a chunk")
 
 
 def _require(batch: Mapping[str, Any], *keys: str) -> None:
@@ -231,10 +278,11 @@ def _load(config: SigmaConfig, folder: Path) -> SigmaController:
     """The controller with its model; everything that can be refused is refused before any weights are read."""
     model, calibration = folder / policy_folder.MODEL, folder / policy_folder.CALIBRATION
     described, reference = policy_folder.check_parts(model, calibration, folder / policy_folder.BASE)
+    check_command(described)
     check_action_steps(config.n_action_steps, described)
     joints = described["sizes"]["action_dim"]
-    if config.limits is not None and len(config.limits[0]) != joints:
-        raise SigmaError(f"joint_lower, joint_upper: found {len(config.limits[0])} joints; legal: {joints}")
+    if config.joint_lower is not None and len(config.joint_lower) != joints:
+        raise SigmaError(f"joint_lower, joint_upper: found {len(config.joint_lower)} joints; legal: {joints}")
     try:
         adapter = SigmaTelepathyAdapter(**asdict(config.adapter))
     except ValueError as error:
@@ -248,14 +296,3 @@ def _load(config: SigmaConfig, folder: Path) -> SigmaController:
         dtype=getattr(torch, dtype),
     )
     return SigmaController(vla, adapter=adapter, calibration=calibration, n_action_steps=config.n_action_steps)
-
-
-def _fetch(source: str, options: Mapping[str, Any]) -> Path:
-    """The folder itself, or a snapshot of the Hub repository of this name."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    download = {name: options[name] for name in DOWNLOAD_OPTIONS if name in options}
-    with hub_errors(f"{source}: no such folder, and not given by the Hub", source, "model"):
-        return Path(snapshot_download(source, allow_patterns=list(policy_folder.PATTERNS), **download))

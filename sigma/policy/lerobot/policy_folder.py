@@ -10,6 +10,7 @@
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sigma.policy.lerobot.processor_sigma import make_sigma_pre_post_processors
 from sigma.policy.model.model_folder import read_config
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json, write_json
+from sigma.shared.hub import hub_errors
 from sigma.shared.records import BASE as BASE_RECORD
 from sigma.shared.records import read_record
 
@@ -28,29 +30,19 @@ MODEL, CALIBRATION, BASE = Path("model"), Path("adapter_calibration.json"), Path
 PATTERNS = ("*.json", "*.safetensors", "model/*", "model/tokenizer/*")
 """The files of such a folder that are downloaded from a Hub repository."""
 
-GRIPPER = "gripper"
-TRAVEL_PER_SECOND = 300.0  # units; the simulator's clamp of 30 in a control step of 0.1 s
+DOWNLOAD_OPTIONS = ("revision", "force_download", "token", "cache_dir", "local_files_only")
+LEAST_STEP = 0.01  # of the fastest joint's step: a joint that was never moved can still come back to its place
 
 
-def default_limits(config: dict[str, Any], advice: str) -> dict[str, Any]:
-    """Clamp of an SO-100 or SO-101 in LeRobot's normalised units: [-100, 100], the gripper [0, 100], 300 units a
-    second.
-
-    Raises :class:`SigmaError` where the training data show that the units are others (degrees, for one): the 1 % and
-    99 % quantiles of the actions leave these limits. ``advice`` says what to do then.
-    """
-    names, recorded = config["joint_names"], config["normalisation"]["action"]
-    lower = [0.0 if GRIPPER in name else -100.0 for name in names]
-    for name, low, first, last in zip(names, lower, recorded["q01"], recorded["q99"], strict=True):
-        if first < low or last > 100.0:
-            raise SigmaError(
-                f"joint {name}: its recorded actions leave {low:g} to 100, so they are not in LeRobot's normalised "
-                f"units; {advice}"
-            )
+def training_limits(config: dict[str, Any]) -> dict[str, Any]:
+    """The clamp that a model's training episodes give, joint by joint and whatever the units: the range of their
+    actions, and how far an action moved in one control step."""
+    limits = config["limits"]
+    least = LEAST_STEP * max(limits["step"])
     return {
-        "joint_lower": lower,
-        "joint_upper": [100.0] * len(lower),
-        "max_step": TRAVEL_PER_SECOND / config["fps"],
+        "joint_lower": limits["min"],
+        "joint_upper": limits["max"],
+        "max_step": [max(step, least) for step in limits["step"]],
     }
 
 
@@ -111,3 +103,14 @@ def write_parts(folder: Path, *, model: Path, calibration: Path, base: Path, con
     written = folder / "config.json"
     # LeRobot writes where the policy was loaded from, which may be a path that exists on this machine only.
     write_json(written, read_json(written) | {"pretrained_path": None, "pretrained_revision": None})
+
+
+def fetch(source: str, options: Mapping[str, Any]) -> Path:
+    """The folder itself, or a snapshot of the Hub repository of this name."""
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    download = {name: options[name] for name in DOWNLOAD_OPTIONS if name in options}
+    with hub_errors(f"{source}: no such folder, and not given by the Hub", source, "model"):
+        return Path(snapshot_download(source, allow_patterns=list(PATTERNS), **download))

@@ -11,6 +11,7 @@ from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import TelepathyHeads, load_heads
 from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.pi05.base import Base
+from sigma.policy.pi05.description import ACTION
 from sigma.policy.pi05.prompt import Prompter, read_tokenizer
 from sigma.policy.pi05.weights import tensor_digest
 from sigma.shared import records
@@ -26,6 +27,7 @@ _FORM = {
     **dict.fromkeys(("memory_stride", "samples", "seed", "num_steps", "prompt_length", "selected_step"), int),
     **dict.fromkeys(("token_rms", "fps"), records.NUMBER),
     "normalisation": records.REPLAY["normalisation"],
+    "limits": {key: [records.NUMBER] for key in ("min", "max", "step")},
     **{key: [str] for key in ("cameras", "joint_names", "exclude_joints")},
     "dataset": records.ORIGIN,
 }
@@ -65,6 +67,7 @@ def model_config(
         "sizes": sizes.to_dict(),
         **{key: features_meta[key] for key in from_features},
         **{key: shards_meta[key] for key in from_shards},
+        "limits": {key: shards_meta["statistics"][ACTION][key] for key in ("min", "max", "step")},
         "base_action": features_meta["action"],
         "prompt_length": base.prompter.max_length,
         "selected_step": selected_step,

@@ -21,7 +21,7 @@ from sigma.policy.model.model_folder import load_model, load_prompter, read_conf
 from sigma.policy.model.proposal import Decisions, Proposal
 from sigma.policy.model.telepathy import Memory
 from sigma.policy.pi05.base import Base
-from sigma.policy.pi05.description import ACTION, STATE, fit_joints
+from sigma.policy.pi05.configuration import ACTION, STATE, fit_joints, normalisations
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation, trace_before
 from sigma.policy.pi05.observation import Observation, Past
 from sigma.policy.pi05.placement import place
@@ -86,6 +86,7 @@ class SigmaTelepathyVLA(nn.Module):
             chunk_size=policy.config.chunk_size,
             resolution=policy.config.image_resolution[0],
             num_steps=config["num_steps"],
+            modes=normalisations(policy.config),
             statistics=None,
             reference=config["base"],
         )

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lerobot.configs import NormalizationMode
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor
 
 from sigma.policy.pi05.base_origin import resolve_base
+from sigma.policy.pi05.configuration import normalisations
 from sigma.policy.pi05.description import ACTION, STATE, description_digest, read_facts
 from sigma.policy.pi05.observation import masked_mean
 from sigma.policy.pi05.placement import large_layers, place
@@ -35,7 +37,8 @@ class Base:
     chunk_size: int  # actions predicted at once
     resolution: int  # side of its square images in pixels
     num_steps: int  # Euler steps of its sampler
-    statistics: dict[str, Quantiles] | None  # its own quantiles by feature; None where it was published without
+    modes: dict[str, NormalizationMode]  # by which its state and action are normalised
+    statistics: dict[str, Quantiles] | None  # what these map to −1 and 1; None where it was published without
     reference: dict[str, Any]  # what describe_base returned
 
     def text_embedding_mean(self, prompt: Prompt) -> Tensor:
@@ -84,12 +87,13 @@ def load_base(
     return Base(
         policy=policy,
         prompter=Prompter(tokenizer, config.tokenizer_max_length),
-        cameras=tuple(config.image_features),
+        cameras=tuple(description["cameras"]),
         state_dim=description["state_dim"],
         action_dim=description["action_dim"],
         chunk_size=config.chunk_size,
         resolution=config.image_resolution[0],
         num_steps=config.num_inference_steps,
+        modes=normalisations(config),
         statistics=statistics,
         reference=reference,
     )

@@ -8,6 +8,7 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.hub import snapshot
 
 EMBEDDED = "embedded"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PATTERNS = ("*.json", "*.safetensors", "*.model")
 
 
@@ -29,7 +30,7 @@ def resolve_base(source: str, revision: str | None, *, verify: bool = False, dow
         if not (folder / "config.json").is_file():
             raise SigmaError(f"{folder / 'config.json'}: not found; a base is a LeRobot policy folder")
         return folder
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
+    if not HUB_ID.fullmatch(source):
         raise SigmaError(f"{source}: no such folder, and not a Hub id of the form owner/name")
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise SigmaError(f"the Hub base {source} needs a revision of 40 hex digits (a commit), found {revision!r}")

@@ -20,9 +20,9 @@ from torch import Tensor
 from sigma.compute.processes import gather_parts, local_shard
 from sigma.data.shards import Shards
 from sigma.policy.pi05 import prefix
-from sigma.policy.pi05.base import Base, Quantiles
+from sigma.policy.pi05.base import Base
 from sigma.policy.pi05.base_action import sample_noise
-from sigma.policy.pi05.description import ACTION, STATE
+from sigma.policy.pi05.description import ACTION, STATE, read_range
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation
 from sigma.policy.pi05.observation import base_pass, pool_views
 from sigma.shared.errors import SigmaError
@@ -53,7 +53,7 @@ def select_normalisation(which: str, base: Base, shards: Shards) -> Normalisatio
             )
         return Normalisation(base.statistics[STATE], base.statistics[ACTION])
     stored = shards.meta["statistics"]
-    return Normalisation(*(Quantiles(stored[name]["q01"], stored[name]["q99"]) for name in (STATE, ACTION)))
+    return Normalisation(*(read_range(stored[name], base.modes[name]) for name in (STATE, ACTION)))
 
 
 def batches(total: int, size: int, description: str) -> Iterator[np.ndarray]:

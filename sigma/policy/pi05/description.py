@@ -3,50 +3,36 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.configs import NormalizationMode
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from sigma.policy.pi05.base_origin import resolve_base
+from sigma.policy.pi05.base_origin import HUB_ID, resolve_base
+from sigma.policy.pi05.configuration import (
+    ACTION,
+    STATE,
+    fit_joints,
+    normalisations,
+    read_configuration,
+    vector_sizes,
+)
 from sigma.policy.pi05.prompt import Prompter, read_tokenizer
-from sigma.policy.pi05.small.configuration_pi05_small import PI05SmallConfig
 from sigma.policy.pi05.weights import stored_tensors, tensor_digest
 from sigma.shared.errors import SigmaError
-from sigma.shared.files import digest_file, read_json
+from sigma.shared.files import digest_file
 from sigma.shared.hub import newest_commit, snapshot
 from sigma.shared.quantiles import Quantiles
 from sigma.shared.records import read_record
 
-STATE, ACTION = "observation.state", "action"
+COLUMNS = {NormalizationMode.QUANTILES: ("q01", "q99"), NormalizationMode.MEAN_STD: ("mean", "std")}
+_ORIGIN = ("source", "revision", "tokenizer_origin")
 _PREPROCESSOR = "policy_preprocessor.json"
 TOKENIZER_PATTERNS = ("*.json", "*.model")  # not the weights that may lie beside it
-_TYPES = {"pi05": PI05Config, "pi05_small": PI05SmallConfig}
-
-
-def _configuration(folder: Path) -> PI05Config:
-    file = folder / "config.json"
-    raw = read_json(file)
-    kind = raw.get("type") if isinstance(raw, dict) else None
-    if kind not in _TYPES:
-        raise SigmaError(f"{file}: type is {kind!r}; legal: {', '.join(sorted(_TYPES))}")
-    try:
-        config = PreTrainedConfig.from_pretrained(folder)
-        config.validate_features()
-    except Exception as error:  # draccus raises a wide family
-        raise SigmaError(f"{file}: not a {kind} configuration ({' '.join(str(error).split())})") from None
-    if config.use_relative_actions:
-        raise SigmaError(f"{file}: use_relative_actions is true; relative actions are not supported; legal: false")
-    for feature in ("STATE", "ACTION"):
-        mode = config.normalization_mapping.get(feature)
-        if mode is not NormalizationMode.QUANTILES:
-            raise SigmaError(f"{file}: normalization_mapping.{feature} is {mode}; legal: QUANTILES")
-    return config
 
 
 def _steps(folder: Path) -> dict[str, dict[str, Any]]:
@@ -64,8 +50,14 @@ def _steps(folder: Path) -> dict[str, dict[str, Any]]:
     return {str(step.get("registry_name")): step for step in steps}
 
 
-def _statistics(folder: Path, dims: dict[str, int], declared: dict[str, int]) -> dict[str, Quantiles] | None:
-    """q01 and q99 of state and action from LeRobot's saved normalizer step; None where there are none of ``dims``.
+def read_range(columns: Mapping[str, Any], mode: NormalizationMode, eps: float = 1e-8) -> Quantiles:
+    """What a mode of LeRobot's maps to −1 and 1, from statistics by name: q01 and q99, or mean ∓ std for MEAN_STD."""
+    low, high = (np.asarray(columns[name], dtype=np.float32) for name in COLUMNS[mode])
+    return Quantiles(low, high, eps) if mode is NormalizationMode.QUANTILES else Quantiles(low - high, low + high, eps)
+
+
+def _statistics(folder: Path, config: PI05Config, declared: dict[str, int]) -> dict[str, Quantiles] | None:
+    """The ranges of state and action in LeRobot's saved normalizer step; None where there are none of the robot's.
 
     Statistics of a padded vector of the ``declared`` size, narrowed to a robot's joints, are not that robot's.
     """
@@ -81,64 +73,62 @@ def _statistics(folder: Path, dims: dict[str, int], declared: dict[str, int]) ->
     except Exception as error:  # missing or corrupt
         raise SigmaError(f"{file}: not readable as safetensors ({' '.join(str(error).split())})") from None
     statistics = {}
-    for feature, dim in dims.items():
-        names = [f"{feature}.q01", f"{feature}.q99"]
+    for (feature, dim), mode in zip(vector_sizes(config).items(), normalisations(config).values(), strict=True):
+        kind = "STATE" if feature == STATE else "ACTION"
+        saved = step["config"].get("norm_map")
+        if isinstance(saved, dict) and saved.get(kind, mode.value) != mode.value:
+            raise SigmaError(
+                f"{folder / _PREPROCESSOR}: norm_map.{kind} is {saved[kind]}, but config.json has {mode.value}; legal: "
+                "the one by which the base was trained, in both"
+            )
+        names = [f"{feature}.{name}" for name in COLUMNS[mode]]
         if not all(name in stored for name in names):
             return None
-        low, high = (stored[name].float().numpy() for name in names)
-        if declared[feature] != dim and low.shape == (declared[feature],):
+        columns = {name: stored[key].float().numpy() for name, key in zip(COLUMNS[mode], names, strict=True)}
+        shape = columns[COLUMNS[mode][0]].shape
+        if declared[feature] != dim and shape == (declared[feature],):
             return None
-        if low.shape != (dim,):
-            raise SigmaError(f"{file}: {names[0]} has shape {low.shape}; config.json asks for ({dim},)")
+        if shape != (dim,):
+            raise SigmaError(f"{file}: {names[0]} has shape {shape}; config.json asks for ({dim},)")
         try:
-            statistics[feature] = Quantiles(low, high, float(step["config"].get("eps", 1e-8)))
+            statistics[feature] = read_range(columns, mode, float(step["config"].get("eps", 1e-8)))
         except (SigmaError, TypeError, ValueError) as error:
             raise SigmaError(f"{file}: {feature}: {error}") from None
     return statistics
 
 
+def _own_tokenizer(folder: Path) -> Path | None:
+    """The tokenizer in the checkpoint, or in a folder that its saved pre-processor names; None where it has neither."""
+    named = _steps(folder).get("tokenizer_processor", {"config": {}})["config"].get("tokenizer_name")
+    places = [folder / "tokenizer", folder]
+    if isinstance(named, str) and named:
+        places += [folder / named, Path(named)]
+    return next((place for place in places if (place / "tokenizer.json").is_file()), None)
+
+
 def _tokenizer_commit(folder: Path) -> dict[str, str] | None:
-    """Source and present commit of the tokenizer that the saved pre-processor names; None where the folder has one."""
-    if (folder / "tokenizer").is_dir():
+    """Source and present commit of the tokenizer that the saved pre-processor names; None where it is a folder."""
+    if (folder / "tokenizer").is_dir() or _own_tokenizer(folder):
         return None
     source = _steps(folder).get("tokenizer_processor", {"config": {}})["config"].get("tokenizer_name")
     if not isinstance(source, str):
         raise SigmaError(f"{folder}: no tokenizer folder, and {_PREPROCESSOR} names none")
+    if not HUB_ID.fullmatch(source):
+        raise SigmaError(
+            f"{folder / _PREPROCESSOR}: tokenizer_name: no tokenizer.json in {source!r}; copy the tokenizer's files to "
+            f"{folder / 'tokenizer'}"
+        )
     return {"source": source, "revision": newest_commit(source, "model", TOKENIZER_PATTERNS)}
 
 
 def _tokenizer(folder: Path, pinned: dict[str, str] | None, *, verify: bool, download: bool) -> PreTrainedTokenizerFast:
     """The policy's tokenizer: its own folder, or a Hub repository at the commit that was pinned when it was fetched."""
-    place = folder / "tokenizer"
-    if pinned is not None:
-        source, revision = pinned["source"], pinned["revision"]
-        place = snapshot(source, revision, "model", patterns=TOKENIZER_PATTERNS, verify=verify, download=download)
-    return read_tokenizer(place)
-
-
-def _dims(config: PI05Config) -> dict[str, int]:
-    return {STATE: config.input_features[STATE].shape[0], ACTION: config.output_features[ACTION].shape[0]}
-
-
-def fit_joints(config: PI05Config, joints: Mapping[str, int], where: str | Path) -> None:
-    """Narrow a configuration that declares padded vectors to a robot's sizes of ``observation.state`` and ``action``.
-
-    π0.5 computes with vectors of ``max_state_dim`` and ``max_action_dim`` values (32), whose rest is zero. A published
-    checkpoint may declare just these, and LeRobot's fine-tuning narrows ``action`` alone; a robot of D joints has the
-    first D of them. Any other size is another robot's.
-
-    Raises :class:`SigmaError` for such a size, and for more joints than the vectors hold.
-    """
-    for feature, features, most in (
-        (STATE, config.input_features, config.max_state_dim),
-        (ACTION, config.output_features, config.max_action_dim),
-    ):
-        declared, wanted = features[feature].shape[0], joints[feature]
-        if declared != wanted and (declared != most or wanted > most):
-            legal = f"{declared}" if declared != most else f"at most {most}"
-            sizes = f"{feature} has {declared} values, the robot {wanted} joints"
-            raise SigmaError(f"{where}: {sizes}; legal: {legal} joints")
-        features[feature] = replace(features[feature], shape=(wanted,))
+    if pinned is None:
+        return read_tokenizer(_own_tokenizer(folder) or folder / "tokenizer")
+    source, revision = pinned["source"], pinned["revision"]
+    return read_tokenizer(
+        snapshot(source, revision, "model", patterns=TOKENIZER_PATTERNS, verify=verify, download=download)
+    )
 
 
 def read_facts(
@@ -154,12 +144,11 @@ def read_facts(
     ``pinned`` is the tokenizer's repository. ``joints`` are the robot's sizes of state and action, by default those
     that the configuration declares.
     """
-    config, tokenizer = _configuration(folder), _tokenizer(folder, pinned, verify=verify, download=download)
-    declared = _dims(config)
+    config, tokenizer = read_configuration(folder), _tokenizer(folder, pinned, verify=verify, download=download)
+    declared = vector_sizes(config)
     if joints is not None:
         fit_joints(config, joints, folder / "config.json")
-    dims = _dims(config)
-    statistics = _statistics(folder, dims, declared)
+    dims, statistics = vector_sizes(config), _statistics(folder, config, declared)
     vocabulary = getattr(config, "vocabulary_size", 257152)
     if tokenizer.vocab_size > vocabulary:
         raise SigmaError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the policy embeds {vocabulary}")
@@ -194,6 +183,18 @@ def _check_tasks(tasks: Sequence[str], prompter: Prompter, joints: int) -> None:
             raise SigmaError(f"meta/tasks.parquet: {error}") from None
 
 
+def describe_facts(
+    source: str, revision: str | None, joints: int | None = None, tasks: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What :func:`describe_base` returns and refuses, without its weights and the digest: it takes no time."""
+    folder = resolve_base(source, revision, verify=True)
+    pinned = _tokenizer_commit(folder)
+    sizes = None if joints is None else {STATE: joints, ACTION: joints}
+    config, tokenizer, _, description = read_facts(folder, pinned, sizes, verify=True, download=True)
+    _check_tasks(tasks, Prompter(tokenizer, config.tokenizer_max_length), description["state_dim"])
+    return dict(zip(_ORIGIN, (source, revision or None, pinned), strict=True)) | description
+
+
 def describe_base(
     source: str, revision: str | None, joints: int | None = None, tasks: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -205,11 +206,7 @@ def describe_base(
     the base may declare the padded vectors that serve any (:func:`fit_joints`). Raises :class:`SigmaError` also where
     one of the ``tasks`` does not fit into the base's prompt beside a state.
     """
-    folder = resolve_base(source, revision, verify=True)
-    pinned = _tokenizer_commit(folder)
-    sizes = None if joints is None else {STATE: joints, ACTION: joints}
-    config, tokenizer, _, description = read_facts(folder, pinned, sizes, verify=True, download=True)
-    _check_tasks(tasks, Prompter(tokenizer, config.tokenizer_max_length), description["state_dim"])
-    tensors = {name: tensor_digest(tensor) for name, tensor in stored_tensors(folder)}
-    origin = {"source": source, "revision": revision or None, "tokenizer_origin": pinned}
-    return {**origin, **description, "tensors": tensors, "digest": description_digest(description, tensors)}
+    facts = describe_facts(source, revision, joints, tasks)
+    tensors = {name: tensor_digest(tensor) for name, tensor in stored_tensors(resolve_base(source, revision))}
+    description = {key: value for key, value in facts.items() if key not in _ORIGIN}
+    return facts | {"tensors": tensors, "digest": description_digest(description, tensors)}

@@ -9,6 +9,9 @@ width, w_e width of the action expert, K noise draws, Tc action chunk, A action 
 (``config.max_action_dim``).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +23,7 @@ from lerobot.policies.common.vla_utils import (
     prepare_attention_masks_4d,
 )
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -48,6 +52,29 @@ class Steering:
 
     condition: Tensor  # [B, w_e] to the expert's condition, which the time alone gives otherwise
     tokens: Tensor  # [B, Tc, w_e] to its input tokens, one an action
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """LeRobot's real-time chunking: what is left of the plan that is executed now pulls the next one to itself."""
+
+    processor: RTCProcessor
+    left_over: Tensor  # [B, n, A] normalised actions
+    delay: int  # control steps that pass before the next plan is executed
+    horizon: int | None = None  # control steps over which the pull fades; None for the processor's own
+
+
+_guidance: ContextVar[Guidance | None] = ContextVar("guidance", default=None)
+
+
+@contextmanager
+def guided(guidance: Guidance | None) -> Iterator[None]:
+    """Inside the block every action is integrated under this guidance."""
+    token = _guidance.set(guidance)
+    try:
+        yield
+    finally:
+        _guidance.reset(token)
 
 
 def vision_tokens(policy: PI05Policy, images: Tensor) -> Tensor:
@@ -167,12 +194,22 @@ def integrate(
 ) -> Tensor:
     """Action chunks ``[B, K, Tc, A]`` from noise ``[B, K, Tc, Ap]`` in ``num_steps`` Euler steps over the cache.
 
-    In normalised units, with gradients if they are on. For K = 1 bit-identical to ``predict_action_chunk``.
+    In normalised units, with gradients if they are on. For K = 1 bit-identical to ``predict_action_chunk``, also inside
+    :func:`guided`.
     """
     batch, draws = noise.shape[:2]
     shared, steered = repeat(encoded, draws), _repeat_steering(steering, draws)
+    guidance, options = _guidance.get(), {}
+    if guidance is not None:
+        options = {
+            "rtc_processor": guidance.processor,
+            "rtc_enabled": True,
+            "inference_delay": guidance.delay,
+            "prev_chunk_left_over": guidance.left_over.repeat_interleave(draws, dim=0),
+            "execution_horizon": guidance.horizon,
+        }
     actions = euler_integrate(
-        lambda x_t, time: velocity(policy, shared, x_t, time, steered), noise.flatten(0, 1), num_steps
+        lambda x_t, time: velocity(policy, shared, x_t, time, steered), noise.flatten(0, 1), num_steps, **options
     )
     return actions.unflatten(0, (batch, draws))[..., : policy.config.output_features["action"].shape[0]]
 

@@ -171,3 +171,15 @@ def test_one_value_that_is_not_finite_is_refused_by_episode(length, data, value,
     dataset.__dict__["broken"] = broken
     with pytest.raises(SigmaError, match="episode 0: non-finite state or action"):
         list(read_usable(dataset, [0]))
+
+
+def test_the_speed_of_the_commands_leaves_out_a_dropped_frame_and_the_way_between_episodes(monkeypatch):
+    def dropped(rows):
+        rows.action[700:, 1] += 500.0
+        return rows
+
+    monkeypatch.setattr(Recording, "broken", staticmethod(dropped))
+    statistics = train_statistics(recording((1500, 900, 20)), [0, 1])
+    shoulder, gripper = statistics["action"]["step"]
+    assert 0.029 < shoulder < 0.031 and 1.029 < gripper < 1.031  # 0.1 sin(0.3 steps), and that plus a unit a step
+    assert "step" not in statistics["observation.state"]

@@ -1,0 +1,90 @@
+"""``sigma doctor``: what a dataset and a base are, what to set for them, and what would be refused; nothing is copied.
+
+The checks are those of the stages themselves, on the metadata alone, so that they take seconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sigma.data.dataset.dataset import ACTION, STATE, Dataset
+from sigma.data.dataset.fit import check_fit
+from sigma.data.dataset.origin import find_dataset
+from sigma.parameters import Parameters, read_parameters
+from sigma.policy.pi05.description import describe_facts
+from sigma.shared.errors import SigmaError
+from sigma.tools.profile import text_of
+
+OUTSIDE = 0.2  # share of audit.joint_range beyond which the audit's outside_range fails
+UNITS = {"radians": np.pi, "LeRobot's normalised units": 100.0, "degrees": 360.0}
+
+
+def run(parameters: Parameters, *, dataset: str, base: str) -> tuple[str, bool]:
+    """The report on two folders (or ``embedded``), and whether every stage would take them with the settings in it.
+
+    Raises :class:`SigmaError` where one of them cannot be read at all.
+    """
+    found = find_dataset(dataset, None, Path("data/dataset"))
+    facts = describe_facts(base, None, len(found.joint_names), found.tasks)
+    settings = {"fetch": {"dataset": {"source": dataset, "revision": None}, "base": {"source": base, "revision": None}}}
+    settings |= _settings(found, facts, parameters)
+    refused = ""
+    try:
+        values = parameters.model_dump(mode="json")
+        values = {name: section | settings.get(name, {}) for name, section in values.items()}
+        chosen = read_parameters(Path("params.yaml"), values)
+        check_fit(found, facts, chosen.window, chosen.base.statistics)
+    except SigmaError as error:
+        refused = str(error)
+    lines = [*_facts(found, facts), "set in params.yaml:", text_of(settings).rstrip()]
+    lines.append(f"refused: {refused}" if refused else "no stage refuses these two by what their metadata say")
+    return "\n".join(lines), not refused
+
+
+def _facts(dataset: Dataset, base: Mapping[str, Any]) -> Iterable[str]:
+    cameras = ", ".join(f"{name} {camera.height}×{camera.width}" for name, camera in dataset.cameras.items())
+    counts = (
+        f"{len(dataset.episodes)} episodes, {dataset.frames} frames at {dataset.fps} Hz, {len(dataset.tasks)} tasks"
+    )
+    yield f"dataset: {counts}"
+    yield f"  joints: {', '.join(dataset.joint_names)}; their range looks like {_unit(dataset)}"
+    yield f"  cameras: {cameras}"
+    yield f"base: {base['type']}, {base['chunk_size']} steps a chunk, images of {base['resolution']} pixels a side"
+    yield f"  cameras: {', '.join(base['cameras'])}"
+    yield f"  statistics: {'its own' if base['statistics'] else 'none of these joints'}"
+
+
+def _extremes(dataset: Dataset) -> tuple[float, float] | None:
+    stored = [dataset.stored_statistics().get(feature, {}) for feature in (STATE, ACTION)]
+    if not all({"min", "max"} <= columns.keys() for columns in stored):
+        return None
+    return min(np.min(columns["min"]) for columns in stored), max(np.max(columns["max"]) for columns in stored)
+
+
+def _unit(dataset: Dataset) -> str:
+    extremes = _extremes(dataset)
+    if extremes is None:
+        return "nothing: meta/stats.json does not say it"
+    return next((unit for unit, most in UNITS.items() if max(map(abs, extremes)) <= 1.02 * most), "none of an arm's")
+
+
+def _settings(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters) -> dict[str, Any]:
+    """The values that these two need, by section, where those of ``parameters`` would not do."""
+    settings: dict[str, dict[str, Any]] = {}
+    free = [name for name in dataset.cameras if name not in base["cameras"]]
+    cameras = {name: free.pop(0) if free else None for name in base["cameras"] if name not in dataset.cameras}
+    window: dict[str, Any] = {"cameras": cameras}
+    if parameters.window.horizon > base["chunk_size"]:
+        window["horizon"] = base["chunk_size"]
+    settings["window"] = window
+    if base["statistics"] is None:
+        settings["base"] = {"statistics": "dataset"}
+    extremes, legal = _extremes(dataset), parameters.audit.joint_range
+    if extremes:
+        beyond = max(legal.lower - extremes[0], extremes[1] - legal.upper) / (legal.upper - legal.lower)
+        if beyond > OUTSIDE or _unit(dataset) == "radians":
+            most = float(np.ceil(max(map(abs, extremes))))
+            settings["audit"] = {"joint_range": {"lower": -most, "upper": most}}
+    return settings

@@ -1,0 +1,49 @@
+"""``sigma doctor``: what it says of two folders is what the stages then do."""
+
+import pytest
+from ruamel.yaml import YAML
+
+from sigma.shared.errors import SigmaError
+from sigma.tools import doctor
+from tests.bases import CAMERAS, write_tiny_base
+from tests.datasets import JOINTS, write_dataset
+from tests.worlds import World, inside, merge
+
+
+def diagnose(world, **changes) -> tuple[str, bool]:
+    parameters = world.configure(changes)
+    with inside(world.root):
+        return doctor.run(parameters, dataset=str(world.root / "recorded"), base=str(world.root / "base"))
+
+
+def test_the_printed_settings_are_those_with_which_fetch_takes_the_two(tmp_path):
+    """Radians, cameras of other names, and a base without statistics of these joints."""
+    write_tiny_base(tmp_path / "base", padded=32, statistics={}, tokenizer_max_length=64)
+
+    def in_radians(episode, step, frame):
+        return frame | {key: frame[key] / 57.3 for key in ("observation.state", "action")}
+
+    write_dataset(tmp_path / "recorded", lengths=(28,) * 8, cameras=("observation.images.front",), alter=in_radians)
+    world = World(tmp_path)
+    with pytest.raises(SigmaError, match=r"window\.cameras"):
+        world.run("fetch")
+    report, fits = diagnose(world)
+    assert fits, report
+    assert "8 episodes, 224 frames at 10 Hz" in report and "looks like radians" in report
+    settings = YAML(typ="safe").load(report.partition("set in params.yaml:\n")[2].rpartition("\n")[0])
+    assert settings["window"]["cameras"] == {CAMERAS[0]: "observation.images.front", CAMERAS[1]: None}
+    assert settings["audit"] == {"joint_range": {"lower": -1.0, "upper": 1.0}}
+    assert settings["base"] == {"statistics": "dataset"}
+    world.run("fetch", changes=merge({}, settings))
+
+
+def test_what_no_setting_mends_is_refused_in_the_words_of_the_stage(tmp_path):
+    write_tiny_base(tmp_path / "base")
+    write_dataset(tmp_path / "recorded", lengths=(28, 28))
+    report, fits = diagnose(World(tmp_path))
+    assert not fits
+    assert "refused: params.yaml: window." in report
+    assert not (tmp_path / "data").exists()
+    write_dataset(tmp_path / "other", lengths=(28,), joints=(*JOINTS, "extra.pos"))
+    with pytest.raises(SigmaError, match="the robot 7 joints; legal: at most 6 joints"), inside(tmp_path):
+        doctor.run(World(tmp_path).configure(), dataset="other", base="base")
