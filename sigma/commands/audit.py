@@ -39,7 +39,7 @@ def run(parameters: Parameters) -> str:
     dataset, base = open_dataset(DATASET), read_record(BASE_RECORD, BASE)
     check_fit(dataset, base, window, parameters.base.statistics)
     check_listed(dataset, section.exclude)
-    used = choose_cameras(base, dataset.cameras, window.cameras).values()
+    used = choose_cameras(base, dataset, window.cameras).values()
     dataset = replace(dataset, cameras={key: camera for key, camera in dataset.cameras.items() if key in used})
     units = section.joint_range.lower, section.joint_range.upper
     settings = Settings(section.min_frames, *units, window.exclude_joints, section.exclude)

@@ -49,7 +49,7 @@ def run(parameters: Parameters) -> str:
             f"{DATASET}: its content is not what {DATASET_RECORD} names; run the fetch stage again (dvc repro)"
         )
     check_fit(dataset, base, section, parameters.base.statistics)
-    cameras = choose_cameras(base, dataset.cameras, section.cameras)
+    cameras = choose_cameras(base, dataset, section.cameras)
     episodes = records.read_record(EPISODES, records.EPISODES)
     used, excluded = episodes["used"], len(episodes["excluded"])
     unknown = set(used) - set(range(len(dataset.episodes)))

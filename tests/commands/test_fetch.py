@@ -1,14 +1,18 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from sigma.commands import fetch
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder
 from tests.commands.data_stages import parameters
-from tests.datasets import JOINTS, TASKS
+from tests.datasets import JOINTS, TASKS, write_dataset
 
 REVISION = "f641879e22172be7e8161d5e6c1503c2d2feb657"
 
@@ -89,10 +93,44 @@ def test_a_folder_that_is_no_dataset_is_refused(project, small_base):
     refused(project, r"empty: not a LeRobotDataset folder", dataset=project / "empty", base=small_base)
 
 
-def test_an_older_format_is_refused_with_what_to_do(project, copy, small_base):
-    info = json.loads((copy / "meta" / "info.json").read_text()) | {"codebase_version": "v2.1"}
-    (copy / "meta" / "info.json").write_text(json.dumps(info))
-    refused(project, "'v2.1' is not read, only 'v3.0'; convert it with", dataset=copy, base=small_base)
+def write_old_format(folder, new):
+    """The dataset ``new``, whose images lie in its table, in LeRobot's format v2.1."""
+    rows = pd.read_parquet(next((new / "data").rglob("*.parquet")))
+    records = pd.read_parquet(next((new / "meta" / "episodes").rglob("*.parquet"))).to_dict("records")
+    (folder / "meta").mkdir(parents=True)
+    (folder / "data" / "chunk-000").mkdir(parents=True)
+    lines = {"episodes": [], "episodes_stats": [], "tasks": []}
+    for number, record in enumerate(records):
+        own = rows[rows.episode_index == number]
+        own.to_parquet(folder / f"data/chunk-000/episode_{number:06d}.parquet")
+        lines["episodes"].append({"episode_index": number, "tasks": list(record["tasks"]), "length": len(own)})
+        stats: dict = {}
+        for name, value in record.items():
+            if name.startswith("stats/"):
+                _, feature, figure = name.split("/")
+                stats.setdefault(feature, {})[figure] = json.loads(pd.Series([value]).to_json())["0"]
+        lines["episodes_stats"].append({"episode_index": number, "stats": stats})
+    lines["tasks"] = [{"task_index": index, "task": task} for index, task in enumerate(TASKS)]
+    for name, entries in lines.items():
+        (folder / "meta" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    info = json.loads((new / "meta" / "info.json").read_text())
+    info |= {"codebase_version": "v2.1", "total_chunks": 1, "total_videos": 0, "chunks_size": 1000, "video_path": None}
+    info["data_path"] = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    dropped = ("data_files_size_in_mb", "video_files_size_in_mb")
+    (folder / "meta" / "info.json").write_text(json.dumps({key: info[key] for key in info if key not in dropped}))
+    return folder
+
+
+@pytest.mark.minutes
+@pytest.mark.processes
+def test_the_command_that_converts_an_older_format_runs_as_it_is_printed(project, small_base):
+    new = write_dataset(project / "new", lengths=(20,) * 6, use_videos=False)
+    old = write_old_format(project / "old recordings", new)
+    with pytest.raises(SigmaError, match=r"'v2\.1' is not read, only 'v3\.0'; convert it with: ") as error:
+        fetch.run(parameters(old, small_base))
+    command = str(error.value).partition("convert it with: ")[2].replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    assert fetch.run(parameters(old, small_base)).startswith("fetch: 6 episodes, 120 frames, 2 tasks")
 
 
 def test_an_incomplete_dataset_is_refused(project, copy, small_base):

@@ -96,7 +96,7 @@ FAULTS = [
         "older format",
         "fetch",
         json_with(INFO, "codebase_version", "v2.1"),
-        f"{INFO}: codebase_version 'v2.1' is not read, only 'v3.0'; convert it with …",
+        f"{INFO}: codebase_version 'v2.1' is not read, only 'v3.0'; convert it with: python -m …",
     ),
     Fault(
         "fps is a word",
@@ -214,7 +214,8 @@ FAULTS = [
         "a camera's shape is words",
         "fetch",
         feature("observation.images.up", "shape", ["tall", "wide", 3]),
-        f"{INFO}: {UP}: expected height, width and 3 channels, found ['tall', 'wide', 3]",
+        "params.yaml: window.cameras.observation.images.up: the base needs this camera and 'observation.images.up' "
+        f"cannot be used ({INFO}: {UP}: expected height, width and 3 channels, found ['tall', 'wide', 3]); legal: …",
     ),
     Fault(
         "joint names are a number",
@@ -272,7 +273,13 @@ FAULTS = [
         "an episode listed twice",
         "fetch",
         table_with(EPISODES, column("episode_index", one(3, 2))),
-        "recorded/meta/episodes: episode 3 is missing or listed twice",
+        "recorded/meta/episodes: episode 2 is listed twice; LeRobot counts episodes 0, 1, 2, …",
+    ),
+    Fault(
+        "an episode's number left out",
+        "fetch",
+        table_with(EPISODES, column("episode_index", lambda rows: [row + (row > 3) for row in rows])),
+        "recorded/meta/episodes: episode 4 is missing (it goes on with 5); …",
     ),
     Fault(
         "an episode of negative length",
@@ -290,19 +297,21 @@ FAULTS = [
         "a video that begins at no time",
         "fetch",
         table_with(EPISODES, column("videos/observation.images.up/from_timestamp", one(3, np.nan))),
-        "recorded/meta/episodes: episode 3: unusable entry (videos/observation.images.up/from_timestamp: found nan; …)",
+        "params.yaml: window.cameras.observation.images.up: … cannot be used (recorded/meta/episodes: unusable entry "
+        "(episode 3: videos/observation.images.up/from_timestamp: found nan; legal: seconds from 0)); legal: null …",
     ),
     Fault(
         "more episodes declared than listed",
         "fetch",
         json_with(INFO, "total_episodes", 9),
-        f"{INFO}: total_episodes is 9, but meta/episodes lists 8",
+        f"{INFO}: total_episodes is 9, but meta/episodes lists 8; the recording was not finished",
     ),
     Fault(
         "a video is missing",
         "fetch",
         gone(VIDEO.replace("data/dataset", "recorded")),
-        f"{VIDEO.replace('data/dataset', 'recorded')}: not found, but the metadata names it; the dataset is incomplete",
+        "params.yaml: window.cameras.observation.images.up: … cannot be used "
+        f"({VIDEO.replace('data/dataset', 'recorded')}: not found, but the metadata names it; …); legal: null …",
     ),
     Fault(
         "stats.json is a list",

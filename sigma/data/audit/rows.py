@@ -17,7 +17,8 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from sigma.data.dataset.dataset import ACTION, STATE, Dataset, episode_records
+from sigma.data.dataset.dataset import ACTION, STATE, Dataset
+from sigma.data.dataset.episodes import episode_records
 from sigma.data.dataset.statistics import Statistics
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json
@@ -171,7 +172,7 @@ def _declared(dataset: Dataset) -> dict[int, Declared]:
         number = partial(_declared_number, dataset.root, record)
         ends = number("dataset_from_index"), number("dataset_to_index")
         spans = {}
-        for camera in dataset.cameras:
+        for camera in dataset.episodes[record["episode_index"]].videos:
             span = tuple(number(f"videos/{camera}/{end}_timestamp") for end in ("from", "to"))
             if None not in span:
                 spans[camera] = span

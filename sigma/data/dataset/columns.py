@@ -16,7 +16,10 @@ def read_rows(path: Path, columns: list[str], episode: int | None = None) -> pya
             return pyarrow.parquet.read_table(path, columns=[*columns, "episode_index"])
         return pyarrow.parquet.read_table(path, columns=columns, filters=[("episode_index", "==", episode)])
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
-        raise SigmaError(f"{path}: not readable as a LeRobot table ({' '.join(str(error).split())})") from None
+        reason = " ".join(str(error).split())
+        if "footer" in reason:
+            reason += "; it was cut, or its recording was not finished"
+        raise SigmaError(f"{path}: not readable as a LeRobot table ({reason})") from None
 
 
 def column_names(table: pyarrow.Table, path: Path) -> list[str]:

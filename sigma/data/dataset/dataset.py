@@ -7,7 +7,7 @@ Legend: n frames of an episode, D joints. State and action share their joints; b
 own units. The state at a step was measured before the action of that step was sent.
 """
 
-import math
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from sigma.data.dataset.columns import column_names, matrix, read_rows, texts, vector
-from sigma.data.dataset.layout import ACTION, STATE, Camera, named_file, read_cameras, read_joint_names
+from sigma.data.dataset.episodes import Episode, is_whole, read_episodes
+from sigma.data.dataset.layout import ACTION, STATE, Camera, read_cameras, read_joint_names
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json, read_table
 from sigma.shared.instructions import clean_instruction
@@ -26,28 +27,6 @@ from sigma.shared.instructions import clean_instruction
 CODEBASE_VERSION = "v3.0"
 _COLUMNS = [STATE, ACTION, "timestamp", "frame_index", "task_index"]
 MOST_FPS = 1000
-LONGEST_EPISODE = 10_000_000  # frames, which are days at any rate; a larger number is a fault of the file
-
-
-@dataclass(frozen=True)
-class Segment:
-    """The place of one episode in one video file: the file, relative to the root, its start and its end in seconds; the
-    end is infinite where the metadata gives none.
-    """
-
-    path: str
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One recorded episode: its index, its declared frames, its table and its video segments by camera."""
-
-    index: int
-    length: int
-    table: str
-    videos: dict[str, Segment]
 
 
 @dataclass(frozen=True)
@@ -63,7 +42,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the metadata of a LeRobotDataset says, checked."""
+    """What the metadata of a LeRobotDataset says, checked; ``unusable`` says why further cameras are not read."""
 
     root: Path
     fps: int
@@ -72,6 +51,7 @@ class Dataset:
     cameras: dict[str, Camera]
     tasks: tuple[str, ...]
     episodes: tuple[Episode, ...]
+    unusable: dict[str, str]
 
     @property
     def frames(self) -> int:
@@ -138,13 +118,6 @@ class Dataset:
         return stored
 
 
-def _whole(value: Any, least: int, most: int) -> bool:
-    """Whether a value from a file is a whole number in this range, which a float may be too."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
-        return False
-    return value == int(value)
-
-
 def _tasks(root: Path) -> tuple[str, ...]:
     path = root / "meta" / "tasks.parquet"
     if not path.is_file():
@@ -158,32 +131,25 @@ def _tasks(root: Path) -> tuple[str, ...]:
     numbers = vector(table, "task_index", np.int64, path).tolist()
     if sorted(numbers) != list(range(table.num_rows)):
         raise SigmaError(f"{path}: expected one row a task with task_index 0 to {table.num_rows - 1}")
-    text_of = dict(zip(numbers, texts(table, text_columns[0], path), strict=True))
+    # Tabs, line breaks and runs of spaces come from the shell or the file that a task was pasted from.
+    words = (" ".join(text.split()) for text in texts(table, text_columns[0], path))
+    text_of = dict(zip(numbers, words, strict=True))
     for index, text in sorted(text_of.items()):
         try:
-            if text.strip():  # a task without words is the audit's to report
+            if text:  # a task without words is the audit's to report
                 clean_instruction(text)
         except SigmaError as error:
             raise SigmaError(f"{path}: task {index}: {error}") from None
     return tuple(text_of[index] for index in range(table.num_rows))
 
 
-def episode_records(root: Path, *columns: str) -> list[dict[str, Any]]:
-    """The entries of ``meta/episodes`` by episode: ``episode_index`` and the columns whose names begin with these."""
-    files = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
-    if not files:
-        raise SigmaError(f"{root}/meta/episodes: no table of episodes found; the dataset is incomplete")
-    records: list[dict[str, Any]] = []
-    for file in files:
-        table = read_table(file)
-        numbers = vector(table, "episode_index", np.int64, file).tolist()
-        kept = [name for name in column_names(table, file) if name.startswith(columns)]
-        try:
-            rows = table.select(kept).to_pylist()
-        except (KeyError, ValueError) as error:  # a column that is there twice, or bytes that are not text
-            raise SigmaError(f"{file}: not readable as a table of episodes ({error})") from None
-        records += [row | {"episode_index": number} for row, number in zip(rows, numbers, strict=True)]
-    return sorted(records, key=lambda record: record["episode_index"])
+def _conversion(root: Path) -> str:
+    """The command that turns a v2.1 dataset into v3.0 and uploads nothing: in place, or from the Hub's cache into
+    LeRobot's folder, where a Hub id without a revision is found."""
+    command = "python -m lerobot.scripts.convert_dataset_v21_to_v30 --push-to-hub=false"
+    if root.parent.name == "snapshots":
+        return f"{command} --repo-id={root.parents[1].name.removeprefix('datasets--').replace('--', '/')}"
+    return f"{command} --repo-id=local/dataset --root={shlex.quote(str(root.resolve()))}"
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -201,49 +167,20 @@ def open_dataset(root: Path) -> Dataset:
     if version != CODEBASE_VERSION:
         hint = "re-record it or convert it with LeRobot"
         if version == "v2.1":
-            hint = "convert it with python -m lerobot.scripts.convert_dataset_v21_to_v30"
+            hint = f"convert it with: {_conversion(root)}"
         raise SigmaError(f"{info_path}: codebase_version {version!r} is not read, only {CODEBASE_VERSION!r}; {hint}")
     features, fps = info.get("features"), info.get("fps")
     if not isinstance(features, dict):
         raise SigmaError(f"{info_path}: features: expected a mapping of features")
-    if not _whole(fps, 1, MOST_FPS):
+    if not is_whole(fps, 1, MOST_FPS):
         raise SigmaError(f"{info_path}: fps: expected a whole number from 1 to {MOST_FPS}, found {short(fps)}")
     for key in ("total_episodes", "total_frames"):
-        if not _whole(info.get(key, 0), 0, 2**53):
+        if not is_whole(info.get(key, 0), 0, 2**53):
             raise SigmaError(f"{info_path}: {key}: expected a whole number, found {short(info[key])}")
     if not isinstance(info.get("robot_type"), str | None):
         raise SigmaError(f"{info_path}: robot_type: expected a name or null, found {short(info['robot_type'])}")
-    joint_names, cameras = read_joint_names(features, info_path), read_cameras(features, info_path)
-    episodes = []
-    for position, record in enumerate(episode_records(root, "length", "data/", "videos/")):
-        if record["episode_index"] != position:
-            raise SigmaError(f"{root}/meta/episodes: episode {position} is missing or listed twice")
-        try:
-            episodes.append(_episode(root, info, record, cameras))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise SigmaError(f"{root}/meta/episodes: episode {position}: unusable entry ({error})") from None
-    if len(episodes) != info.get("total_episodes", len(episodes)):
-        raise SigmaError(
-            f"{info_path}: total_episodes is {info['total_episodes']}, but meta/episodes lists {len(episodes)}"
-        )
-    return Dataset(root, int(fps), info.get("robot_type"), joint_names, cameras, _tasks(root), tuple(episodes))
-
-
-def _episode(root: Path, info: dict[str, Any], record: dict[str, Any], cameras: dict[str, Camera]) -> Episode:
-    def place(prefix: str) -> dict[str, int]:
-        return {name: int(record[f"{prefix}/{name}"]) for name in ("chunk_index", "file_index")}
-
-    table = named_file(root, info, "data_path", **place("data"))
-    videos = {}
-    for key, camera in cameras.items():
-        if camera.kind == "video":
-            path = named_file(root, info, "video_path", video_key=key, **place(f"videos/{key}"))
-            start = float(record[f"videos/{key}/from_timestamp"])
-            if not 0 <= start < math.inf:
-                raise ValueError(f"videos/{key}/from_timestamp: found {start}; legal: seconds from 0")
-            end = record.get(f"videos/{key}/to_timestamp")
-            videos[key] = Segment(path, start, end if isinstance(end, float) and math.isfinite(end) else math.inf)
-    length = int(record["length"])
-    if not _whole(record["length"], 0, LONGEST_EPISODE):
-        raise ValueError(f"length: found {record['length']}; legal: 0 to {LONGEST_EPISODE}")
-    return Episode(record["episode_index"], length, table, videos)
+    joint_names, (cameras, unusable) = read_joint_names(features, info_path), read_cameras(features, info_path)
+    episodes, lacking = read_episodes(root, info, cameras)
+    cameras = {key: camera for key, camera in cameras.items() if key not in lacking}
+    robot, tasks = info.get("robot_type"), _tasks(root)
+    return Dataset(root, int(fps), robot, joint_names, cameras, tasks, episodes, unusable | lacking)

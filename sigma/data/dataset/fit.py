@@ -1,6 +1,6 @@
 """Whether dataset, base and parameters fit together, so far as the metadata tells: asked before anything is decoded."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset
@@ -16,7 +16,7 @@ def check_fit(dataset: Dataset, base: Mapping[str, Any], window: WindowParameter
 
     ``base`` is the record of ``data/base.json``, ``statistics`` is ``base.statistics`` of params.yaml.
     """
-    choose_cameras(base, dataset.cameras, window.cameras)
+    choose_cameras(base, dataset, window.cameras)
     if window.horizon > base["chunk_size"]:
         raise SigmaError(
             f"params.yaml: window.horizon: {window.horizon} steps, but the base predicts {base['chunk_size']}; "
@@ -47,9 +47,7 @@ def check_fit(dataset: Dataset, base: Mapping[str, Any], window: WindowParameter
                 )
 
 
-def choose_cameras(
-    base: Mapping[str, Any], available: Collection[str], mapping: Mapping[str, str | None]
-) -> dict[str, str]:
+def choose_cameras(base: Mapping[str, Any], dataset: Dataset, mapping: Mapping[str, str | None]) -> dict[str, str]:
     """Base camera → dataset camera, in the base's order; a base camera mapped to null is left out."""
     unknown = sorted(set(mapping) - set(base["cameras"]))
     if unknown:
@@ -61,10 +59,13 @@ def choose_cameras(
         replacement = mapping.get(camera, camera)
         if replacement is None:
             continue
-        if replacement not in available:
+        if replacement not in dataset.cameras:
+            fault = f"the dataset has no {replacement!r}"
+            if replacement in dataset.unusable:
+                fault = f"{replacement!r} cannot be used ({dataset.unusable[replacement]})"
             raise SigmaError(
-                f"params.yaml: window.cameras.{camera}: the base needs this camera and the dataset has no "
-                f"{replacement!r}; legal: null (left out), {', '.join(available)}"
+                f"params.yaml: window.cameras.{camera}: the base needs this camera and {fault}; "
+                f"legal: {', '.join(['null (left out)', *dataset.cameras])}"
             )
         chosen[camera] = replacement
     if not chosen:

@@ -2,6 +2,7 @@
 
 import re
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 from sigma.shared.errors import SigmaError
 
 STATE, ACTION = "observation.state", "action"
+
+
+class MissingFile(SigmaError):
+    """A file that the metadata names is not there."""
 
 
 @dataclass(frozen=True)
@@ -76,32 +81,35 @@ def _shape(feature: Any) -> list[int]:
     return shape
 
 
-def read_cameras(features: dict[str, Any], info: Path) -> dict[str, Camera]:
-    """The colour cameras by feature name."""
-    cameras = {}
+def read_cameras(features: dict[str, Any], info: Path) -> tuple[dict[str, Camera], dict[str, str]]:
+    """The colour cameras by feature name, and why each other camera cannot be used."""
+    cameras, unusable = {}, {}
     for key, feature in features.items():
         kind = feature.get("dtype") if isinstance(feature, dict) else None
         if kind not in ("video", "image"):
             continue
-        details = feature.get("info") or {}
-        if isinstance(details, dict) and (details.get("is_depth_map") or details.get("video.is_depth_map")):
-            continue
-        shape = _shape(feature)
-        if len(shape) != 3 or 3 not in (shape[0], shape[-1]):
-            raise SigmaError(
-                f"{info}: features.{key}: expected height, width and 3 channels, found {feature.get('shape')!r}"
-            )
-        height, width = shape[:2] if shape[-1] == 3 else shape[1:]
-        cameras[key] = Camera(height, width, kind)
+        shape, place = _shape(feature), f"{info}: features.{key}"
+        if any(_is_depth_map(feature.get(details)) for details in ("info", "video_info")):
+            unusable[key] = f"{place}: a depth map"
+        elif len(shape) != 3 or 3 not in (shape[0], shape[-1]):
+            unusable[key] = f"{place}: expected height, width and 3 channels, found {feature.get('shape')!r}"
+        else:
+            height, width = shape[:2] if shape[-1] == 3 else shape[1:]
+            cameras[key] = Camera(height, width, kind)
     if not cameras:
-        raise SigmaError(f"{info}: the dataset has no camera; features of dtype video or image are needed")
-    return cameras
+        found = "; found " + "; ".join(unusable.values()) if unusable else ""
+        raise SigmaError(f"{info}: the dataset has no camera; features of dtype video or image are needed{found}")
+    return cameras, unusable
 
 
-def named_file(root: Path, info: dict[str, Any], where: str, **fields: Any) -> str:
+def _is_depth_map(details: Any) -> bool:
+    return isinstance(details, dict) and bool(details.get("is_depth_map") or details.get("video.is_depth_map"))
+
+
+def named_file(root: Path, info: Mapping[str, Any], where: str, **fields: Any) -> str:
     """The file that the template at ``info[where]`` names, relative to the root.
 
-    A file that leaves the folder or is missing is refused.
+    A file that leaves the folder is refused; a missing one raises :class:`MissingFile`.
     """
     template = info.get(where)
     if not isinstance(template, str) or not _is_template(template, fields):
@@ -115,7 +123,7 @@ def named_file(root: Path, info: dict[str, Any], where: str, **fields: Any) -> s
     except OSError:  # a name that no file can have
         exists = False
     if not exists:
-        raise SigmaError(f"{root}/{name}: not found, but the metadata names it; the dataset is incomplete")
+        raise MissingFile(f"{root}/{name}: not found, but the metadata names it; the dataset is incomplete")
     return name
 
 

@@ -105,7 +105,9 @@ def decode(
 def _decode_video(
     dataset: Dataset, episode: Episode, camera: str, wanted: frozenset[int] | None, films: Films
 ) -> Iterator[tuple[int, np.ndarray]]:
-    segment = episode.videos[camera]
+    segment = episode.videos.get(camera)
+    if segment is None:  # the camera did not film the episode
+        return
     path = dataset.root / segment.path
     last = episode.length - 1 if wanted is None else max(wanted, default=-1)
     end = min(segment.start + (last + 0.5) / dataset.fps, segment.end - 0.5 / dataset.fps)
@@ -134,7 +136,7 @@ def _decode_images(
         if wanted is not None and step not in wanted:
             continue
         try:
-            image = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+            image = np.array(Image.open(io.BytesIO(encoded)).convert("RGB"))
         except Exception as error:  # broken in any way, or one that unpacks to gigabytes
             path = dataset.root / episode.table
             raise SigmaError(f"{path}: {camera}: episode {episode.index}, step {step}: {error}") from None

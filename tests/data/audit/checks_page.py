@@ -93,7 +93,7 @@ def page(worst: Mapping[str, float]) -> str:
             "",
             "What cannot be laid at one episode's door is refused in one line by the reader instead: another format "
             "version, a missing or unreadable file, a table without `episode_index`, a gap in the episodes' numbers, a "
-            "camera without a place in a video file, state and action of different length.",
+            "camera in use whose films are missing, state and action of different length.",
             "",
         ]
     )

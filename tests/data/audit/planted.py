@@ -65,6 +65,14 @@ def _lost_end(folder: Path) -> None:
     edit_rows(lambda table: table[~((table.episode_index == HERE) & (table.frame_index >= 74))], folder)
 
 
+def _moved(folder: Path) -> None:
+    """The rows of an episode lie in a second table that the metadata does not know."""
+    path = table_file(folder)
+    table = pd.read_parquet(path)
+    table[table.episode_index != HERE].to_parquet(path)
+    table[table.episode_index == HERE].to_parquet(path.with_name("file-001.parquet"))
+
+
 def _span(folder: Path) -> None:
     def change(table: pd.DataFrame) -> pd.DataFrame:
         table.loc[HERE, f"videos/{UP}/to_timestamp"] -= 0.1
@@ -193,6 +201,7 @@ FAULTS = (
     Fault("actions of five joints", _five_joints, "wrong_type"),
     Fault("a row lost", _lost_row, "row_count", also=("row_order", "index_gap", "timestamp_gap")),
     Fault("the last three rows lost", _lost_end, "row_count"),
+    Fault("rows in a table that the metadata does not name", _moved, "misplaced_rows", "warn"),
     Fault("a frame of video fewer than rows, in the metadata", _span, "video_span"),
     Fault("video that begins in the episode before", _overlap, "video_span"),
     Fault("an episode of 9 frames", _aborted, "short_episode", "warn", LAST, ("diverging_action",)),

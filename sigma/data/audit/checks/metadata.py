@@ -75,6 +75,14 @@ def row_count(audited: AuditedEpisode) -> Iterator[Measure]:
     yield Measure(abs(rows - declared), detail=f"{rows} rows, {declared} declared")
 
 
+@STRUCTURE.check(warn=0.0, fail=None, unit="0 or 1", reason="warns only: nothing is lost, as rows are found by index")
+def misplaced_rows(audited: AuditedEpisode) -> Iterator[Measure]:
+    """1 for an episode whose rows lie in another table of ``data/`` than meta/episodes says. LeRobot reads all tables
+    and finds rows by their index, and so are they found here; a tool that trusts the metadata misses the episode.
+    """
+    yield Measure(float(audited.episode.misplaced), detail=f"the rows lie in {audited.episode.table}")
+
+
 @STRUCTURE.check(
     warn=None,
     fail=0.5,
