@@ -83,7 +83,8 @@ class Episode:
             while len(self._plans) > 1 and self._plans[1][0] <= now:
                 self._plans.popleft()
             begin, current = self._plans[0]
-            self.step(self.hold() if now < begin else current[now - begin])
+            stalled = self.spec.setting.stalled and now == present
+            self.step(self.hold() if stalled or now < begin else current[now - begin])
 
     def hold(self) -> np.ndarray:
         """The action that stays where the last one led."""

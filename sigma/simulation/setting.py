@@ -28,6 +28,8 @@ class Setting(Section):
             canonical one.
         cue_delay: seconds from when a light goes off to when the cube comes, instead of a draw from 1 to 8.
         delay: control steps from an observation to the first action that its plan decides.
+        stalled: the robot stays where it is for the control step in which a plan is made, as in LeRobot's synchronous
+            loop; the plan's own first step is lost.
         n_action_steps: control steps executed a decision, instead of the number of the section.
     """
 
@@ -38,6 +40,7 @@ class Setting(Section):
     wording: Literal["recorded", "held_out", "canonical"] = "recorded"
     cue_delay: float | None = Field(default=None, ge=0, le=60)
     delay: int = Field(default=0, ge=0, le=1024)
+    stalled: bool = False
     n_action_steps: int | None = Field(default=None, ge=1, le=1024)
 
 

@@ -28,10 +28,10 @@ class Still:
         return False, False
 
 
-def executed(delay: int, n: int, decisions: int = 4) -> list[float]:
+def executed(delay: int, n: int, decisions: int = 4, stalled: bool = False) -> list[float]:
     """First joint of every executed action; step s of the plan from step t says 100 t + s, holding says its own."""
     env = Still()
-    episode = Episode(0, EpisodeSpec("reach", n, Setting(delay=delay)), env=env)
+    episode = Episode(0, EpisodeSpec("reach", n, Setting(delay=delay, stalled=stalled)), env=env)
     episode.hold = lambda: np.full(6, -1.0)
     for _ in range(decisions):
         now = env.steps
@@ -41,6 +41,10 @@ def executed(delay: int, n: int, decisions: int = 4) -> list[float]:
 
 def test_without_delay_each_plan_is_executed_from_its_first_step():
     assert executed(0, 3) == [0, 1, 2, 300, 301, 302, 600, 601, 602, 900, 901, 902]
+
+
+def test_a_stalled_robot_holds_while_each_plan_is_made_and_loses_the_plans_first_step():
+    assert executed(0, 3, stalled=True) == [-1, 1, 2, -1, 301, 302, -1, 601, 602, -1, 901, 902]
 
 
 def test_a_delayed_plan_takes_over_late_at_the_step_that_is_meant():

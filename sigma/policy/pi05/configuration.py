@@ -18,7 +18,9 @@ LORA = "adapter_config.json"
 _NORMALISATIONS = {"STATE": ("QUANTILES", "MEAN_STD"), "ACTION": ("QUANTILES", "MEAN_STD"), "VISUAL": ("IDENTITY",)}
 _TYPES = {"pi05": PI05Config, "pi05_small": PI05SmallConfig}
 _EMPTY_CAMERA = "observation.images.empty_camera_"
-# Fields of LeRobot's main branch that act in training alone, or beside a switch that is refused when it is on.
+# LeRobot's own memory, after 0.6.1: it reads past frames, which this project's passes over a base do not.
+_MEMORY = ("use_visual_memory", "use_proprioceptive_memory")
+# Fields beside it that act with it or in training alone.
 _IDLE = ("memory_frames", "memory_stride", "memory_temporal_attention_every", "rtc_training_max_delay")
 
 log = logging.getLogger(__name__)
@@ -41,12 +43,13 @@ def read_configuration(folder: Path) -> PI05Config:
         merge = f"sigma merge {folder} --output {folder}-merged"
         raise SigmaError(f"{folder}: LoRA without the base that it was trained on; put the two together: {merge}")
     unknown = sorted(raw.keys() - {field.name for field in fields(_TYPES[kind])})
-    for name in unknown:
-        if (value := raw.pop(name)) and name not in _IDLE:
+    for name in sorted({*unknown, *_MEMORY} - {*_IDLE}):
+        if value := raw.get(name):
             raise SigmaError(
-                f"{file}: {name} is {value!r}; the installed LeRobot does not know this field, and would run another "
-                "policy; legal: a base that was trained without it"
+                f"{file}: {name} is {value!r}; Sigma does not know this field, and would run another policy; legal: a "
+                "base that was trained without it"
             )
+    raw = {name: value for name, value in raw.items() if name not in unknown}
     if unknown:
         log.warning("%s: fields of another LeRobot that switch nothing on are ignored: %s", file, ", ".join(unknown))
     try:

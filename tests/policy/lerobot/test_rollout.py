@@ -31,7 +31,7 @@ def test_an_empty_task_is_refused_before_the_robot_is_connected(folder, tmp_path
     ("robot", "message"),
     [
         ({"views": ["up"]}, r"'observation\.images\.wrist' is missing among .*--rename_map"),
-        ({"joints": JOINTS[::-1]}, r"observation\.state: the robot has its joints in the order gripper.* shoulder_pan"),
+        ({"joints": JOINTS[::-1]}, r"the robot has its joints in the order gripper.* shoulder_pan"),
         ({"joints": JOINTS[:5]}, r"observation\.state: found shape \(1, 5\); legal: \[B, 6\], shoulder_pan"),
     ],
 )
