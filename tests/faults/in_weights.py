@@ -276,7 +276,7 @@ FAULTS = [
         "base: statistics in which a joint never moves",
         "fetch",
         tensors(STATISTICS, lambda held: held["action.q01"][1:2].copy_(held["action.q99"][1:2])),
-        "params.yaml: base.statistics: found checkpoint, in which action of joint 'shoulder_lift.pos' never moves, …",
+        "params.yaml: base.statistics: found checkpoint, in which action of joint 'shoulder_lift.pos' never moves; …",
     ),
     Fault(
         "base: a pre-processor without steps",
