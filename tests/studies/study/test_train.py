@@ -97,12 +97,8 @@ def test_a_sigma_executes_the_base_plus_the_scaled_residual(armed, predicted, na
     action = vla.propose(observation, past, [(int(row),) for row in rows], use_base=False).action.numpy()
     base = batches.base_action(rows).numpy()
     calibrated = read_calibration(folder / "adapter_calibration.json")
-<<<<<<< HEAD:tests/studies/study/test_train.py
     held_out_episodes = batches.shards.window_episode[batches.split == "validation"]
     assert calibrated.record["episodes"] == len(np.unique(held_out_episodes))
-=======
-    assert calibrated.record["episodes"] == len(np.unique(batches.columns["episode"][batches.split == "validation"]))
->>>>>>> gate:tests/studies/ablation/test_arm.py
     for span, steps in SPANS.items():
         residual = (action - base)[:, :steps]
         full, scaled = columns[f"{name}_full_scale.{span}"], columns[f"{name}.{span}"]
