@@ -70,6 +70,7 @@ class _Robot:
     axes: np.ndarray | None = None
     state: np.ndarray | None = None
     command: np.ndarray | None = None  # raw units
+    passed: int = 0  # control steps since the last decision
     plan: np.ndarray | None = None  # the adapted policy's, normalised; None where it was not integrated
 
 
@@ -99,9 +100,15 @@ class Gate:
         """These robots begin an episode."""
         self.robots |= {index: _Robot() for index in indices}
 
-    def follow(self, index: int, command: np.ndarray) -> None:
-        """Something else than the last plan led this robot, at last by ``command [D]`` in raw units."""
-        self.robots[index].command = np.asarray(command, dtype=np.float64)
+    def follow(self, index: int, command: np.ndarray, passed: int | None = None) -> None:
+        """The last command of this robot was ``command [D]`` in raw units, and no step of the last plan's own.
+
+        ``passed`` control steps have passed since the last decision, where these are not ``n_action_steps``.
+        """
+        robot = self.robots[index]
+        robot.command = np.asarray(command, dtype=np.float64)
+        if passed is not None:
+            robot.step, robot.passed = robot.step + passed - robot.passed, passed
 
     def news(self) -> list[str]:
         """What was not told yet: when and why a scale fell below one half, once an episode."""
@@ -181,10 +188,12 @@ class Gate:
 
     def _agreement(self, action: Tensor, robots: list[_Robot]) -> np.ndarray:
         plans = _numpy(action)
-        before = [robot.plan for robot in robots]
-        known = np.array([plan is not None for plan in before])
-        old = np.stack([now if plan is None else plan for plan, now in zip(before, plans, strict=True)])
-        return np.where(known, disagreement(plans, old, self.n_action_steps), -np.inf)
+        return np.array(
+            [
+                -np.inf if robot.plan is None else disagreement(plan[None], robot.plan[None], robot.passed)[0]
+                for plan, robot in zip(plans, robots, strict=True)
+            ]
+        )
 
     def _remember(
         self,
@@ -205,7 +214,7 @@ class Gate:
             if judged.scale < CLOSED and all(earlier.scale >= CLOSED for earlier in robot.judgements):
                 self._untold.append(f"robot {index}, {judged}")
             robot.judgements.append(judged)
-            robot.step += self.n_action_steps
+            robot.step, robot.passed = robot.step + self.n_action_steps, self.n_action_steps
             robot.axes, robot.state, robot.command = sight.axes[row], sight.state[row], commands[row]
             robot.plan = None if action is None or scale[row] <= self.adapter.min_scale else _numpy(action[row])
 

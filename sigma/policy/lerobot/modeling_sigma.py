@@ -172,6 +172,8 @@ class SigmaPolicy(PreTrainedPolicy):
         left = chunking.advance(states[0], left_over, steps)
         if self._rows is not None:
             self.controller.episodes[0].step = chunking.step
+            if self.controller.gate is not None and chunking.command is not None:
+                self.controller.gate.follow(0, chunking.command, chunking.passed)
         if len(left):
             normalised = torch.from_numpy(self.vla.normalisation.action.normalise(left)[None])
             pull = prefix.Guidance(chunking.processor, normalised.to(self.vla.builder.device), delay, horizon)

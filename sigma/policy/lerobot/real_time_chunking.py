@@ -31,8 +31,9 @@ class RealTimeChunking:
     def reset(self) -> None:
         """The robot begins an episode."""
         self.step = 0  # control steps since the episode began
+        self.passed = 0  # control steps since the last plan
+        self.command: np.ndarray | None = None  # the last one that was executed
         self._plan: np.ndarray | None = None
-        self._before: np.ndarray | None = None  # the command before the rows that are left
         self._seen: list[tuple[int, np.ndarray]] = []
 
     def advance(self, state: np.ndarray, left_over: Tensor | None, steps: int) -> np.ndarray:
@@ -51,7 +52,8 @@ class RealTimeChunking:
             raise SigmaError(
                 "prev_chunk_left_over: found rows that are not of the last plan; reset() begins an episode"
             )
-        self._before = plan[elapsed - 1] if elapsed else self._before
+        self.command = plan[elapsed - 1] if elapsed else self.command
+        self.passed = elapsed
         self.step += elapsed
         self._seen = [(step, known) for step, known in self._seen if self.step - steps - len(plan) <= step < self.step]
         self._seen.append((self.step, state))
@@ -72,7 +74,7 @@ class RealTimeChunking:
         An episode's first plan only begins to move: LeRobot executes it from some later row on, so that each row has to
         be one step away from the measured ``state``.
         """
-        kept, command = left[: min(delay, len(plan) - 1)], state if self._before is None else self._before
+        kept, command = left[: min(delay, len(plan) - 1)], state if self.command is None else self.command
         if self._plan is None:
             plan = np.concatenate([clamp(row[None], state) for row in plan])
         rest = clamp(plan[len(kept) :], kept[-1] if len(kept) else command)

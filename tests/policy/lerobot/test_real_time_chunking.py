@@ -94,6 +94,9 @@ def test_memory_and_trace_count_the_control_steps_between_two_plans(trained, fol
             0
         ]
         assert policy.controller.episodes[0].step - policy.controller.n_action_steps == step
+    # The gate compares plans where they overlap, and joints with the command that really led there.
+    gated = policy.controller.gate.robots[0]
+    assert [judged.step for judged in gated.judgements] == [0, 3, 5, 5]
     states = [views(trained, step)[0]["state"] for step in (0, 3, 5)]
     expected = [states[0] + (states[1] - states[0]) * 2 / 3, states[1], (states[1] + states[2]) / 2, states[2]]
     np.testing.assert_allclose(traces[-1], expected, rtol=1e-5, atol=1e-4)
