@@ -165,12 +165,47 @@ def test_the_output_is_no_source(project, small_dataset, small_base):
             "fetch.dataset.source: 'nowhere' is no folder here; legal: embedded, a LeRobotDataset folder",
         ),
         ("a/b/c", None, "fetch.dataset.source: 'a/b/c' is no folder here"),
-        ("lerobot/svla_so101_pickplace", None, "fetch.dataset.revision: .* needs a commit; legal: 40 hex digits"),
+        (
+            "lerobot/svla_so101_pickplace",
+            None,
+            r"fetch\.dataset\.revision: .* needs a commit; legal: 40 hex digits, which "
+            "`git ls-remote https://huggingface.co/datasets/lerobot/svla_so101_pickplace main` prints",
+        ),
+        (
+            "https://huggingface.co/datasets/me/demos/tree/main",
+            None,
+            "write the Hub id me/demos, and as revision what `git ls-remote https://huggingface.co/datasets/",
+        ),
+        ("$NOWHERE_SET/demos/../x", None, r"'\$NOWHERE_SET/demos/\.\./x' is no folder here; legal"),
+        ("~/no/such/demos", None, rf"'~/no/such/demos' is no folder here \({Path.home()}/no/such/demos\); legal"),
         ("embedded", REVISION, "fetch.dataset.revision: 'embedded' is a folder, only a Hub id has a revision"),
     ],
 )
 def test_sources_and_revisions_must_fit(project, small_base, source, revision, words):
     refused(project, words, dataset=source, base=small_base, fetch__dataset__revision=revision)
+
+
+@pytest.mark.parametrize("source", ["~/demos", "$DEMOS/demos"])
+def test_a_folder_is_found_as_a_shell_would_find_it(project, copy, small_base, monkeypatch, source):
+    shutil.copytree(copy, project / "home" / "demos")
+    monkeypatch.setenv("HOME", str(project / "home"))
+    monkeypatch.setenv("DEMOS", str(project / "home"))
+    fetch.run(parameters(source, small_base))
+    assert json.loads(Path("data/dataset.json").read_text())["source"] == source
+
+
+def test_a_dataset_that_was_recorded_here_and_never_pushed_is_found_by_its_id(project, copy, small_base, monkeypatch):
+    shutil.copytree(copy, project / "lerobot" / "me" / "demos")
+    monkeypatch.setattr("lerobot.utils.constants.HF_LEROBOT_HOME", project / "lerobot")
+    refused(project, r"me/others\), and as a Hub id it needs a commit", dataset="me/others", base=small_base)
+    assert " tasks from me/demos (" in fetch.run(parameters("me/demos", small_base))
+
+
+def test_a_relative_path_in_the_copy_that_dvc_makes_of_a_project_is_explained(project, copy, small_base, monkeypatch):
+    (project / ".dvc/tmp/exps/standalone/x").mkdir(parents=True)
+    monkeypatch.chdir(project / ".dvc/tmp/exps/standalone/x")
+    with pytest.raises(SigmaError, match=r"'my/own/demos' is no folder here; DVC runs .* write an absolute path"):
+        fetch.run(parameters("my/own/demos", small_base))
 
 
 def test_a_local_folder_has_no_revision(project, small_dataset, small_base):

@@ -1,7 +1,6 @@
 """Bringing a LeRobotDataset into the project: from the package, a local folder, or the Hub at a pinned revision."""
 
 import importlib.resources
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,19 @@ from sigma.data.dataset.dataset import CODEBASE_VERSION, Dataset, open_dataset
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder
 from sigma.shared.hub import snapshot
+from sigma.shared.sources import HUB_ID, advice, expanded, find_commit
 
 EMBEDDED = "embedded"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def locate_dataset(source: str, revision: str | None) -> Path:
-    """The folder that holds the dataset ``source``: ``embedded``, a local folder, or a snapshot of a Hub id.
+    """The folder that holds the dataset ``source``: ``embedded``, a local folder, a dataset that LeRobot recorded here
+    under a Hub id, or a snapshot of that at a commit.
 
     Raises :class:`SigmaError` where there is none, where a Hub id comes without a pinned revision, and where a revision
     is given for something that has none.
     """
-    folder = Path(source)
+    folder = expanded(source)
     if source == EMBEDDED or folder.is_dir():
         if revision is not None:
             raise SigmaError(
@@ -36,13 +36,19 @@ def locate_dataset(source: str, revision: str | None) -> Path:
         return shipped
     if not HUB_ID.fullmatch(source):
         raise SigmaError(
-            f"params.yaml: fetch.dataset.source: {source!r} is no folder here; "
+            f"params.yaml: fetch.dataset.source: {source!r} is no folder here{advice(source, 'dataset')}; "
             "legal: embedded, a LeRobotDataset folder, or a Hub id such as lerobot/svla_so101_pickplace"
         )
     if revision is None:
+        from lerobot.utils.constants import HF_LEROBOT_HOME
+
+        recorded = HF_LEROBOT_HOME / source
+        if (recorded / "meta" / "info.json").is_file():
+            return recorded
         raise SigmaError(
-            f"params.yaml: fetch.dataset.revision: {source!r} is no folder here, and as a Hub id it needs a commit; "
-            "legal: 40 hex digits"
+            f"params.yaml: fetch.dataset.revision: {source!r} is no folder here{advice(source, 'dataset')}, was not "
+            f"recorded here ({recorded}), and as a Hub id it needs a commit; legal: 40 hex digits, which "
+            f"`{find_commit(source, 'dataset')}` prints"
         )
     return snapshot(source, revision, "dataset")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sigma.shared.errors import SigmaError
 from sigma.shared.hub import snapshot
+from sigma.shared.sources import HUB_ID, advice, expanded, find_commit
 
 EMBEDDED = "embedded"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -21,7 +22,9 @@ def resolve_base(source: str, revision: str | None, *, verify: bool = False, dow
     Raises:
         SigmaError: the folder is not there, the revision is no 40-hex commit, or the Hub does not give it.
     """
-    folder = Path(str(importlib.resources.files("sigma"))) / "embedded" / "base" if source == EMBEDDED else Path(source)
+    folder = (
+        Path(str(importlib.resources.files("sigma"))) / "embedded" / "base" if source == EMBEDDED else expanded(source)
+    )
     if source == EMBEDDED or folder.is_dir():
         if revision:
             raise SigmaError(
@@ -31,7 +34,11 @@ def resolve_base(source: str, revision: str | None, *, verify: bool = False, dow
             raise SigmaError(f"{folder / 'config.json'}: not found; a base is a LeRobot policy folder")
         return folder
     if not HUB_ID.fullmatch(source):
-        raise SigmaError(f"{source}: no such folder, and not a Hub id of the form owner/name")
+        hint = advice(source, "model")
+        raise SigmaError(f"{source}: no such folder, and not a Hub id of the form owner/name{hint}")
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise SigmaError(f"the Hub base {source} needs a revision of 40 hex digits (a commit), found {revision!r}")
+        raise SigmaError(
+            f"the Hub base {source} needs a revision of 40 hex digits (a commit), found {revision!r}; "
+            f"`{find_commit(source, 'model')}` prints it"
+        )
     return snapshot(source, revision, "model", patterns=PATTERNS, verify=verify, download=download)
