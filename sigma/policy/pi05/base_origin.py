@@ -9,7 +9,6 @@ from sigma.shared.hub import snapshot
 from sigma.shared.sources import HUB_ID, advice, expanded, find_commit
 
 EMBEDDED = "embedded"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PATTERNS = ("*.json", "*.safetensors", "*.model")
 
 
