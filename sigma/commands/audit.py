@@ -37,7 +37,7 @@ def run(parameters: Parameters) -> str:
     section, window = parameters.audit, parameters.window
     limits = choose_limits(section.limits)
     dataset, base = open_dataset(DATASET), read_record(BASE_RECORD, BASE)
-    check_fit(dataset, base, window, parameters.base.statistics)
+    check_fit(dataset, base, parameters)
     check_listed(dataset, section.exclude)
     used = choose_cameras(base, dataset, window.cameras).values()
     dataset = replace(dataset, cameras={key: camera for key, camera in dataset.cameras.items() if key in used})

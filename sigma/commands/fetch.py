@@ -17,7 +17,7 @@ def run(parameters: Parameters) -> str:
     section = parameters.fetch
     dataset = find_dataset(section.dataset.source, section.dataset.revision, DATASET)
     base = describe_base(section.base.source, section.base.revision, len(dataset.joint_names), dataset.tasks)
-    check_fit(dataset, base, parameters.window, parameters.base.statistics)
+    check_fit(dataset, base, parameters)
     with Outputs() as outputs:
         copy = outputs.folder(DATASET)
         copy_dataset(dataset, copy)

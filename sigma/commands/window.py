@@ -48,7 +48,7 @@ def run(parameters: Parameters) -> str:
         raise SigmaError(
             f"{DATASET}: its content is not what {DATASET_RECORD} names; run the fetch stage again (dvc repro)"
         )
-    check_fit(dataset, base, section, parameters.base.statistics)
+    check_fit(dataset, base, parameters)
     cameras = choose_cameras(base, dataset, section.cameras)
     episodes = records.read_record(EPISODES, records.EPISODES)
     used, excluded = episodes["used"], len(episodes["excluded"])
@@ -68,7 +68,7 @@ def run(parameters: Parameters) -> str:
     bounds = Filter(section.min_action_norm, section.min_motion)
     windows = candidate_windows(dataset, splits, protocol, bounds, statistics)
     calibrating = len(np.unique(windows["episode"][windows["split"] == "validation"]))
-    if calibrating < CALIBRATING_EPISODES:
+    if section.validation and calibrating < CALIBRATING_EPISODES:
         raise SigmaError(
             f"params.yaml: window.validation: found {calibrating} episodes as long as window.horizon; legal: at least "
             f"{CALIBRATING_EPISODES}, on which the adapter is calibrated"

@@ -35,7 +35,7 @@ def run(parameters: Parameters, *, dataset: str, base: str) -> tuple[str, bool]:
         values = parameters.model_dump(mode="json")
         values = {name: section | settings.get(name, {}) for name, section in values.items()}
         chosen = read_parameters(Path("params.yaml"), values)
-        check_fit(found, facts, chosen.window, chosen.base.statistics)
+        check_fit(found, facts, chosen)
     except SigmaError as error:
         refused = str(error)
     lines = [*_facts(found, facts), "set in params.yaml:", text_of(settings).rstrip()]

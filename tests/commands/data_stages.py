@@ -28,7 +28,9 @@ def write_base_record(**changes: Any) -> None:
     """``data/base.json`` of a base that sees the cameras of the small dataset."""
     sizes = {"resolution": 32, "state_dim": 6, "action_dim": 6, "chunk_size": 16, "num_steps": 10}
     origin = {"source": "base", "revision": None, "digest": "0" * 64}
-    record = origin | sizes | {"cameras": list(CAMERAS), "statistics": {}, "tensors": {}}
+    quantiles = {"q01": [-1.0] * 6, "q99": [1.0] * 6}
+    statistics = dict.fromkeys(("observation.state", "action"), quantiles)
+    record = origin | sizes | {"cameras": list(CAMERAS), "statistics": statistics, "tensors": {}}
     write_json(Path("data/base.json"), record | changes)
 
 

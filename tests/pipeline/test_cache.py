@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
+from sigma.data.dataset import fit
 from sigma.parameters.schema import Section, read_yaml
 from sigma.shared.files import read_json
 from tests.imports import NO_DEPENDENCY, ROOT, lies_in
@@ -111,7 +112,8 @@ def named(value: object, path: str) -> Iterator[tuple[Section, str]]:
 def reads(prepared, tmp_path_factory) -> dict[str, set[str]]:
     """Stage -> the parameters that it looks at while it runs on a small world.
 
-    A dump that only names a training's state, so that no other training finds it, is no look.
+    A dump that only names a training's state, so that no other training finds it, is no look; nor is what an early
+    stage looks at to refuse what a later one could not use.
     """
     found: dict[str, set[str]] = defaultdict(set)
     names: dict[int, str] = {}
@@ -139,6 +141,11 @@ def reads(prepared, tmp_path_factory) -> dict[str, set[str]]:
             count(self, names.get(id(self), ""), fields)
         return dump(self, **options)
 
+    def refusing(*arguments, check=fit.check_fit) -> None:
+        stage, current[0] = current[0], ""
+        check(*arguments)
+        current[0] = stage
+
     current = [""]
     world = World(tmp_path_factory.mktemp("reads"))
     for part in ("base", "recorded"):
@@ -151,6 +158,7 @@ def reads(prepared, tmp_path_factory) -> dict[str, set[str]]:
             names.update({id(one): path for one, path in named(model, section)})
         patch.setattr(Section, "__getattribute__", looked)
         patch.setattr(Section, "model_dump", dumped)
+        patch.setattr(fit, "check_fit", refusing)
         with inside(world.root):
             for stage in PIPELINE:
                 current[0] = stage

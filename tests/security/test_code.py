@@ -30,7 +30,7 @@ ASKS = {
     "sigma/tools/publish.py": "publish; the upload",
     "sigma/tools/plan.py": "plan; sizes of what is not fetched yet",
     "sigma/tools/profile.py": "profile use; the commit that a profile is pinned to",
-    "sigma/policy/lerobot/modeling_sigma.py": "LeRobot plugin; a published policy",
+    "sigma/policy/lerobot/policy_folder.py": "LeRobot plugin; a published policy",
 }
 
 

@@ -71,6 +71,8 @@ def from_hub(both):
         BASE,
         fetch__dataset__revision=dataset,
         fetch__base__revision=base,
+        window__validation=0,  # of its two episodes none can be held out
+        window__test=0,
     )
 
 

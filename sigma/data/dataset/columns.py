@@ -17,6 +17,8 @@ def read_rows(path: Path, columns: list[str], episode: int | None = None) -> pya
         return pyarrow.parquet.read_table(path, columns=columns, filters=[("episode_index", "==", episode)])
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())
+        if "FieldRef.Name(episode_index)" in reason:
+            raise SigmaError(f"{path}: column 'episode_index' is missing") from None
         if "footer" in reason:
             reason += "; it was cut, or its recording was not finished"
         raise SigmaError(f"{path}: not readable as a LeRobot table ({reason})") from None

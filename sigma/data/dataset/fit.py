@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset
-from sigma.parameters.window import WindowParameters
+from sigma.parameters import Parameters
 from sigma.shared.errors import SigmaError
 
 # The adapter compares a validation window with those of other validation episodes; scores are those of test episodes.
 LEAST_HELD_OUT = {"validation": 2, "test": 1}
 
 
-def check_fit(dataset: Dataset, base: Mapping[str, Any], window: WindowParameters, statistics: str) -> None:
-    """Raise :class:`SigmaError` where the section ``window`` asks for what ``dataset`` or ``base`` does not have.
+def check_fit(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters) -> None:
+    """Raise :class:`SigmaError` where ``parameters`` ask for what ``dataset`` or ``base`` does not have.
 
-    ``base`` is the record of ``data/base.json``, ``statistics`` is ``base.statistics`` of params.yaml.
+    ``base`` is the record of ``data/base.json``.
     """
+    window, statistics = parameters.window, parameters.base.statistics
     choose_cameras(base, dataset, window.cameras)
     if window.horizon > base["chunk_size"]:
         raise SigmaError(

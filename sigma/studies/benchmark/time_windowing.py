@@ -113,7 +113,7 @@ def measure_video_to_shards_processes(project: Project) -> Measured:
 def prepare(project: Project, folder: Path, episodes: int) -> Path:
     """A project folder in which ``sigma window`` cuts the first ``episodes`` of the project's dataset.
 
-    The shares of validation and test stay, so that every part of the dataset grows alike.
+    All of them are for training, so that the windows grow with the episodes.
     """
     (folder / DATASET).parent.mkdir(parents=True)
     (folder / DATASET).symlink_to((project.root / DATASET).resolve())
@@ -122,10 +122,7 @@ def prepare(project: Project, folder: Path, episodes: int) -> Path:
     listed = read_json(project.root / EPISODES)
     write_json(folder / EPISODES, {**listed, "used": listed["used"][:episodes]})
     values = project.parameters.model_dump(mode="json")
-    window = values["window"] = values["window"] | DENSE
-    for part in ("validation", "test"):
-        if isinstance(window[part], int) and window[part]:
-            window[part] = round(window[part] / len(listed["used"]), 3)
+    values["window"] |= DENSE | {"validation": 0, "test": 0}
     write_json(folder / PARAMS_FILE, values)  # JSON is YAML too
     return folder
 

@@ -91,7 +91,7 @@ def test_a_state_below_the_range_is_one_token_of_its_own():
 def test_a_prompt_that_is_too_long_is_refused_with_its_instruction():
     prompter = Prompter(build_tokenizer(), 24)
     prompter(["lift the cube"], np.zeros((1, 6)))
-    with pytest.raises(SigmaError, match=r"'lift the cube and put it.*at most 24"):
+    with pytest.raises(SigmaError, match=r"'lift the cub.*at most 24"):
         prompter(["lift the cube and put it into the red box on the left side"], np.zeros((1, 6)))
 
 

@@ -46,14 +46,13 @@ def test_a_figure_comes_out(name, prepared, request):
         assert record["own"]["modules"] > record["peer_value"]["modules"] > 100
 
 
-def test_shares_of_the_held_out_parts_stay_when_the_dataset_grows(prepared, tmp_path):
+def test_a_part_of_the_dataset_is_windowed_as_training_alone(prepared, tmp_path):
     from sigma.parameters.schema import read_yaml
 
-    project = project_of(prepared)
-    folder = prepare(project, tmp_path / "few", 6)
-    window, used = read_yaml(folder / "params.yaml")["window"], read_json(project.root / "data/episodes.json")["used"]
-    assert window["validation"] == window["test"] == round(2 / len(used), 3) and window["train_stride"] == 1
-    assert read_json(folder / "data/episodes.json")["used"] == used[:6]
+    folder = prepare(project_of(prepared), tmp_path / "few", 6)
+    window = read_yaml(folder / "params.yaml")["window"]
+    assert (window["validation"], window["test"], window["train_stride"]) == (0, 0, 1)
+    assert read_json(folder / "data/episodes.json")["used"] == list(range(6))
 
 
 def test_what_means_nothing_here_is_left_out_with_its_reason(prepared):
@@ -78,7 +77,7 @@ def test_dvc_must_run_just_the_stages_that_a_figure_is_about(prepared, tmp_path,
     for name in PIPELINE:
         measure(name, project_of(prepared))
     # Once more than the peer: before the rounds, to see which stages run.
-    assert calls == {"repro": 2, "root": 1, "adapter.threshold": 2, "report": 1}
+    assert calls == {"repro": 2, "root": 1, "adapter.false_alarms": 2, "report": 1}
     monkeypatch.setattr(time_startup, "run", lambda *_: "Running stage 'a'\nRunning stage 'b'")
     with pytest.raises(SigmaError, match="2 stages ran instead of 1"):
         measure("adapter_experiment", project_of(prepared))
