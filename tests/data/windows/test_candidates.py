@@ -47,7 +47,7 @@ class Recording(Dataset):
 
 def recording(lengths) -> Recording:
     episodes = tuple(Episode(index, length, "table.parquet", {}) for index, length in enumerate(lengths))
-    return Recording(Path("recorded"), 10, None, JOINTS, {}, ("push", "lift"), episodes)
+    return Recording(Path("recorded"), 10, None, JOINTS, {}, ("push", "lift"), episodes, {})
 
 
 @st.composite
