@@ -15,12 +15,12 @@ def run(parameters: Parameters) -> str:
     from sigma.shared.files import Outputs
 
     section = parameters.fetch
-    dataset = find_dataset(section.dataset.source, section.dataset.revision, DATASET)
+    dataset = find_dataset(section.dataset.source, section.dataset.revision, DATASET, section.dataset.keys)
     base = describe_base(section.base.source, section.base.revision, len(dataset.joint_names), dataset.tasks)
     check_fit(dataset, base, parameters)
     with Outputs() as outputs:
         copy = outputs.folder(DATASET)
-        copy_dataset(dataset, copy)
+        copy_dataset(dataset, copy, section.dataset.keys)
         record = describe_dataset(copy, section.dataset.source, section.dataset.revision)
         outputs.json(BASE_RECORD, base)
         outputs.json(DATASET_RECORD, record)

@@ -1,8 +1,10 @@
 """Section ``fetch``: where dataset and base come from."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sigma.parameters.schema import Section
+
+VECTORS = "observation.state", "action"
 
 
 class Origin(Section):
@@ -12,6 +14,19 @@ class Origin(Section):
     revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
 
 
+class DatasetOrigin(Origin):
+    """Where a dataset comes from, and its own names of the state and the action where they are not LeRobot's."""
+
+    keys: dict[str, str]
+
+    @field_validator("keys")
+    @classmethod
+    def _of_vectors(cls, keys: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(set(keys) - set(VECTORS)):
+            raise ValueError(f"no feature {unknown[0]!r} is mapped here; legal: {', '.join(VECTORS)}")
+        return keys
+
+
 class FetchParameters(Section):
-    dataset: Origin
+    dataset: DatasetOrigin
     base: Origin

@@ -22,7 +22,7 @@ def find_commit(repository: str, kind: Kind) -> str:
 
 
 def advice(source: str, kind: Kind) -> str:
-    """What to write instead of a ``source`` that is neither a folder here nor a Hub id; empty where that is unknown."""
+    """What to write in place of a ``source`` that is no folder here and no Hub id; empty where nothing is said."""
     if address := _ADDRESS.fullmatch(source):
         repository = address.group(1)
         return f"; write the Hub id {repository}, and as revision what `{find_commit(repository, kind)}` prints"

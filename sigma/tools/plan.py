@@ -24,6 +24,7 @@ from sigma.policy.pi05.configuration import read_configuration
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json
 from sigma.shared.hub import Kind, hub_errors, snapshot
+from sigma.shared.sources import expanded
 from sigma.tools.footprint import EPISODE_STEPS, Footprint, Group, build_footprint
 from sigma.tools.workload import Job
 
@@ -121,7 +122,7 @@ def _advice(parameters: Parameters) -> str:
 
 
 def _is_local(source: str) -> bool:
-    return source == EMBEDDED or Path(source).is_dir()
+    return source == EMBEDDED or expanded(source).is_dir()
 
 
 def base_configuration(parameters: Parameters) -> tuple[PI05Config, str]:
@@ -144,9 +145,10 @@ def dataset_here(parameters: Parameters) -> Dataset | None:
     """The dataset, where it is on this machine or in the Hub's cache."""
     origin = parameters.fetch.dataset
     if _is_local(origin.source):
-        return open_dataset(locate_dataset(origin.source, origin.revision))
+        return open_dataset(locate_dataset(origin.source, origin.revision), origin.keys)
     try:
-        return open_dataset(snapshot(origin.source, origin.revision or "", "dataset", verify=False, download=False))
+        folder = snapshot(origin.source, origin.revision or "", "dataset", verify=False, download=False)
+        return open_dataset(folder, origin.keys)
     except SigmaError:
         return None
 

@@ -21,7 +21,8 @@ from sigma.shared.errors import SigmaError
 
 DEFAULT = "embedded"
 _HUB = ("dataset", "base")
-_FREE_KEYS = ("window.cameras", "audit.limits")  # mappings whose keys are cameras or checks, not parameters
+# Mappings whose keys are features, cameras or checks, not parameters.
+_FREE_KEYS = ("fetch.dataset.keys", "window.cameras", "audit.limits")
 
 
 def _package() -> Path:

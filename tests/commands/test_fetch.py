@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,7 +13,7 @@ from sigma.commands import fetch
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder
 from tests.commands.data_stages import parameters
-from tests.datasets import JOINTS, TASKS, write_dataset
+from tests.datasets import JOINTS, TASKS, camera_image, joint_positions, write_dataset
 
 REVISION = "f641879e22172be7e8161d5e6c1503c2d2feb657"
 
@@ -91,6 +92,42 @@ def test_another_content_has_another_digest(project, copy, small_base):
 def test_a_folder_that_is_no_dataset_is_refused(project, small_base):
     (project / "empty").mkdir()
     refused(project, r"empty: not a LeRobotDataset folder", dataset=project / "empty", base=small_base)
+
+
+def write_other_names(folder):
+    """A dataset as openpi's example converts one: LeRobot's writer, other names."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    vector, image = {"dtype": "float32", "shape": (6,)}, {"dtype": "image", "shape": (32, 32, 3)}
+    features = {"state": vector | {"names": None}, "actions": vector | {"names": None}}
+    names = {"image": 0, "wrist_image": 1}
+    features |= dict.fromkeys(names, image | {"names": ["height", "width", "channel"]})
+    dataset = LeRobotDataset.create("me/openpi", fps=10, features=features, root=folder, use_videos=False)
+    for episode in range(6):
+        for step in range(20):
+            images = {name: camera_image(episode, step, camera, 32, 32) for name, camera in names.items()}
+            vectors = {"state": joint_positions(episode, step), "actions": joint_positions(episode, step + 1)}
+            dataset.add_frame(vectors | images | {"task": "push the cube"})
+        dataset.save_episode()
+    dataset.finalize()
+    return folder
+
+
+def test_other_names_of_state_and_action_are_mapped_and_the_copy_has_lerobots(project, small_base):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    source = write_other_names(project / "openpi")
+    cameras = {"observation.images.up": "image", "observation.images.wrist": "wrist_image"}
+    asked = {"dataset": source, "base": small_base, "window__cameras": cameras}
+    refused(project, r"features\.observation\.state: .* fetch\.dataset\.keys: .* vectors are state, actions", **asked)
+    wrong = {"fetch__dataset__keys": {"observation.state": "joints"}}
+    refused(project, r"keys\.observation\.state: the dataset has no 'joints'; it has state, ", **asked, **wrong)
+    keys = {"observation.state": "state", "action": "actions"}
+    fetch.run(parameters(source, small_base, window__cameras=cameras, fetch__dataset__keys=keys))
+    copy = LeRobotDataset("me/openpi", root="data/dataset")
+    np.testing.assert_array_equal(copy[45]["observation.state"], joint_positions(2, 5))
+    np.testing.assert_array_equal(copy[45]["action"], joint_positions(2, 6))
+    assert copy[45]["wrist_image"].shape == (3, 32, 32) and set(copy.meta.stats) >= {"observation.state", "action"}
 
 
 def write_old_format(folder, new):

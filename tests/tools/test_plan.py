@@ -269,7 +269,7 @@ def test_the_joints_come_from_the_dataset_where_it_is_known(tmp_path, monkeypatc
         write_dataset(tmp_path / "dataset", lengths=(28,))
         commit = hub.add("dataset", "somebody/pickplace", tmp_path / "dataset")
         values = profile.load(FULL)
-        values["fetch"]["dataset"] = {"source": "somebody/pickplace", "revision": commit}
+        values["fetch"]["dataset"] |= {"source": "somebody/pickplace", "revision": commit}
         parameters = read_parameters(Path(FULL), values)
         assert plan.dataset_here(parameters) is None
         assert any("counted with 32" in note for note in plan.run(parameters, memory=24).notes)

@@ -1,5 +1,6 @@
 """Columns of a LeRobotDataset's tables as arrays, or one line that says why not."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ def read_rows(path: Path, columns: list[str], episode: int | None = None) -> pya
         return pyarrow.parquet.read_table(path, columns=columns, filters=[("episode_index", "==", episode)])
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())
-        if "FieldRef.Name(episode_index)" in reason:
-            raise SigmaError(f"{path}: column 'episode_index' is missing") from None
+        if missing := re.search(r"No match for FieldRef\.Name\(([^)]+)\)", reason):
+            raise SigmaError(f"{path}: column {missing.group(1)!r} is missing") from None
         if "footer" in reason:
             reason += "; it was cut, or its recording was not finished"
         raise SigmaError(f"{path}: not readable as a LeRobot table ({reason})") from None

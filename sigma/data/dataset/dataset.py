@@ -8,7 +8,7 @@ own units. The state at a step was measured before the action of that step was s
 """
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 
 from sigma.data.dataset.columns import column_names, matrix, read_rows, texts, vector
 from sigma.data.dataset.episodes import Episode, is_whole, read_episodes
-from sigma.data.dataset.layout import ACTION, STATE, Camera, read_cameras, read_joint_names
+from sigma.data.dataset.layout import ACTION, STATE, Camera, read_cameras, read_joint_names, renamed
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json, read_table
 from sigma.shared.instructions import clean_instruction
@@ -143,6 +143,15 @@ def _tasks(root: Path) -> tuple[str, ...]:
     return tuple(text_of[index] for index in range(table.num_rows))
 
 
+def _with_lerobots_names(features: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    for name, own in keys.items():
+        fault = f"the dataset has no {own!r}" if own not in features else ""
+        fault = f"the dataset has a feature {name!r} beside {own!r}" if not fault and name in features else fault
+        if fault:
+            raise SigmaError(f"params.yaml: fetch.dataset.keys.{name}: {fault}; it has {', '.join(features)}")
+    return renamed(features, {own: name for name, own in keys.items()})
+
+
 def _conversion(root: Path) -> str:
     """The command that turns a v2.1 dataset into v3.0 and uploads nothing: in place, or from the Hub's cache into
     LeRobot's folder, where a Hub id without a revision is found."""
@@ -152,8 +161,9 @@ def _conversion(root: Path) -> str:
     return f"{command} --repo-id=local/dataset --root={shlex.quote(str(root.resolve()))}"
 
 
-def open_dataset(root: Path) -> Dataset:
-    """Read and check the metadata of the LeRobotDataset v3.0 under ``root``.
+def open_dataset(root: Path, keys: Mapping[str, str] | None = None) -> Dataset:
+    """Read and check the metadata of the LeRobotDataset v3.0 under ``root``; ``keys`` are its own names of features by
+    LeRobot's, where it was not written by LeRobot.
 
     Raises :class:`SigmaError` for another format version, missing features or files, and for paths in the metadata that
     leave the folder.
@@ -172,6 +182,7 @@ def open_dataset(root: Path) -> Dataset:
     features, fps = info.get("features"), info.get("fps")
     if not isinstance(features, dict):
         raise SigmaError(f"{info_path}: features: expected a mapping of features")
+    features = _with_lerobots_names(features, keys or {})
     if not is_whole(fps, 1, MOST_FPS):
         raise SigmaError(f"{info_path}: fps: expected a whole number from 1 to {MOST_FPS}, found {short(fps)}")
     for key in ("total_episodes", "total_frames"):

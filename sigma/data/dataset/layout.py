@@ -36,7 +36,13 @@ def read_joint_names(features: dict[str, Any], info: Path) -> tuple[str, ...]:
         feature = features.get(key)
         shape = _shape(feature)
         if not isinstance(feature, dict) or len(shape) != 1:
-            raise SigmaError(f"{info}: features.{key}: a vector is needed, found shape {shape or None}")
+            found = f"found shape {shape}" if shape else "found none"
+            vectors = [name for name, other in features.items() if len(_shape(other)) == 1 and _is_float(other)]
+            advice = f"; name it in params.yaml: fetch.dataset.keys: {{{key}: NAME}}; the dataset's vectors are "
+            raise SigmaError(
+                f"{info}: features.{key}: a vector is needed, {found}"
+                + (advice + ", ".join(vectors) if vectors and key not in features else "")
+            )
         names = feature.get("names")
         if names is not None and not isinstance(names, list | dict):
             raise SigmaError(f"{info}: features.{key}.names: expected a list of names, found {names!r}")
@@ -47,8 +53,9 @@ def read_joint_names(features: dict[str, Any], info: Path) -> tuple[str, ...]:
                 break
     if sizes[STATE] != sizes[ACTION]:
         raise SigmaError(
-            f"{info}: {STATE} has {sizes[STATE]} values and {ACTION} {sizes[ACTION]}; "
-            "only datasets whose action sets the joints that the state measures are read"
+            f"{info}: {STATE} has {sizes[STATE]} values and {ACTION} {sizes[ACTION]}; only datasets whose action sets "
+            "the joints that the state measures are read: record both from the same joints, or write a copy of the "
+            "dataset whose state has the action's joints alone"
         )
     if len(joints) == 2 and joints[STATE] != joints[ACTION] and set(joints[STATE]) == set(joints[ACTION]):
         place = next(place for place, pair in enumerate(zip(*joints.values(), strict=True)) if len(set(pair)) == 2)
@@ -71,6 +78,15 @@ def _flat_names(names: Any, grouped: bool = False, group: str = "") -> list[str]
     if isinstance(names, list):
         return [name for part in names for name in _flat_names(part, grouped, group)]
     return [f"{group}{names}" if grouped else str(names)]
+
+
+def renamed(features: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The same features in the same order, some by other ``names``."""
+    return {names.get(name, name): feature for name, feature in features.items()}
+
+
+def _is_float(feature: Any) -> bool:
+    return isinstance(feature, dict) and str(feature.get("dtype")).startswith("float")
 
 
 def _shape(feature: Any) -> list[int]:

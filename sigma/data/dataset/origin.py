@@ -2,12 +2,14 @@
 
 import importlib.resources
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sigma.data.dataset.dataset import CODEBASE_VERSION, Dataset, open_dataset
+from sigma.data.dataset.layout import renamed
 from sigma.shared.errors import SigmaError
-from sigma.shared.files import digest_folder
+from sigma.shared.files import digest_folder, read_json, write_json
 from sigma.shared.hub import snapshot
 from sigma.shared.sources import HUB_ID, advice, expanded, find_commit
 
@@ -53,13 +55,14 @@ def locate_dataset(source: str, revision: str | None) -> Path:
     return snapshot(source, revision, "dataset")
 
 
-def find_dataset(source: str, revision: str | None, target: Path) -> Dataset:
-    """The checked dataset of ``source``, which must not be ``target``, the folder that it will be copied to.
+def find_dataset(source: str, revision: str | None, target: Path, keys: Mapping[str, str]) -> Dataset:
+    """The checked dataset of ``source``, which must not be ``target``, the folder that it will be copied to; ``keys``
+    are its own names of features by LeRobot's.
 
     Raises :class:`SigmaError` also for a file that is a link out of the dataset's folder: whatever it points to would
     be published with the dataset.
     """
-    dataset = open_dataset(locate_dataset(source, revision))
+    dataset = open_dataset(locate_dataset(source, revision), keys)
     root = dataset.root.resolve()
     if target.resolve() == root:
         raise SigmaError(f"params.yaml: fetch.dataset.source: {source!r} is the folder that fetch writes; name another")
@@ -73,11 +76,41 @@ def find_dataset(source: str, revision: str | None, target: Path) -> Dataset:
     return dataset
 
 
-def copy_dataset(dataset: Dataset, folder: Path) -> None:
-    """Copy a dataset's metadata and the files that it names, and no other file, into an empty folder."""
+def copy_dataset(dataset: Dataset, folder: Path, keys: Mapping[str, str]) -> None:
+    """Copy a dataset's metadata and the files that it names, and no other file, into an empty folder; the features
+    whose own names are the values of ``keys`` get LeRobot's.
+    """
     for name in dataset.files():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(dataset.root / name, folder / name)
+    if keys:
+        _rename(folder, {own: name for name, own in keys.items()})
+
+
+def _rename(folder: Path, names: Mapping[str, str]) -> None:
+    """Give features new ``names`` in the metadata and in every table of a dataset."""
+    import pyarrow.parquet as parquet
+
+    info, stats = folder / "meta" / "info.json", folder / "meta" / "stats.json"
+    described = read_json(info)
+    write_json(info, described | {"features": renamed(described["features"], names)})
+    if stats.is_file() and isinstance(stored := read_json(stats), dict):
+        write_json(stats, renamed(stored, names))
+    for path in folder.rglob("*.parquet"):
+        old = parquet.read_schema(path).names
+        # In the episodes' table a name is a part of others, as in stats/state/min.
+        new = ["/".join(names.get(part, part) for part in column.split("/")) for column in old]
+        if new != old:
+            part = path.with_suffix(".part")
+            with (
+                parquet.ParquetFile(path) as table,
+                parquet.ParquetWriter(
+                    part, table.schema_arrow.remove_metadata().empty_table().rename_columns(new).schema
+                ) as writer,
+            ):
+                for batch in table.iter_batches():
+                    writer.write_batch(batch.rename_columns(new).replace_schema_metadata(None))
+            part.replace(path)
 
 
 def describe_dataset(folder: Path, source: str, revision: str | None) -> dict[str, Any]:
