@@ -26,9 +26,11 @@ def run(parameters: Parameters, *, dataset: str, base: str) -> tuple[str, bool]:
 
     Raises :class:`SigmaError` where one of them cannot be read at all.
     """
-    found = find_dataset(dataset, None, Path("data/dataset"))
+    keys = parameters.fetch.dataset.keys
+    found = find_dataset(dataset, None, Path("data/dataset"), keys)
     facts = describe_facts(base, None, len(found.joint_names), found.tasks)
-    settings = {"fetch": {"dataset": {"source": dataset, "revision": None}, "base": {"source": base, "revision": None}}}
+    data = {"source": dataset, "revision": None, "keys": dict(keys)}
+    settings: dict[str, Any] = {"fetch": {"dataset": data, "base": {"source": base, "revision": None}}}
     settings |= _settings(found, facts, parameters)
     refused = ""
     try:
