@@ -165,6 +165,7 @@ def reads(prepared, tmp_path_factory) -> dict[str, set[str]]:
                 import_module(f"sigma.commands.{command_of(stage)}").run(parameters)
     finally:
         patch.undo()
+    found.pop("", None)
     return dict(found)
 
 
