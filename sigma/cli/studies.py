@@ -58,7 +58,7 @@ def data(
 
 @command(study, "Stages", "sigma.studies.study.cells.cells")
 def cells(output: _Folder = _STUDY / "out/cells", params: _Params = _PARAMS) -> None:
-    """Write how every arm is trained on every task."""
+    """Write what the other stages depend on of the parameters, in files of their own."""
 
 
 @command(study, "Stages", "sigma.studies.study.train.trial")
