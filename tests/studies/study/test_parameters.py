@@ -135,6 +135,7 @@ BAD = {
     "trials_of": ({"tasks": {"pick_place": {"trials_of": "put"}}}, r"tasks\.pick_place\.trials_of: found 'put'"),
     "plain": ({"play": {"settings": {"plain": {}}}}, "'plain' is no harder setting"),
     "base": ({"tasks": {"pick_place": {"base_tasks": ["pick_place"]}}}, "its own task is no base task"),
+    "one episode": ({"play": {"episodes": 1}}, r"study\.play\.episodes: .*≥ 2"),
     "setting": ({"play": {"settings": {"wind": {"speed": 1}}}}, r"settings\.wind\.speed: unknown key"),
     "wording": ({"play": {"settings": {"told": {"wording": "new"}}}}, r"settings\.told\.wording: .*'held_out'"),
 }

@@ -20,6 +20,7 @@ from sigma.simulation.setting import PLAIN, PLAIN_NAME, Setting, SettingName
 PARAMS = Path("stages/study/params.yaml")
 ArmKind = Literal["sigma", "lora", "full"]
 Count = Annotated[int, Field(ge=1, le=100_000)]
+Played = Annotated[int, Field(ge=2, le=100_000)]  # an interval needs two
 Seed = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
@@ -69,9 +70,9 @@ class Play(Section):
     """How arms are played; see the comments in the file."""
 
     first_seed: Seed
-    episodes: Count
-    setting_episodes: Count
-    base_episodes: Count
+    episodes: Played
+    setting_episodes: Played
+    base_episodes: Played
     n_action_steps: int = Field(ge=1, le=1024)
     batch: int = Field(ge=1, le=1024)
     settings: dict[SettingName, Setting]

@@ -64,7 +64,8 @@ class Windows:
     def errors(self, arm: Arm, split: str) -> Errors:
         """The mean error of each episode of ``split`` under each of :data:`METRICS`, ``[E]``.
 
-        Where no window of the split is critical, that metric is left out; episodes without one are left out of it.
+        Where fewer than two episodes have a critical window, that metric is left out; episodes without one are left
+        out of it.
         """
         by_window = scores.window_errors(arm, self.columns["action"], self.columns["valid"], self.scored)
         chosen = self.columns["split"] == split
@@ -72,8 +73,8 @@ class Windows:
         by_window[CRITICAL] = by_window["mse_plan"]
         result = {}
         for metric, mask in rows.items():
-            if mask.any():
-                sums, counts = episode_sums(by_window[metric][mask], self.columns["episode"][mask])
+            sums, counts = episode_sums(by_window[metric][mask], self.columns["episode"][mask])
+            if metric != CRITICAL or len(sums) >= 2:  # an interval over episodes needs two
                 result[metric] = sums / counts
         return result
 
