@@ -54,11 +54,13 @@ def write_dataset(
     alter: Callable[[int, int, Frame], Frame] | None = None,
     vcodec: str = "h264",
     use_videos: bool = True,
+    corrected: Callable[[int, int], bool] | None = None,
 ) -> Path:
     """Write episodes of ``lengths`` frames under ``root`` and return it.
 
     Episode ``e`` carries ``tasks[e % len(tasks)]``. ``size`` is (height, width). ``alter(episode, step, frame)`` may
     change a frame before it is written: the place where a test injects its fault. ``vcodec`` is a LeRobot codec name.
+    ``corrected(episode, step)`` says where a person acted, in the column that LeRobot's dagger strategy writes.
     """
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -69,6 +71,8 @@ def write_dataset(
     for camera in cameras:
         names = ["height", "width", "channels"]
         features[camera] = {"dtype": "video" if use_videos else "image", "shape": (height, width, 3), "names": names}
+    if corrected:
+        features["intervention"] = {"dtype": "bool", "shape": (1,), "names": None}
     dataset = LeRobotDataset.create(
         "tests/small",
         fps=fps,
@@ -88,6 +92,8 @@ def write_dataset(
             }
             for index, camera in enumerate(cameras):
                 frame[camera] = camera_image(episode, step, index, height, width)
+            if corrected:
+                frame["intervention"] = np.array([corrected(episode, step)])
             dataset.add_frame(alter(episode, step, frame) if alter else frame)
         dataset.save_episode(parallel_encoding=False)
     dataset.finalize()

@@ -38,6 +38,7 @@ class MockArm(Robot):
         self.config, self.connected = config, False
         self.position = dict.fromkeys(config.joints, 0.0)
         self.sent: list[dict[str, float]] = []
+        self.count, self.observed = 0, lambda count: None
         MockArm.made = self
 
     @property
@@ -65,6 +66,8 @@ class MockArm(Robot):
         pass
 
     def get_observation(self) -> dict[str, Any]:
+        self.count += 1
+        self.observed(self.count)
         picture = np.full((self.config.size, self.config.size, 3), 90, dtype=np.uint8)
         return self.position | {view: picture + index for index, view in enumerate(self.config.views)}
 
@@ -79,11 +82,17 @@ class MockArm(Robot):
 
 
 def roll_out(
-    policy: Path, folder: Path, *overrides: str, robot: dict[str, Any] | None = None, **options: Any
+    policy: Path,
+    folder: Path,
+    *overrides: str,
+    robot: dict[str, Any] | None = None,
+    presses: dict[int, str] | None = None,
+    **options: Any,
 ) -> MockArm:
     """Run a policy folder on a mock arm as ``lerobot-rollout`` does; ``folder`` takes what LeRobot writes.
 
     ``overrides`` are the policy's, ``robot`` is of the :class:`MockArmConfig`, ``options`` are of the command.
+    ``presses`` are the keys of the dagger strategy that someone presses, by the number of the observation.
     """
     MockArm.made = None
     config = PreTrainedConfig.from_pretrained(policy, cli_overrides=list(overrides))
@@ -93,10 +102,14 @@ def roll_out(
     rollout = RolloutConfig(robot=arm, policy=config, **settings)
     context = build_rollout_context(rollout, Event())
     strategy = create_strategy(rollout.strategy)
+    assert MockArm.made is not None
     try:
         strategy.setup(context)
+        if presses:
+            MockArm.made.observed = lambda count: (
+                count in presses and strategy._events.request_transition(presses[count])
+            )
         strategy.run(context)
     finally:
         strategy.teardown(context)
-    assert MockArm.made is not None
     return MockArm.made

@@ -169,9 +169,13 @@ class World:
 
     def trainer(self, *changes: Mapping[str, Any]):
         """A trainer on fresh material, with ``changes`` to the parameters."""
+        return self.trainer_from(None, *changes)
+
+    def trainer_from(self, start: Path | None, *changes: Mapping[str, Any]):
+        """The same that goes on from a trained model."""
         from sigma.training.trainer import Trainer
 
-        return Trainer(self.material(), self.configure(*changes))
+        return Trainer(self.material(), self.configure(*changes), start)
 
     def vla(self, **options):
         """The trained Sigma of this world through its public constructor, on a fresh base."""

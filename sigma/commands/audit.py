@@ -9,7 +9,7 @@ from sigma.parameters import Parameters
 if TYPE_CHECKING:
     from sigma.data.audit.findings import Finding
 
-DATASET, BASE_RECORD = Path("data/dataset"), Path("data/base.json")
+DATASET, DATASET_RECORD, BASE_RECORD = Path("data/dataset"), Path("data/dataset.json"), Path("data/base.json")
 METRICS, TABLE, EPISODES = Path("metrics/audit.json"), Path("data/audit.parquet"), Path("data/episodes.json")
 TRACES, FRAMES = Path("data/audit_traces.parquet"), Path("data/audit_frames.parquet")
 
@@ -31,18 +31,21 @@ def run(parameters: Parameters) -> str:
     from sigma.data.audit.pictures import choose_findings, frames_table, traces_table
     from sigma.data.dataset.dataset import open_dataset
     from sigma.data.dataset.fit import check_fit, choose_cameras
+    from sigma.data.dataset.joining import further_episodes
     from sigma.shared.files import Outputs
     from sigma.shared.records import BASE, read_record
+    from sigma.shared.records import DATASET as DATASET_FORM
 
     section, window = parameters.audit, parameters.window
     limits = choose_limits(section.limits)
     dataset, base = open_dataset(DATASET), read_record(BASE_RECORD, BASE)
-    check_fit(dataset, base, parameters)
+    further, corrected = further_episodes(read_record(DATASET_RECORD, DATASET_FORM))
+    check_fit(dataset, base, parameters, len(further))
     check_listed(dataset, section.exclude)
     used = choose_cameras(base, dataset, window.cameras).values()
     dataset = replace(dataset, cameras={key: camera for key, camera in dataset.cameras.items() if key in used})
     units = section.joint_range.lower, section.joint_range.upper
-    settings = Settings(section.min_frames, *units, window.exclude_joints, section.exclude)
+    settings = Settings(section.min_frames, *units, window.exclude_joints, section.exclude, corrected)
     findings = audit_dataset(dataset, limits, settings, Workers.of(parameters.machine), section.cameras)
     chosen = choose_episodes(dataset, findings, section.exclude, drop_failed=section.on_failure == "exclude")
     counts = count_findings(findings, chosen)

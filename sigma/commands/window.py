@@ -32,6 +32,7 @@ def run(parameters: Parameters) -> str:
     from sigma.compute.workers import Workers
     from sigma.data.dataset.dataset import open_dataset
     from sigma.data.dataset.fit import check_fit, choose_cameras
+    from sigma.data.dataset.joining import further_episodes
     from sigma.data.dataset.statistics import refuse_constant_joints
     from sigma.data.windows.candidates import Filter, candidate_windows, count_windows, first_tasks, train_statistics
     from sigma.data.windows.cutting import Protocol
@@ -43,12 +44,13 @@ def run(parameters: Parameters) -> str:
 
     section = parameters.window
     dataset, base = open_dataset(DATASET), records.read_record(BASE_RECORD, records.BASE)
-    record = records.read_record(DATASET_RECORD, records.ORIGIN)
+    record = records.read_record(DATASET_RECORD, records.DATASET)
     if digest_folder(DATASET) != record["digest"]:
         raise SigmaError(
             f"{DATASET}: its content is not what {DATASET_RECORD} names; run the fetch stage again (dvc repro)"
         )
-    check_fit(dataset, base, parameters)
+    further, corrected = further_episodes(record)
+    check_fit(dataset, base, parameters, len(further))
     cameras = choose_cameras(base, dataset, section.cameras)
     episodes = records.read_record(EPISODES, records.EPISODES)
     used, excluded = episodes["used"], len(episodes["excluded"])
@@ -59,14 +61,17 @@ def run(parameters: Parameters) -> str:
         )
 
     critical = _critical_joints(dataset.joint_names, section)
-    splits = split_episodes(first_tasks(dataset, used), section.validation, section.test, section.seed)
-    statistics = train_statistics(dataset, splits["train"])
+    own = [episode for episode in used if episode not in further]
+    splits = split_episodes(first_tasks(dataset, own), section.validation, section.test, section.seed)
+    splits["train"] += [episode for episode in used if episode in further]
+    # Of the dataset's own episodes alone: a policy that is corrected keeps the units that it was trained in.
+    statistics = train_statistics(dataset, [episode for episode in splits["train"] if episode not in further])
     refuse_constant_joints(statistics, dataset.joint_names, section.exclude_joints)
     strides = {"memory_stride", "train_stride", "eval_stride"}
     cut = section.model_dump(include={"horizon", "trace"} | strides)
     protocol = Protocol(chunk_size=base["chunk_size"], **cut)
     bounds = Filter(section.min_action_norm, section.min_motion)
-    windows = candidate_windows(dataset, splits, protocol, bounds, statistics)
+    windows = candidate_windows(dataset, splits, protocol, bounds, statistics, corrected)
     calibrating = len(np.unique(windows["episode"][windows["split"] == "validation"]))
     if section.validation and calibrating < CALIBRATING_EPISODES:
         raise SigmaError(
@@ -98,8 +103,10 @@ def run(parameters: Parameters) -> str:
     write_json(METRICS, {"episodes": recorded | split, "windows": counts, "frames": frames})
     kept = ", ".join(f"{name} {count['kept']} of {count['candidates']}" for name, count in counts.items())
     strided = sum(count["strided"] for count in counts.values())
+    taught = counts["train"]["corrections"]
     return (
         f"window: kept {kept} windows; {strided} without overlap; {frames} frames in {len(shards)} shards; "
         f"{excluded} of {len(dataset.episodes)} episodes excluded by the audit"
+        + (f"; {taught} windows of corrections" if corrected else "")
         + ("" if critical else "; no joint fits window.critical_joints, so no window is critical")
     )

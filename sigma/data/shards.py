@@ -22,7 +22,7 @@ from sigma.shared.files import digest_file, read_json, read_table, read_torch, w
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 META, WINDOWS = "meta.json", "windows.parquet"
 AGAIN = "run the window stage again (dvc repro window)"
 
@@ -154,6 +154,9 @@ class Shards:
     window_split: np.ndarray  # str [W]
     window_kept: np.ndarray  # bool [W]
     window_strided: np.ndarray  # bool [W]
+    window_intervention: np.ndarray  # bool [W]: a person decided in a policy's place
+    # float32 [W], seconds until a person does, infinite where none does in the episode; NaN in demonstrations.
+    window_to_correction: np.ndarray
     window_frame: np.ndarray  # global frame ids
     window_action: np.ndarray
     window_valid: np.ndarray
@@ -178,13 +181,13 @@ class Shards:
         records.check_record(meta, records.SHARDS, f"{folder / META}: ", AGAIN)
         if verify and (folder / WINDOWS).is_file() and digest_file(folder / WINDOWS) != meta["windows_sha256"]:
             raise SigmaError(f"{folder / WINDOWS}: altered or truncated (its digest is not that of {META}); {AGAIN}")
-        names = ["window", "split", "kept", "strided"]
+        names = ["window", "split", "kept", "strided", "intervention", "to_correction"]
         table = read_table(folder / WINDOWS, names)
         if table.column_names != names:
             raise SigmaError(f"{folder / WINDOWS}: expected the columns {', '.join(names)}; {AGAIN}")
         ids = table["window"].to_numpy()
         order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]  # −1: a window that is not stored
-        split, kept, strided = (table[name].to_numpy()[order] for name in names[1:])
+        split, kept, strided, intervention, to_correction = (table[name].to_numpy()[order] for name in names[1:])
         loaded = [_load_shard(folder, index, meta, verify) for index in range(len(meta["shards"]))]
         if not loaded:
             raise SigmaError(f"{folder / META}: no shard is listed; {AGAIN}")
@@ -206,6 +209,8 @@ class Shards:
             window_split=split.astype(str),
             window_kept=kept.astype(bool),
             window_strided=strided.astype(bool),
+            window_intervention=intervention.astype(bool),
+            window_to_correction=to_correction.astype(np.float32),
             _images=tuple(shard["frame_images"] for shard in loaded),
             _first_frame=first_frame,
             **joined,

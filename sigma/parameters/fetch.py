@@ -27,6 +27,13 @@ class DatasetOrigin(Origin):
         return keys
 
 
+class FurtherOrigin(Origin):
+    """Where training episodes beside the dataset's come from, and whether a policy acted in them and was corrected."""
+
+    corrections: bool
+
+
 class FetchParameters(Section):
     dataset: DatasetOrigin
+    further: tuple[FurtherOrigin, ...] = Field(strict=False)
     base: Origin

@@ -8,6 +8,7 @@ from sigma.parameters.schema import Section
 
 
 class TrainParameters(Section):
+    start: str | None = Field(min_length=1)
     steps: int = Field(ge=1, le=1_000_000)
     flow_draws: int = Field(ge=1, le=64)
     validation_draws: int = Field(ge=1, le=1024)
@@ -46,6 +47,9 @@ class LoraParameters(Section):
 
 
 class TrafParameters(Section):
+    correction: float = Field(gt=0)
+    before: float = Field(ge=0)
+    autonomous: float = Field(ge=0)
     top_k: float = Field(ge=0, lt=1)
     focus: float = Field(gt=0, lt=1)
     decay: float = Field(ge=0, lt=1)

@@ -24,6 +24,8 @@ EXPECTED = dict(
 )
 ORIGIN = {"source": str, "revision": str | None, "digest": str}
 QUANTILES = {"q01": [NUMBER], "q99": [NUMBER], "eps": NUMBER}
+DATASET = ORIGIN | {"episodes": int, "further": [ORIGIN | {"episodes": int, "corrections": bool}]}
+"""``data/dataset.json``."""
 _RANGE = {"q01": [NUMBER], "q99": [NUMBER]}
 
 BASE = ORIGIN | {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset
-from sigma.data.dataset.fit import check_fit
+from sigma.data.dataset.fit import LEAST_HELD_OUT, check_fit, held_out_counts
 from sigma.data.dataset.origin import find_dataset
 from sigma.parameters import Parameters, read_parameters
 from sigma.policy.pi05.description import describe_facts
@@ -80,6 +80,11 @@ def _settings(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters)
     window: dict[str, Any] = {"cameras": cameras}
     if parameters.window.horizon > base["chunk_size"]:
         window["horizon"] = base["chunk_size"]
+    episodes = len(dataset.episodes)
+    try:
+        held_out_counts(parameters.window.validation, parameters.window.test, episodes)
+    except SigmaError:  # an eighth to choose and calibrate by, two fifths to score
+        window |= {"validation": max(LEAST_HELD_OUT["validation"], episodes // 8), "test": max(1, episodes * 2 // 5)}
     settings["window"] = window
     if base["statistics"] is None:
         settings["base"] = {"statistics": "dataset"}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sigma.compute import processes
 from sigma.data.shards import Shards
+from sigma.parameters.training import TrafParameters
 from sigma.policy.pi05.base import Base, load_base
 from sigma.policy.pi05.base_action import Kind, deterministic_action
 from sigma.policy.pi05.inputs import InputBuilder, Normalisation
@@ -25,6 +26,7 @@ from sigma.shared.files import digest_file
 from sigma.shared.seeding import Key
 from sigma.shared.tables import read_columns
 from sigma.training.augmentation import Augmentation
+from sigma.training.losses import window_worth
 from sigma.training.prefetch import Prefetcher
 
 COLUMNS = ("window", "episode", "step", "split", "action", "valid", "base_action")
@@ -83,6 +85,10 @@ class WindowBatches:
         excluded = set(self.shards.meta["exclude_joints"])
         keep = [name not in excluded for name in self.shards.meta["joint_names"]]
         return torch.tensor(keep, device=self.builder.device)
+
+    def worth(self, traf: TrafParameters) -> np.ndarray:
+        """What the loss of each window counts (W,), as :func:`window_worth` says."""
+        return window_worth(self.shards.window_intervention, self.shards.window_to_correction, traf)
 
     def cache_vision(self, windows: np.ndarray, batch: int) -> None:
         """Keep the frozen image tokens of these windows' decision frames, which do not change during training.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sigma.parameters.training import LossParameters
+from sigma.parameters.training import LossParameters, TrafParameters
 from sigma.policy.model.telepathy import TelepathyState
 
 
@@ -60,18 +60,30 @@ class NoiseLevels:
         self.means[seen] = np.where(np.isnan(old), fresh, self.decay * old + (1 - self.decay) * fresh)
 
 
+def window_worth(intervention: np.ndarray, to_correction: np.ndarray, traf: TrafParameters) -> np.ndarray:
+    """What the loss of each window counts beside a demonstration's, float64 [n]: corrections count more, the seconds
+    before one count nothing.
+
+    What a person decided in a policy's place shows the way back from where that policy goes; what led there must not be
+    learned. The rest of what the policy did alone is its own action again, which holds it where it was.
+    """
+    autonomous = np.where(to_correction < traf.before, 0.0, traf.autonomous)
+    return np.where(intervention, traf.correction, np.where(np.isnan(to_correction), 1.0, autonomous))
+
+
 class HardWindows:
     """TRAF: a persistent error of every training window, and the weights that follow from it.
 
     The table is an exponential moving average of each window's relative loss (:class:`NoiseLevels`). A window is hard
     where its error lies above the (1 − top_k) quantile of the table; hard windows share ``focus`` of the whole weight,
-    the others the rest, so that weights have mean 1. Weights are read before and errors are written after an optimizer
-    step: the split into micro-batches cannot change them. Until every window has been seen, all weights are 1.
+    the others the rest. Weights are read before and errors are written after an optimizer step: the split into
+    micro-batches cannot change them. Until every window has been seen, none is hard. On top of that each window has a
+    ``worth`` (W,) of its own (:func:`window_worth`).
     """
 
-    def __init__(self, windows: int, top_k: float, focus: float, decay: float):
-        self.top_k, self.focus, self.decay = top_k, focus, decay
-        self.errors = np.full(windows, np.nan)
+    def __init__(self, worth: np.ndarray, top_k: float, focus: float, decay: float):
+        self.worth, self.top_k, self.focus, self.decay = worth, top_k, focus, decay
+        self.errors = np.full(len(worth), np.nan)
 
     @property
     def known(self) -> bool:
@@ -87,10 +99,10 @@ class HardWindows:
     def weights(self) -> np.ndarray:
         """(W,) float, mean 1."""
         hard = self.hard()
-        share = hard.mean()
-        if share in (0, 1):
-            return np.ones(len(hard))
-        return np.where(hard, self.focus / share, (1 - self.focus) / (1 - share))
+        share, weights = hard.mean(), self.worth
+        if share not in (0, 1):
+            weights = weights * np.where(hard, self.focus / share, (1 - self.focus) / (1 - share))
+        return weights / weights.mean()
 
     def update(self, rows: np.ndarray, errors: np.ndarray) -> None:
         """Blend new errors of ``rows`` into the table; a row that comes twice counts with its mean."""

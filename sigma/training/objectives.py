@@ -72,7 +72,7 @@ class FlowObjective(Objective):
         self.train, self.validation = self.parts["train"], self.parts["validation"]
         self.joints = self.batches.scored_joints()
         self.sampler = WindowSampler(len(self.train), parameters.batch * parameters.accumulation, parameters.seed)
-        self.hard = HardWindows(len(self.train), traf.top_k, traf.focus, traf.decay)
+        self.hard = HardWindows(self.batches.worth(traf)[self.train], traf.top_k, traf.focus, traf.decay)
         self.levels = NoiseLevels(traf.decay)
         self.seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # rows, losses and times of the step
         self.weights = self.hard.weights()

@@ -11,8 +11,11 @@ from sigma.shared.files import atomic_directory, write_json
 from sigma.training.trainer import TrainingResult
 
 
-def write_model(result: TrainingResult[SigmaModel], folder: Path) -> None:
-    """Write ``models/sigma``: adapter, heads in two formats, configuration, statistics and tokenizer, whole or not."""
+def write_model(result: TrainingResult[SigmaModel], folder: Path, start: dict[str, Any] | None = None) -> None:
+    """Write ``models/sigma``: adapter, heads in two formats, configuration, statistics and tokenizer, whole or not.
+
+    ``start`` is the record of the model that the training went on from.
+    """
     batches = result.batches
     with atomic_directory(folder) as temporary:
         lora.save(result.model.adapted, temporary)
@@ -26,7 +29,7 @@ def write_model(result: TrainingResult[SigmaModel], folder: Path) -> None:
             shards_meta=batches.shards.meta,
             selected_step=result.selected,
         )
-        write_json(temporary / CONFIG, config)
+        write_json(temporary / CONFIG, config | {"start": start})
 
 
 def write_curve(result: TrainingResult, folder: Path) -> None:

@@ -6,6 +6,7 @@ together, by π0.5's own objective.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ from sigma.parameters import Parameters
 from sigma.parameters.telepathy import TelepathyParameters
 from sigma.policy.model import lora
 from sigma.policy.model.decision import SigmaModel
-from sigma.policy.model.heads import build_heads
-from sigma.policy.model.model_folder import base_digest
+from sigma.policy.model.heads import build_heads, heads_file, load_heads
+from sigma.policy.model.model_folder import base_digest, read_config
 from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.model.telepathy import TelepathyPath, present_features
+from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_folder
 from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel
@@ -63,9 +66,19 @@ class ModelTrainer[Model: (SigmaModel, FlowModel)](ABC):
     kind: str  # part of the key
     frozen_vision = True  # whether the vision tower keeps its weights, so that its tokens can be cached
 
-    def __init__(self, batches: WindowBatches, parameters: Parameters):
-        self.batches, self.parameters = batches, parameters
-        self.parts = {name: np.flatnonzero(batches.split == name) for name in ("train", "validation")}
+    def __init__(self, batches: WindowBatches, parameters: Parameters, start: Path | None = None):
+        """``start`` is the folder of a trained model whose weights are the first ones; None begins with the base.
+
+        Raises :class:`SigmaError` where the windows are worth nothing, or ``start`` has other units than they.
+        """
+        self.batches, self.parameters, self.start = batches, parameters, start
+        used = {"train": batches.worth(parameters.loss.traf) > 0, "validation": True}
+        self.parts = {name: np.flatnonzero((batches.split == name) & worth) for name, worth in used.items()}
+        if not len(self.parts["train"]):
+            raise SigmaError(
+                "params.yaml: loss.traf.before, loss.traf.autonomous: every train window counts 0; legal: values that "
+                "leave some"
+            )
         batches.views = views(parameters.train)
         check_autocast(parameters.train, batches.builder.device)
 
@@ -79,7 +92,8 @@ class ModelTrainer[Model: (SigmaModel, FlowModel)](ABC):
 
     def key(self) -> str:
         """Digest of every input: a checkpoint of anything else is never resumed."""
-        return inputs_key(self.batches, sections(self.parameters), self.kind)
+        started = digest_folder(self.start) if self.start else ""
+        return inputs_key(self.batches, sections(self.parameters), f"{self.kind} {started}")
 
     def run(self, scratch: Scratch) -> TrainingResult[Model]:
         """Train, resuming from ``scratch`` where it holds a state of these inputs."""
@@ -128,8 +142,14 @@ class Trainer(ModelTrainer[SigmaModel]):
 
     kind = "sigma"
 
-    def __init__(self, batches: WindowBatches, parameters: Parameters):
-        super().__init__(batches, parameters)
+    def __init__(self, batches: WindowBatches, parameters: Parameters, start: Path | None = None):
+        super().__init__(batches, parameters, start)
+        if start and (units := read_config(start)["normalisation"]) != batches.meta["normalisation"]:
+            raise SigmaError(
+                f"{start}: normalisation: the start has other quantiles of state and action than these windows "
+                f"({units['action']['q99']} against {batches.meta['normalisation']['action']['q99']}); legal: "
+                "params.yaml: fetch.dataset, base.statistics and the split as they were when it was trained"
+            )
         self.sizes = telepathy_sizes(batches, parameters.telepathy)
         base, texts = batches.base, [*parameters.loss.tsac.bank, *batches.shards.tasks]
         # The dataset's own instructions too: each is a contrast to the others.
@@ -141,7 +161,11 @@ class Trainer(ModelTrainer[SigmaModel]):
         seed = parameters.train.seed
         adapted = lora.attach(policy, **parameters.lora.model_dump(), seed=seed_from(seed, "lora") % 2**63)
         heads = build_heads(self.sizes, self.batches.meta["token_rms"], seed_from(seed, "heads") % 2**63)
-        measure_inputs(heads.path, self.batches, self.parts["train"], parameters.train.batch)
+        if self.start:
+            lora.fill(adapted, self.start)
+            load_heads(heads, heads_file(self.start))
+        else:
+            measure_inputs(heads.path, self.batches, self.parts["train"], parameters.train.batch)
         return SigmaModel(adapted, heads.to(self.batches.builder.device)).train()
 
     def phase(self, model: SigmaModel) -> Phase:

@@ -34,6 +34,12 @@ def write_base_record(**changes: Any) -> None:
     write_json(Path("data/base.json"), record | changes)
 
 
+def write_dataset_record(**changes: Any) -> None:
+    """``data/dataset.json`` of a dataset of eight episodes that nothing was joined to."""
+    record = {"source": "dataset", "revision": None, "digest": "0" * 64, "episodes": 8, "further": []}
+    write_json(Path("data/dataset.json"), record | changes)
+
+
 def parameters(dataset: Path | None = None, base: Path | None = None, **changes: Any) -> Parameters:
     """The shipped sections of the data stages, for a small dataset; ``window__seed=3`` changes ``window.seed``."""
     shipped = read_yaml(SHIPPED)

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from sigma.commands import audit
 from sigma.shared.errors import SigmaError
 from sigma.tools import profile
-from tests.commands.data_stages import parameters, write_base_record
+from tests.commands.data_stages import parameters, write_base_record, write_dataset_record
 from tests.datasets import CAMERAS, JOINTS, write_dataset
 
 
@@ -19,6 +19,7 @@ from tests.datasets import CAMERAS, JOINTS, write_dataset
 def fetched(project, small_dataset):
     shutil.copytree(small_dataset, "data/dataset")
     write_base_record()
+    write_dataset_record()
     return project
 
 
@@ -127,6 +128,7 @@ def in_units(scale, offset=0.0, **joints):
         return frame
 
     write_base_record()
+    write_dataset_record()
     return write_dataset(Path("data/dataset"), lengths=(30,) * 6, alter=alter, cameras=CAMERAS)
 
 
@@ -213,6 +215,7 @@ def test_the_profile_of_the_real_arm_leaves_out_telemetry_that_stood_still(proje
 
     write_dataset(Path("data/dataset"), lengths=(120,) * 4, fps=30, alter=alter)
     write_base_record()
+    write_dataset_record()
     for name, excluded in (("pi05_so101", {"2": "failed frozen_state"}), ("source", {})):
         changes = {f"audit__{key}": value for key, value in profile.load(name)["audit"].items()} | {"window__test": 1}
         audit.run(parameters(**changes))

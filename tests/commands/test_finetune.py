@@ -9,11 +9,11 @@ from sigma.shared.files import read_json
 
 
 def test_the_stage_reads_nothing_but_what_it_declares(own):
-    """Of all that earlier stages wrote, these four are enough."""
+    """Of all that earlier stages wrote, these five are enough."""
     import shutil
 
     for path in sorted((own.root / "data").iterdir()):
-        if path.name not in ("base.json", "shards", "features", "predictions"):
+        if path.name not in ("base.json", "shards", "features", "predictions", "start"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (own.root / "data/predictions/frames.parquet").unlink()
     own.run("finetune", changes={"train": {"steps": 1}})

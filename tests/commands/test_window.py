@@ -47,6 +47,7 @@ def refused(words, **changes):
         "dataset",
         "dataset.json",
         "episodes.json",
+        "start",
     ]
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -62,6 +63,8 @@ def write_folder(folder):
         "split": ["train"] * 4 + ["test"] * 5,
         "kept": [True, True, False, True, True, False, True, True, True],
         "strided": [True, False, False, True, True, True, True, True, False],
+        "intervention": [True, False, False, False, False, False, False, False, False],
+        "to_correction": [0.0] + [math.nan] * 8,
     }
     write_index(folder, {**shard_meta(V, S, D, T, L), "shards": records}, pa.table(columns))
     return folder
@@ -122,7 +125,8 @@ def test_any_content_comes_back_to_the_bit(content):
     with tempfile.TemporaryDirectory() as place:
         folder, windows = Path(place), sum(len(one["window_step"]) for one in shards)
         records = [write_shard(folder, index, one) for index, one in enumerate(shards)]
-        flags = {name: pa.array([True] * windows, pa.bool_()) for name in ("kept", "strided")}
+        flags = {name: pa.array([True] * windows, pa.bool_()) for name in ("kept", "strided", "intervention")}
+        flags["to_correction"] = pa.array([math.nan] * windows, pa.float32())
         split = pa.array(["train"] * windows, pa.string())
         table = pa.table({"window": pa.array(range(windows), pa.int64()), "split": split, **flags})
         write_index(folder, {**meta, "shards": records}, table)

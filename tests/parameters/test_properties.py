@@ -33,6 +33,8 @@ def nodes() -> dict[tuple[str, ...], dict[str, Any]]:
         elif "$ref" in node.get("additionalProperties", {}):
             entry = schema["$defs"][node["additionalProperties"]["$ref"].rsplit("/", 1)[1]]
             found[path] = node | {"additionalProperties": entry}
+        elif "$ref" in node.get("items", {}):
+            found[path] = node | {"items": schema["$defs"][node["items"]["$ref"].rsplit("/", 1)[1]]}
         else:
             found[path] = node
 
@@ -69,7 +71,8 @@ def legal(node: dict[str, Any]) -> st.SearchStrategy:
     kind = node["type"]
     if "properties" in node:
         entries = {name: legal(child) for name, child in node["properties"].items()}
-        return st.fixed_dictionaries({}, optional=entries)
+        needed = {name: entries.pop(name) for name in node.get("required", [])}
+        return st.fixed_dictionaries(needed, optional=entries)
     if kind == "object":
         return st.dictionaries(WORDS, legal(node["additionalProperties"]), max_size=3)
     if kind == "array":

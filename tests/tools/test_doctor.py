@@ -17,7 +17,8 @@ def diagnose(world, **changes) -> tuple[str, bool]:
 
 
 def test_the_printed_settings_are_those_with_which_fetch_takes_the_two(tmp_path):
-    """Radians, cameras of other names, and a base without statistics of these joints."""
+    """Radians, cameras of other names, a base without statistics of these joints, and fewer episodes than are held out
+    of the shipped dataset."""
     write_tiny_base(tmp_path / "base", padded=32, statistics={}, tokenizer_max_length=64)
 
     def in_radians(episode, step, frame):
@@ -27,11 +28,12 @@ def test_the_printed_settings_are_those_with_which_fetch_takes_the_two(tmp_path)
     world = World(tmp_path)
     with pytest.raises(SigmaError, match=r"window\.cameras"):
         world.run("fetch")
-    report, fits = diagnose(world)
+    report, fits = diagnose(world, window={"validation": 25, "test": 50})
     assert fits, report
     assert "8 episodes, 224 frames at 10 Hz" in report and "looks like radians" in report
     settings = YAML(typ="safe").load(report.partition("set in params.yaml:\n")[2].rpartition("\n")[0])
     assert settings["window"]["cameras"] == {CAMERAS[0]: "observation.images.front", CAMERAS[1]: None}
+    assert (settings["window"]["validation"], settings["window"]["test"]) == (2, 3)
     assert settings["audit"] == {"joint_range": {"lower": -1.0, "upper": 1.0}}
     assert settings["base"] == {"statistics": "dataset"}
     world.run("fetch", changes=merge({}, settings))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import logsumexp
 
-from sigma.parameters.training import LossParameters
+from sigma.parameters.training import LossParameters, TrafParameters
 from sigma.policy.model.telepathy import TelepathyState
 from sigma.training import losses
 from sigma.training.losses import (
@@ -24,6 +24,7 @@ from sigma.training.losses import (
     plan_error,
     tau_norm_loss,
     weighted_terms,
+    window_worth,
 )
 
 BATCH, HORIZON, JOINTS = 5, 8, 6
@@ -97,7 +98,7 @@ def test_a_relative_error_is_a_mean_over_draws_of_ratios_and_one_where_no_draw_h
 
 
 def table(windows: int = 20, top_k: float = 0.25, focus: float = 0.4, decay: float = 0.8) -> HardWindows:
-    return HardWindows(windows, top_k, focus, decay)
+    return HardWindows(np.ones(windows), top_k, focus, decay)
 
 
 def test_hard_windows_are_those_above_the_quantile_and_weights_have_mean_one():
@@ -213,7 +214,7 @@ def test_the_terms_are_weighted_ramped_and_reported():
     telepathy = TelepathyState(**width, **factors, alignment=random(BATCH))
     text, bank, forgetting = random(BATCH, 24, seed=2), random(6, 24, seed=3), random(BATCH, seed=4).square()
     tsac = dict(memory_text=0.3, intent_telepathy=0.5, start=0.0, end=1.0, temperature=0.1, bank=["lift the cube"])
-    traf = dict(top_k=0.25, focus=0.4, decay=0.8)
+    traf = dict(correction=1.0, before=0.0, autonomous=1.0, top_k=0.25, focus=0.4, decay=0.8)
     loss = LossParameters(vec=0.0, chk=0.0, trj=1.0, recall=0.9, tau=0.7, tau_band=0.1, traf=traf, tsac=tsac)
     for ramp in (0.0, 0.4, 1.0):
         total, terms = weighted_terms(TermInputs(telepathy, forgetting, text, bank, 1.0, loss), ramp)
@@ -233,3 +234,20 @@ def test_a_new_term_is_a_row_of_the_table(monkeypatch):
     monkeypatch.setattr(losses, "CONTROLS", {"second": terms["second"]})
     total, values = weighted_terms(inputs, 0.5)
     assert total == 0.5 * 2 * values["first"] + 2 * values["second"]
+
+
+def test_a_correction_counts_more_and_what_led_to_it_nothing():
+    traf = TrafParameters(correction=3.0, before=1.5, autonomous=0.5, top_k=0.25, focus=0.4, decay=0.8)
+    #         demonstration, person acts, 1.4 s before, 1.5 s before, nobody takes over
+    waits = np.array([np.nan, 0.0, 1.4, 1.5, np.inf])
+    person = np.array([False, True, False, False, False])
+    assert window_worth(person, waits, traf).tolist() == [1.0, 3.0, 0.0, 0.5, 0.5]
+
+
+def test_worth_and_focus_multiply_and_weights_have_mean_one():
+    worth = np.array([1.0, 4.0, 1.0, 4.0])
+    hard = HardWindows(worth, 0.25, 0.5, 0.8)
+    np.testing.assert_allclose(hard.weights(), worth / 2.5)
+    hard.update(np.arange(4), np.array([0.1, 0.2, 0.3, 0.9]))
+    relative = worth * np.array([0.5 / 0.75] * 3 + [0.5 / 0.25])  # the quarter that is hard has half of the weight
+    np.testing.assert_allclose(hard.weights(), relative / relative.mean())

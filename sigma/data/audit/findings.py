@@ -136,7 +136,7 @@ def audit_dataset(
 
     Without ``decode`` no video is opened, and the checks of the cameras find nothing.
     """
-    tables = read_tables(dataset)
+    tables = read_tables(dataset, settings.corrected)
     kept = [joint for joint, name in enumerate(dataset.joint_names) if name not in settings.exclude_joints]
     judged = replace(dataset, joint_names=tuple(dataset.joint_names[joint] for joint in kept))
     of_kept = tables.of_joints(kept)

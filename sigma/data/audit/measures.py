@@ -29,7 +29,8 @@ class Measure:
 @dataclass(frozen=True)
 class Settings:
     """From params.yaml: the fewest frames of an episode, the least and greatest value of a joint in its units, the
-    joints that are not judged, and the episodes that do not count for the dataset as a whole.
+    joints that are not judged, the episodes that do not count for the dataset as a whole, and those in which a policy
+    acted and was corrected.
     """
 
     min_frames: int
@@ -37,6 +38,7 @@ class Settings:
     upper: float
     exclude_joints: Collection[str] = ()
     exclude: Collection[int] = ()
+    corrected: Collection[int] = ()
 
     @property
     def floor(self) -> float:

@@ -5,7 +5,7 @@ with it. The audit has to say where the fault is, so that the episode can be lef
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from sigma.data.dataset.dataset import ACTION, STATE, Dataset
+from sigma.data.dataset.dataset import ACTION, INTERVENTION, STATE, Dataset
 from sigma.data.dataset.episodes import episode_records
 from sigma.data.dataset.statistics import Statistics
 from sigma.shared.errors import SigmaError
@@ -33,7 +33,8 @@ OTHER_TYPE, UNREADABLE = 1, 2
 @dataclass(frozen=True)
 class StoredRows:
     """The table of one episode, n rows in stored order: state and action float32 [n, D], NaN where a value is missing;
-    time float64 [n]; the counters int64 [n], −1 where missing. ``faults`` says by column what is not as declared.
+    time float64 [n]; the counters int64 [n], −1 where missing. ``faults`` says by column what is not as declared,
+    ``person`` bool [n] where a person acted: in demonstrations everywhere.
     """
 
     count: int
@@ -44,6 +45,7 @@ class StoredRows:
     frame_index: np.ndarray
     index: np.ndarray
     task: np.ndarray
+    person: np.ndarray
 
     def of_joints(self, kept: list[int]) -> "StoredRows":
         """The same rows with these joints alone."""
@@ -120,7 +122,7 @@ def _stored_type(kind: pyarrow.DataType) -> str:
     return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(str(inner), str(inner))
 
 
-def _episode(table: pyarrow.Table, width: int, declared_types: dict[str, str]) -> StoredRows:
+def _episode(table: pyarrow.Table, width: int, declared_types: dict[str, str], corrected: bool) -> StoredRows:
     faults: dict[str, tuple[int, str]] = {}
     columns: dict[str, np.ndarray] = {}
     for name in COLUMNS:
@@ -141,6 +143,9 @@ def _episode(table: pyarrow.Table, width: int, declared_types: dict[str, str]) -
             faults[name] = (UNREADABLE, f"is {stored}, not numbers")
         else:
             columns[name] = _whole(values) if name in COUNTERS else values
+    columns["person"] = np.ones(table.num_rows, dtype=bool)
+    if corrected:
+        columns["person"] = table[INTERVENTION].fill_null(False).to_numpy().astype(bool)
     return StoredRows(table.num_rows, faults, *columns.values())
 
 
@@ -149,7 +154,8 @@ def _file(path: Path) -> pyarrow.Table:
         names = set(pyarrow.parquet.read_schema(path).names)
         if "episode_index" not in names:
             raise SigmaError(f"{path}: column 'episode_index' is missing")
-        return pyarrow.parquet.read_table(path, columns=["episode_index", *(name for name in COLUMNS if name in names)])
+        wanted = (*COLUMNS, INTERVENTION)
+        return pyarrow.parquet.read_table(path, columns=["episode_index", *(name for name in wanted if name in names)])
     except (OSError, pyarrow.ArrowException) as error:
         raise SigmaError(f"{path}: not readable as a LeRobot table ({' '.join(str(error).split())})") from None
 
@@ -182,8 +188,10 @@ def _declared(dataset: Dataset) -> dict[int, Declared]:
     return declared
 
 
-def read_tables(dataset: Dataset) -> Tables:
+def read_tables(dataset: Dataset, corrected: Collection[int] = ()) -> Tables:
     """Read every table of ``dataset``; raises :class:`SigmaError` for a file that is no table of episodes.
+
+    In the episodes ``corrected`` a policy acted but where a person did.
 
     Rows of an episode are those of its own file that carry its number. Memory grows by 8 bytes a joint and frame (48 MB
     for a million frames of six joints).
@@ -206,7 +214,7 @@ def read_tables(dataset: Dataset) -> Tables:
         owner, expected = owner[order], [episode.index for episode in dataset.episodes if episode.table == name]
         first, after = (np.searchsorted(owner, expected, side=side) for side in ("left", "right"))
         for index, begin, end in zip(expected, first.tolist(), after.tolist(), strict=True):
-            rows[index] = _episode(table.slice(begin, end - begin), width, types)
+            rows[index] = _episode(table.slice(begin, end - begin), width, types, index in corrected)
         strays += len(owner) - int((after - first).sum())
     total = info.get("total_frames")
     excess = total - dataset.frames if isinstance(total, int) else 0

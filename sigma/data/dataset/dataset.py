@@ -25,24 +25,28 @@ from sigma.shared.files import read_json, read_table
 from sigma.shared.instructions import clean_instruction
 
 CODEBASE_VERSION = "v3.0"
+INTERVENTION = "intervention"  # LeRobot's column: a person acted in this frame, not the policy
 _COLUMNS = [STATE, ACTION, "timestamp", "frame_index", "task_index"]
 MOST_FPS = 1000
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The table of one episode. ``task`` indexes the dataset's tasks; ``timestamp`` is in seconds."""
+    """The table of one episode. ``task`` indexes the dataset's tasks; ``timestamp`` is in seconds; ``intervention`` is
+    true where a person acted in a policy's place, and false where the dataset does not say."""
 
     state: np.ndarray
     action: np.ndarray
     timestamp: np.ndarray
     frame_index: np.ndarray
     task: np.ndarray
+    intervention: np.ndarray
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the metadata of a LeRobotDataset says, checked; ``unusable`` says why further cameras are not read."""
+    """What the metadata of a LeRobotDataset says, checked; ``unusable`` says why further cameras are not read, and
+    ``intervenes`` whether there is a column of interventions."""
 
     root: Path
     fps: int
@@ -52,6 +56,7 @@ class Dataset:
     tasks: tuple[str, ...]
     episodes: tuple[Episode, ...]
     unusable: dict[str, str]
+    intervenes: bool = False
 
     @property
     def frames(self) -> int:
@@ -73,23 +78,31 @@ class Dataset:
     def read(self, episode: Episode) -> Rows:
         """The rows of one episode in stored order; raises :class:`SigmaError` where the table is not as declared."""
         path = self.root / episode.table
-        return self._rows(read_rows(path, _COLUMNS, episode.index), path)
+        return self._rows(read_rows(path, self._columns, episode.index), path)
 
     def read_each(self, episodes: Iterable[Episode]) -> Iterator[Rows]:
         """The rows of each episode in turn; a table is read once for those that follow each other in it."""
         for path, group in groupby(episodes, key=lambda episode: self.root / episode.table):
-            table = read_rows(path, _COLUMNS)
+            table = read_rows(path, self._columns)
             of_row = vector(table, "episode_index", np.int64, path)
             for episode in group:
                 yield self._rows(table.take(np.flatnonzero(of_row == episode.index)), path)
 
+    @property
+    def _columns(self) -> list[str]:
+        return [*_COLUMNS, INTERVENTION] if self.intervenes else _COLUMNS
+
     def _rows(self, table: Any, path: Path) -> Rows:
+        marked = (
+            vector(table, INTERVENTION, np.bool_, path) if self.intervenes else np.zeros(table.num_rows, dtype=bool)
+        )
         return Rows(
             state=matrix(table, STATE, len(self.joint_names), path),
             action=matrix(table, ACTION, len(self.joint_names), path),
             timestamp=vector(table, "timestamp", np.float64, path),
             frame_index=vector(table, "frame_index", np.int64, path),
             task=vector(table, "task_index", np.int64, path),
+            intervention=marked,
         )
 
     def read_encoded_images(self, episode: Episode, camera: str) -> list[bytes]:
@@ -194,4 +207,6 @@ def open_dataset(root: Path, keys: Mapping[str, str] | None = None) -> Dataset:
     episodes, lacking = read_episodes(root, info, cameras)
     cameras = {key: camera for key, camera in cameras.items() if key not in lacking}
     robot, tasks = info.get("robot_type"), _tasks(root)
-    return Dataset(root, int(fps), robot, joint_names, cameras, tasks, episodes, unusable | lacking)
+    mark = features.get(INTERVENTION)
+    intervenes = isinstance(mark, dict) and mark.get("dtype") == "bool"
+    return Dataset(root, int(fps), robot, joint_names, cameras, tasks, episodes, unusable | lacking, intervenes)

@@ -11,10 +11,10 @@ from sigma.shared.errors import SigmaError
 LEAST_HELD_OUT = {"validation": 2, "test": 1}
 
 
-def check_fit(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters) -> None:
+def check_fit(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters, further: int = 0) -> None:
     """Raise :class:`SigmaError` where ``parameters`` ask for what ``dataset`` or ``base`` does not have.
 
-    ``base`` is the record of ``data/base.json``.
+    ``base`` is the record of ``data/base.json``; none of the last ``further`` episodes is held out.
     """
     window, statistics = parameters.window, parameters.base.statistics
     choose_cameras(base, dataset, window.cameras)
@@ -32,7 +32,7 @@ def check_fit(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters)
         raise SigmaError(f"params.yaml: window.exclude_joints: no joint {unknown[0]!r}; legal: {', '.join(joints)}")
     if set(window.exclude_joints) >= set(joints):
         raise SigmaError("params.yaml: window.exclude_joints: every joint is left out of the scores; keep one")
-    held_out_counts(window.validation, window.test, len(dataset.episodes))
+    held_out_counts(window.validation, window.test, len(dataset.episodes) - further)
     if statistics == "checkpoint" and base["statistics"] is None:
         raise SigmaError(
             "params.yaml: base.statistics: found checkpoint, but the base was published without statistics of these "

@@ -16,19 +16,18 @@ from sigma.shared.sources import HUB_ID, advice, expanded, find_commit
 EMBEDDED = "embedded"
 
 
-def locate_dataset(source: str, revision: str | None) -> Path:
+def locate_dataset(source: str, revision: str | None, key: str = "fetch.dataset") -> Path:
     """The folder that holds the dataset ``source``: ``embedded``, a local folder, a dataset that LeRobot recorded here
     under a Hub id, or a snapshot of that at a commit.
 
     Raises :class:`SigmaError` where there is none, where a Hub id comes without a pinned revision, and where a revision
-    is given for something that has none.
+    is given for something that has none. Errors name the parameter ``key``.
     """
     folder = expanded(source)
     if source == EMBEDDED or folder.is_dir():
         if revision is not None:
             raise SigmaError(
-                f"params.yaml: fetch.dataset.revision: {source!r} is a folder, only a Hub id has a revision; "
-                "legal: null"
+                f"params.yaml: {key}.revision: {source!r} is a folder, only a Hub id has a revision; legal: null"
             )
         if source != EMBEDDED:
             return folder
@@ -38,7 +37,7 @@ def locate_dataset(source: str, revision: str | None) -> Path:
         return shipped
     if not HUB_ID.fullmatch(source):
         raise SigmaError(
-            f"params.yaml: fetch.dataset.source: {source!r} is no folder here{advice(source, 'dataset')}; "
+            f"params.yaml: {key}.source: {source!r} is no folder here{advice(source, 'dataset')}; "
             "legal: embedded, a LeRobotDataset folder, or a Hub id such as lerobot/svla_so101_pickplace"
         )
     if revision is None:
@@ -48,24 +47,26 @@ def locate_dataset(source: str, revision: str | None) -> Path:
         if (recorded / "meta" / "info.json").is_file():
             return recorded
         raise SigmaError(
-            f"params.yaml: fetch.dataset.revision: {source!r} is no folder here{advice(source, 'dataset')}, was not "
+            f"params.yaml: {key}.revision: {source!r} is no folder here{advice(source, 'dataset')}, was not "
             f"recorded here ({recorded}), and as a Hub id it needs a commit; legal: 40 hex digits, which "
             f"`{find_commit(source, 'dataset')}` prints"
         )
     return snapshot(source, revision, "dataset")
 
 
-def find_dataset(source: str, revision: str | None, target: Path, keys: Mapping[str, str]) -> Dataset:
+def find_dataset(
+    source: str, revision: str | None, target: Path, keys: Mapping[str, str], key: str = "fetch.dataset"
+) -> Dataset:
     """The checked dataset of ``source``, which must not be ``target``, the folder that it will be copied to; ``keys``
     are its own names of features by LeRobot's.
 
     Raises :class:`SigmaError` also for a file that is a link out of the dataset's folder: whatever it points to would
     be published with the dataset.
     """
-    dataset = open_dataset(locate_dataset(source, revision), keys)
+    dataset = open_dataset(locate_dataset(source, revision, key), keys)
     root = dataset.root.resolve()
     if target.resolve() == root:
-        raise SigmaError(f"params.yaml: fetch.dataset.source: {source!r} is the folder that fetch writes; name another")
+        raise SigmaError(f"params.yaml: {key}.source: {source!r} is the folder that fetch writes; name another")
     # The Hub's cache keeps a snapshot's files beside the snapshots.
     home = root.parents[1] if root.parent.name == "snapshots" else root
     for name in dataset.files():

@@ -1,6 +1,6 @@
 """Every candidate window of a dataset: its split, what the filter says of it, and whether it is stored."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,15 @@ import numpy as np
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset, Episode, Rows
 from sigma.data.dataset.fit import LEAST_HELD_OUT
 from sigma.data.dataset.statistics import Statistics, feature_statistics, spread
-from sigma.data.windows.cutting import Protocol, action_norm, decision_steps, filter_reasons, is_strided, motion
+from sigma.data.windows.cutting import (
+    Protocol,
+    action_norm,
+    decision_steps,
+    filter_reasons,
+    is_strided,
+    motion,
+    seconds_to_correction,
+)
 from sigma.data.windows.split import SPLITS
 from sigma.shared.errors import SigmaError
 
@@ -76,11 +84,13 @@ def candidate_windows(
     protocol: Protocol,
     limits: Filter,
     statistics: Mapping[str, Statistics],
+    corrected: Collection[int] = (),
 ) -> dict[str, np.ndarray]:
     """One entry a candidate window, ordered by episode and step, as columns of ``windows.parquet``.
 
-    The filter marks windows of every split; it only keeps training windows out of storage. Raises :class:`SigmaError`
-    where a split that has episodes would have too few windows.
+    In the episodes ``corrected`` a policy acted but where a person did; ``to_correction`` is there the seconds to the
+    person's next step, and NaN in demonstrations. The filter marks windows of every split; it only keeps training
+    windows out of storage. Raises :class:`SigmaError` where a split that has episodes would have too few windows.
     """
     split_of = {episode: name for name in SPLITS for episode in splits[name]}
     unit = spread(statistics[ACTION])
@@ -100,6 +110,10 @@ def candidate_windows(
             "action_norm": norms,
             "motion": motions,
             "strided": is_strided(steps, len(rows.action), protocol.horizon),
+            "intervention": rows.intervention[steps],
+            "to_correction": seconds_to_correction(rows.intervention, dataset.fps)[steps]
+            if index in corrected
+            else np.full(len(steps), np.nan, dtype=np.float32),
         }
         for column, values in part.items():
             columns.setdefault(column, []).append(values)
@@ -135,6 +149,8 @@ def count_windows(windows: Mapping[str, np.ndarray]) -> dict[str, dict[str, int]
     """By split: candidates, kept and strided ones, and those filtered for each reason."""
     flags: dict[str, Any] = {"candidates": True, "kept": windows["kept"], "strided": windows["strided"]}
     flags |= {reason: windows["reason"] == reason for reason in ("min_action_norm", "min_motion")}
+    flags |= {"corrections": windows["intervention"]}
+    flags["autonomous"] = ~windows["intervention"] & ~np.isnan(windows["to_correction"])
     return {
         name: {key: int(((windows["split"] == name) & flag).sum()) for key, flag in flags.items()} for name in SPLITS
     }

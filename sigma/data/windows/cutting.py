@@ -55,10 +55,29 @@ def trace_states(state: np.ndarray, steps: np.ndarray, trace: int) -> np.ndarray
     return state[np.maximum(index, 0)].astype(np.float32, copy=False)
 
 
-def targets(action: np.ndarray, steps: np.ndarray, chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Target actions [W, chunk_size, D] with the last action repeated past the end, and their mask [W, chunk_size]."""
+def shift_ends(intervention: np.ndarray) -> np.ndarray:
+    """For each step the one after which someone else acts, the person or the policy; or the episode's length. int64 [n]
+
+    ``intervention`` bool [n] says where the person acts. LeRobot records nothing between the two, so that what follows
+    a change of hands is not what follows in time.
+    """
+    changes = np.append(np.flatnonzero(np.diff(intervention)) + 1, len(intervention))
+    return changes[np.searchsorted(changes, np.arange(len(intervention)), side="right")]
+
+
+def seconds_to_correction(intervention: np.ndarray, fps: float) -> np.ndarray:
+    """Seconds from each step to the next one at which a person acts, 0 where one does, infinite where none follows."""
+    steps, corrected = np.arange(len(intervention)), np.flatnonzero(intervention)
+    following = np.append(corrected, -1)[np.searchsorted(corrected, steps)]
+    return np.where(following < 0, np.inf, (following - steps) / fps).astype(np.float32)
+
+
+def targets(action: np.ndarray, steps: np.ndarray, chunk_size: int, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Target actions [W, chunk_size, D] and their mask [W, chunk_size]; past ``ends`` [n], of :func:`shift_ends`, the
+    last action before it is repeated."""
     index = steps[:, None] + np.arange(chunk_size)[None, :]
-    return action[np.minimum(index, len(action) - 1)], index < len(action)
+    end = ends[steps][:, None]
+    return action[np.minimum(index, end - 1)], index < end
 
 
 def action_norm(action: np.ndarray, steps: np.ndarray, horizon: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from sigma.data.dataset.dataset import Dataset, Episode, Rows
 from sigma.data.dataset.video import Films, decode
 from sigma.data.shards import write_index, write_shard
 from sigma.data.windows.candidates import stored_windows
-from sigma.data.windows.cutting import Protocol, memory_steps, targets, trace_states
+from sigma.data.windows.cutting import Protocol, memory_steps, shift_ends, targets, trace_states
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import atomic_directory
 from sigma.shared.resize import to_resolution
@@ -85,7 +85,7 @@ def _rows_of(
     episode: Episode, rows: Rows, steps: np.ndarray, observed: np.ndarray, first: int, protocol: Protocol
 ) -> dict[str, np.ndarray]:
     """An episode's part of every tensor but the images; its frames begin at row ``first`` of the shard."""
-    action, valid = targets(rows.action, steps, protocol.chunk_size)
+    action, valid = targets(rows.action, steps, protocol.chunk_size, shift_ends(rows.intervention))
     return {
         "frame_state": rows.state[observed],
         "frame_trace": trace_states(rows.state, observed, protocol.trace),

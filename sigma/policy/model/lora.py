@@ -131,6 +131,13 @@ def load(policy: nn.Module, folder: Path) -> PeftModel:
     return model.requires_grad_(False)
 
 
+def fill(model: PeftModel, folder: Path) -> None:
+    """Give an attached LoRA the values of a saved one, strictly, as :func:`load` does."""
+    _, tensors = _read(Path(folder))
+    check_tensors(weights_file(folder), tensors, get_peft_model_state_dict(model), "another base or rank")
+    set_peft_model_state_dict(model, tensors)
+
+
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     """Adapted modules by full name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}

@@ -38,7 +38,7 @@ class Recording(Dataset):
         # The action carries where it came from: episode and step.
         action = np.stack([np.full(len(steps), 1000.0 * episode.index), steps], axis=1) + 0.1 * np.sin(angle)
         task = np.full(len(steps), episode.index % 2)
-        rows = Rows(np.sin(angle).astype(np.float32), action.astype(np.float32), steps / 10, steps, task)
+        rows = Rows(np.sin(angle).astype(np.float32), action.astype(np.float32), steps / 10, steps, task, steps < 0)
         return rows if episode.index else self.broken(rows)
 
     def read_each(self, episodes):
@@ -137,7 +137,7 @@ def test_training_windows_before_which_memory_never_reads_are_refused():
 
 
 def thinned(rows: Rows, kept) -> Rows:
-    return Rows(rows.state[kept], rows.action[kept], rows.timestamp[kept], rows.frame_index[kept], rows.task[kept])
+    return Rows(*(values[kept] for values in vars(rows).values()))
 
 
 @given(st.integers(2, 40), st.data())

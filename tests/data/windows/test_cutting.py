@@ -10,6 +10,8 @@ from sigma.data.windows.cutting import (
     is_strided,
     memory_steps,
     motion,
+    seconds_to_correction,
+    shift_ends,
     targets,
     trace_states,
 )
@@ -41,11 +43,27 @@ def test_windows_never_cross_an_episode(length, cut, split):
         assert (steps + cut.horizon <= length).all()
     action = np.arange(length, dtype=np.float32)[:, None]
     if len(steps):
-        values, valid = targets(action, steps, cut.chunk_size)
+        values, valid = targets(action, steps, cut.chunk_size, np.full(len(action), len(action)))
         wanted = steps[:, None] + np.arange(cut.chunk_size)
         np.testing.assert_array_equal(valid, wanted < length)
         np.testing.assert_array_equal(values[..., 0], np.minimum(wanted, length - 1))
         assert valid[:, 0].all()
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 20))
+def test_targets_end_where_someone_else_takes_over(marks, chunk_size):
+    person = np.array(marks)
+    action, steps = np.arange(len(person), dtype=np.float32)[:, None], np.arange(len(person))
+    values, valid = targets(action, steps, chunk_size, shift_ends(person))
+    waits = seconds_to_correction(person, 10)
+    for step in steps:
+        mine = 0
+        while step + mine < len(person) and person[step + mine] == person[step]:
+            mine += 1
+        assert valid[step].sum() == min(mine, chunk_size) and valid[step, 0]
+        assert values[step, :, 0].tolist() == [step + min(place, mine - 1) for place in range(chunk_size)]
+        later = [other - step for other in steps[step:] if person[other]]
+        assert waits[step] == (np.float32(later[0] / 10) if later else np.inf)
 
 
 @given(st.integers(0, 100), st.integers(1, 40))

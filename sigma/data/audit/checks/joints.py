@@ -104,8 +104,10 @@ def saturated_joint(audited: AuditedEpisode) -> Iterator[Measure]:
         yield Measure(float(share[joint]), int(frames[0]), int(frames[-1]), audited.joint_names[joint], detail)
 
 
-def _largest_step(audited: AuditedEpisode, values: np.ndarray, feature: str) -> Iterator[Measure]:
+def _largest_step(audited: AuditedEpisode, values: np.ndarray, feature: str, counted: np.ndarray) -> Iterator[Measure]:
+    """The largest of the steps that are ``counted`` (n − 1,)."""
     moved = np.abs(np.diff(values, axis=0)) / audited.summary.span[feature]
+    moved = np.where(counted[:, None], moved, np.nan)
     moved = np.where(np.isfinite(moved) & ~audited.summary.two_level[feature], moved, np.nan)
     if np.isfinite(moved).any():
         step, joint = np.unravel_index(int(np.nanargmax(moved)), moved.shape)
@@ -123,9 +125,11 @@ def jump(audited: AuditedEpisode) -> Iterator[Measure]:
     """Largest change of a joint's state in one step, as a share of its range over the dataset.
 
     An arm cannot cross its range in a frame: an encoder that wrapped around, a dropped stretch, or two episodes in one.
-    A joint that knows two positions, such as a gripper that is open or shut, is left out.
+    A joint that knows two positions, such as a gripper that is open or shut, is left out. Where a person takes over
+    from a policy or hands back, nothing was recorded for a while, and nothing is judged.
     """
-    yield from _largest_step(audited, audited.rows.state, STATE)
+    person = audited.rows.person
+    yield from _largest_step(audited, audited.rows.state, STATE, person[1:] == person[:-1])
 
 
 @JOINTS.check(
@@ -138,9 +142,10 @@ def action_jump(audited: AuditedEpisode) -> Iterator[Measure]:
     """Largest change of a joint's action in one step, as a share of its range over the dataset.
 
     A glitch of the leader arm, or a stretch cut out: a policy that learns it commands what no arm can follow, and what
-    a person near the arm does not expect.
+    a person near the arm does not expect. What a policy commanded is no demonstration and not judged.
     """
-    yield from _largest_step(audited, audited.rows.action, ACTION)
+    person = audited.rows.person
+    yield from _largest_step(audited, audited.rows.action, ACTION, person[1:] & person[:-1])
 
 
 @JOINTS.check(
@@ -153,12 +158,13 @@ def diverging_action(audited: AuditedEpisode) -> Iterator[Measure]:
     """Distance of a joint's action from its state that three quarters of the frames exceed, as a share of its range.
 
     The state follows the action closely but for moments (a fast move, a gripper that holds something). A lasting
-    distance is an offset between leader and follower, a sign that was turned, or an action of another episode.
+    distance is an offset between leader and follower, a sign that was turned, or an action of another episode. A policy
+    that pushes against the table is no such fault: what it commanded is not judged.
     """
     rows = audited.rows
-    if not rows.count:
+    if not rows.person.any():
         return
-    apart = np.abs(rows.action - rows.state) / audited.summary.span[STATE]
+    apart = np.abs(rows.action - rows.state)[rows.person] / audited.summary.span[STATE]
     lasting = np.nan_to_num(np.quantile(apart, LASTING, axis=0))
     joint = int(lasting.argmax())
     yield Measure(float(lasting[joint]), 0, rows.count - 1, audited.joint_names[joint], "between action and state")

@@ -1,0 +1,113 @@
+"""From a dataset of corrections to windows, and a training that goes on from an earlier Sigma."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sigma.commands import audit, fetch, window
+from sigma.policy.model import lora
+from sigma.shared.errors import SigmaError
+from tests.commands.data_stages import parameters
+from tests.datasets import CAMERAS, JOINTS, write_dataset
+from tests.worlds import inside
+
+
+def takes_over(episode: int, step: int) -> bool:
+    return not episode and 20 <= step < 40
+
+
+@pytest.fixture(scope="module")
+def corrections(tmp_path_factory):
+    def far(episode, step, frame):
+        frame |= {camera: 255 - frame[camera] for camera in CAMERAS}  # not the pictures of the demonstrations
+        if not takes_over(episode, step):  # the policy went where the person has to come back from
+            frame["action"] = frame["action"] + (30 if step % 2 else -30)
+        return frame
+
+    folder = tmp_path_factory.mktemp("corrections") / "recorded"
+    return write_dataset(folder, lengths=(60, 44), corrected=takes_over, alter=far)
+
+
+def entry(folder: Path, **changes):
+    return [{"source": str(folder), "revision": None, "corrections": True, **changes}]
+
+
+def test_corrections_are_trained_on_and_nothing_of_them_is_held_out(project, small_dataset, small_base, corrections):
+    fetch.run(parameters(small_dataset, small_base))
+    audit.run(parameters())
+    window.run(parameters())
+    alone = json.loads(Path("data/shards/meta.json").read_text())
+    strict = {"action_jump": {"warn": 0.2, "fail": 0.3}}
+    given = parameters(small_dataset, small_base, fetch__further=entry(corrections), audit__limits=strict)
+    assert fetch.run(given).endswith("the last 2 episodes come from fetch.further")
+    audit.run(given)
+    assert json.loads(Path("data/episodes.json").read_text())["used"] == list(range(10)), (
+        "a policy's jumps are no fault"
+    )
+    assert "windows of corrections" in window.run(given)
+    meta = json.loads(Path("data/shards/meta.json").read_text())
+    assert meta["splits"]["test"] == alone["splits"]["test"] and meta["statistics"] == alone["statistics"]
+    assert set(meta["splits"]["train"]) == {*alone["splits"]["train"], 8, 9}
+    table = pd.read_parquet("data/shards/windows.parquet")
+    assert not table[table.episode < 8].intervention.any() and table[table.episode < 8].to_correction.isna().all()
+    first = table[table.episode == 8].set_index("step")
+    assert first.intervention.to_dict() == {step: 20 <= step < 40 for step in range(0, 60, 4)}
+    assert first.to_correction[0] == 2.0 and first.to_correction[20] == 0.0 and np.isinf(first.to_correction[40])
+    counts = json.loads(Path("metrics/window.json").read_text())["windows"]["train"]
+    assert counts["corrections"] == 5 and counts["autonomous"] == len(table[table.episode >= 8]) - 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"fps": 20}, "fps: found 20; legal: 10, as"),
+        ({"joints": ["a.pos", *JOINTS[1:]]}, "joints: found a.pos"),
+        ({"size": (32, 64)}, "camera observation.images.up: found"),
+        ({"cameras": ("observation.images.up",)}, "camera observation.images.wrist: found None"),
+    ],
+)
+def test_another_robot_rate_or_camera_is_refused(project, small_dataset, small_base, tmp_path, changes, words):
+    folder = write_dataset(tmp_path / "other", lengths=(10,), corrected=lambda *_: True, **changes)
+    with pytest.raises(SigmaError, match=rf"params.yaml: fetch.further.0.source: .*{words}"):
+        fetch.run(parameters(small_dataset, small_base, fetch__further=entry(folder)))
+    assert not Path("data").exists()
+
+
+def test_a_training_goes_on_from_an_earlier_sigma(trained, own):
+    earlier = trained.root / "models/sigma"
+    with inside(own.root):
+        own.run("fetch", changes={"train": {"start": str(earlier)}})
+        # Without a step the weights are the earlier ones, and with LoRA kept they stay so.
+        model = own.trainer_from(Path("data/start/model"), {"train": {"lora_learning_rate": 0.0}}).build()
+    heads = load_file(earlier / "sigma_telepathy_heads.safetensors")
+    assert all(torch.equal(value, heads[name]) for name, value in model.heads.state_dict().items())
+    stored = load_file(earlier / lora.WEIGHTS)
+    found = {name.replace(".default", ""): value for name, value in lora.named_parameters(model.adapted).items()}
+    assert stored.keys() == found.keys() and all(torch.equal(found[name], stored[name]) for name in stored)
+
+
+@pytest.mark.parametrize(
+    ("start", "changes", "words"),
+    [
+        ("nowhere", {}, "train.start: 'nowhere' is no folder of a trained Sigma"),
+        ("model", {"telepathy": {"factors": 7}}, "telepathy.factors: found 7, but train.start .* has"),
+        ("model", {"lora": {"rank": 3}}, "lora.rank: found 3, but train.start .* has"),
+        ("other base", {}, "train.start: .* was trained on another base"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused_by_the_first_stage(trained, own, tmp_path, start, changes, words):
+    folder = Path(start)
+    if start != "nowhere":
+        folder = shutil.copytree(trained.root / "models/sigma", tmp_path / "earlier")
+    if start == "other base":
+        config = json.loads((folder / "config.json").read_text())
+        config["base"]["digest"] = "0" * 64
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SigmaError, match=f"params.yaml: {words}"):
+        own.run("fetch", changes={"train": {"start": str(folder)}, **changes})
