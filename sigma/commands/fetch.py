@@ -33,7 +33,7 @@ def run(parameters: Parameters) -> str:
         check_joins(dataset, others[-1], f"{key}.source", base, parameters)
         check_corrections(others[-1], f"{key}.source", entry.corrections)
     with Outputs() as outputs:
-        copy_start(parameters.train.start, base, parameters, outputs.folder(START))
+        copy_start(section.start, base, parameters, outputs.folder(START))
         copy = outputs.folder(DATASET)
         parts = [copy]
         if others:

@@ -37,3 +37,4 @@ class FetchParameters(Section):
     dataset: DatasetOrigin
     further: tuple[FurtherOrigin, ...] = Field(strict=False)
     base: Origin
+    start: str | None = Field(min_length=1)

@@ -8,7 +8,6 @@ from sigma.parameters.schema import Section
 
 
 class TrainParameters(Section):
-    start: str | None = Field(min_length=1)
     steps: int = Field(ge=1, le=1_000_000)
     flow_draws: int = Field(ge=1, le=64)
     validation_draws: int = Field(ge=1, le=1024)

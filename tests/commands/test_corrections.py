@@ -82,7 +82,7 @@ def test_another_robot_rate_or_camera_is_refused(project, small_dataset, small_b
 def test_a_training_goes_on_from_an_earlier_sigma(trained, own):
     earlier = trained.root / "models/sigma"
     with inside(own.root):
-        own.run("fetch", changes={"train": {"start": str(earlier)}})
+        own.run("fetch", changes={"fetch": {"start": str(earlier)}})
         # Without a step the weights are the earlier ones, and with LoRA kept they stay so.
         model = own.trainer_from(Path("data/start/model"), {"train": {"lora_learning_rate": 0.0}}).build()
     heads = load_file(earlier / "sigma_telepathy_heads.safetensors")
@@ -95,10 +95,10 @@ def test_a_training_goes_on_from_an_earlier_sigma(trained, own):
 @pytest.mark.parametrize(
     ("start", "changes", "words"),
     [
-        ("nowhere", {}, "train.start: 'nowhere' is no folder of a trained Sigma"),
-        ("model", {"telepathy": {"factors": 7}}, "telepathy.factors: found 7, but train.start .* has"),
-        ("model", {"lora": {"rank": 3}}, "lora.rank: found 3, but train.start .* has"),
-        ("other base", {}, "train.start: .* was trained on another base"),
+        ("nowhere", {}, "fetch.start: 'nowhere' is no folder of a trained Sigma"),
+        ("model", {"telepathy": {"factors": 7}}, "telepathy.factors: found 7, but fetch.start .* has"),
+        ("model", {"lora": {"rank": 3}}, "lora.rank: found 3, but fetch.start .* has"),
+        ("other base", {}, "fetch.start: .* was trained on another base"),
     ],
 )
 def test_a_start_that_does_not_fit_is_refused_by_the_first_stage(trained, own, tmp_path, start, changes, words):
@@ -110,4 +110,4 @@ def test_a_start_that_does_not_fit_is_refused_by_the_first_stage(trained, own, t
         config["base"]["digest"] = "0" * 64
         (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(SigmaError, match=f"params.yaml: {words}"):
-        own.run("fetch", changes={"train": {"start": str(folder)}, **changes})
+        own.run("fetch", changes={"fetch": {"start": str(folder)}, **changes})

@@ -20,7 +20,7 @@ _FORM = {"source": str | None, "digest": str | None}
 
 
 def copy_start(source: str | None, base: Mapping[str, Any], parameters: Parameters, folder: Path) -> None:
-    """Write into the empty ``folder`` what ``train.start`` names, checked, and a record of it.
+    """Write into the empty ``folder`` what ``fetch.start`` names, checked, and a record of it.
 
     ``source`` is a folder that finetune wrote or that was exported for LeRobot. Raises :class:`SigmaError` where it was
     trained on another base than that of the record ``base``, or has other sizes than the parameters ask for.
@@ -32,20 +32,20 @@ def copy_start(source: str | None, base: Mapping[str, Any], parameters: Paramete
     model = given / MODEL if (given / MODEL / CONFIG).is_file() else given
     if not (model / CONFIG).is_file():
         raise SigmaError(
-            f"params.yaml: train.start: {source!r} is no folder of a trained Sigma ({given}); legal: null, a copy of "
+            f"params.yaml: fetch.start: {source!r} is no folder of a trained Sigma ({given}); legal: null, a copy of "
             "models/sigma, or what `sigma export` wrote"
         )
     config = read_config(model)
     if config["base"]["digest"] != base["digest"]:
         raise SigmaError(
-            f"params.yaml: train.start: {source!r} was trained on another base ({config['base']['source']}); legal: a "
+            f"params.yaml: fetch.start: {source!r} was trained on another base ({config['base']['source']}); legal: a "
             f"Sigma on {base['source']}, or null"
         )
     for key, (found, wanted) in _sizes(model, config, parameters).items():
         if found != wanted:
             raise SigmaError(
-                f"params.yaml: {key}: found {wanted}, but train.start ({source}) has {found}; legal: {found}, or "
-                "train.start null"
+                f"params.yaml: {key}: found {wanted}, but fetch.start ({source}) has {found}; legal: {found}, or "
+                "fetch.start null"
             )
     shutil.copytree(model, folder / MODEL, ignore=shutil.ignore_patterns(SOURCE_FILE))
     _write(folder, source, digest_folder(folder / MODEL))
