@@ -185,7 +185,7 @@ def write_predictions(
             "exclude_joints": [],
             "critical_joints": [JOINTS[2]],
             "tasks": list(tasks),
-            "dataset": {"source": "embedded", "revision": None, "digest": "d" * 64},
+            "dataset": {"source": "embedded", "revision": None, "digest": "d" * 64, "further": []},
         },
     )
     write_json(root / "data" / "base.json", {"source": "embedded", "revision": None, "digest": "c" * 64, "tensors": {}})

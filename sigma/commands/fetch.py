@@ -37,7 +37,7 @@ def run(parameters: Parameters) -> str:
         copy = outputs.folder(DATASET)
         parts = [copy]
         if others:
-            made = Path(outputs.enter_context(tempfile.TemporaryDirectory(dir=copy.parent)))
+            made = Path(outputs.enter_context(tempfile.TemporaryDirectory(prefix=".joined.", dir=copy.parent)))
             parts = [made / str(number) for number in range(1 + len(others))]
         copy_dataset(dataset, parts[0], own.keys)
         further = []

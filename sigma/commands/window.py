@@ -92,7 +92,7 @@ def run(parameters: Parameters) -> str:
         "statistics": statistics,
         "splits": splits,
         "counts": count_windows(windows),
-        "dataset": {key: record[key] for key in ("source", "revision", "digest")},
+        "dataset": {key: record[key] for key in ("source", "revision", "digest", "further")},
     }
     stored, budget = StoredCameras(tuple(cameras.values()), base["resolution"]), section.shard_mib * 2**20
     workers = Workers.of(parameters.machine)

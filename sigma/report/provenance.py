@@ -21,7 +21,7 @@ def provenance(
 ) -> dict[str, Any]:
     """The record of one run, from the metadata that each stage left; the same inputs give the same bytes."""
     return {
-        "dataset": {key: dataset[key] for key in ORIGIN},
+        "dataset": {key: dataset[key] for key in (*ORIGIN, "further")},
         "base": {key: base[key] for key in ORIGIN},
         "base_replay": {key: features[key] for key in ("statistics", "action", "samples", "seed", "num_steps")},
         "heads": {"digest": heads["sigma"]["digest"]},

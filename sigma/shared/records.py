@@ -24,7 +24,8 @@ EXPECTED = dict(
 )
 ORIGIN = {"source": str, "revision": str | None, "digest": str}
 QUANTILES = {"q01": [NUMBER], "q99": [NUMBER], "eps": NUMBER}
-DATASET = ORIGIN | {"episodes": int, "further": [ORIGIN | {"episodes": int, "corrections": bool}]}
+_JOINED = ORIGIN | {"further": [ORIGIN | {"episodes": int, "corrections": bool}]}
+DATASET = _JOINED | {"episodes": int}
 """``data/dataset.json``."""
 _RANGE = {"q01": [NUMBER], "q99": [NUMBER]}
 
@@ -57,7 +58,7 @@ PREDICTED = {
     **dict.fromkeys(("horizon", "chunk"), int),
     "fps": NUMBER,
     **{key: [str] for key in ("joint_names", "exclude_joints", "critical_joints", "tasks")},
-    "dataset": ORIGIN,
+    "dataset": _JOINED,
 }
 SHARDS = PREDICTED | {
     **dict.fromkeys(("chunk_size", "memory_stride", "trace", "resolution"), int),

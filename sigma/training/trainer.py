@@ -66,12 +66,9 @@ class ModelTrainer[Model: (SigmaModel, FlowModel)](ABC):
     kind: str  # part of the key
     frozen_vision = True  # whether the vision tower keeps its weights, so that its tokens can be cached
 
-    def __init__(self, batches: WindowBatches, parameters: Parameters, start: Path | None = None):
-        """``start`` is the folder of a trained model whose weights are the first ones; None begins with the base.
-
-        Raises :class:`SigmaError` where the windows are worth nothing, or ``start`` has other units than they.
-        """
-        self.batches, self.parameters, self.start = batches, parameters, start
+    def __init__(self, batches: WindowBatches, parameters: Parameters):
+        """Raises :class:`SigmaError` where all train windows count nothing."""
+        self.batches, self.parameters = batches, parameters
         used = {"train": batches.worth(parameters.loss.traf) > 0, "validation": True}
         self.parts = {name: np.flatnonzero((batches.split == name) & worth) for name, worth in used.items()}
         if not len(self.parts["train"]):
@@ -92,8 +89,7 @@ class ModelTrainer[Model: (SigmaModel, FlowModel)](ABC):
 
     def key(self) -> str:
         """Digest of every input: a checkpoint of anything else is never resumed."""
-        started = digest_folder(self.start) if self.start else ""
-        return inputs_key(self.batches, sections(self.parameters), f"{self.kind} {started}")
+        return inputs_key(self.batches, sections(self.parameters), self.kind)
 
     def run(self, scratch: Scratch) -> TrainingResult[Model]:
         """Train, resuming from ``scratch`` where it holds a state of these inputs."""
@@ -143,7 +139,14 @@ class Trainer(ModelTrainer[SigmaModel]):
     kind = "sigma"
 
     def __init__(self, batches: WindowBatches, parameters: Parameters, start: Path | None = None):
-        super().__init__(batches, parameters, start)
+        """``start`` is the folder of a trained Sigma whose weights are the first ones; None begins with the base.
+
+        Raises :class:`SigmaError` also where ``start`` has other units than the windows.
+        """
+        super().__init__(batches, parameters)
+        self.start = start
+        if start:
+            self.kind = f"{self.kind} from {digest_folder(start)}"  # a checkpoint of another start is never resumed
         if start and (units := read_config(start)["normalisation"]) != batches.meta["normalisation"]:
             raise SigmaError(
                 f"{start}: normalisation: the start has other quantiles of state and action than these windows "

@@ -34,10 +34,10 @@ def write_base_record(**changes: Any) -> None:
     write_json(Path("data/base.json"), record | changes)
 
 
-def write_dataset_record(**changes: Any) -> None:
+def write_dataset_record() -> None:
     """``data/dataset.json`` of a dataset of eight episodes that nothing was joined to."""
     record = {"source": "dataset", "revision": None, "digest": "0" * 64, "episodes": 8, "further": []}
-    write_json(Path("data/dataset.json"), record | changes)
+    write_json(Path("data/dataset.json"), record)
 
 
 def parameters(dataset: Path | None = None, base: Path | None = None, **changes: Any) -> Parameters:

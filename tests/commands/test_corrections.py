@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from sigma.commands import audit, fetch, window
 from sigma.policy.model import lora
+from sigma.policy.model.heads import FILE as HEADS
 from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_folder
 from tests.commands.data_stages import parameters
 from tests.datasets import CAMERAS, JOINTS, write_dataset
 from tests.worlds import inside
@@ -34,8 +36,8 @@ def corrections(tmp_path_factory):
     return write_dataset(folder, lengths=(60, 44), corrected=takes_over, alter=far)
 
 
-def entry(folder: Path, **changes):
-    return [{"source": str(folder), "revision": None, "corrections": True, **changes}]
+def entry(folder: Path):
+    return [{"source": str(folder), "revision": None, "corrections": True}]
 
 
 def test_corrections_are_trained_on_and_nothing_of_them_is_held_out(project, small_dataset, small_base, corrections):
@@ -52,6 +54,7 @@ def test_corrections_are_trained_on_and_nothing_of_them_is_held_out(project, sma
     )
     assert "windows of corrections" in window.run(given)
     meta = json.loads(Path("data/shards/meta.json").read_text())
+    assert [one["corrections"] for one in meta["dataset"]["further"]] == [True], "what was trained on is on record"
     assert meta["splits"]["test"] == alone["splits"]["test"] and meta["statistics"] == alone["statistics"]
     assert set(meta["splits"]["train"]) == {*alone["splits"]["train"], 8, 9}
     table = pd.read_parquet("data/shards/windows.parquet")
@@ -83,13 +86,20 @@ def test_a_training_goes_on_from_an_earlier_sigma(trained, own):
     earlier = trained.root / "models/sigma"
     with inside(own.root):
         own.run("fetch", changes={"fetch": {"start": str(earlier)}})
-        # Without a step the weights are the earlier ones, and with LoRA kept they stay so.
-        model = own.trainer_from(Path("data/start/model"), {"train": {"lora_learning_rate": 0.0}}).build()
-    heads = load_file(earlier / "sigma_telepathy_heads.safetensors")
+        model = own.trainer_from(Path("data/start/model")).build()
+    heads, stored = load_file(earlier / HEADS), load_file(earlier / lora.WEIGHTS)
     assert all(torch.equal(value, heads[name]) for name, value in model.heads.state_dict().items())
-    stored = load_file(earlier / lora.WEIGHTS)
     found = {name.replace(".default", ""): value for name, value in lora.named_parameters(model.adapted).items()}
-    assert stored.keys() == found.keys() and all(torch.equal(found[name], stored[name]) for name in stored)
+    assert same(found, stored)
+    own.run("finetune", changes={"train": {"steps": 2, "lora_learning_rate": 0.0, "select": "last"}})
+    assert same(load_file(own.root / "models/sigma" / lora.WEIGHTS), stored), "LoRA is kept"
+    assert not same(load_file(own.root / "models/sigma" / HEADS), heads), "the heads go on"
+    begun = json.loads((own.root / "models/sigma/config.json").read_text())["start"]
+    assert begun == {"source": str(earlier), "digest": digest_folder(own.root / "data/start/model")}
+
+
+def same(first, second) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in second)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def shard_meta(V: int, S: int, D: int, T: int, L: int) -> dict:
             "observation.state": quantiles,
             "action": quantiles | {key: [1.0] for key in ("min", "max", "step")},
         },
-        "dataset": {"source": "small", "revision": None, "digest": "0" * 64},
+        "dataset": {"source": "small", "revision": None, "digest": "0" * 64, "further": []},
     }
 
 

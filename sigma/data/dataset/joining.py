@@ -80,22 +80,27 @@ def join(folders: Sequence[Path], target: Path) -> None:
     """Write one dataset of all ``folders`` into the empty folder ``target`` by LeRobot's own aggregation, video files
     byte by byte.
 
-    The folders, copies made for this, lose the features that not all of them have; where none but some have corrections
-    the others' frames are marked as no intervention.
+    The folders, copies made for this, lose the features that not all of them have; frames of those without corrections
+    are marked as no intervention. Raises :class:`SigmaError` where LeRobot cannot join them.
     """
     from lerobot.datasets.aggregate import aggregate_datasets
 
-    datasets = [open_dataset(folder) for folder in folders]
-    cameras = {key: dict(dataset.cameras) for key, dataset in enumerate(datasets)}
-    shared = [key for key in cameras[0] if all(other.get(key) == cameras[0][key] for other in cameras.values())]
+    cameras = [open_dataset(folder).cameras for folder in folders]
+    shared = [key for key, camera in cameras[0].items() if all(other.get(key) == camera for other in cameras)]
     for folder in folders:
         _align(folder, {*_ALWAYS, *shared})
     if target.is_dir():
         target.rmdir()  # LeRobot makes it itself
     names = [f"joined/{number}" for number in range(len(folders))]
     # LeRobot draws bars that no terminal option of ours reaches.
-    with contextlib.redirect_stderr(io.StringIO()):
-        aggregate_datasets(names, "joined/all", list(folders), target, concatenate_videos=False, concatenate_data=False)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            aggregate_datasets(
+                names, "joined/all", list(folders), target, concatenate_videos=False, concatenate_data=False
+            )
+    except Exception as error:  # LeRobot lets through whatever a file that is not as it writes them raises
+        reason = " ".join(str(error).split())[:300]
+        raise SigmaError(f"params.yaml: fetch.further: LeRobot cannot join the datasets ({reason})") from error
 
 
 def _align(folder: Path, kept: set[str]) -> None:
@@ -112,15 +117,15 @@ def _align(folder: Path, kept: set[str]) -> None:
     write_json(info, described | {"features": features | {INTERVENTION: column}})
     if stats.is_file():
         write_json(stats, {name: value for name, value in read_json(stats).items() if name in kept})
-    for path in (*folder.glob("data/*/*.parquet"), *folder.glob("meta/episodes/*/*.parquet")):
+    for path in folder.glob("data/*/*.parquet"):
         table = parquet.read_table(path).replace_schema_metadata(None)
-        names = [name for name in table.column_names if _feature(name) in {None, *kept}]
-        if path.is_relative_to(folder / "data"):
-            marked = table.column_names.count(INTERVENTION)
-            mark = table[INTERVENTION] if marked else pa.array(np.zeros(table.num_rows, dtype=bool))
-            table = table.select([name for name in names if name in kept]).append_column(INTERVENTION, mark)
-        else:
-            table = table.select(names)
+        marked = INTERVENTION in described["features"]
+        mark = table[INTERVENTION] if marked else pa.array(np.zeros(table.num_rows, dtype=bool))
+        table = table.select([name for name in table.column_names if name in kept])
+        parquet.write_table(table.append_column(INTERVENTION, mark), path)
+    for path in folder.glob("meta/episodes/*/*.parquet"):
+        table = parquet.read_table(path).replace_schema_metadata(None)
+        table = table.select([name for name in table.column_names if _feature(name) in {None, *kept}])
         parquet.write_table(table, path)
 
 

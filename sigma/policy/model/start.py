@@ -71,14 +71,14 @@ def _sizes(model: Path, config: dict[str, Any], parameters: Parameters) -> dict[
     return pairs | {"lora.rank": (adapter.get("r"), lora.rank), "lora.alpha": (adapter.get("lora_alpha"), lora.alpha)}
 
 
-def read_start(folder: Path) -> tuple[Path | None, dict[str, Any]]:
-    """The model that a training begins from, None for the untrained one, and the record that :func:`copy_start` wrote.
+def read_start(folder: Path) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
+    """The model that a training begins from and the record that :func:`copy_start` wrote; None where it is the base.
 
     Raises :class:`SigmaError` where the model was altered since.
     """
     record = read_record(folder / RECORD, _FORM)
     if record["source"] is None:
-        return None, record
+        return None, None
     if digest_folder(folder / MODEL) != record["digest"]:
         raise SigmaError(f"{folder / MODEL}: altered since it was fetched; run the fetch stage again (dvc repro)")
     return folder / MODEL, record

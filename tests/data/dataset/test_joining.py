@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from sigma.data.dataset.dataset import open_dataset
@@ -68,3 +69,13 @@ def test_what_a_dataset_is_said_to_hold_it_holds(tmp_path, dataset_folder, corre
 def test_episodes_are_told_apart_by_the_order_in_which_they_were_joined():
     further = [{"episodes": 3, "corrections": False}, {"episodes": 2, "corrections": True}]
     assert further_episodes({"episodes": 15, "further": further}) == (range(10, 15), {13, 14})
+
+
+def test_what_lerobot_cannot_join_is_one_line(tmp_path, dataset_folder, corrections):
+    folders = [shutil.copytree(source, tmp_path / source.name) for source in (dataset_folder, corrections)]
+    for path in (folders[1] / "meta/episodes").rglob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(["dataset_from_index"]), path)
+    with pytest.raises(SigmaError, match=r"params.yaml: fetch.further: LeRobot cannot join the datasets") as error:
+        join(folders, tmp_path / "all")
+    assert "\n" not in str(error.value)

@@ -49,7 +49,7 @@ def pack(folder, dataset, limits=KEEP_ALL, budget=2**18, workers=ONE, view=VIEW,
         "critical_joints": [],
         "tasks": list(dataset.tasks),
         "statistics": statistics,
-        "dataset": {"source": "small", "revision": None, "digest": "0" * 64},
+        "dataset": {"source": "small", "revision": None, "digest": "0" * 64, "further": []},
     }
     write_shards(folder, dataset, view, protocol, windows, meta, budget, workers)
     return Shards.open(folder), windows

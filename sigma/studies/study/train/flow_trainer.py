@@ -1,6 +1,5 @@
 """Fine-tuning by flow matching alone, what a user would do instead of Sigma: plain LoRA, or all of the weights."""
 
-from pathlib import Path
 from typing import Literal
 
 from sigma.parameters import Parameters
@@ -21,10 +20,8 @@ class FlowTrainer(ModelTrainer[FlowModel]):
     ``kind`` ``lora`` adapts language model and action expert, ``full`` trains every weight, vision tower included.
     """
 
-    def __init__(
-        self, batches: WindowBatches, parameters: Parameters, kind: Literal["lora", "full"], start: Path | None = None
-    ):
-        super().__init__(batches, parameters, start)
+    def __init__(self, batches: WindowBatches, parameters: Parameters, kind: Literal["lora", "full"]):
+        super().__init__(batches, parameters)
         self.kind, self.frozen_vision = f"flow matching, {kind}", kind == "lora"
         if not parameters.train.lora_learning_rate:
             raise SigmaError("params.yaml: train.lora_learning_rate: found 0 with flow matching alone; legal: > 0")
@@ -34,8 +31,6 @@ class FlowTrainer(ModelTrainer[FlowModel]):
         prepare_layers(policy, self.parameters)
         if self.frozen_vision:
             adapted = lora.attach(policy, **self.parameters.lora.model_dump(), seed=seed_from(seed, "lora") % 2**63)
-            if self.start:
-                lora.fill(adapted, self.start)
             return FlowModel(adapted).train()
         model = FlowModel(policy)
         for parameter in model.trained().values():
