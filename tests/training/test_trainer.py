@@ -18,7 +18,7 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder
 from sigma.training.loop import Phase
 from sigma.training.state import Scratch
-from sigma.training.trainer import TrainingResult
+from sigma.training.trainer import Trainer, TrainingResult
 from tests.training.test_objectives import objective_of
 from tests.worlds import ROOT, World, inside, merge
 
@@ -443,3 +443,21 @@ def test_compiled_steps_are_plain_ones_up_to_the_last_digits(prepared):
         assert all((layer.mlp._compiled_call_impl is not None) == compiled for layer in layers)
         losses.append([point["loss"] for point in result.curve.train])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_windows_before_a_correction_are_left_out_and_the_others_weighed(prepared):
+    trainer = prepared.trainer({"loss": {"traf": {"correction": 3.0, "before": 1.0, "autonomous": 0.5}}})
+    shards, rows = trainer.batches.shards, trainer.parts["train"]
+    shards.window_to_correction[rows[:3]] = [0.5, 1.0, 0.0]
+    shards.window_intervention[rows[2]] = True
+    again = Trainer(trainer.batches, trainer.parameters)
+    assert again.parts["train"].tolist() == rows[1:].tolist()
+    assert again.parts["validation"].tolist() == trainer.parts["validation"].tolist()
+    assert objective_of(again).hard.worth.tolist() == [0.5, 3.0, *[1.0] * (len(rows) - 3)]
+
+
+def test_windows_that_all_count_nothing_are_refused(prepared):
+    trainer = prepared.trainer()
+    trainer.batches.shards.window_to_correction[:] = 0.5
+    with pytest.raises(SigmaError, match=r"loss.traf.before, loss.traf.autonomous: every train window counts 0"):
+        Trainer(trainer.batches, trainer.parameters)
