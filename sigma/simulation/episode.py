@@ -120,8 +120,8 @@ class Episode:
 def expert_episode(seed: int, spec: EpisodeSpec) -> RolloutResult:
     """The scripted expert in the same episode; it decides at every step, and a delay makes its actions late."""
     episode = Episode(seed, spec)
-    waiting: deque[np.ndarray] = deque()
-    for action, _ in demonstrate(episode.env.world, spec.task, episode.env.scenario):
+    scenario, waiting = episode.env.scenario, deque[np.ndarray]()
+    for action, _ in demonstrate(episode.env.world, episode.env.task.waypoints(scenario), scenario.pace):
         waiting.append(action)
         episode.decisions += 1
         episode.step(waiting.popleft() if len(waiting) > spec.setting.delay else episode.hold())

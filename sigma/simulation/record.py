@@ -2,11 +2,13 @@
 
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +20,9 @@ from sigma.simulation.expert import NOISE_MEMORY, demonstrate
 from sigma.simulation.scene import CAMERAS, CONTROL_HZ, FEATURE_NAMES, World, unit_ranges
 from sigma.simulation.task import Monitor, Scenario
 from sigma.simulation.tasks import task_named
+
+if TYPE_CHECKING:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 ROBOT_TYPE = "so101_follower"
 _ATTEMPTS = 20
@@ -45,12 +50,13 @@ def attempt(
     2017).
     """
     world.reset(scenario.layout)
-    monitor = Monitor(task_named(name), scenario, world)
+    task = task_named(name)
+    monitor = Monitor(task, scenario, world)
     draw = generator("noise", address)
     error = noise * draw.standard_normal(6)
     frames: dict[str, list[np.ndarray]] = {camera: [] for camera in cameras}
     states, actions = [], []
-    for action, slack in demonstrate(world, name, scenario):
+    for action, slack in demonstrate(world, task.waypoints(scenario), scenario.pace):
         states.append(world.state())
         actions.append(action)
         for camera in cameras:
@@ -107,6 +113,48 @@ def _features(size: int) -> dict[str, dict]:
     return {"observation.state": dict(vector), "action": dict(vector), **views}
 
 
+def check_new(output: Path) -> None:
+    """Raise :class:`SigmaError` where ``output`` exists."""
+    if output.exists():
+        raise SigmaError(f"{output}: exists already; name a new folder")
+
+
+@contextmanager
+def new_dataset(output: Path, size: int, further: dict[str, dict] | None = None) -> Iterator["LeRobotDataset"]:
+    """An empty dataset of the simulator's robot to fill; it becomes ``output`` where the block ends without error.
+
+    ``further`` are LeRobot features beside joints and cameras. The same frames give the same bytes.
+    """
+    import av
+    import datasets
+    from lerobot.configs.video import RGBEncoderConfig
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    check_new(output)
+    av.logging.set_libav_level(av.logging.ERROR)  # else the encoder prints a page for every episode
+    datasets.disable_progress_bars()
+    with atomic_directory(output) as temporary:
+        temporary.rmdir()  # LeRobot makes the folder itself, and refuses one that is there
+        dataset = LeRobotDataset.create(
+            repo_id=f"sigma/{output.name}",
+            fps=CONTROL_HZ,
+            features=_features(size) | (further or {}),
+            root=temporary,
+            robot_type=ROBOT_TYPE,
+            video_backend="pyav",
+            rgb_encoder=RGBEncoderConfig(vcodec="h264", g=10, crf=23, preset="medium"),
+            encoder_threads=1,
+        )
+        yield dataset
+        dataset.finalize()
+
+
+def frame(views: Mapping[str, np.ndarray], state: np.ndarray, action: np.ndarray, instruction: str) -> dict[str, Any]:
+    """One frame as LeRobot's writer takes it."""
+    images = {f"observation.images.{camera}": image for camera, image in views.items()}
+    return {"observation.state": state, "action": action, "task": instruction, **images}
+
+
 def record(
     output: Path, tasks: Sequence[str], episodes: Sequence[int], seed: int, size: int, noise: float, workers: int
 ) -> dict[str, int]:
@@ -115,18 +163,10 @@ def record(
     Returns the counts ``episodes``, ``frames`` and ``rejected``. Raises :class:`SigmaError` for an unknown task or
     where ``output`` exists.
     """
-    import av
-    import datasets
-    from lerobot.configs.video import RGBEncoderConfig
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
     output = Path(output)
-    if output.exists():
-        raise SigmaError(f"{output}: exists already; name a new folder")
+    check_new(output)
     for name in tasks:
         task_named(name)
-    av.logging.set_libav_level(av.logging.ERROR)  # else the encoder prints a page for every episode
-    datasets.disable_progress_bars()
     jobs = [
         (name, seed, index, noise, tuple(CAMERAS), size)
         for index in range(max(episodes))
@@ -134,23 +174,11 @@ def record(
         if index < count
     ]
     rejected = 0
-    with atomic_directory(output) as temporary:
-        temporary.rmdir()  # LeRobot makes the folder itself, and refuses one that is there
-        dataset = LeRobotDataset.create(
-            repo_id=f"sigma/{output.name}",
-            fps=CONTROL_HZ,
-            features=_features(size),
-            root=temporary,
-            robot_type=ROBOT_TYPE,
-            video_backend="pyav",
-            rgb_encoder=RGBEncoderConfig(vcodec="h264", g=10, crf=23, preset="medium"),
-            encoder_threads=1,
-        )
+    with new_dataset(output, size) as dataset:
         for episode in track(demonstrations(jobs, workers), "recording", len(jobs)):
             rejected += episode.rejected
             for step, (state, action) in enumerate(zip(episode.states, episode.actions, strict=True)):
-                views = {f"observation.images.{camera}": images[step] for camera, images in episode.images.items()}
-                dataset.add_frame({"observation.state": state, "action": action, "task": episode.instruction, **views})
+                views = {camera: images[step] for camera, images in episode.images.items()}
+                dataset.add_frame(frame(views, state, action, episode.instruction))
             dataset.save_episode(parallel_encoding=False)
-        dataset.finalize()
     return {"episodes": len(jobs), "frames": dataset.meta.total_frames, "rejected": rejected}

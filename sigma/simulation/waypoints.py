@@ -5,6 +5,7 @@ Heights, times and distances are our own design.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +29,9 @@ class Start:
 
 
 Goal = Callable[[World, Start], np.ndarray]
+# What a waypoint is for: the first ends with the cube in the jaws, the others need it there; it is moved up, held up
+# where it is to be seen, and brought where it belongs.
+Part = Literal["grasp", "lift", "show", "deliver"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Waypoint:
     opening: float
     seconds: float | None = None  # None: by distance
     slack: float = 1.0  # the share of the action noise that the motion bears
+    part: Part = "grasp"
 
 
 def _beside(point: np.ndarray, radial: float, sideways: float, height: float) -> np.ndarray:
@@ -70,7 +75,8 @@ def _through(_: World, start: Start) -> np.ndarray:
 
 APPROACH = Waypoint(_at_cube(_ABOVE), OPEN)
 AROUND_CUBE = Waypoint(_at_cube(_GRASP), OPEN, 0.8, slack=0.4)
-LIFT = Waypoint(_here(_LIFT), CLOSED, 0.8, slack=0.5)
+LIFT = Waypoint(_here(_LIFT), CLOSED, 0.8, slack=0.5, part="lift")
+RETREAT = Waypoint(_here(_LIFT), OPEN, 0.8, slack=0.5)  # let go, and up
 
 # Put the open jaws around the cube and keep them there.
 REACH = (APPROACH, AROUND_CUBE, AROUND_CUBE)
@@ -97,16 +103,19 @@ def pick(grip: tuple[float, float] = (0.0, 0.0)) -> list[Waypoint]:
 def place(box: str) -> list[Waypoint]:
     """Carry the grasped cube to a box and let it go there."""
     return [
-        Waypoint(_at_box(box, _CARRY), CLOSED),
-        Waypoint(_at_box(box, _DROP), CLOSED, 0.6, slack=0.5),
-        Waypoint(_at_box(box, _DROP), OPEN, 0.5, slack=0.5),
-        Waypoint(_at_box(box, _CARRY), OPEN, 0.6),
+        Waypoint(_at_box(box, _CARRY), CLOSED, part="deliver"),
+        Waypoint(_at_box(box, _DROP), CLOSED, 0.6, slack=0.5, part="deliver"),
+        Waypoint(_at_box(box, _DROP), OPEN, 0.5, slack=0.5, part="deliver"),
+        Waypoint(_at_box(box, _CARRY), OPEN, 0.6, part="deliver"),
     ]
 
 
 def hold_over(box: str) -> list[Waypoint]:
     """Carry the grasped cube to a box and hold it there."""
-    return [Waypoint(_at_box(box, _CARRY), CLOSED), Waypoint(_at_box(box, _CARRY), CLOSED, 0.8, slack=0.5)]
+    return [
+        Waypoint(_at_box(box, _CARRY), CLOSED, part="deliver"),
+        Waypoint(_at_box(box, _CARRY), CLOSED, 0.8, slack=0.5, part="deliver"),
+    ]
 
 
 def put_back(place: tuple[float, float], grip: tuple[float, float]) -> list[Waypoint]:
@@ -125,10 +134,10 @@ def put_back(place: tuple[float, float], grip: tuple[float, float]) -> list[Wayp
         return SHOW_PLACE
 
     return [
-        Waypoint(up, CLOSED),
-        Waypoint(up, CLOSED, 1.0, slack=0.3),
-        Waypoint(there(_LIFT), CLOSED),
-        Waypoint(there(low), CLOSED, 0.8, slack=0.4),
-        Waypoint(there(low), OPEN, 0.5, slack=0.2),
-        Waypoint(there(_LIFT), OPEN, 0.7, slack=0.5),
+        Waypoint(up, CLOSED, part="show"),
+        Waypoint(up, CLOSED, 1.0, slack=0.3, part="show"),
+        Waypoint(there(_LIFT), CLOSED, part="deliver"),
+        Waypoint(there(low), CLOSED, 0.8, slack=0.4, part="deliver"),
+        Waypoint(there(low), OPEN, 0.5, slack=0.2, part="deliver"),
+        Waypoint(there(_LIFT), OPEN, 0.7, slack=0.5, part="deliver"),
     ]

@@ -5,6 +5,7 @@ import numpy as np
 from sigma.simulation.env import SO101Env
 from sigma.simulation.expert import demonstrate
 from sigma.simulation.setting import PLAIN, Setting
+from sigma.simulation.tasks import task_named
 
 
 class Planned:
@@ -36,7 +37,7 @@ def expert_plan(task: str, seed: int, instruction: str | None = None, setting: S
     env = SO101Env(task, cameras=(), setting=setting)
     env.begin(seed, instruction)
     actions = []
-    for action, _ in demonstrate(env.world, task, env.scenario):
+    for action, _ in demonstrate(env.world, task_named(task).waypoints(env.scenario), env.scenario.pace):
         env.advance(action)
         actions.append(action)
     return np.stack(actions)

@@ -10,7 +10,7 @@ from sigma.simulation.expert import demonstrate
 from sigma.simulation.failures import failure_kind
 from sigma.simulation.scene import World, to_units
 from sigma.simulation.task import Monitor
-from sigma.simulation.tasks import TARGET, TASKS
+from sigma.simulation.tasks import TARGET, TASKS, task_named
 
 
 class Stage:
@@ -23,7 +23,7 @@ class Stage:
         self.monitor = Monitor(self.task, self.scenario, self.world)
 
     def expert(self, until=lambda stage: False) -> "Stage":
-        for action, _ in demonstrate(self.world, self.task.name, self.scenario):
+        for action, _ in demonstrate(self.world, self.task.waypoints(self.scenario), self.scenario.pace):
             self.step(action)
             if until(self):
                 break
@@ -88,7 +88,7 @@ def test_held_over_the_right_box_to_the_end_is_not_released():
 def test_carried_into_the_other_box_is_the_wrong_box():
     stage = Stage()
     wrong = dataclasses.replace(stage.scenario, goal="blue")
-    for action, _ in demonstrate(stage.world, TARGET, wrong):
+    for action, _ in demonstrate(stage.world, task_named(TARGET).waypoints(wrong), wrong.pace):
         stage.step(action)
     assert stage.world.in_box("blue") and stage.kind == failures.WRONG_BOX
 

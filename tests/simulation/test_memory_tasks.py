@@ -13,7 +13,7 @@ from sigma.simulation.rollout import run_expert
 from sigma.simulation.scene import World, to_units
 from sigma.simulation.setting import Setting
 from sigma.simulation.task import CUE_DELAYS, LIGHT_STEPS, Monitor
-from sigma.simulation.tasks import TASKS
+from sigma.simulation.tasks import TASKS, task_named
 
 SHOWN = TASKS["shown_box"]
 
@@ -108,7 +108,7 @@ def test_a_cube_that_lies_where_it_lay_counts_only_after_it_was_shown():
     shortened = replace(task, waypoints=lambda _: way)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "put_back", shortened)
-        for action, _ in demonstrate(world, "put_back", scenario):
+        for action, _ in demonstrate(world, task_named("put_back").waypoints(scenario), scenario.pace):
             world.step(action)
             monitor.update(world)
     assert task.milestones[-1](world, monitor) and monitor.passed == 3 and not monitor.success

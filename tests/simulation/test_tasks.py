@@ -109,7 +109,7 @@ def test_progress_rises_with_the_milestones_of_a_target_episode():
     scenario = task.scenario(0)
     world.reset(scenario.layout)
     monitor, seen = Monitor(task, scenario, world), []
-    for action, _ in demonstrate(world, TARGET, scenario):
+    for action, _ in demonstrate(world, task_named(TARGET).waypoints(scenario), scenario.pace):
         world.step(action)
         monitor.update(world)
         seen.append(monitor.progress)

@@ -19,6 +19,8 @@ from sigma.simulation.setting import PLAIN, PLAIN_NAME, Setting, SettingName
 
 PARAMS = Path("stages/study/params.yaml")
 ArmKind = Literal["sigma", "lora", "full"]
+# Those whose every arm is trained on every task of the group.
+GROUPS = ("compared", "parts", "twins", "others")
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Played = Annotated[int, Field(ge=2, le=100_000)]  # an interval needs two
 Seed = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -63,6 +65,7 @@ class Recording(Section):
 class Trials(Section):
     rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(_distinct)]
     seed: Seed
+    tasks: Names
     arms: Names
 
 
@@ -89,19 +92,22 @@ class StudyParameters(Section):
     compared: Group
     parts: Group
     twins: Group
+    others: Group
     tasks: dict[str, Task] = Field(min_length=1)
     arms: dict[str, Arm] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names_exist(self) -> "StudyParameters":
-        named: dict[str, tuple[list[str], Iterable[str]]] = {"trials.arms": (self.trials.arms, self.arms)}
-        for name in ("compared", "parts", "twins"):
+        named: dict[str, tuple[list[str], Iterable[str]]] = {}
+        for name in GROUPS:
             group: Group = getattr(self, name)
             named |= {f"{name}.tasks": (group.tasks, self.tasks), f"{name}.arms": (group.arms, self.arms)}
+        for tried in self.trials.tasks:
+            named[f"trials.arms, on {tried}"] = (self.trials.arms, self.arms_of(tried))
         for name, arm in self.arms.items():
             named[f"arms.{name}.rate_of"] = ([arm.rate_of], self.trials.arms)
         for name, task in self.tasks.items():
-            named[f"tasks.{name}.trials_of"] = ([task.trials_of], self.compared.tasks)
+            named[f"tasks.{name}.trials_of"] = ([task.trials_of], self.trials.tasks)
         for key, (names, legal) in named.items():
             for name in names:
                 if name not in legal:
@@ -119,7 +125,7 @@ class StudyParameters(Section):
 
     def cells(self) -> list[tuple[str, str]]:
         """Every trained (task, arm), each once."""
-        groups = (self.compared, self.parts, self.twins)
+        groups = (getattr(self, name) for name in GROUPS)
         return list(dict.fromkeys((task, arm) for group in groups for task in group.tasks for arm in group.arms))
 
     def arms_of(self, task: str) -> list[str]:
@@ -211,6 +217,10 @@ def choose_rate(study: StudyParameters, task: str, arm: str, trials: Path) -> fl
 
 
 def settings_played(study: StudyParameters, task: str, arm: str) -> dict[str, Setting]:
-    """The settings in which an arm plays a task by name: parts of Sigma play the plain one, the others all."""
-    part = arm in study.parts.arms and arm not in (*study.compared.arms, *study.twins.arms)
-    return {PLAIN_NAME: PLAIN} if part else study.all_settings(task)
+    """The settings in which an arm plays a task by name: all, parts of Sigma the plain one, and twins also the task's
+    own."""
+    for group in (study.compared, study.others):
+        if task in group.tasks and arm in group.arms:
+            return study.all_settings(task)
+    twin = task in study.twins.tasks and arm in study.twins.arms
+    return {PLAIN_NAME: PLAIN} | (study.tasks[task].settings if twin else {})

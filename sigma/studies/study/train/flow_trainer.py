@@ -1,10 +1,12 @@
 """Fine-tuning by flow matching alone, what a user would do instead of Sigma: plain LoRA, or all of the weights."""
 
+from pathlib import Path
 from typing import Literal
 
 from sigma.parameters import Parameters
 from sigma.policy.model import lora
 from sigma.shared.errors import SigmaError
+from sigma.shared.files import digest_folder
 from sigma.shared.seeding import seed_from
 from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel
@@ -20,9 +22,18 @@ class FlowTrainer(ModelTrainer[FlowModel]):
     ``kind`` ``lora`` adapts language model and action expert, ``full`` trains every weight, vision tower included.
     """
 
-    def __init__(self, batches: WindowBatches, parameters: Parameters, kind: Literal["lora", "full"]):
+    def __init__(
+        self,
+        batches: WindowBatches,
+        parameters: Parameters,
+        kind: Literal["lora", "full"],
+        start: Path | None = None,
+    ):
+        """``start`` is the folder of a saved LoRA whose weights are the first ones; None begins with the base."""
         super().__init__(batches, parameters)
-        self.kind, self.frozen_vision = f"flow matching, {kind}", kind == "lora"
+        self.kind, self.frozen_vision, self.start = f"flow matching, {kind}", kind == "lora", start
+        if start:
+            self.kind = f"{self.kind} from {digest_folder(start)}"  # a checkpoint of another start is never resumed
         if not parameters.train.lora_learning_rate:
             raise SigmaError("params.yaml: train.lora_learning_rate: found 0 with flow matching alone; legal: > 0")
 
@@ -31,6 +42,8 @@ class FlowTrainer(ModelTrainer[FlowModel]):
         prepare_layers(policy, self.parameters)
         if self.frozen_vision:
             adapted = lora.attach(policy, **self.parameters.lora.model_dump(), seed=seed_from(seed, "lora") % 2**63)
+            if self.start:
+                lora.fill(adapted, self.start)
             return FlowModel(adapted).train()
         model = FlowModel(policy)
         for parameter in model.trained().values():

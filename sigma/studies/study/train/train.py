@@ -1,8 +1,9 @@
 """``sigma study train``: one arm on one task at one training seed."""
 
+import time
 from pathlib import Path
 
-from sigma.studies.study.cells.arm_folder import CURVES, MODEL, RECORD
+from sigma.studies.study.cells.arm_folder import CLOCK, CURVES, MODEL, RECORD
 from sigma.studies.study.cells.parameters import (
     cell_parameters,
     check_cell,
@@ -14,8 +15,8 @@ from sigma.studies.study.cells.workspace import TRIALS, Workspace, cell_file
 
 
 def run(*, task: str, arm: str, seed: int, params: Path, output: Path) -> str:
-    """Write the folder ``output`` whole: the model, its curves and ``arm.json``; returns one line with the selected
-    step.
+    """Write the folder ``output`` whole: the model, its curves, ``arm.json``, and ``clock.json``, the seconds of this
+    run (of a training that was interrupted, those since). Returns one line with the selected step.
 
     Raises :class:`SigmaError` for a task, an arm or a seed that is not listed, before any long work.
     """
@@ -30,7 +31,7 @@ def run(*, task: str, arm: str, seed: int, params: Path, output: Path) -> str:
     from sigma.shared.tables import to_table
     from sigma.studies.study.train.training import curve_columns, trained_arm, write_arm_model
 
-    kind, workspace = study.arms[arm].kind, Workspace.of(task)
+    kind, workspace, started = study.arms[arm].kind, Workspace.of(task), time.perf_counter()
     with trained_arm(kind, workspace, parameters) as result, atomic_directory(output) as temporary:
         write_arm_model(result, temporary / MODEL)
         write_table(temporary / CURVES, to_table(curve_columns(result.curve)))
@@ -49,6 +50,8 @@ def run(*, task: str, arm: str, seed: int, params: Path, output: Path) -> str:
             "features_digest": digest_folder(workspace.features),
         }
         write_json(temporary / RECORD, record)
+        # Beside the record, which is the same to the bit when the arm is trained again.
+        write_json(temporary / CLOCK, {"seconds": round(time.perf_counter() - started, 1)})
     return (
         f"train: {arm} on {task}, seed {seed}: {result.trainable:,} trained parameters, {result.steps} steps, "
         f"validation flow loss {result.validation:.5f} at step {result.selected}"

@@ -29,17 +29,28 @@ def load_arm_batches(workspace: Workspace, parameters: Parameters) -> WindowBatc
     return batches.load_batches(*paths, device=open_device(parameters.machine))
 
 
-def new_trainer(kind: ArmKind, windows: WindowBatches, parameters: Parameters) -> Trainer | FlowTrainer:
-    """What trains an arm of this kind: Sigma, plain LoRA, or every weight of the base."""
+def new_trainer(
+    kind: ArmKind, windows: WindowBatches, parameters: Parameters, start: Path | None = None
+) -> Trainer | FlowTrainer:
+    """What trains an arm of this kind: Sigma, plain LoRA, or every weight of the base; ``start`` is a trained model's
+    folder to go on from, which ``full`` cannot.
+    """
     if kind == "full" and windows.base.statistics is None:
         raise SigmaError("data/base.json: a base that was published without statistics cannot be saved fine-tuned")
-    return Trainer(windows, parameters) if kind == "sigma" else FlowTrainer(windows, parameters, kind)
+    if kind == "sigma":
+        return Trainer(windows, parameters, start)
+    return FlowTrainer(windows, parameters, kind, start)
 
 
 @contextmanager
-def trained_arm(kind: ArmKind, workspace: Workspace, parameters: Parameters) -> Iterator[TrainingResult]:
-    """Train an arm, resuming an interrupted training; its checkpoint is deleted where the block ends without error."""
-    trainer = new_trainer(kind, load_arm_batches(workspace, parameters), parameters)
+def trained_arm(
+    kind: ArmKind, workspace: Workspace, parameters: Parameters, start: Path | None = None
+) -> Iterator[TrainingResult]:
+    """Train an arm, resuming an interrupted training; its checkpoint is deleted where the block ends without error.
+
+    ``start`` is a trained model's folder to go on from; None begins with the base.
+    """
+    trainer = new_trainer(kind, load_arm_batches(workspace, parameters), parameters, start)
     with Scratch.open(trainer.key()) as scratch:
         yield trainer.run(scratch)
         scratch.clear()

@@ -15,7 +15,7 @@ def run(*, task: str, arm: str, rate: float, params: Path, output: Path) -> str:
     study = read_study(params)
     check_cell(study, task, arm, params)
     trials = study.trials
-    if arm not in trials.arms or task not in study.compared.tasks:
+    if arm not in trials.arms or task not in trials.tasks:
         judged, of = study.arms[arm].rate_of, study.tasks[task].trials_of
         raise SigmaError(f"{params}: {arm} on {task} has no trials of its own, it takes the rate of {judged} on {of}")
     if rate not in trials.rates:
