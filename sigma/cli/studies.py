@@ -37,6 +37,26 @@ def rollout(
     """Play a task's episodes in the simulator."""
 
 
+@command(studies, "Study", "sigma.studies.study.correct.correct")
+def correct(
+    arm: Annotated[str, Option(help="Who plays: base, sigma, sigma_full_scale or sigma_memory_reset.")],
+    output: Annotated[Path, Option(help="New folder for the LeRobotDataset.")],
+    task: _Task = "pick_place",
+    episodes: Annotated[int, Option(help="Corrected successes to record.", min=1, max=10_000)] = 50,
+    settings: Annotated[
+        list[str], Option("--setting", help="Setting of the study; repeat to share the episodes out.")
+    ] = ["plain"],  # noqa: B006
+    patience: Annotated[float, Option(help="Seconds without progress before the expert takes over.", min=0.8)] = 4.0,
+    at_random: Annotated[
+        bool, Option("--at-random", help="Take over at one drawn moment of each episode too.")
+    ] = False,
+    seed: Annotated[int, Option(help="Seed of the first episode.", min=0)] = 1_000_000,
+    workspace: Annotated[Path, Option(help="Folder in which the pipeline's stages ran.")] = Path(),
+    params: _Params = _PARAMS,
+) -> None:
+    """Let a policy play in the simulator and the expert correct it where it fails."""
+
+
 study = Typer(cls=Panels, help="The evidence: tasks, arms and training seeds.", no_args_is_help=True)
 studies.add_typer(study, name="study", rich_help_panel="Study")
 

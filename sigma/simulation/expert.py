@@ -11,11 +11,13 @@ import numpy as np
 
 from sigma.simulation.kinematics import GRASP_ROLL, inverse
 from sigma.simulation.milestones import grasped, held_still
-from sigma.simulation.scene import CONTROL_HZ, World, to_units
+from sigma.simulation.scene import CONTROL_HZ, PAN_AXIS, World, to_units
 from sigma.simulation.task import Monitor
 from sigma.simulation.waypoints import RETREAT, Start, Waypoint, pick
 
 _SPEED = 0.16  # mean speed of free motions, metres a second
+_REACH, _SIDE, _SAFE = (0.15, 0.27), 0.7, 0.09  # over the table: metres from the axis, radians to a side, metres up
+_STRANGE, _TURN = 0.4, 1.2  # radians that a joint is off, radians a second in which that is mended
 NOISE_MEMORY = 0.8  # the share of the action noise that survives a control step
 
 
@@ -45,6 +47,26 @@ def demonstrate(world: World, waypoints: Sequence[Waypoint], pace: float) -> Ite
             yield to_units(command), waypoint.slack
 
 
+def compose(world: World, pace: float) -> Iterator[np.ndarray]:
+    """Yield the actions [6] that bring an arm which another has left in a strange posture back over the table.
+
+    There are none where it stands as the expert's would: the waypoints can be reached from there. The search for joint
+    angles begins at the present ones, and from a strange posture it ends in another one.
+    """
+    offset = world.gripper_position[:2] - PAN_AXIS
+    reach, angle = np.clip(np.linalg.norm(offset), *_REACH), np.clip(np.arctan2(*offset[::-1]), -_SIDE, _SIDE)
+    point = PAN_AXIS + reach * np.array([np.cos(angle), np.sin(angle)])
+    first, usual = world.command.copy(), world.command.copy()
+    usual[:5] = inverse(np.array([*point, world.gripper_position[2]]), float(first[4]))
+    if np.abs(usual - first)[:4].max() < _STRANGE:
+        return
+    usual[:5] = inverse(np.array([*point, max(world.gripper_position[2], _SAFE)]))
+    steps = round(max(0.6, np.abs(usual - first).max() / _TURN) * pace * CONTROL_HZ)
+    for step in range(1, steps + 1):
+        share = step / steps
+        yield to_units(first + (usual - first) * share**3 * (10 - 15 * share + 6 * share**2))
+
+
 def remaining(world: World, monitor: Monitor) -> list[Waypoint]:
     """What is left of the task for an expert who takes over now.
 
@@ -56,7 +78,8 @@ def remaining(world: World, monitor: Monitor) -> list[Waypoint]:
     left = [waypoint for waypoint in waypoints if not (was_shown and waypoint.part == "show")]
     if grasped(world, monitor):
         return [waypoint for waypoint in left if waypoint.part != "grasp"]
-    if monitor.task.milestones[-1](world, monitor):  # it lies where it belongs: away from it, and wait
+    *before, at_rest = monitor.task.milestones
+    if monitor.passed >= len(before) and at_rest(world, monitor):  # all is done: away from it, and wait
         return [RETREAT, RETREAT]
     again = pick() if monitor.task.starts_held else []  # its waypoints begin with the cube in the jaws
     return [RETREAT, *again, *left]

@@ -153,16 +153,16 @@ def test_a_cell_has_the_rate_of_its_smallest_validation_error_and_ties_the_small
     errors = {"sigma": (0.3, 0.2, 0.1), "plain_lora": (0.4, 0.2, 0.2)}
     for arm, row in errors.items():
         for rate, error in zip(study.trials.rates, row, strict=True):
-            write_json(tmp_path / f"put_back/{arm}-{rate:g}.json", {"validation": error})
+            write_json(tmp_path / f"pick_place/{arm}-{rate:g}.json", {"validation": error})
     chosen = {
         cell: choose_rate(study, *cell, tmp_path)
         for cell in (("put_back", "sigma"), ("put_back", "without_film"), ("put_back_50", "plain_lora"))
     }
-    # A part takes Sigma's rate, a twin that of the task whose trials choose for it.
+    # A part takes Sigma's rate, and every task that of the one whose trials choose for it.
     assert list(chosen.values()) == [2.0, 2.0, 1.0]
-    (tmp_path / "put_back/plain_lora-0.5.json").unlink()
-    with pytest.raises(SigmaError, match=r"put_back/plain_lora-0\.5\.json: not found; run the stage that writes it"):
-        choose_rate(study, "put_back", "full_finetune", tmp_path)
+    (tmp_path / "pick_place/plain_lora-0.5.json").unlink()
+    with pytest.raises(SigmaError, match=r"pick_place/plain_lora-0\.5\.json: not found; run the stage that writes it"):
+        choose_rate(study, "put_back", "plain_lora", tmp_path)
 
 
 def test_a_cells_file_changes_with_its_own_parameters_alone(own: World):
