@@ -72,6 +72,8 @@ def test_one_row_an_episode_with_its_videos_and_times(world, short_episodes):
         assert row["steps"] == 12 or row["success"]
         assert row["decisions"] == -(-row["steps"] // 4) and 0 <= row["milestones"] <= 3
         assert (row["failure"] is None) == row["success"]
+        assert len(row["risk"]) == len(row["scale"]) == row["decisions"]
+        assert (row["held_back"] is None) == (min(row["scale"]) >= 0.5)
     assert line.startswith(f"rollout: sigma: {TASK} {sum(row['success'] for row in rows[:3])} of 3, 7 episodes")
     assert (world.root / "out/videos/contact_sheet.png").is_file() and list((world.root / "out/videos").glob("*.mp4"))
     clocks = json.loads((world.root / "out/sigma.json").read_text())["played"]
@@ -123,7 +125,8 @@ def test_a_trained_arm_plays_at_every_seed_and_its_other_variants_the_plain_sett
         rows = pyarrow.parquet.read_table(folder / "episodes.parquet").to_pylist()
         groups = list(dict.fromkeys((row["arm"], row["task"], row["setting"]) for row in rows))
         every = [("sigma", "reach", "plain"), ("sigma", "reach", "late"), ("sigma", "lift", "plain")]
-        assert groups == [*every, ("sigma_full_scale", "reach", "plain"), ("sigma_memory_reset", "reach", "plain")]
+        ungated = [("sigma_full_scale", "reach", "plain"), ("sigma_full_scale", "lift", "plain")]
+        assert groups == [*every, *ungated, ("sigma_memory_reset", "reach", "plain")]
         names = {"predictions.parquet", "adapter_calibration.json", "adapter_calibration.safetensors"}
         assert {path.name for path in folder.iterdir()} == names | {"episodes.parquet", "episodes.json"}
     tables = [(world.root / "out" / seed / "episodes.parquet").read_bytes() for seed in ("0", "1")]

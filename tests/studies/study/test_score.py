@@ -23,7 +23,8 @@ SPANS = {"vector": 1, "chunk": C, "trajectory": T}
 ERROR = {"sigma": 0.1, "plain_lora": 0.2, "told_motion": 0.12}
 CHANCE = {"sigma": 0.85, "plain_lora": 0.3, "told_motion": 0.8, "base": 0.0, "expert": 1.0}
 GROUP = {"tasks": [TASK], "arms": list(ARMS)}
-FEW = {"seeds": list(SEEDS), "compared": GROUP, "parts": GROUP, "twins": GROUP}
+TRIED = {"trials": {"arms": list(ARMS)}, "arms": {"full_finetune": {"rate_of": "plain_lora"}}}
+FEW = TRIED | {"seeds": list(SEEDS)} | dict.fromkeys(("compared", "parts", "twins", "others"), GROUP)
 
 
 def held_out(root: Path) -> dict[str, np.ndarray]:
@@ -62,7 +63,12 @@ def write_episodes(folder: Path, names: list[str], chance: float, draw: np.rando
             rows.append({"arm": name, "task": task, "setting": setting, "seed": seed, "success": won})
             rows[-1] |= {"progress": float(won), "wrong_box": not won and seed % 5 == 0}
             rows[-1] |= {"failure": None if won else "dropped"}
+            # The gate of these arms closes in what will fail.
+            gated = name in ("sigma", "plain_lora_gated")
+            rows[-1] |= {"risk": [0.1, 0.2 if won else 3.0] if gated else None}
+            rows[-1] |= {"scale": [1.0, 0.9 if won else 0.1] if gated else None}
     types = {"seed": pa.int64(), "success": pa.bool_(), "progress": pa.float64(), "wrong_box": pa.bool_()}
+    types |= dict.fromkeys(("risk", "scale"), pa.list_(pa.float64()))
     schema = pa.schema([(key, types.get(key, pa.string())) for key in rows[0]]).with_metadata({"protocol": "{}"})
     write_table(folder / "episodes.parquet", pa.Table.from_pylist(rows, schema=schema))
     clocks = [{"arm": name, "task": task, "setting": setting, "seconds": 1.0} for name, task, setting in jobs]
@@ -152,6 +158,9 @@ def test_success_is_counted_over_seeds_and_compared_on_the_same_episodes(done):
     pair = plain["plain_lora_zero_noise"]["sigma_minus"]
     assert pair["difference"] == pytest.approx(np.mean(first["sigma"]) - np.mean(first["plain_lora"]))
     assert pair["p"] < 0.01 and plain["told_motion"]["sigma_minus"]["p"] > 0.01
+    gate, failed = plain["sigma"]["gate"], int((~np.array(first["sigma"])).sum())
+    assert gate["auroc_failure"] == 1 and (gate["failure_closed"], gate["failure_open"]) == (failed, 0)
+    assert "gate" not in plain["plain_lora_zero_noise"] and plain["plain_lora_gated"]["gate"]["success_closed"] == 0
     assert plain["expert"]["success"] == 1 and plain["base"]["hi"] < 0.1
     kept = result(done)["retention"]
     assert set(kept) == {"sigma", "plain_lora_zero_noise", "told_motion", "expert", "base"}

@@ -5,7 +5,7 @@ from typing import Any
 
 from sigma.parameters import read_parameters
 from sigma.simulation.setting import PLAIN, PLAIN_NAME
-from sigma.studies.study.cells.arm_folder import EPISODES, read_arm_record
+from sigma.studies.study.cells.arm_folder import EPISODES, FULL_SCALE, GATED, read_arm_record
 from sigma.studies.study.cells.parameters import check_cell, read_study, settings_played, task_values
 from sigma.studies.study.cells.workspace import Workspace, model_folder
 from sigma.studies.study.play.play import check_simulator, jobs_of, play, table_rows, write_played
@@ -15,7 +15,8 @@ from sigma.studies.study.play.players import arm_players
 def run(*, task: str, arm: str, params: Path, output: Path) -> str:
     """Write the folder ``output`` with a folder for each seed: predictions, calibrated adapter and episodes.
 
-    The arm's first variant plays every setting, the others the plain one. Returns one line with the successes.
+    The arm's first variant plays every setting, the others the plain one; the base's own tasks are played with the gate
+    and without. Returns one line with the successes.
     """
     study = read_study(params)
     check_cell(study, task, arm, params)
@@ -30,8 +31,9 @@ def run(*, task: str, arm: str, params: Path, output: Path) -> str:
     from sigma.studies.study.play.predict import predict
     from sigma.studies.study.train.training import load_arm_batches
 
-    every = jobs_of(study, task, settings_played(study, task, arm), study.tasks[task].base_tasks)
-    plain = jobs_of(study, task, {PLAIN_NAME: PLAIN}, [])
+    base_tasks = study.tasks[task].base_tasks
+    every = jobs_of(study, task, settings_played(study, task, arm), base_tasks)
+    plain, kept = (jobs_of(study, task, {PLAIN_NAME: PLAIN}, others) for others in ([], base_tasks))
     won: list[str] = []
     with atomic_directory(output) as temporary, EpisodePool(parameters.machine.workers) as crew:
         for seed, model in models.items():
@@ -41,11 +43,11 @@ def run(*, task: str, arm: str, params: Path, output: Path) -> str:
             rows: list[dict[str, Any]] = []
             clocks: list[dict[str, Any]] = []
             for number, player in enumerate(arm_players(model, folder, workspace)):
-                jobs = plain if number else every
+                jobs = every if not number else kept if player.variant in (FULL_SCALE, GATED) else plain
                 played, measured = play(player, jobs, workspace, parameters, params, batch=study.play.batch, crew=crew)
                 rows += table_rows(player, played)
                 clocks += measured
                 if not number:
-                    won.append(str(sum(result.success for result in played[0][1])))
+                    won.append(str(sum(result.success for result in played[0].results)))
             write_played(folder / EPISODES, rows, clocks, study)
     return f"play: {arm} on {task}: {', '.join(won)} of {study.play.episodes} episodes, one number a training seed"

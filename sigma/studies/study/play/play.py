@@ -1,6 +1,7 @@
 """Closed loop in the simulator: every player on the same fresh episodes."""
 
 import json
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from sigma.studies.study.play.players import EXPERT, Player, load_player, read_b
 
 if TYPE_CHECKING:
     from sigma.policy.control.controller import BaseController
+    from sigma.policy.control.gate import Judgement
     from sigma.policy.control.sigma_controller import SigmaController
     from sigma.simulation.episode import EpisodeSpec, RolloutResult
     from sigma.simulation.parallel import EpisodePool
@@ -28,6 +30,27 @@ class Job:
     setting: str
     seeds: range
     spec: "EpisodeSpec"
+
+
+@dataclass(frozen=True)
+class Played:
+    """How a job's episodes ended and, where the player stands behind a gate, what that judged at each decision."""
+
+    job: Job
+    results: "list[RolloutResult]"
+    judged: "list[list[Judgement]]"
+
+    @property
+    def held_back(self) -> int:
+        """Episodes in which the gate closed by more than half."""
+        return sum(first_closed(judgements) is not None for judgements in self.judged)
+
+
+def first_closed(judgements: "list[Judgement]") -> "Judgement | None":
+    """The first decision of an episode at which the scale fell below one half."""
+    from sigma.policy.control.gate import CLOSED
+
+    return next((judgement for judgement in judgements if judgement.scale < CLOSED), None)
 
 
 def jobs_of(study: StudyParameters, task: str, settings: dict[str, Setting], base_tasks: list[str]) -> list[Job]:
@@ -95,7 +118,7 @@ def play(
     *,
     batch: int,
     crew: "EpisodePool",
-) -> "tuple[list[tuple[Job, list[RolloutResult]]], list[dict[str, Any]]]":
+) -> tuple[list[Played], list[dict[str, Any]]]:
     """Every job's episodes, and of each job its seconds and the policy's decisions a second.
 
     These are measured in calls of ``batch`` rows, rows that are free included; None for the expert, who has no policy.
@@ -111,17 +134,20 @@ def play(
     with progress(f"rollout {player.name}", sum(len(job.seeds) for job in jobs)) as meter:
         for job in jobs:
             started = time.perf_counter()
-            spec, rate = replace(job.spec, size=size), None
+            spec, rate, judged = replace(job.spec, size=size), None, list["list[Judgement]"]()
             if not controllers:
                 results = run_expert(job.seeds, spec, crew=crew)
             else:
-                policy = FixedRows(controllers[spec.n_action_steps], batch)
+                controller = controllers[spec.n_action_steps]
+                policy, gate = FixedRows(controller, batch), getattr(controller, "gate", None)
                 results = run_rollouts(policy, job.seeds, spec, batch=batch, crew=crew)
                 rate = round(sum(result.decisions for result in results) / policy.seconds, 2)
+                if gate is not None:
+                    judged = [gate.robots[result.seed].judgements for result in results]
             seconds = round(time.perf_counter() - started, 2)
             clocks.append({"arm": player.name, "task": spec.task, "setting": job.setting, "seconds": seconds})
             clocks[-1] |= {"episodes": len(results), "decisions_per_second": rate}
-            played.append((job, results))
+            played.append(Played(job, results, judged))
             won = sum(result.success for result in results)
             meter.advance(len(results), f"{spec.task} {job.setting}: {won} of {len(results)}")
     return played, clocks
@@ -149,6 +175,8 @@ def write_played(
     columns = {"arm": text, "task": text, "setting": text, "seed": count, "instruction": text, "success": pa.bool_()}
     columns |= {"progress": pa.float64(), "wrong_box": pa.bool_(), "steps": count, "failure": text}
     columns |= {"milestones": count, "decisions": count}  # of a result the actions alone are left out
+    # Of the gate: risk −ln p and scale at each decision, and what it said first; null without one.
+    columns |= {"risk": pa.list_(pa.float64()), "scale": pa.list_(pa.float64()), "held_back": text}
     # What must be equal of two arms for their episodes to be compared.
     protocol = study.play.model_dump(exclude={"episodes", "setting_episodes", "base_episodes"})
     schema = pa.schema(columns).with_metadata({"protocol": json.dumps(protocol, sort_keys=True)})
@@ -157,10 +185,21 @@ def write_played(
         outputs.json(output.with_suffix(".json"), {"played": clocks})
 
 
-def table_rows(player: Player, played: "list[tuple[Job, list[RolloutResult]]]") -> list[dict[str, Any]]:
+def table_rows(player: Player, played: list[Played]) -> list[dict[str, Any]]:
     """One row an episode."""
-    return [
-        {"arm": player.name, "task": job.spec.task, "setting": job.setting, **vars(result)}
-        for job, results in played
-        for result in results
-    ]
+    rows = []
+    for part in played:
+        about = {"arm": player.name, "task": part.job.spec.task, "setting": part.job.setting}
+        for number, result in enumerate(part.results):
+            gate = _judged(part.judged[number]) if part.judged else {}
+            rows.append(about | vars(result) | gate)
+    return rows
+
+
+def _judged(judgements: "list[Judgement]") -> dict[str, Any]:
+    closed = first_closed(judgements)
+    return {
+        "risk": [-math.log(judgement.p) if judgement.p else math.inf for judgement in judgements],
+        "scale": [judgement.scale for judgement in judgements],
+        "held_back": None if closed is None else str(closed),
+    }

@@ -7,11 +7,10 @@ from sigma.parameters import read_parameters
 from sigma.shared.errors import SigmaError
 from sigma.studies.study.cells.parameters import find, read_study, task_values
 from sigma.studies.study.cells.workspace import Workspace
-from sigma.studies.study.play.play import Job, check_simulator, jobs_of, play, table_rows, write_played
+from sigma.studies.study.play.play import Played, check_simulator, jobs_of, play, table_rows, write_played
 from sigma.studies.study.play.players import root_player
 
 if TYPE_CHECKING:
-    from sigma.simulation.episode import RolloutResult
     from sigma.simulation.parallel import EpisodePool
 
 FILMED, VIDEO_SIZE = 2, 160  # successes and as many failures; side of a camera's picture in pixels
@@ -38,17 +37,26 @@ def run(*, task: str, arm: str, params: Path, workspace: Path, output: Path, vid
     with EpisodePool(parameters.machine.workers) as crew:
         played, clocks = play(player, jobs, place, parameters, params, batch=study.play.batch, crew=crew)
         if videos is not None:
-            _film(videos, *played[0], crew)
+            _film(videos, played[0], crew)
     write_played(output, table_rows(player, played), clocks, study)
-    results = played[0][1]
+    results = played[0].results
     won = sum(result.success for result in results)
-    return f"rollout: {arm}: {task} {won} of {len(results)}, {sum(len(one) for _, one in played)} episodes in all"
+    lines = [
+        f"rollout: {arm}: {task} {won} of {len(results)}, {sum(len(one.results) for one in played)} episodes in all"
+    ]
+    lines += [
+        f"  the gate held {arm} back by more than half in {one.held_back} of {len(one.results)} episodes of "
+        f"{one.job.spec.task}, {one.job.setting} (column held_back says when and why)"
+        for one in played
+        if one.held_back
+    ]
+    return "\n".join(lines)
 
 
-def _film(folder: Path, job: Job, results: "list[RolloutResult]", crew: "EpisodePool") -> None:
+def _film(folder: Path, played: Played, crew: "EpisodePool") -> None:
     from sigma.simulation.episode import EpisodeSpec
     from sigma.simulation.videos import choose, film, write_films
 
-    kept = choose(results, FILMED)
+    job, kept = played.job, choose(played.results, FILMED)
     views = crew.replay({result.seed: result.actions for result in kept}, EpisodeSpec(job.spec.task, size=VIDEO_SIZE))
     write_films(folder, [film(result, views[result.seed]) for result in kept])

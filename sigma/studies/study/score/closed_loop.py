@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from sigma.evaluation.crossed import rate, rate_difference
+from sigma.evaluation.gate_measures import gate_measures
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_table
 from sigma.shared.records import read_record
 from sigma.shared.tables import metadata_of
 
 COLUMNS = ("seed", "success", "progress", "wrong_box", "failure")
+GATE = ("risk", "scale")  # a list a decision, None without a gate
+EARLY = 5  # decisions of an episode by which the gate is judged
 SPEED = "decisions_per_second"
 Key = tuple[str, str, str]  # simulator task, setting, arm
 Groups = dict[Key, dict[str, Any]]  # a list of COLUMNS' values in the order of the episodes, and the speed
@@ -29,14 +32,14 @@ def read_played(path: Path) -> tuple[str, Groups]:
     Raises :class:`SigmaError` where it is no such table, or its clocks' file is missing or of other episodes.
     """
     table = read_table(path)
-    missing = [name for name in ("arm", "task", "setting", *COLUMNS) if name not in table.column_names]
+    missing = [name for name in ("arm", "task", "setting", *COLUMNS, *GATE) if name not in table.column_names]
     metadata = metadata_of(table)
     if missing or "protocol" not in metadata:
         raise SigmaError(f"{path}: no table of `sigma rollout` (lacks {', '.join(missing) or 'metadata'})")
     groups: Groups = {}
     for row in sorted(table.to_pylist(), key=lambda row: row["seed"]):
-        columns = groups.setdefault((row["task"], row["setting"], row["arm"]), {name: [] for name in COLUMNS})
-        for name in COLUMNS:
+        columns = groups.setdefault((row["task"], row["setting"], row["arm"]), {name: [] for name in (*COLUMNS, *GATE)})
+        for name in (*COLUMNS, *GATE):
             columns[name].append(row[name])
     file = path.with_suffix(".json")
     form = {"played": [{"arm": str, "task": str, "setting": str, SPEED: float | None}]}
@@ -69,6 +72,7 @@ def join_seeds(tables: Sequence[Path]) -> dict[Key, dict[str, Any]]:
             if episodes.setdefault(key[:2], part["seed"]) != part["seed"]:
                 raise SigmaError(f"the arms on {key[0]}, {key[1]} did not play the same episodes; {_AGAIN}")
         joined[key] = {name: np.array([part[name] for part in parts]) for name in COLUMNS}
+        joined[key] |= {name: [row for part in parts for row in part[name]] for name in GATE}
         speeds = [part[SPEED] for part in parts if part[SPEED] is not None]
         joined[key][SPEED] = float(np.median(speeds)) if speeds else None
     return joined
@@ -85,6 +89,8 @@ def score(columns: Mapping[str, Any]) -> dict[str, Any]:
         "wrong_box": int(columns["wrong_box"].sum()),
         "failures": dict(sorted(Counter(kind for kind in columns["failure"].ravel() if kind is not None).items())),
     }
+    if None not in columns["risk"]:
+        result["gate"] = gate_measures(success.ravel(), columns["risk"], columns["scale"], first=EARLY)
     return result if columns[SPEED] is None else result | {SPEED: round(columns[SPEED], 2)}
 
 
