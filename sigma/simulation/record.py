@@ -142,7 +142,10 @@ def new_dataset(output: Path, size: int, further: dict[str, dict] | None = None)
             root=temporary,
             robot_type=ROBOT_TYPE,
             video_backend="pyav",
-            rgb_encoder=RGBEncoderConfig(vcodec="h264", g=10, crf=23, preset="medium"),
+            # x264's macroblock tree depends on what its process encoded before: the same pictures, other bytes.
+            rgb_encoder=RGBEncoderConfig(
+                vcodec="h264", g=10, crf=23, preset="medium", extra_options={"x264-params": "no-mbtree=1"}
+            ),
             encoder_threads=1,
         )
         yield dataset
