@@ -17,6 +17,7 @@ FILE = re.compile(r"`((?:sigma|stages|tests|metrics)/[\w./-]+\.(?:py|md|yaml|jso
 # Written by a run and not committed, or a place for a name.
 NOT_THERE = {
     "metrics/study.json",
+    "metrics/corrections.json",
     "metrics/sigma_eval_report.json",
     "metrics/provenance.json",
     "sigma/commands/NAME.py",

@@ -15,10 +15,11 @@ _Params = Annotated[Path, Option(help="File with the section study.")]
 _Task = Annotated[str, Option(help="Task, a name under study.tasks.")]
 _Arm = Annotated[str, Option(help="Arm, a name under study.arms.")]
 _Seed = Annotated[int, Option(help="Training seed, one of study.seeds.")]
+_Corrections = Annotated[Path, Option(help="File with the section corrections.")]
 _Folder = Annotated[Path, Option(help="Folder to write.")]
 _Metrics = Annotated[Path, Option(help="Metrics file to write.")]
 _Record = Annotated[Path, Option(help="JSON file to write.")]
-_PARAMS = _STUDY / "params.yaml"
+_PARAMS, _ROUNDS = _STUDY / "params.yaml", Path("stages/corrections")
 
 
 def _file_with(section: str) -> Any:
@@ -95,6 +96,29 @@ def trial(
 @command(study, "Stages", "sigma.studies.study.train.train")
 def train(task: _Task, arm: _Arm, seed: _Seed, output: _Folder, params: _Params = _PARAMS) -> None:
     """Train an arm at one seed, at the learning rate that its trials chose."""
+
+
+@command(study, "Corrections", "sigma.studies.study.correct.round")
+def round(
+    task: _Task,
+    arm: _Arm,
+    seed: _Seed,
+    way: Annotated[str, Option(help="How it goes on, one of corrections.ways.")],
+    output: _Folder,
+    params: _Params = _PARAMS,
+    corrections: _Corrections = _ROUNDS / "params.yaml",
+) -> None:
+    """Let a trained arm learn from corrections, or from as many demonstrations, and play."""
+
+
+@command(study, "Corrections", "sigma.studies.study.correct.score")
+def rounds(
+    rounds: Annotated[Path, Option(help="Folder of the rounds.")] = _ROUNDS / "out",
+    params: _Params = _PARAMS,
+    corrections: _Corrections = _ROUNDS / "params.yaml",
+    output: _Metrics = Path("metrics/corrections.json"),
+) -> None:
+    """Write what each way gained and lost."""
 
 
 @command(study, "Stages", "sigma.studies.study.play.arm")

@@ -1,13 +1,13 @@
 """What the study of corrections collects, trains and plays: ``corrections`` in stages/corrections/params.yaml."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from sigma.parameters import read_sections
 from sigma.parameters.schema import Section
-from sigma.studies.study.cells.parameters import Count, Names, Played
+from sigma.studies.study.cells.parameters import Count, Names, Played, Seed
 
 Way = Literal["before", "continued", "demonstrations", "retrained", "twice"]
 
@@ -18,6 +18,7 @@ class CorrectionParameters(Section):
     tasks: Names
     arms: Names
     ways: list[Way] = Field(min_length=1)
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     settings: Names
     episodes: Count
     steps: Count

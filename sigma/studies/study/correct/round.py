@@ -29,6 +29,7 @@ from sigma.studies.study.cells.parameters import (
 from sigma.studies.study.cells.workspace import Workspace, cell_file, model_folder
 from sigma.studies.study.correct.correct import record_corrections
 from sigma.studies.study.correct.parameters import CorrectionParameters, read_corrections
+from sigma.studies.study.correct.score import row_name
 from sigma.studies.study.play.play import check_simulator, jobs_of, play, table_rows, write_played
 from sigma.studies.study.play.players import Player
 
@@ -54,7 +55,7 @@ def run(*, task: str, arm: str, way: str, seed: int, params: Path, corrections: 
     with atomic_directory(output) as folder:
         learner = _Learner(study, rounds, params, task, arm, seed, record)
         model = learner.learn(way, folder / MODEL)
-        won, played = _play(learner.player(model), study, rounds, task, params, folder)
+        won, played = _play(learner.player(model, row_name(arm, way)), study, rounds, task, params, folder)
     return f"round: {arm} on {task}, {way}, seed {seed}: {won} of {played} episodes in all settings"
 
 
@@ -76,9 +77,9 @@ class _Learner:
         self.start = model_folder(task, arm, seed) / MODEL
         self.collected = 0
 
-    def player(self, model: Path) -> Player:
+    def player(self, model: Path, name: str = "") -> Player:
         """The policy of a model without a gate."""
-        return Player(self.arm, self.kind, FULL_SCALE if self.kind == "sigma" else DECODINGS[0], model)
+        return Player(name or self.arm, self.kind, FULL_SCALE if self.kind == "sigma" else DECODINGS[0], model)
 
     def learn(self, way: str, folder: Path) -> Path:
         """Write the model of a way to ``folder``; returns where its model is."""

@@ -1,0 +1,76 @@
+"""``sigma study rounds``: what each way gained and lost, with intervals over episodes and training seeds."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sigma.simulation.setting import PLAIN_NAME
+from sigma.studies.study.cells.arm_folder import EPISODES
+from sigma.studies.study.cells.parameters import read_study
+from sigma.studies.study.correct.parameters import CorrectionParameters, read_corrections
+
+BEFORE, INSTEAD, HARDER = "before", "demonstrations", "harder"
+
+
+def run(*, rounds: Path, params: Path, corrections: Path, output: Path) -> str:
+    """Write ``output``: task -> setting -> row -> success, each with its difference to what the arm was before, and to
+    as many demonstrations. ``harder`` is all harder settings together; the base's tasks stand among the settings.
+
+    ``rounds`` is the folder of all rounds. Returns one line. Raises :class:`SigmaError` where one is missing.
+    """
+    study, chosen = read_study(params), read_corrections(corrections)
+
+    from sigma.shared.files import write_json
+    from sigma.studies.study.score.closed_loop import join_seeds
+
+    result: dict[str, Any] = {}
+    for task in chosen.tasks:
+        tables = [
+            rounds / task / arm / way / str(seed) / EPISODES
+            for seed in chosen.seeds
+            for arm in chosen.arms
+            for way in chosen.ways
+        ]
+        result[task] = _settings(join_seeds(tables), chosen, study.tasks[task].task)
+    write_json(output, result)
+    return "rounds: " + "; ".join(
+        f"{task}: " + ", ".join(f"{row} {entry['success']:.0%}" for row, entry in settings[HARDER].items())
+        for task, settings in result.items()
+    )
+
+
+def row_name(arm: str, way: str) -> str:
+    """An arm after a round."""
+    return f"{arm}_{way}"
+
+
+def _settings(
+    played: Mapping[tuple[str, str, str], Mapping[str, Any]], chosen: CorrectionParameters, task: str
+) -> dict[str, Any]:
+    groups: dict[str, dict[str, list[np.ndarray]]] = {}
+    for (name, setting, row), columns in played.items():
+        parts = [setting if name == task else name]
+        if name == task and setting != PLAIN_NAME:
+            parts.append(HARDER)
+        for part in parts:
+            groups.setdefault(part, {}).setdefault(row, []).append(columns["success"])
+    return {name: _rows(rows, chosen) for name, rows in groups.items()}
+
+
+def _rows(rows: Mapping[str, Sequence[np.ndarray]], chosen: CorrectionParameters) -> dict[str, Any]:
+    from sigma.evaluation.crossed import rate, rate_difference
+
+    won = {row: np.concatenate(parts, axis=1) for row, parts in rows.items()}
+    found: dict[str, Any] = {}
+    for arm in chosen.arms:
+        for way in chosen.ways:
+            success = won[row_name(arm, way)]
+            entry = dict(zip(("success", "lo", "hi"), rate(success), strict=True)) | {"episodes": success.shape[1]}
+            for other in (BEFORE, INSTEAD):
+                if other in chosen.ways and way not in (BEFORE, other):
+                    gain = rate_difference(success, won[row_name(arm, other)])
+                    entry[f"minus_{other}"] = {"difference": gain.mean, "lo": gain.low, "hi": gain.high, "p": gain.p}
+            found[row_name(arm, way)] = entry
+    return found
