@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sigma.parameters import Parameters
+from sigma.shared.errors import SigmaError
 
 DATASET, DATASET_RECORD, BASE_RECORD = Path("data/dataset"), Path("data/dataset.json"), Path("data/base.json")
 START = Path("data/start")
@@ -17,12 +18,17 @@ def run(parameters: Parameters) -> str:
     from sigma.data.dataset.joining import check_corrections, check_joins, join
     from sigma.data.dataset.origin import copy_dataset, describe_dataset, find_dataset
     from sigma.policy.model.start import copy_start
+    from sigma.policy.pi05.base_origin import resolve_base
     from sigma.policy.pi05.description import describe_base
     from sigma.shared.files import Outputs
 
     section = parameters.fetch
     own = section.dataset
     dataset = find_dataset(own.source, own.revision, DATASET, own.keys)
+    try:
+        resolve_base(section.base.source, section.base.revision)
+    except SigmaError as error:
+        raise SigmaError(f"params.yaml: fetch.base: {error}") from None
     base = describe_base(section.base.source, section.base.revision, len(dataset.joint_names), dataset.tasks)
     check_fit(dataset, base, parameters)
     check_corrections(dataset, "fetch.dataset.source", False)

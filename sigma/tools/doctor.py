@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from sigma.data.audit.checks.units import outward, shortfall
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset
 from sigma.data.dataset.fit import LEAST_HELD_OUT, check_fit, held_out_counts
+from sigma.data.dataset.layout import renamed
 from sigma.data.dataset.origin import find_dataset
 from sigma.parameters import Parameters, read_parameters
 from sigma.policy.pi05.description import describe_facts
 from sigma.shared.errors import SigmaError
 from sigma.tools.profile import text_of
 
-OUTSIDE = 0.2  # share of audit.joint_range beyond which the audit's outside_range fails
+# As the audit's outside_range, small_values and still_joint fail: shares of audit.joint_range, and a factor.
+OUTSIDE, SHORT, STILL = 0.2, 10.0, 0.01
 UNITS = {"radians": np.pi, "LeRobot's normalised units": 100.0, "degrees": 360.0}
 
 
@@ -31,7 +34,8 @@ def run(parameters: Parameters, *, dataset: str, base: str) -> tuple[str, bool]:
     facts = describe_facts(base, None, len(found.joint_names), found.tasks)
     data = {"source": dataset, "revision": None, "keys": dict(keys)}
     settings: dict[str, Any] = {"fetch": {"dataset": data, "base": {"source": base, "revision": None}}}
-    settings |= _settings(found, facts, parameters)
+    stored = renamed(found.stored_statistics(), {own: name for name, own in keys.items()})
+    settings |= _settings(found, facts, parameters, stored)
     refused = ""
     try:
         values = parameters.model_dump(mode="json")
@@ -40,39 +44,59 @@ def run(parameters: Parameters, *, dataset: str, base: str) -> tuple[str, bool]:
         check_fit(found, facts, chosen)
     except SigmaError as error:
         refused = str(error)
-    lines = [*_facts(found, facts), "set in params.yaml:", text_of(settings).rstrip()]
+    lines = [*_facts(found, facts, stored, parameters), "set in params.yaml:", text_of(settings).rstrip()]
     lines.append(f"refused: {refused}" if refused else "no stage refuses these two by what their metadata say")
     return "\n".join(lines), not refused
 
 
-def _facts(dataset: Dataset, base: Mapping[str, Any]) -> Iterable[str]:
+def _facts(
+    dataset: Dataset, base: Mapping[str, Any], stored: Mapping[str, Any], parameters: Parameters
+) -> Iterable[str]:
     cameras = ", ".join(f"{name} {camera.height}×{camera.width}" for name, camera in dataset.cameras.items())
     counts = (
         f"{len(dataset.episodes)} episodes, {dataset.frames} frames at {dataset.fps} Hz, {len(dataset.tasks)} tasks"
     )
     yield f"dataset: {counts}"
-    yield f"  joints: {', '.join(dataset.joint_names)}; their range looks like {_unit(dataset)}"
+    yield f"  joints: {', '.join(dataset.joint_names)}; their range looks like {_unit(stored)}"
+    yield from _still(dataset, stored, parameters)
     yield f"  cameras: {cameras}"
     yield f"base: {base['type']}, {base['chunk_size']} steps a chunk, images of {base['resolution']} pixels a side"
     yield f"  cameras: {', '.join(base['cameras'])}"
     yield f"  statistics: {'its own' if base['statistics'] else 'none of these joints'}"
 
 
-def _extremes(dataset: Dataset) -> tuple[float, float] | None:
-    stored = [dataset.stored_statistics().get(feature, {}) for feature in (STATE, ACTION)]
-    if not all({"min", "max"} <= columns.keys() for columns in stored):
+def _extremes(stored: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The lowest and highest value of each joint, state and action together; None where it is not stored."""
+    columns = [stored.get(feature, {}) for feature in (STATE, ACTION)]
+    if not all({"min", "max"} <= column.keys() for column in columns):
         return None
-    return min(np.min(columns["min"]) for columns in stored), max(np.max(columns["max"]) for columns in stored)
+    low, high = (np.array([np.ravel(column[name]) for column in columns]) for name in ("min", "max"))
+    return low.min(axis=0), high.max(axis=0)
 
 
-def _unit(dataset: Dataset) -> str:
-    extremes = _extremes(dataset)
-    if extremes is None:
+def _still(dataset: Dataset, stored: Mapping[str, Any], parameters: Parameters) -> Iterable[str]:
+    extremes, legal = _extremes(stored), parameters.audit.joint_range
+    if extremes is None or _unit(stored) != "LeRobot's normalised units":
+        return
+    for name, travel in zip(dataset.joint_names, extremes[1] - extremes[0], strict=True):
+        if travel < STILL * (legal.upper - legal.lower) and name not in parameters.window.exclude_joints:
+            yield f"  {name} moves by {travel:.3g} in all: where it stands still, name it in window.exclude_joints"
+
+
+def _unit(stored: Mapping[str, Any]) -> str:
+    found = _extremes(stored)
+    if found is None:
         return "nothing: meta/stats.json does not say it"
+    reach = np.maximum(-found[0], found[1])
+    if np.median(reach) <= UNITS["radians"] < reach.max() <= 100:
+        return "radians, but for some joint"
+    extremes = float(found[0].min()), float(found[1].max())
     return next((unit for unit, most in UNITS.items() if max(map(abs, extremes)) <= 1.02 * most), "none of an arm's")
 
 
-def _settings(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters) -> dict[str, Any]:
+def _settings(
+    dataset: Dataset, base: Mapping[str, Any], parameters: Parameters, stored: Mapping[str, Any]
+) -> dict[str, Any]:
     """The values that these two need, by section, where those of ``parameters`` would not do."""
     settings: dict[str, dict[str, Any]] = {}
     free = [name for name in dataset.cameras if name not in base["cameras"]]
@@ -88,10 +112,10 @@ def _settings(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters)
     settings["window"] = window
     if base["statistics"] is None:
         settings["base"] = {"statistics": "dataset"}
-    extremes, legal = _extremes(dataset), parameters.audit.joint_range
+    extremes, legal = _extremes(stored), parameters.audit.joint_range
     if extremes:
-        beyond = max(legal.lower - extremes[0], extremes[1] - legal.upper) / (legal.upper - legal.lower)
-        if beyond > OUTSIDE or _unit(dataset) == "radians":
-            most = float(np.ceil(max(map(abs, extremes))))
-            settings["audit"] = {"joint_range": {"lower": -most, "upper": most}}
+        low, high = float(extremes[0].min()), float(extremes[1].max())
+        beyond = max(legal.lower - low, high - legal.upper) / (legal.upper - legal.lower)
+        if beyond > OUTSIDE or shortfall(low, high, legal.lower, legal.upper) > SHORT:
+            settings["audit"] = {"joint_range": {"lower": min(outward(low), 0.0), "upper": max(outward(high), 0.0)}}
     return settings

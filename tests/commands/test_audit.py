@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -178,6 +179,16 @@ def test_a_gripper_that_holds_a_tool_throughout_is_left_out_by_its_name(project)
 
 def test_a_gripper_that_is_open_or_shut_does_not_jump(project):
     in_units(1.0, gripper=lambda _, step, __: 100.0 * (step // 10 % 2))
+    assert "0 failures" in audit.run(parameters())
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [lambda step: float(step // 10 % 2), lambda step: 0.02 + 0.02 * math.sin(step / 6)],
+    ids=["0 1", "metres"],
+)
+def test_a_gripper_in_other_units_than_the_joints_does_not_stand_still(project, opening):
+    in_units(1.0, gripper=lambda _, step, __: opening(step))
     assert "0 failures" in audit.run(parameters())
 
 

@@ -218,12 +218,6 @@ FAULTS = [
         f"cannot be used ({INFO}: {UP}: expected height, width and 3 channels, found ['tall', 'wide', 3]); legal: …",
     ),
     Fault(
-        "joint names are a number",
-        "fetch",
-        feature("action", "names", 6),
-        f"{INFO}: features.action.names: expected a list of names, found 6",
-    ),
-    Fault(
         "state and action of different size",
         "fetch",
         feature("action", "shape", [5]),

@@ -173,7 +173,7 @@ FAULTS = [
         "base: no config.json",
         "fetch",
         gone("base/config.json"),
-        "base/config.json: not found; a base is a LeRobot policy folder",
+        "params.yaml: fetch.base: base/config.json: not found; a base is a LeRobot policy folder",
     ),
     Fault(
         "base: another policy",

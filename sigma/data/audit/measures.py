@@ -96,8 +96,8 @@ class FilmedEpisode:
 @dataclass(frozen=True)
 class Extremes:
     """What a check of units reads: the lowest and highest value of each joint in each episode that no other check
-    fails (in all where none is left), state and action together, float [E, D]; by feature the travel of each joint,
-    [D]; the range of the settings, and the travel below which a joint stands still.
+    fails (in all where none is left), state and action together, float [E, D]; by feature the travel of each joint, and
+    how much it trembles, both [D]; the range of the settings, and the travel below which a joint may stand still.
     """
 
     episodes: tuple[int, ...]
@@ -105,6 +105,7 @@ class Extremes:
     low: np.ndarray
     high: np.ndarray
     travel: dict[str, np.ndarray]
+    tremble: dict[str, np.ndarray]
     lower: float
     upper: float
     floor: float

@@ -148,7 +148,23 @@ def find_extremes(
         low=np.stack([of_episode.min(axis=0) for of_episode in values]),
         high=np.stack([of_episode.max(axis=0) for of_episode in values]),
         travel={name: columns["q99"] - columns["q01"] for name, columns in summary.actual.items()},
+        tremble={
+            STATE: _tremble(rows.state for rows in filled.values()),
+            ACTION: _tremble(rows.action for rows in filled.values()),
+        },
         lower=settings.lower,
         upper=settings.upper,
         floor=settings.floor,
     )
+
+
+def _tremble(episodes: Iterable[np.ndarray]) -> np.ndarray:
+    """Squared steps as a share of squared distances from each episode's mean, over all episodes, [D] (von Neumann's
+    ratio): 2 for white noise, and also where nothing changes; far below 1 for whatever moves or switches.
+    """
+    steps, distances = 0.0, 0.0
+    for episode in episodes:
+        values = episode.astype(np.float64)
+        steps = steps + (np.diff(values, axis=0) ** 2).sum(axis=0)
+        distances = distances + ((values - values.mean(axis=0)) ** 2).sum(axis=0)
+    return np.divide(steps, distances, out=np.full_like(distances, 2.0), where=distances > 0)

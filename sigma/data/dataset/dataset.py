@@ -7,6 +7,7 @@ Legend: n frames of an episode, D joints. State and action share their joints; b
 own units. The state at a step was measured before the action of that step was sent.
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -101,9 +102,15 @@ class Dataset:
             action=matrix(table, ACTION, len(self.joint_names), path),
             timestamp=vector(table, "timestamp", np.float64, path),
             frame_index=vector(table, "frame_index", np.int64, path),
-            task=vector(table, "task_index", np.int64, path),
+            task=self._same_task(vector(table, "task_index", np.int64, path)),
             intervention=marked,
         )
+
+    def _same_task(self, task: np.ndarray) -> np.ndarray:
+        """The first task of the same text: LeRobot counts texts that differ by blanks alone as two tasks."""
+        first = np.array([self.tasks.index(text) for text in self.tasks], dtype=np.int64)
+        known = (task >= 0) & (task < len(first))
+        return np.where(known, first[np.where(known, task, 0)], task) if len(first) else task
 
     def read_encoded_images(self, episode: Episode, camera: str) -> list[bytes]:
         """The encoded images of an episode for a camera of kind ``image``, in stored order."""
@@ -188,7 +195,12 @@ def open_dataset(root: Path, keys: Mapping[str, str] | None = None) -> Dataset:
     info = read_json(info_path)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version != CODEBASE_VERSION:
-        hint = "re-record it or convert it with LeRobot"
+        newer = isinstance(version, str) and re.fullmatch(r"v\d+\.\d+", version) and version > CODEBASE_VERSION
+        hint = (
+            "a newer LeRobot wrote it; record with lerobot 0.6"
+            if newer
+            else "convert it with LeRobot 0.3 to v2.1 first"
+        )
         if version == "v2.1":
             hint = f"convert it with: {_conversion(root)}"
         raise SigmaError(f"{info_path}: codebase_version {version!r} is not read, only {CODEBASE_VERSION!r}; {hint}")

@@ -81,7 +81,8 @@ def read_episodes(
             fault = "is listed twice" if number < position else f"is missing (it goes on with {number})"
             raise SigmaError(
                 f"{root}/meta/episodes: episode {min(number, position)} {fault}; LeRobot counts episodes "
-                "0, 1, 2, … and finds them by that; its lerobot-edit-dataset deletes episodes and counts the rest anew"
+                "0, 1, 2, … and finds them by that; take the dataset as it was, and delete with: lerobot-edit-dataset "
+                "--repo_id=local/dataset --root=FOLDER --operation.type=delete_episodes --operation.episode_indices=[…]"
             )
     declared = info.get("total_episodes", len(records))
     if len(records) != declared:
@@ -123,7 +124,7 @@ def _place(record: Mapping[str, Any], prefix: str) -> dict[str, int]:
 def _segment(root: Path, info: Mapping[str, Any], camera: str, record: Mapping[str, Any]) -> Segment | None:
     """An episode's place in the camera's films; None where the camera did not film it."""
     prefix = f"videos/{camera}"
-    if record[f"{prefix}/file_index"] is None:
+    if (file := record[f"{prefix}/file_index"]) is None or file != file:  # pandas writes NaN for a null
         return None
     path = named_file(root, info, "video_path", video_key=camera, **_place(record, prefix))
     start, end = record[f"{prefix}/from_timestamp"], record.get(f"{prefix}/to_timestamp")

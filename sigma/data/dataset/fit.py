@@ -32,7 +32,14 @@ def check_fit(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters,
         raise SigmaError(f"params.yaml: window.exclude_joints: no joint {unknown[0]!r}; legal: {', '.join(joints)}")
     if set(window.exclude_joints) >= set(joints):
         raise SigmaError("params.yaml: window.exclude_joints: every joint is left out of the scores; keep one")
-    held_out_counts(window.validation, window.test, len(dataset.episodes) - further)
+    own = range(len(dataset.episodes) - further)
+    held_out_counts(window.validation, window.test, len(set(own) - set(parameters.audit.exclude)))
+    longest = max((dataset.episodes[episode].length for episode in own), default=0)
+    if longest < window.horizon:
+        raise SigmaError(
+            f"params.yaml: window.horizon: {window.horizon} frames, but the longest episode has {longest}; "
+            f"legal here: 1 to {longest}"
+        )
     if statistics == "checkpoint" and base["statistics"] is None:
         raise SigmaError(
             "params.yaml: base.statistics: found checkpoint, but the base was published without statistics of these "

@@ -44,10 +44,9 @@ def read_joint_names(features: dict[str, Any], info: Path) -> tuple[str, ...]:
                 + (advice + ", ".join(vectors) if vectors and key not in features else "")
             )
         names = feature.get("names")
-        if names is not None and not isinstance(names, list | dict):
-            raise SigmaError(f"{info}: features.{key}.names: expected a list of names, found {names!r}")
         sizes[key] = shape[0]
-        for flat in (_flat_names(names or []), _flat_names(names or [], grouped=True)):
+        named = names if isinstance(names, list | dict) else []  # any other form names no joint
+        for flat in (_flat_names(named), _flat_names(named, grouped=True)):
             if len(set(flat)) == len(flat) == shape[0]:
                 joints[key] = tuple(flat)
                 break
@@ -71,12 +70,13 @@ def _flat_names(names: Any, grouped: bool = False, group: str = "") -> list[str]
 
     With ``grouped`` a name begins with that of its group, for two arms whose joints have equal names.
     """
-    if isinstance(names, dict) and all(type(place) is int for place in names.values()):
+    if isinstance(names, dict) and all(type(place) in (int, float) for place in names.values()):
         names = sorted(names, key=names.__getitem__)
     if isinstance(names, dict):
         return [name for key, part in names.items() for name in _flat_names(part, grouped, f"{group}{key}.")]
     if isinstance(names, list):
-        return [name for part in names for name in _flat_names(part, grouped, group)]
+        groups = [f"{group}{place}." if isinstance(part, list) else group for place, part in enumerate(names)]
+        return [name for part, of in zip(names, groups, strict=True) for name in _flat_names(part, grouped, of)]
     return [f"{group}{names}" if grouped else str(names)]
 
 

@@ -128,5 +128,5 @@ def describe_dataset(folder: Path, source: str, revision: str | None) -> dict[st
         "robot_type": dataset.robot_type,
         "joint_names": list(dataset.joint_names),
         "cameras": {key: [camera.height, camera.width] for key, camera in dataset.cameras.items()},
-        "tasks": list(dataset.tasks),
+        "tasks": list(dict.fromkeys(dataset.tasks)),
     }

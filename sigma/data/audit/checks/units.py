@@ -13,11 +13,12 @@ from sigma.data.audit.measures import Extremes, Measure, UnitsCheck
 
 # Beyond two turns no joint is given in degrees; in radians two turns are 12.6, and most joints have less than one.
 MOST_DEGREES, MOST_RADIANS = 720.0, 7.0
+TREMBLES = 0.4  # white noise has 2; a gripper that opens and closes twice in 50 frames has 0.3, in whatever units
 
 UNITS = CheckGroup[UnitsCheck]()
 
 
-def _outward(value: float) -> float:
+def outward(value: float) -> float:
     """``value`` rounded away from zero to two digits, so that a range of such ends holds what it was made from."""
     if not value:
         return 0.0
@@ -35,10 +36,16 @@ def _beyond(extremes: Extremes) -> np.ndarray:
     return np.maximum(outside, 0) / (extremes.upper - extremes.lower)
 
 
+def shortfall(low: float, high: float, lower: float, upper: float) -> float:
+    """Factor by which joints from ``low`` to ``high`` fall short of that end of ``audit.joint_range``, ``lower`` to
+    ``upper``, which they miss by more."""
+    return max(
+        (float(end / max(reach, 1e-9)) for end, reach in ((-lower, -low), (upper, high)) if end > 0), default=0.0
+    )
+
+
 def _short(extremes: Extremes) -> float:
-    """Factor by which the joints fall short of that end of ``audit.joint_range`` which they miss by more."""
-    ends = ((-extremes.lower, -extremes.low.min()), (extremes.upper, extremes.high.max()))
-    return max((float(end / max(reach, 1e-9)) for end, reach in ends if end > 0), default=0.0)
+    return shortfall(extremes.low.min(), extremes.high.max(), extremes.lower, extremes.upper)
 
 
 @UNITS.check(
@@ -62,7 +69,7 @@ def outside_range(extremes: Extremes) -> Iterator[Measure]:
         looks, advice = "degrees", _joint_range(-turn, turn)
     else:
         looks = "encoder ticks"
-        advice = _joint_range(min(_outward(low), 0.0), _outward(high))
+        advice = _joint_range(min(outward(low), 0.0), outward(high))
     detail = (
         f"reaches from {extremes.low[:, joint].min():.4g} to {extremes.high[:, joint].max():.4g}; "
         f"{int((beyond.max(axis=1) > 0).sum())} of {len(beyond)} episodes leave {lower:g} to {upper:g}, "
@@ -89,7 +96,7 @@ def small_values(extremes: Extremes) -> Iterator[Measure]:
     typical = float(np.median(np.maximum(-extremes.low.min(axis=0), extremes.high.max(axis=0))))
     looks = "radians (or metres, or shares of one)" if typical <= MOST_RADIANS else "a narrower range"
     detail = f"all joints stay within {low:.4g} to {high:.4g}; it looks like {looks}: "
-    yield Measure(_short(extremes), detail=detail + _joint_range(min(_outward(low), 0.0), max(_outward(high), 0.0)))
+    yield Measure(_short(extremes), detail=detail + _joint_range(min(outward(low), 0.0), max(outward(high), 0.0)))
 
 
 @UNITS.check(
@@ -100,14 +107,16 @@ def small_values(extremes: Extremes) -> Iterator[Measure]:
 )
 def still_joint(extremes: Extremes) -> Iterator[Measure]:
     """Factor by which the travel of a joint's state or action, between its 1 % and 99 % quantiles over the dataset,
-    falls short of a hundredth of ``audit.joint_range``.
+    falls short of a hundredth of ``audit.joint_range``, where it trembles as noise does.
 
-    Normalised, the noise of a joint that never moves would fill the joint's whole range, in training and in every
+    A gripper in other units than the joints travels as little, but keeps to one side and then to the other. Normalised,
+    the noise of a joint that never moves would fill the joint's whole range, in training and in every
     score. Joints of ``window.exclude_joints`` are left out of these and of every check of joints.
     """
     if _beyond(extremes).max() > 0.2 or _short(extremes) > 10.0:  # in other units a hundredth says nothing
         return
-    travels = np.stack(list(extremes.travel.values()))
+    trembles = np.stack([extremes.tremble[name] >= TREMBLES for name in extremes.travel])
+    travels = np.where(trembles, np.stack(list(extremes.travel.values())), np.inf)
     for joint, travel in enumerate(travels.min(axis=0).tolist()):
         feature = list(extremes.travel)[int(travels[:, joint].argmin())]
         detail = f"{feature} moves by {travel:.3g}, less than {extremes.floor:.3g}: name it in params.yaml: "

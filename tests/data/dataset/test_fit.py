@@ -1,0 +1,25 @@
+"""What dataset, base and parameters cannot be together is said by the first stage."""
+
+import pytest
+
+from sigma.shared.errors import SigmaError
+from tests.bases import write_tiny_base
+from tests.datasets import write_dataset
+from tests.worlds import World
+
+
+def test_episodes_that_are_all_shorter_than_the_horizon_are_refused_by_fetch(tmp_path):
+    write_tiny_base(tmp_path / "base")
+    write_dataset(tmp_path / "recorded", lengths=(7, 5, 7, 6, 7, 5, 7, 6))
+    with pytest.raises(
+        SigmaError, match=r"window\.horizon: 8 frames, but the longest episode has 7; legal here: 1 to 7"
+    ):
+        World(tmp_path).run("fetch")
+
+
+def test_episodes_that_the_audit_leaves_out_are_not_there_to_be_held_out(tmp_path):
+    write_tiny_base(tmp_path / "base")
+    write_dataset(tmp_path / "recorded", lengths=(28,) * 8)
+    changes = {"audit": {"exclude": [0, 1, 2, 3]}, "window": {"validation": 2, "test": 2}}
+    with pytest.raises(SigmaError, match=r"window\.validation \+ window\.test: 2 \+ 2 episodes leave none of 4"):
+        World(tmp_path).run("fetch", changes=changes)
