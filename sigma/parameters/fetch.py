@@ -1,5 +1,7 @@
 """Section ``fetch``: where dataset and base come from."""
 
+import re
+
 from pydantic import Field, field_validator
 
 from sigma.parameters.schema import Section
@@ -11,7 +13,17 @@ class Origin(Section):
     """Where something comes from: ``embedded``, a local folder, or a Hub id with a 40-hex revision."""
 
     source: str = Field(min_length=1)
-    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
+    revision: str | None
+
+    @field_validator("revision")
+    @classmethod
+    def _is_a_commit(cls, revision: str | None) -> str | None:
+        if revision is not None and not re.fullmatch(r"[0-9a-f]{40}", revision):
+            raise ValueError(
+                "a branch or tag may change; legal: null for a folder, or a commit of 40 hex digits, which "
+                "`git ls-remote https://huggingface.co/OWNER/NAME` prints (of a dataset …/datasets/OWNER/NAME)"
+            )
+        return revision
 
 
 class DatasetOrigin(Origin):

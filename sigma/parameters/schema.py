@@ -117,7 +117,7 @@ def _first_fault(model: type[Section], error: ValidationError) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if not location:  # sections that do not fit each other
         return message
-    legal = _legal(_field_schema(model, location))
+    legal = "" if "; legal: " in message else _legal(_field_schema(model, location))
     found = "" if fault["type"] == "missing" or isinstance(value, dict) else f", found {value!r}"
     return f"{key}: {message[0].lower()}{message[1:]}{found}" + (f"; legal: {legal}" if legal else "")
 

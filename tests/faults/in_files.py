@@ -182,7 +182,7 @@ FAULTS = [
         "the Hub's cache is gone",
         "fetch",
         parameters(fetch__base={"source": "nobody/nothing", "revision": COMMIT}),
-        f"params.yaml: fetch.base: nobody/nothing@{COMMIT}: it is not whole in the cache …, and the Hub cannot be reached",
+        f"params.yaml: fetch.base: nobody/nothing@{COMMIT}: it is not whole in the cache …, and the Hub cannot be …",
     ),
     Fault(
         "the Hub's cache is gone, after the fetch",
