@@ -3,6 +3,7 @@
 The checks are those of the stages themselves, on the metadata alone, so that they take seconds.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from sigma.tools.profile import text_of
 
 # As the audit's outside_range, small_values and still_joint fail: shares of audit.joint_range, and a factor.
 OUTSIDE, SHORT, STILL = 0.2, 10.0, 0.01
+_SIDES = {"left", "right"}
+_WORDS = ({"wrist", "hand", "gripper", "eye"}, _SIDES)
 UNITS = {"radians": np.pi, "LeRobot's normalised units": 100.0, "degrees": 360.0}
 
 
@@ -44,7 +47,8 @@ def run(parameters: Parameters, *, dataset: str, base: str) -> tuple[str, bool]:
         check_fit(found, facts, chosen)
     except SigmaError as error:
         refused = str(error)
-    lines = [*_facts(found, facts, stored, parameters), "set in params.yaml:", text_of(settings).rstrip()]
+    head = "set in params.yaml (these keys; the others of a section stay as they are):"
+    lines = [*_facts(found, facts, stored, parameters), head, text_of(settings).rstrip()]
     lines.append(f"refused: {refused}" if refused else "no stage refuses these two by what their metadata say")
     return "\n".join(lines), not refused
 
@@ -94,14 +98,43 @@ def _unit(stored: Mapping[str, Any]) -> str:
     return next((unit for unit, most in UNITS.items() if max(map(abs, extremes)) <= 1.02 * most), "none of an arm's")
 
 
+def _pair_cameras(have: list[str], want: list[str]) -> dict[str, str | None]:
+    """A camera of the dataset, or none, for each of the base's that the dataset lacks: the most alike by their words,
+    and where no word tells, those that are left in their order."""
+    pairs: dict[str, str | None] = {}
+    free, open_ = ([name for name in names if name not in others] for names, others in ((have, want), (want, have)))
+    likeness = {(mine, theirs): _alike(mine, theirs) for mine in open_ for theirs in free}
+    for (mine, theirs), score in sorted(likeness.items(), key=lambda item: -item[1]):
+        if score > 0 and mine not in pairs and theirs in free:
+            pairs[mine] = theirs
+            free.remove(theirs)
+    for mine in open_:
+        if mine not in pairs:
+            fits = [theirs for theirs in free if likeness[mine, theirs] == 0]
+            pairs[mine] = fits[0] if fits else None
+            free = [theirs for theirs in free if theirs != pairs[mine]]
+    return {mine: pairs[mine] for mine in open_}
+
+
+def _alike(first: str, second: str) -> int:
+    """Words that two cameras' names share less those that contradict each other."""
+    words = [set(re.split(r"[._\W\d]+", name.lower().rpartition(".")[2])) for name in (first, second)]
+    both, score = words[0] & words[1], 0
+    for group in _WORDS:
+        hits = [group & name for name in words]
+        if hits[0] and hits[1]:
+            score += 1 if group is not _SIDES or hits[0] == hits[1] else -1
+        elif (hits[0] or hits[1]) and group is not _SIDES:
+            score -= 1
+    return score + len(both - set().union(*_WORDS) - {"", "rgb", "image", "images", "camera", "cam"})
+
+
 def _settings(
     dataset: Dataset, base: Mapping[str, Any], parameters: Parameters, stored: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The values that these two need, by section, where those of ``parameters`` would not do."""
     settings: dict[str, dict[str, Any]] = {}
-    free = [name for name in dataset.cameras if name not in base["cameras"]]
-    cameras = {name: free.pop(0) if free else None for name in base["cameras"] if name not in dataset.cameras}
-    window: dict[str, Any] = {"cameras": cameras}
+    window: dict[str, Any] = {"cameras": _pair_cameras(list(dataset.cameras), base["cameras"])}
     if parameters.window.horizon > base["chunk_size"]:
         window["horizon"] = base["chunk_size"]
     episodes = len(dataset.episodes)
@@ -112,6 +145,8 @@ def _settings(
     settings["window"] = window
     if base["statistics"] is None:
         settings["base"] = {"statistics": "dataset"}
+    if base["source"] != "embedded":  # the shipped ones are the shipped base's
+        settings["base"] = settings.get("base", {}) | {"instructions": []}
     extremes, legal = _extremes(stored), parameters.audit.joint_range
     if extremes:
         low, high = float(extremes[0].min()), float(extremes[1].max())

@@ -31,13 +31,27 @@ def test_the_printed_settings_are_those_with_which_fetch_takes_the_two(tmp_path)
     report, fits = diagnose(world, window={"validation": 25, "test": 50})
     assert fits, report
     assert "8 episodes, 224 frames at 10 Hz" in report and "looks like radians" in report
-    settings = YAML(typ="safe").load(report.partition("set in params.yaml:\n")[2].rpartition("\n")[0])
+    settings = YAML(typ="safe").load(report.partition("stay as they are):\n")[2].rpartition("\n")[0])
     assert settings["window"]["cameras"] == {CAMERAS[0]: "observation.images.front", CAMERAS[1]: None}
     assert (settings["window"]["validation"], settings["window"]["test"]) == (2, 3)
     joints = settings["audit"]["joint_range"]
     assert -1.0 <= joints["lower"] < 0 < joints["upper"] <= 1.0
-    assert settings["base"] == {"statistics": "dataset"}
+    assert settings["base"] == {"statistics": "dataset", "instructions": []}
     world.run("fetch", changes=merge({}, settings))
+
+
+@pytest.mark.parametrize(
+    ("have", "pairs"),
+    [
+        # π0.5's own names; where no word tells, in their order
+        (["wrist_left", "front"], {"base_0_rgb": "front", "left_wrist_0_rgb": "wrist_left", "right_wrist_0_rgb": None}),
+        (["wrist", "top"], {"base_0_rgb": "top", "left_wrist_0_rgb": "wrist", "right_wrist_0_rgb": None}),
+        (["right_hand", "cam0"], {"base_0_rgb": "cam0", "left_wrist_0_rgb": None, "right_wrist_0_rgb": "right_hand"}),
+        (["one"], {"base_0_rgb": "one", "left_wrist_0_rgb": None, "right_wrist_0_rgb": None}),
+    ],
+)
+def test_cameras_are_paired_by_what_their_names_say(have, pairs):
+    assert doctor._pair_cameras(have, ["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"]) == pairs
 
 
 def test_what_no_setting_mends_is_refused_in_the_words_of_the_stage(tmp_path):

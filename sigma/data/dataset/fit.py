@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset
 from sigma.parameters import Parameters
 from sigma.shared.errors import SigmaError
 
 # The adapter compares a validation window with those of other validation episodes; scores are those of test episodes.
 LEAST_HELD_OUT = {"validation": 2, "test": 1}
+# A joint that travels this many times farther than in the base's statistics was held still when those were made.
+MOST_SPANS = 100.0
 
 
 def check_fit(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters, further: int = 0) -> None:
@@ -45,13 +49,18 @@ def check_fit(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters,
             "params.yaml: base.statistics: found checkpoint, but the base was published without statistics of these "
             "joints; legal here: dataset"
         )
+    stored = dataset.stored_statistics()
     for feature in (STATE, ACTION) if statistics == "checkpoint" else ():
-        columns = base["statistics"][feature]
-        for name, low, high in zip(joints, columns["q01"], columns["q99"], strict=True):
-            if low == high and name not in window.exclude_joints:
+        columns, own = base["statistics"][feature], stored.get(feature, {})
+        travels = [np.ravel(own["max"]) - np.ravel(own["min"])] if {"min", "max"} <= own.keys() else []
+        for place, name in enumerate(joints):
+            span = columns["q99"][place] - columns["q01"][place]
+            moves = [float(travel[place]) for travel in travels if len(travel) == len(joints)]
+            if name not in window.exclude_joints and (span <= 0 or any(move > MOST_SPANS * span for move in moves)):
+                here = f" (by {span:.3g}, and in this dataset by {moves[0]:.3g})" if span > 0 else ""
                 raise SigmaError(
                     f"params.yaml: base.statistics: found checkpoint, in which {feature} of joint {name!r} never "
-                    "moves; legal: dataset, or name the joint in window.exclude_joints"
+                    f"moves{here}; legal: dataset, or name the joint in window.exclude_joints"
                 )
 
 

@@ -2,8 +2,9 @@
 
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,13 +57,21 @@ def read_joint_names(features: dict[str, Any], info: Path) -> tuple[str, ...]:
             "the joints that the state measures are read: record both from the same joints, or write a copy of the "
             "dataset whose state has the action's joints alone"
         )
-    if len(joints) == 2 and joints[STATE] != joints[ACTION] and set(joints[STATE]) == set(joints[ACTION]):
-        place = next(place for place, pair in enumerate(zip(*joints.values(), strict=True)) if len(set(pair)) == 2)
+    if len(joints) == 2 and (place := _misplaced(joints[STATE], joints[ACTION])) is not None:
         raise SigmaError(
             f"{info}: value {place} is {joints[STATE][place]!r} in {STATE} and {joints[ACTION][place]!r} in {ACTION}; "
             "state and action must list their joints in the same order"
         )
     return joints.get(ACTION) or joints.get(STATE) or tuple(f"joint_{index}" for index in range(sizes[ACTION]))
+
+
+def _misplaced(state: Sequence[str], action: Sequence[str]) -> int | None:
+    """The first place whose name in the state is clearly another joint's in the action; names may differ a little."""
+    for place, name in enumerate(state):
+        alike = [SequenceMatcher(None, name.lower(), other.lower()).ratio() for other in action]
+        if max(alike) > alike[place] + 0.1:
+            return place
+    return None
 
 
 def _flat_names(names: Any, grouped: bool = False, group: str = "") -> list[str]:

@@ -114,7 +114,16 @@ def test_joints_that_nothing_names_are_numbered(names):
     assert read_joint_names(vectors(names), Path("info.json")) == ("joint_0", "joint_1", "joint_2", "joint_3")
 
 
-def test_a_state_that_lists_its_joints_in_another_order_is_refused():
+@pytest.mark.parametrize("ending", ["", ".pos"])
+def test_a_state_that_lists_its_joints_in_another_order_is_refused(ending):
+    pan, lift, grip = "shoulder_pan", "shoulder_lift", "gripper"
+    features = vectors([f"{name}{ending}" for name in (pan, grip, lift)], [pan, lift, grip], size=3)
+    with pytest.raises(
+        SigmaError, match=r"^info\.json: value 1 is 'gripper.*' in observation\.state and 'shoulder_lift'"
+    ):
+        read_joint_names(features, Path("info.json"))
+    features = vectors([f"main_{name}{ending}" for name in (pan, lift, grip)], [pan, lift, grip], size=3)
+    assert read_joint_names(features, Path("info.json")) == (pan, lift, grip)
     features = vectors(["a", "c", "b", "d"], ["a", "b", "c", "d"])
     with pytest.raises(SigmaError, match=r"^info\.json: value 1 is 'c' in observation\.state and 'b' in action; "):
         read_joint_names(features, Path("info.json"))
