@@ -93,6 +93,11 @@ def trial(
     """Train an arm at one learning rate for its validation error alone."""
 
 
+@command(study, "Stages", "sigma.studies.study.cells.rates")
+def rates(output: _Folder = _STUDY / "out/rates", params: _Params = _PARAMS) -> None:
+    """Write the learning rate of every arm, which its trials chose."""
+
+
 @command(study, "Stages", "sigma.studies.study.train.train")
 def train(task: _Task, arm: _Arm, seed: _Seed, output: _Folder, params: _Params = _PARAMS) -> None:
     """Train an arm at one seed, at the learning rate that its trials chose."""

@@ -5,9 +5,9 @@ from typing import Any
 
 from sigma.parameters.schema import read_yaml
 from sigma.shared.files import write_json
-from sigma.studies.study.cells import cells
+from sigma.studies.study.cells import cells, rates
 from sigma.studies.study.cells.parameters import PARAMS, read_study
-from sigma.studies.study.cells.workspace import CELLS, TRIALS, Workspace, model_folder
+from sigma.studies.study.cells.workspace import CELLS, RATES, TRIALS, Workspace, model_folder
 from sigma.studies.study.train import train
 from tests.worlds import ROOT, World, inside, merge
 
@@ -52,6 +52,8 @@ def settle(world: World, **changes: Any) -> None:
     for arm in study.trials.arms:
         for rate in study.trials.rates:
             write_json(world.root / TRIALS / TASK / f"{arm}-{rate:g}.json", {"validation": abs(rate - 1)})
+    with inside(world.root):
+        rates.run(params=PARAMS, output=RATES)
 
 
 def train_arm(world: World, arm: str, seed: int = 1, **changes: Any) -> Path:

@@ -14,7 +14,7 @@ from sigma.shared.files import digest_file, digest_folder, read_json
 from sigma.shared.tables import read_columns
 from sigma.studies.study.cells.arm_folder import DECODINGS, variant_names
 from sigma.studies.study.cells.parameters import PARAMS
-from sigma.studies.study.cells.workspace import model_folder
+from sigma.studies.study.cells.workspace import RATES, model_folder
 from sigma.studies.study.play.predict import predict, predict_flow
 from sigma.studies.study.train import train, trial
 from sigma.training.flow import FlowModel
@@ -175,6 +175,7 @@ def idle(own, monkeypatch) -> World:
 
     monkeypatch.setattr(material, "load_batches", load)
     settle(own)
+    (own.root / RATES / "put_back/sigma.json").unlink()
     return own
 
 
@@ -183,7 +184,7 @@ REFUSED = {
     "arm": ({"arm": "sigmma"}, r"no 'sigmma'; legal: .*sigma, "),
     "seed": ({"seed": 7}, r"no seed 7; legal: 0, 1, 2"),
     "params": ({"params": "gone.yaml"}, r"gone\.yaml: not found"),
-    "cell": ({"task": "put_back"}, r"out/data/put_back|trials/put_back/sigma-0\.5\.json: not found"),
+    "cell": ({"task": "put_back"}, r"rates/put_back/sigma\.json: not found"),
 }
 
 
@@ -216,8 +217,8 @@ def test_a_trial_writes_its_validation_loss_and_nothing_of_test(own, tmp_path):
 @pytest.mark.parametrize(
     ("task", "arm", "rate", "message"),
     [
-        ("put_back", "without_film", 1.0, "no trials of its own, it takes the rate of sigma on put_back"),
-        ("put_back_50", "sigma", 1.0, "no trials of its own, it takes the rate of sigma on put_back"),
+        ("put_back", "without_film", 1.0, "no trials of its own, it takes the rate of sigma on pick_place"),
+        ("put_back_50", "sigma", 1.0, "no trials of its own, it takes the rate of sigma on pick_place"),
         (TASK, "sigma", 3.0, r"no rate 3; legal: 0\.5, 1"),
         (TASK, "sigmma", 1.0, "no 'sigmma'"),
     ],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sigma.policy.pi05.base_action import Kind as Decoding
 
 SUBJECT = "sigma"  # the arm that every other one is compared with
-RECORD, MODEL, CURVES, CLOCK = "arm.json", "model", "curves.parquet", "clock.json"
+RECORD, MODEL, CURVES = "arm.json", "model", "curves.parquet"
 # What is written when a trained arm is played.
 PREDICTIONS, CALIBRATION = "predictions.parquet", "adapter_calibration.json"
 EPISODES = "episodes.parquet"

@@ -206,14 +206,19 @@ def cell_parameters(file: Path, *, seed: int, rate: float, root: Path = PARAMS_F
     return read_parameters(Path(f"{file}: {root.name}"), data)
 
 
-def choose_rate(study: StudyParameters, task: str, arm: str, trials: Path) -> float:
-    """The multiplier with the smallest validation error among the trials that choose for this cell; ties go to the
-    smaller one. ``trials`` is the folder of all of them. Raises :class:`SigmaError` where one is missing."""
+def trial_errors(study: StudyParameters, task: str, arm: str, trials: Path) -> dict[float, float]:
+    """The validation error by multiplier, in the trials that choose for this cell. ``trials`` is the folder of all of
+    them. Raises :class:`SigmaError` where one is missing."""
     of, judged = study.tasks[task].trials_of, study.arms[arm].rate_of
     form, again = {"validation": NUMBER}, "run `dvc repro stages/study/dvc.yaml`"
-    rates = study.trials.rates
-    errors = [read_record(trials / of / f"{judged}-{rate:g}.json", form, again)["validation"] for rate in rates]
-    return min(zip(errors, rates, strict=True))[1]
+    files = {rate: trials / of / f"{judged}-{rate:g}.json" for rate in study.trials.rates}
+    return {rate: read_record(file, form, again)["validation"] for rate, file in files.items()}
+
+
+def choose_rate(study: StudyParameters, task: str, arm: str, trials: Path) -> float:
+    """The multiplier with the smallest of :func:`trial_errors`; ties go to the smaller one."""
+    errors = trial_errors(study, task, arm, trials)
+    return min(errors, key=lambda rate: (errors[rate], rate))
 
 
 def settings_played(study: StudyParameters, task: str, arm: str) -> dict[str, Setting]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 OUT = Path("stages/study/out")
 CELLS, DATA, TRIALS = OUT / "cells", OUT / "data", OUT / "trials"
-MODELS, PLAYED = OUT / "models", OUT / "played"
+MODELS, PLAYED, RATES, CLOCKS = OUT / "models", OUT / "played", OUT / "rates", OUT / "clocks"
 
 
 @dataclass(frozen=True)

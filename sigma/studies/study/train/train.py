@@ -3,27 +3,28 @@
 import time
 from pathlib import Path
 
-from sigma.studies.study.cells.arm_folder import CLOCK, CURVES, MODEL, RECORD
+from sigma.shared.records import POSITIVE, read_record
+from sigma.studies.study.cells.arm_folder import CURVES, MODEL, RECORD
 from sigma.studies.study.cells.parameters import (
     cell_parameters,
     check_cell,
     check_seed,
-    choose_rate,
     read_study,
 )
-from sigma.studies.study.cells.workspace import TRIALS, Workspace, cell_file
+from sigma.studies.study.cells.workspace import CLOCKS, RATES, Workspace, cell_file
 
 
 def run(*, task: str, arm: str, seed: int, params: Path, output: Path) -> str:
-    """Write the folder ``output`` whole: the model, its curves, ``arm.json``, and ``clock.json``, the seconds of this
-    run (of a training that was interrupted, those since). Returns one line with the selected step.
+    """Write the folder ``output`` whole: the model, its curves and ``arm.json``; and the seconds that this run took (of
+    a training that was interrupted, those since) under ``out/clocks``. Returns one line with the selected step.
 
     Raises :class:`SigmaError` for a task, an arm or a seed that is not listed, before any long work.
     """
     study = read_study(params)
     check_cell(study, task, arm, params)
     check_seed(study, seed, params)
-    rate = choose_rate(study, task, arm, TRIALS)
+    again = "run `dvc repro stages/study/dvc.yaml:rates`"
+    rate = read_record(RATES / task / f"{arm}.json", {"rate": POSITIVE}, again)["rate"]
     parameters = cell_parameters(cell_file(task, arm), seed=seed, rate=rate)
 
     from sigma.shared.files import atomic_directory, digest_file, digest_folder, write_json, write_table
@@ -50,8 +51,8 @@ def run(*, task: str, arm: str, seed: int, params: Path, output: Path) -> str:
             "features_digest": digest_folder(workspace.features),
         }
         write_json(temporary / RECORD, record)
-        # Beside the record, which is the same to the bit when the arm is trained again.
-        write_json(temporary / CLOCK, {"seconds": round(time.perf_counter() - started, 1)})
+    # Apart from the folder, which is the same to the bit when the arm is trained again.
+    write_json(CLOCKS / task / arm / f"{seed}.json", {"seconds": round(time.perf_counter() - started, 1)})
     return (
         f"train: {arm} on {task}, seed {seed}: {result.trainable:,} trained parameters, {result.steps} steps, "
         f"validation flow loss {result.validation:.5f} at step {result.selected}"
