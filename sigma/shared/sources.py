@@ -8,7 +8,11 @@ from pathlib import Path
 from sigma.shared.hub import PAGES, Kind
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_ADDRESS = re.compile(rf"https?://(?:huggingface\.co|hf\.co)/(?:datasets/)?({HUB_ID.pattern})(?:/.*)?")
+_ADDRESS = re.compile(
+    rf"(?:(?:https?://)?(?:www\.)?(?:huggingface|hf)\.co/(?:datasets/)?|hf://(?:datasets/)?|datasets/)"
+    rf"({HUB_ID.pattern})(?:/.*)?"
+)
+_UNSET = re.compile(r"\$\{?(\w+)\}?")
 
 
 def expanded(source: str) -> Path:
@@ -27,6 +31,8 @@ def advice(source: str, kind: Kind) -> str:
         repository = address.group(1)
         return f"; write the Hub id {repository}, and as revision what `{find_commit(repository, kind)}` prints"
     folder = expanded(source)
+    if unset := _UNSET.search(str(folder)):
+        return f"; the variable {unset.group(1)} is not set"
     if not folder.is_absolute() and "/.dvc/tmp/" in f"{Path.cwd()}/":
         return "; DVC runs this in a copy of the project, where only its tracked files lie: write an absolute path"
     return f" ({folder})" if str(folder) != source else ""

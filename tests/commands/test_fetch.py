@@ -213,7 +213,10 @@ def test_the_output_is_no_source(project, small_dataset, small_base):
             None,
             "write the Hub id me/demos, and as revision what `git ls-remote https://huggingface.co/datasets/",
         ),
-        ("$NOWHERE_SET/demos/../x", None, r"'\$NOWHERE_SET/demos/\.\./x' is no folder here; legal"),
+        ("hf.co/datasets/me/demos", None, "write the Hub id me/demos, and as revision"),
+        ("hf://datasets/me/demos", None, "write the Hub id me/demos, and as revision"),
+        ("datasets/me/demos", None, "write the Hub id me/demos, and as revision"),
+        ("$NOWHERE_SET/demos/../x", None, r"is no folder here; the variable NOWHERE_SET is not set; legal"),
         ("~/no/such/demos", None, rf"'~/no/such/demos' is no folder here \({Path.home()}/no/such/demos\); legal"),
         ("embedded", REVISION, "fetch.dataset.revision: 'embedded' is a folder, only a Hub id has a revision"),
     ],
@@ -243,6 +246,10 @@ def test_a_relative_path_in_the_copy_that_dvc_makes_of_a_project_is_explained(pr
     monkeypatch.chdir(project / ".dvc/tmp/exps/standalone/x")
     with pytest.raises(SigmaError, match=r"'my/own/demos' is no folder here; DVC runs .* write an absolute path"):
         fetch.run(parameters("my/own/demos", small_base))
+    with pytest.raises(
+        SigmaError, match=r"params\.yaml: fetch\.base: .* bases/mine needs a revision .*; DVC runs this"
+    ):
+        fetch.run(parameters(str(copy), "bases/mine"))
 
 
 def test_a_local_folder_has_no_revision(project, small_dataset, small_base):
@@ -267,5 +274,5 @@ def test_a_hub_id_out_of_reach_is_named(project, small_base):
 
 @pytest.mark.parametrize("revision", ["main", "F" * 40, "f" * 39])
 def test_a_branch_is_no_revision(revision):
-    with pytest.raises(SigmaError, match=r"params\.yaml: fetch\.dataset\.revision: .*legal: string"):
+    with pytest.raises(SigmaError, match=r"params\.yaml: fetch\.dataset\.revision: .*legal: null for a folder, or a commit"):
         parameters(fetch__dataset__revision=revision)

@@ -38,6 +38,6 @@ def resolve_base(source: str, revision: str | None, *, verify: bool = False, dow
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise SigmaError(
             f"the Hub base {source} needs a revision of 40 hex digits (a commit), found {revision!r}; "
-            f"`{find_commit(source, 'model')}` prints it"
+            f"`{find_commit(source, 'model')}` prints it{advice(source, 'model')}"
         )
     return snapshot(source, revision, "model", patterns=PATTERNS, verify=verify, download=download)

@@ -1,6 +1,7 @@
 """``config.json`` of a base: read whichever LeRobot wrote it, and refused where Sigma would run another policy."""
 
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ def read_configuration(folder: Path) -> PI05Config:
     if kind not in _TYPES:
         raise SigmaError(f"{file}: type is {kind!r}; legal: {', '.join(sorted(_TYPES))}")
     if raw.get("use_peft") or (folder / LORA).is_file():
-        merge = f"sigma merge {folder} --output {folder}-merged"
+        merge = shlex.join(["sigma", "merge", str(folder), "--output", f"{folder}-merged"])
         raise SigmaError(f"{folder}: LoRA without the base that it was trained on; put the two together: {merge}")
     unknown = sorted(raw.keys() - {field.name for field in fields(_TYPES[kind])})
     for name in sorted({*unknown, *_MEMORY} - {*_IDLE}):

@@ -105,6 +105,17 @@ def test_plain_lora_changes_the_base_and_decodes_as_named(trained, tmp_path):
     assert not np.allclose(plans["sample"], plans["mean"]) and not np.allclose(plans["mean"], plans["zero_noise"])
 
 
+def test_half_of_a_lora_is_half_of_its_update(trained, tmp_path):
+    folder = write_lora(trained, tmp_path / "plain_lora-0")
+    base = trained.base()
+    for name, parameter in lora.named_parameters(lora.load(base.policy, folder / "model")).items():
+        if ".lora_B." in name:
+            parameter.data *= 0.5
+    expected = acted(BaseController(base, n_action_steps=N, decoding="zero_noise"))
+    np.testing.assert_allclose(acted(load(trained, "plain_lora_half", folder)), expected, rtol=1e-4, atol=1e-3)
+    assert not np.allclose(expected, acted(load(trained, "plain_lora_zero_noise", folder)), atol=0.1)
+
+
 def test_full_finetuning_is_a_base_of_its_own(trained, tmp_path):
     folder = write_full(trained, tmp_path / "full_finetune-0")
     own = load_base(describe_base(str(folder / "model"), None))

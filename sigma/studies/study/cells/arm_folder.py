@@ -5,7 +5,8 @@
 - ``sigma``: LoRA and heads on the frozen base, as ``models/sigma``. NAME acts under its calibrated adapter,
   NAME_full_scale at scale 1, NAME_memory_reset (in closed loop) at scale 1 with memory cleared before every decision.
 - ``lora``: a PEFT adapter on the base; ``full``: a whole checkpoint. Both act by NAME_zero_noise, NAME_mean or
-  NAME_sample; ``lora`` acts as NAME_gated behind the gate that Sigma has.
+  NAME_sample; ``lora`` acts as NAME_gated behind the gate that Sigma has, and in closed loop as NAME_half with half of
+  its update, between the base and itself (RETAIN, Yadav et al., 2025).
 """
 
 from pathlib import Path
@@ -25,11 +26,11 @@ RECORD, MODEL, CURVES = "arm.json", "model", "curves.parquet"
 # What is written when a trained arm is played.
 PREDICTIONS, CALIBRATION = "predictions.parquet", "adapter_calibration.json"
 EPISODES = "episodes.parquet"
-FULL_SCALE, MEMORY_RESET, GATED = "full_scale", "memory_reset", "gated"
+FULL_SCALE, MEMORY_RESET, GATED, HALF = "full_scale", "memory_reset", "gated", "half"
 DECODINGS: "tuple[Decoding, ...]" = ("zero_noise", "mean", "sample")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "sigma": ("", FULL_SCALE, MEMORY_RESET),
-    "lora": (*DECODINGS, GATED),
+    "lora": (*DECODINGS, GATED, HALF),
     "full": DECODINGS,
 }
 _AGAIN = "run `dvc repro stages/study/dvc.yaml`"

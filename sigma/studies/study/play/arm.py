@@ -5,7 +5,7 @@ from typing import Any
 
 from sigma.parameters import read_parameters
 from sigma.simulation.setting import PLAIN, PLAIN_NAME
-from sigma.studies.study.cells.arm_folder import EPISODES, FULL_SCALE, GATED, read_arm_record
+from sigma.studies.study.cells.arm_folder import EPISODES, FULL_SCALE, GATED, HALF, read_arm_record
 from sigma.studies.study.cells.parameters import check_cell, read_study, settings_played, task_values
 from sigma.studies.study.cells.workspace import Workspace, model_folder
 from sigma.studies.study.play.play import check_simulator, jobs_of, play, table_rows, write_played
@@ -16,7 +16,7 @@ def run(*, task: str, arm: str, params: Path, output: Path) -> str:
     """Write the folder ``output`` with a folder for each seed: predictions, calibrated adapter and episodes.
 
     The arm's first variant plays every setting, the others the plain one; the base's own tasks are played with the gate
-    and without. Returns one line with the successes.
+    and without, and with half of a LoRA. Returns one line with the successes.
     """
     study = read_study(params)
     check_cell(study, task, arm, params)
@@ -43,7 +43,7 @@ def run(*, task: str, arm: str, params: Path, output: Path) -> str:
             rows: list[dict[str, Any]] = []
             clocks: list[dict[str, Any]] = []
             for number, player in enumerate(arm_players(model, folder, workspace)):
-                jobs = every if not number else kept if player.variant in (FULL_SCALE, GATED) else plain
+                jobs = every if not number else kept if player.variant in (FULL_SCALE, GATED, HALF) else plain
                 played, measured = play(player, jobs, workspace, parameters, params, batch=study.play.batch, crew=crew)
                 rows += table_rows(player, played)
                 clocks += measured

@@ -11,6 +11,7 @@ from sigma.studies.study.cells.arm_folder import (
     CALIBRATION,
     DECODINGS,
     GATED,
+    HALF,
     MEMORY_RESET,
     MODEL,
     read_arm_record,
@@ -140,6 +141,9 @@ def load_player(
     }
     if player.kind == "lora":
         tuned = lora.load(base.policy, model)
+        if player.variant == HALF:
+            for layer in lora.lora_layers(tuned).values():
+                layer.scale_layer(0.5)
         if player.variant == GATED:
             calibrated = SigmaTelepathyAdapter(**adapter, calibration=read_calibration(player.calibration))
             return GatedController(base, tuned, calibrated, **settings)

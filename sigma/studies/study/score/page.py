@@ -28,6 +28,8 @@ _VARIANTS = {
     "_full_scale": ", scale 1",
     "_memory_reset": ", scale 1, memory cleared",
     "_zero_noise": "",
+    "_gated": ", with the gate",
+    "_half": ", half of its update",
     "_mean": ", mean of samples",
     "_sample": ", one sample",
 }
