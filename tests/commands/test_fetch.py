@@ -274,5 +274,7 @@ def test_a_hub_id_out_of_reach_is_named(project, small_base):
 
 @pytest.mark.parametrize("revision", ["main", "F" * 40, "f" * 39])
 def test_a_branch_is_no_revision(revision):
-    with pytest.raises(SigmaError, match=r"params\.yaml: fetch\.dataset\.revision: .*legal: null for a folder, or a commit"):
+    with pytest.raises(
+        SigmaError, match=r"params\.yaml: fetch\.dataset\.revision: .*legal: null for a folder, or a commit"
+    ):
         parameters(fetch__dataset__revision=revision)

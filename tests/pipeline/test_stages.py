@@ -17,6 +17,9 @@ STUDIES = {
     "study data": "study/data/data",
     "study cells": "study/cells/cells",
     "study trial": "study/train/trial",
+    "study rates": "study/cells/rates",
+    "study round": "study/correct/round",
+    "study rounds": "study/correct/score",
     "study train": "study/train/train",
     "study play": "study/play/arm",
     "study score": "study/score/score",
@@ -67,7 +70,7 @@ def modules_of(command: list[str]) -> set[str]:
         return set(closure("sigma/tools/simulate.py"))
     name = " ".join(command[:2]) if command[0] == "study" else command[0]
     modules = set(closure(f"sigma/studies/{STUDIES[name]}.py"))
-    if name == "study data":  # it runs the root pipeline's own stages
+    if name in ("study data", "study round"):  # they run the root pipeline's own stages
         from sigma.studies.study.data.data import STAGES
 
         modules |= {module for stage in STAGES for module in closure(f"sigma/commands/{stage}.py")}

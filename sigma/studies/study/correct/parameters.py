@@ -33,3 +33,8 @@ class CorrectionFile(Section):
 def read_corrections(params: Path) -> CorrectionParameters:
     """The section ``corrections``."""
     return read_sections(CorrectionFile, params).corrections
+
+
+def row_name(arm: str, way: str) -> str:
+    """An arm after a round."""
+    return f"{arm}_{way}"

@@ -28,8 +28,7 @@ from sigma.studies.study.cells.parameters import (
 )
 from sigma.studies.study.cells.workspace import Workspace, cell_file, model_folder
 from sigma.studies.study.correct.correct import record_corrections
-from sigma.studies.study.correct.parameters import CorrectionParameters, read_corrections
-from sigma.studies.study.correct.score import row_name
+from sigma.studies.study.correct.parameters import CorrectionParameters, read_corrections, row_name
 from sigma.studies.study.play.play import check_simulator, jobs_of, play, table_rows, write_played
 from sigma.studies.study.play.players import Player
 

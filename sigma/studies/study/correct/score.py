@@ -9,7 +9,7 @@ import numpy as np
 from sigma.simulation.setting import PLAIN_NAME
 from sigma.studies.study.cells.arm_folder import EPISODES
 from sigma.studies.study.cells.parameters import read_study
-from sigma.studies.study.correct.parameters import CorrectionParameters, read_corrections
+from sigma.studies.study.correct.parameters import CorrectionParameters, read_corrections, row_name
 
 BEFORE, INSTEAD, HARDER = "before", "demonstrations", "harder"
 
@@ -39,11 +39,6 @@ def run(*, rounds: Path, params: Path, corrections: Path, output: Path) -> str:
         f"{task}: " + ", ".join(f"{row} {entry['success']:.0%}" for row, entry in settings[HARDER].items())
         for task, settings in result.items()
     )
-
-
-def row_name(arm: str, way: str) -> str:
-    """An arm after a round."""
-    return f"{arm}_{way}"
 
 
 def _settings(
