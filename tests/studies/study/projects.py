@@ -44,14 +44,14 @@ def write_study(
 
 
 def settle(world: World, **changes: Any) -> None:
-    """The cells, and trials of which every arm's rate of 1 is the best."""
+    """The cells, and trials of which every arm's rate of 2 is the best."""
     world.configure()
     study = read_study(write_study(world, **changes))
     with inside(world.root):
         cells.run(params=PARAMS, output=CELLS)
     for arm in study.trials.arms:
         for rate in study.trials.rates:
-            write_json(world.root / TRIALS / TASK / f"{arm}-{rate:g}.json", {"validation": abs(rate - 1)})
+            write_json(world.root / TRIALS / TASK / f"{arm}-{rate:g}.json", {"validation": abs(rate - 2)})
     with inside(world.root):
         rates.run(params=PARAMS, output=RATES)
 

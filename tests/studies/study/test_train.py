@@ -60,7 +60,7 @@ def test_the_folder_holds_what_the_later_stages_read(armed, name):
     folder = armed.root / model_folder(TASK, name, 1)
     record = read_json(folder / "arm.json")
     assert (record["task"], record["arm"], record["seed"], record["kind"]) == (TASK, name, 1, KINDS[name])
-    assert record["rate"] == 1 and record["validation"] > 0 and record["trained_parameters"] > 0
+    assert record["rate"] == 2 and record["validation"] > 0 and record["trained_parameters"] > 0
     assert record["shards_digest"] == digest_file(armed.root / "data/shards/meta.json")
     assert record["features_digest"] == digest_folder(armed.root / "data/features")
     assert {path.name for path in folder.iterdir()} == {"arm.json", "model", "curves.parquet"}
@@ -219,7 +219,7 @@ def test_a_trial_writes_its_validation_loss_and_nothing_of_test(own, tmp_path):
     [
         ("put_back", "without_film", 1.0, "no trials of its own, it takes the rate of sigma on pick_place"),
         ("put_back_50", "sigma", 1.0, "no trials of its own, it takes the rate of sigma on pick_place"),
-        (TASK, "sigma", 3.0, "no rate 3; legal: 1, 2, 4"),
+        (TASK, "sigma", 3.0, "no rate 3; legal: 2, 4, 8, 16"),
         (TASK, "sigmma", 1.0, "no 'sigmma'"),
     ],
 )
