@@ -21,6 +21,11 @@ _STRANGE, _TURN = 0.4, 1.2  # radians that a joint is off, radians a second in w
 NOISE_MEMORY = 0.8  # the share of the action noise that survives a control step
 
 
+def _minimum_jerk(share: float) -> float:
+    """How far a motion has come after this share of its time."""
+    return share**3 * (10 - 15 * share + 6 * share**2)
+
+
 def demonstrate(world: World, waypoints: Sequence[Waypoint], pace: float) -> Iterator[tuple[np.ndarray, float]]:
     """Yield, once per control step, the expert's action [6] in normalised units and its share of the action noise.
 
@@ -37,8 +42,7 @@ def demonstrate(world: World, waypoints: Sequence[Waypoint], pace: float) -> Ite
         seconds = waypoint.seconds or max(0.6, distance / _SPEED)
         steps = max(2, round(seconds * pace * CONTROL_HZ))
         for step in range(1, steps + 1):
-            share = step / steps
-            blend = share**3 * (10 - 15 * share + 6 * share**2)
+            blend = _minimum_jerk(step / steps)
             place = first_place + (waypoint.goal(world, start) - first_place) * blend
             opening = first_opening + (waypoint.opening - first_opening) * blend
             roll = first_roll + (GRASP_ROLL - first_roll) * blend
@@ -63,8 +67,7 @@ def compose(world: World, pace: float) -> Iterator[np.ndarray]:
     usual[:5] = inverse(np.array([*point, max(world.gripper_position[2], _SAFE)]))
     steps = round(max(0.6, np.abs(usual - first).max() / _TURN) * pace * CONTROL_HZ)
     for step in range(1, steps + 1):
-        share = step / steps
-        yield to_units(first + (usual - first) * share**3 * (10 - 15 * share + 6 * share**2))
+        yield to_units(first + (usual - first) * _minimum_jerk(step / steps))
 
 
 def remaining(world: World, monitor: Monitor) -> list[Waypoint]:

@@ -5,8 +5,6 @@ from pathlib import Path
 from sigma.studies.study.cells.parameters import read_study
 from sigma.studies.study.cells.workspace import TRIALS
 
-FORM = {"rate": float, "validation": dict}
-
 
 def run(*, params: Path, output: Path) -> str:
     """Write ``output/TASK/ARM.json`` with the chosen multiplier and the validation error at each, for every cell.

@@ -1,8 +1,10 @@
 """``sigma correct``: a policy plays in the simulator and the scripted expert corrects it, as a person would a robot."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sigma.parameters import Parameters, read_parameters
+from sigma.parameters import read_parameters
 from sigma.shared.errors import SigmaError
 from sigma.studies.study.cells.parameters import StudyParameters, find, read_study, task_values
 from sigma.studies.study.cells.workspace import Workspace
@@ -10,62 +12,39 @@ from sigma.studies.study.play.play import check_simulator
 from sigma.studies.study.play.players import EXPERT, Player, load_player, read_base, root_player
 
 
-def run(
-    *,
-    arm: str,
-    task: str,
-    episodes: int,
-    settings: list[str],
-    patience: float,
-    at_random: bool,
-    seed: int,
-    params: Path,
-    workspace: Path,
-    output: Path,
-) -> str:
-    """Record ``episodes`` corrected successes in the LeRobotDataset ``output``, shared out over ``settings``.
+@dataclass(frozen=True)
+class Request:
+    """Which corrected successes to record: how many of a task, shared out over settings, and when the expert acts."""
+
+    task: str
+    episodes: int
+    settings: list[str]
+    patience: float
+    at_random: bool
+    seed: int
+
+
+def run(*, arm: str, params: Path, workspace: Path, output: Path, **request: Any) -> str:
+    """Record the corrected successes of a :class:`Request` in the LeRobotDataset ``output``.
 
     ``workspace`` is the folder in which the root pipeline's stages ran. Returns one line with the counts. Raises
     :class:`SigmaError` for an arm, task, setting or seed that is not legal, before anything is played.
     """
-    study, place = read_study(params), Workspace(workspace)
-    find(study.tasks, task, "tasks", params)
+    study, place, wanted = read_study(params), Workspace(workspace), Request(**request)
+    find(study.tasks, wanted.task, "tasks", params)
     if arm == EXPERT:
         raise SigmaError("arm 'expert': nothing to correct; legal: base, or a Sigma")
-    return record_corrections(
-        root_player(arm, place),
-        study,
-        read_parameters(Path(f"{params}: study.tasks.{task}"), task_values(study, task, params)),
-        place,
-        params,
-        task=task,
-        episodes=episodes,
-        settings=settings,
-        patience=patience,
-        at_random=at_random,
-        seed=seed,
-        output=output,
-    )
+    return record_corrections(root_player(arm, place), wanted, study, place, params, output)
 
 
 def record_corrections(
-    player: Player,
-    study: StudyParameters,
-    parameters: Parameters,
-    workspace: Workspace,
-    params: Path,
-    *,
-    task: str,
-    episodes: int,
-    settings: list[str],
-    patience: float,
-    at_random: bool,
-    seed: int,
-    output: Path,
+    player: Player, wanted: Request, study: StudyParameters, workspace: Workspace, params: Path, output: Path
 ) -> str:
     """:func:`run` for any player that has a policy."""
+    task, episodes, seed = wanted.task, wanted.episodes, wanted.seed
+    parameters = read_parameters(Path(f"{params}: study.tasks.{task}"), task_values(study, task, params))
     legal, play = study.all_settings(task), study.play
-    chosen = {name: find(legal, name, f"play.settings of {task}", params) for name in settings or ["plain"]}
+    chosen = {name: find(legal, name, f"play.settings of {task}", params) for name in wanted.settings}
     shares = [len(range(number, episodes, len(chosen))) for number in range(len(chosen))]
     played = range(play.first_seed, play.first_seed + max(play.episodes, play.setting_episodes, play.base_episodes))
     check_simulator()
@@ -98,7 +77,9 @@ def record_corrections(
         jobs[spec] = controller, range(seed, seed + TRIES * share), share
         seed += TRIES * share
     with progress(f"correct {player.name}", episodes) as meter:
-        counts, takeovers = record_corrected(output, jobs, Rule(patience, at_random), study.play.batch, meter)
+        counts, takeovers = record_corrected(
+            output, jobs, Rule(wanted.patience, wanted.at_random), study.play.batch, meter
+        )
     reasons = ", ".join(f"{reason} {number}" for reason, number in takeovers.most_common()) or "none"
     return (
         f"correct: {player.name} on {task}: {counts['episodes']} episodes ({counts['failed']} that failed are left "

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sigma.parameters import Parameters, read_parameters
+from sigma.parameters import read_parameters
 from sigma.shared.errors import SigmaError
 from sigma.studies.study.cells.arm_folder import DECODINGS, EPISODES, FULL_SCALE, MODEL, read_arm_record
 from sigma.studies.study.cells.parameters import (
@@ -27,7 +27,7 @@ from sigma.studies.study.cells.parameters import (
     task_values,
 )
 from sigma.studies.study.cells.workspace import Workspace, cell_file, model_folder
-from sigma.studies.study.correct.correct import record_corrections
+from sigma.studies.study.correct.correct import Request, record_corrections
 from sigma.studies.study.correct.parameters import CorrectionParameters, read_corrections, row_name
 from sigma.studies.study.play.play import check_simulator, jobs_of, play, table_rows, write_played
 from sigma.studies.study.play.players import Player
@@ -103,27 +103,11 @@ class _Learner:
             return self._train([(first, True)], None, None, folder)
         return self._train([(first, True)], self.start, steps, folder)
 
-    def _parameters(self) -> Parameters:
-        source = Path(f"{self.params}: study.tasks.{self.task}")
-        return read_parameters(source, task_values(self.study, self.task, self.params))
-
     def _collect(self, model: Path, output: Path, episodes: int) -> None:
-        print(
-            record_corrections(
-                self.player(model),
-                self.study,
-                self._parameters(),
-                Workspace.of(self.task),
-                self.params,
-                task=self.task,
-                episodes=episodes,
-                settings=self.rounds.settings,
-                patience=self.rounds.patience,
-                at_random=False,
-                seed=FIRST_SEED + APART * self.seed + APART // 2 * self.collected,
-                output=output,
-            )
-        )
+        seed = FIRST_SEED + APART * self.seed + APART // 2 * self.collected
+        wanted = Request(self.task, episodes, self.rounds.settings, self.rounds.patience, at_random=False, seed=seed)
+        place = Workspace.of(self.task)
+        print(record_corrections(self.player(model), wanted, self.study, place, self.params, output))
         self.collected += 1
 
     def _demonstrate(self, output: Path) -> None:
