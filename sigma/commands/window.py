@@ -12,7 +12,6 @@ DATASET, DATASET_RECORD, BASE_RECORD = Path("data/dataset"), Path("data/dataset.
 EPISODES, SHARDS, METRICS = Path("data/episodes.json"), Path("data/shards"), Path("metrics/window.json")
 
 # Of one episode alone nothing says how much another differs.
-CALIBRATING_EPISODES = 2
 
 
 def _critical_joints(joints: Sequence[str], section: WindowParameters) -> list[str]:
@@ -27,7 +26,6 @@ def _critical_joints(joints: Sequence[str], section: WindowParameters) -> list[s
 
 def run(parameters: Parameters) -> str:
     """Write ``data/shards/`` and ``metrics/window.json``; returns the line to print."""
-    import numpy as np
 
     from sigma.compute.workers import Workers
     from sigma.data.dataset.dataset import open_dataset
@@ -72,12 +70,6 @@ def run(parameters: Parameters) -> str:
     protocol = Protocol(chunk_size=base["chunk_size"], **cut)
     bounds = Filter(section.min_action_norm, section.min_motion)
     windows = candidate_windows(dataset, splits, protocol, bounds, statistics, corrected)
-    calibrating = len(np.unique(windows["episode"][windows["split"] == "validation"]))
-    if section.validation and calibrating < CALIBRATING_EPISODES:
-        raise SigmaError(
-            f"params.yaml: window.validation: found {calibrating} episodes as long as window.horizon; legal: at least "
-            f"{CALIBRATING_EPISODES}, on which the adapter is calibrated"
-        )
     meta = {
         **asdict(protocol),
         "chunk": section.chunk,

@@ -98,7 +98,7 @@ def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], first: Pat
     if not np.allclose(base["base_action"], sigma["base_action"], rtol=SAME_BASE, atol=SAME_BASE):
         raise SigmaError(f"{second}: its base actions are not those of {first}; run the stage again (dvc repro)")
     if not (base["split"] == "test").any():
-        raise SigmaError(f"{first}: no test window; legal: at least one test episode of a horizon's length")
+        raise SigmaError(f"{first}: no test window; legal: at least one test episode")
 
 
 def _read_frames(path: Path) -> dict[int, list[tuple[str, bytes]]]:

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.resources
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,11 @@ class WindowBatches:
         texts = [shards.tasks[task] for task in shards.window_task[windows]]
         observation, device = self.builder.observation(vision, states, texts, trace), self.builder.device
         observation = observation.with_frozen_features(read.pooled.to(device, non_blocking=True))
-        return observation, read.past.to(device)
+        return replace(observation, earlier=self.earlier(now)), read.past.to(device)
+
+    def earlier(self, now: np.ndarray) -> Tensor | None:
+        """Image tokens (B, E, d) of frames before the stored frames ``now`` (B,), for a policy that reads some."""
+        return None
 
     def decide(
         self,

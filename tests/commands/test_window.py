@@ -188,11 +188,6 @@ def test_fewer_validation_episodes_than_a_calibration_needs_are_refused_here_alr
     refused(rf"window\.validation: {few} of 8 episodes; legal: at least 2", window__validation=few)
 
 
-def test_held_out_episodes_shorter_than_a_window_are_refused(ready):
-    edit("data/base.json", chunk_size=52)
-    refused(r"[01] of 2 validation episodes have .*window\.horizon \(52", window__horizon=52, window__eval_stride=52)
-
-
 def test_a_missing_base_names_the_stage_that_writes_it(ready):
     Path("data/base.json").unlink()
     with pytest.raises(SigmaError, match=r"^data/base\.json: not found; run the stage"):

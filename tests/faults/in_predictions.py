@@ -69,7 +69,7 @@ FAULTS = [
             table_with(name, column("split", lambda rows: ["train" if row == "test" else row for row in rows]))(project)
             for name in (BASELINE, SIGMA)
         ],
-        f"{BASELINE}: no test window; legal: at least one test episode of a horizon's length",
+        f"{BASELINE}: no test window; legal: at least one test episode",
     ),
     Fault("heads.json without Sigma's", "report", json_without(HEADS, "sigma"), f"{HEADS}: key 'sigma' is missing; …"),
     Fault(

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from sigma.data.dataset.dataset import ACTION, STATE, Dataset, Episode, Rows
-from sigma.data.dataset.fit import LEAST_HELD_OUT
 from sigma.data.dataset.statistics import Statistics, feature_statistics, spread
 from sigma.data.windows.cutting import (
     Protocol,
@@ -90,7 +89,8 @@ def candidate_windows(
 
     In the episodes ``corrected`` a policy acted but where a person did; ``to_correction`` is there the seconds to the
     person's next step, and NaN in demonstrations. The filter marks windows of every split; it only keeps training
-    windows out of storage. Raises :class:`SigmaError` where a split that has episodes would have too few windows.
+    windows out of storage. Raises :class:`SigmaError` where no training window would be left, or none before which
+    memory reads.
     """
     split_of = {episode: name for name in SPLITS for episode in splits[name]}
     unit = spread(statistics[ACTION])
@@ -118,14 +118,6 @@ def candidate_windows(
         for column, values in part.items():
             columns.setdefault(column, []).append(values)
     windows = {name: np.concatenate(values) for name, values in columns.items()}
-    for name, least in LEAST_HELD_OUT.items():
-        long_enough = np.unique(windows["episode"][windows["split"] == name])
-        if splits[name] and len(long_enough) < least:
-            raise SigmaError(
-                f"{dataset.root}: {len(long_enough)} of {len(splits[name])} {name} episodes have params.yaml: "
-                f"window.horizon ({protocol.horizon}) frames; legal: at least {least}; lower it, or list short "
-                "episodes in audit.exclude"
-            )
     train = windows["split"] == "train"
     if not windows["kept"][train].any():
         raise SigmaError(

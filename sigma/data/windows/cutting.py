@@ -26,17 +26,16 @@ class Protocol:
 def decision_steps(length: int, protocol: Protocol, split: str) -> np.ndarray:
     """Decision steps of an episode, int64 [W].
 
-    Train episodes are cut every ``train_stride`` steps to the end; targets past the end are padded and masked.
-    Held-out episodes are cut every ``eval_stride`` steps and every window is full, so that at ``eval_stride`` = T an
-    episode gives floor(length / T) windows.
+    Train episodes are cut every ``train_stride`` steps, held-out ones every ``eval_stride`` steps, all to the end;
+    targets past the end are padded and masked. So at ``eval_stride`` = T every step of a held-out episode is scored
+    once, the last ones too, in which a gripper lets go.
     """
-    if split == "train":
-        return np.arange(0, length, protocol.train_stride, dtype=np.int64)
-    return np.arange(0, length - protocol.horizon + 1, protocol.eval_stride, dtype=np.int64)
+    stride = protocol.train_stride if split == "train" else protocol.eval_stride
+    return np.arange(0, length, stride, dtype=np.int64)
 
 
 def is_strided(steps: np.ndarray, length: int, horizon: int) -> np.ndarray:
-    """Whether a window is one of the full, non-overlapping windows of T steps, bool [W]."""
+    """Whether a window is one of the floor(n / T) full windows without overlap, bool [W]."""
     return (steps % horizon == 0) & (steps + horizon <= length)
 
 

@@ -6,7 +6,7 @@ Legend: W windows, F stored frames, T horizon, A action dim, K factors, E factor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def observe(batches: WindowBatches, frames: np.ndarray) -> tuple[Observation, Pa
     texts = [shards.tasks[task] for task in shards.frame_task[frames]]
     observation = batches.builder.observation(vision, shards.frame_state[frames], texts, shards.frame_trace[frames])
     pooled = batches.pooled[torch.from_numpy(frames)].to(device)
-    return observation.with_frozen_features(pooled), batches.past_of(frames).to(device)
+    observation = replace(observation.with_frozen_features(pooled), earlier=batches.earlier(frames))
+    return observation, batches.past_of(frames).to(device)
 
 
 def decide(

@@ -61,8 +61,12 @@ class BaseController:
     def act(self, observations: Sequence[RobotObservation | dict[str, Any]], indices: Sequence[int]) -> np.ndarray:
         """Plans ``[B, Tc, D]`` of joint targets in raw units for the robots ``indices``, one observation each."""
         observation = live_observation(self.builder, observations)
-        plans = self._integrate(observation, indices)
+        plans = self._integrate(self._adapted_view(observation, indices), indices)
         return self._executed(plans, indices)
+
+    def _adapted_view(self, observation: Observation, indices: Sequence[int]) -> Observation:
+        """What an adapted policy reads at this decision, where that is more than the frozen base does."""
+        return observation
 
     def _integrate(self, observation: Observation, indices: Sequence[int]) -> Tensor:
         """Normalised plans (B, Tc, D) of the policy as it is now."""

@@ -43,7 +43,8 @@ class GatedController(BaseController):
             with lora.disabled(self.tuned):
                 return self._integrate(observation, indices)
 
+        adapted = self._adapted_view(observation, indices)
         plans = self.gate.act(
-            observation, views, indices, base=frozen, action=lambda: self._integrate(observation, indices)
+            observation, views, indices, base=frozen, action=lambda: self._integrate(adapted, indices)
         )
         return self._executed(plans, indices)

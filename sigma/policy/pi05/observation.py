@@ -44,6 +44,8 @@ class Observation:
     text: Tensor  # (B, d) mean frozen embedding of the instruction's tokens
     motion: Tensor  # (B, S, D) normalised states of the S control steps before, oldest first, minus the present state
     pooled: Tensor | None = None  # (B, P, d) pooled features of the frozen base's pass, where it was made
+    # (B, E, d) image tokens of earlier frames, after the prompt so that no other token moves; π0.5 reads none
+    earlier: Tensor | None = None
 
     def with_frozen_features(self, pooled: Tensor) -> "Observation":
         """A copy that holds the pooled frozen features (B, P, d) of this decision."""
@@ -88,14 +90,15 @@ def pool(last: Tensor, views: int, image_tokens: int, groups: Tensor) -> Tensor:
     """Pool a prefix (B, N, d) to (B, P, d): one mean a camera, one over the instruction, one over the state."""
     values, start = last.float(), views * image_tokens
     cameras = values[:, :start].unflatten(1, (views, image_tokens)).mean(2)
-    text = values[:, start:]
+    text = values[:, start : start + groups.shape[1]]
     pooled = [masked_mean(text, groups == INSTRUCTION), masked_mean(text, groups == STATE)]
     return torch.cat([cameras, torch.stack(pooled, dim=1)], dim=1)
 
 
 def base_pass(policy: PI05Policy, observation: Observation) -> BasePass:
     """One pass over the policy's own prefix of image tokens and prompt, without Sigma's tokens and FiLM."""
-    vision = observation.vision
-    embedded = prefix.assemble(vision, prefix.text_embeddings(policy, observation.tokens), observation.mask)
-    encoded = prefix.encode(policy, embedded)
+    vision, earlier = observation.vision, observation.earlier
+    text = prefix.text_embeddings(policy, observation.tokens)
+    embedded = prefix.assemble(vision, text, observation.mask, earlier)
+    encoded = prefix.encode(policy, embedded, 0 if earlier is None else earlier.shape[1])
     return BasePass(encoded, pool(encoded.last, vision.shape[1], vision.shape[2], observation.groups))

@@ -46,7 +46,8 @@ def load(world: World, name: str, folder=None, **changes):
     with inside(world.root):
         arm = find_player(name, folder)
         reference, features = read_base(HERE)
-        options = {"reference": reference, "features": features, "adapter": settings, "n_action_steps": N} | changes
+        options = {"reference": reference, "features": features, "adapter": settings, "n_action_steps": N}
+        options |= {"memory_stride": world.configure().window.memory_stride} | changes
         return load_player(arm, **options)
 
 

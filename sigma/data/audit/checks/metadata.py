@@ -109,8 +109,8 @@ def video_span(audited: AuditedEpisode) -> Iterator[Measure]:
     reason="warns only: an episode shorter than a horizon can still be trained on, padded",
 )
 def short_episode(audited: AuditedEpisode) -> Iterator[Measure]:
-    """Frames missing to ``audit.min_frames``. An episode shorter than a window's horizon gives no held-out window at
-    all, and its training windows are mostly padding: often a recording that was aborted.
+    """Frames missing to ``audit.min_frames``. The windows of an episode shorter than a horizon are mostly padding:
+    often a recording that was aborted.
     """
     length = audited.episode.length
     yield Measure(max(audited.settings.min_frames - length, 0), detail=f"{length} frames")

@@ -4,9 +4,10 @@
 
 - ``sigma``: LoRA and heads on the frozen base, as ``models/sigma``. NAME acts under its calibrated adapter,
   NAME_full_scale at scale 1, NAME_memory_reset (in closed loop) at scale 1 with memory cleared before every decision.
-- ``lora``: a PEFT adapter on the base; ``full``: a whole checkpoint. Both act by NAME_zero_noise, NAME_mean or
-  NAME_sample; ``lora`` acts as NAME_gated behind the gate that Sigma has, and in closed loop as NAME_half with half of
-  its update, between the base and itself (RETAIN, Yadav et al., 2025).
+- ``lora``: a PEFT adapter on the base; ``frames``: one that reads past frames too; ``full``: a whole checkpoint. All
+  act by NAME_zero_noise, NAME_mean or NAME_sample. Both adapters act as NAME_gated behind the gate that Sigma has, and
+  ``lora`` in closed loop as NAME_half with half of its update, between the base and itself (RETAIN, Yadav et al.,
+  2025).
 """
 
 from pathlib import Path
@@ -31,6 +32,7 @@ DECODINGS: "tuple[Decoding, ...]" = ("zero_noise", "mean", "sample")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "sigma": ("", FULL_SCALE, MEMORY_RESET),
     "lora": (*DECODINGS, GATED, HALF),
+    "frames": (*DECODINGS, GATED),
     "full": DECODINGS,
 }
 _AGAIN = "run `dvc repro stages/study/dvc.yaml`"

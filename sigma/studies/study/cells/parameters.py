@@ -18,9 +18,9 @@ from sigma.shared.records import NUMBER, read_record
 from sigma.simulation.setting import PLAIN, PLAIN_NAME, Setting, SettingName
 
 PARAMS = Path("stages/study/params.yaml")
-ArmKind = Literal["sigma", "lora", "full"]
+ArmKind = Literal["sigma", "lora", "frames", "full"]
 # Those whose every arm is trained on every task of the group.
-GROUPS = ("compared", "parts", "twins", "others")
+GROUPS = ("compared", "memories", "parts", "twins", "others")
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Played = Annotated[int, Field(ge=2, le=100_000)]  # an interval needs two
 Seed = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -45,6 +45,7 @@ class Group(Section):
 class Task(Section):
     task: str
     episodes: Count
+    replay: int = Field(ge=0, le=100_000)
     trials_of: str
     base_tasks: list[str]
     settings: dict[SettingName, Setting]
@@ -92,6 +93,7 @@ class StudyParameters(Section):
     compared: Group
     parts: Group
     twins: Group
+    memories: Group
     others: Group
     tasks: dict[str, Task] = Field(min_length=1)
     arms: dict[str, Arm] = Field(min_length=1)
@@ -115,6 +117,8 @@ class StudyParameters(Section):
         if sorted(self.listed) != sorted(self.tasks):
             raise ValueError(f"listed: found {self.listed}; legal: each of the tasks {', '.join(self.tasks)} once")
         for name, task in self.tasks.items():
+            if task.replay and not task.base_tasks:
+                raise ValueError(f"tasks.{name}.replay: found {task.replay}; legal: 0, as it has no base_tasks")
             if task.task in task.base_tasks or PLAIN_NAME in self.play.settings | task.settings:
                 raise ValueError(f"tasks.{name}: its own task is no base task, and {PLAIN_NAME!r} is no harder setting")
         return self
@@ -224,7 +228,7 @@ def choose_rate(study: StudyParameters, task: str, arm: str, trials: Path) -> fl
 def settings_played(study: StudyParameters, task: str, arm: str) -> dict[str, Setting]:
     """The settings in which an arm plays a task by name: all, parts of Sigma the plain one, and twins also the task's
     own."""
-    for group in (study.compared, study.others):
+    for group in (study.compared, study.memories, study.others):
         if task in group.tasks and arm in group.arms:
             return study.all_settings(task)
     twin = task in study.twins.tasks and arm in study.twins.arms

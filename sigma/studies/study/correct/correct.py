@@ -72,6 +72,7 @@ def record_corrections(
             features=features,
             adapter=parameters.adapter.model_dump(),
             n_action_steps=spec.n_action_steps,
+            memory_stride=parameters.window.memory_stride,
             device=open_device(parameters.machine),
         )
         jobs[spec] = controller, range(seed, seed + TRIES * share), share

@@ -6,6 +6,9 @@ from sigma.parameters import read_parameters
 from sigma.simulation.extra import simulator_needed
 from sigma.studies.study.cells.parameters import find, read_study
 
+# Folder in a recording with demonstrations of the base's own tasks, for fetch.further.
+REPLAY = "replay"
+
 
 def run(*, task: str, params: Path, output: Path) -> str:
     """Record what the study lists for this task as a LeRobotDataset; returns one line with the counts.
@@ -22,4 +25,8 @@ def run(*, task: str, params: Path, output: Path) -> str:
     counts = record(
         output, [chosen.task], [chosen.episodes], recording.seed, IMAGE_SIZE, recording.noise, machine.workers
     )
+    if chosen.replay:
+        tasks = chosen.base_tasks
+        episodes = [chosen.replay] * len(tasks)
+        record(output / REPLAY, tasks, episodes, recording.seed, IMAGE_SIZE, recording.noise, machine.workers)
     return f"{output}: {counts['episodes']} episodes, {counts['frames']} frames of {chosen.task}"

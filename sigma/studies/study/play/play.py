@@ -93,6 +93,7 @@ def _controllers(
             features=features,
             adapter=parameters.adapter.model_dump(),
             n_action_steps=taken,
+            memory_stride=parameters.window.memory_stride,
             device=open_device(parameters.machine),
         )
         for taken in dict.fromkeys(job.spec.n_action_steps for job in jobs)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from sigma.policy.adapter.calibration import read_calibration
     from sigma.policy.control.controller import BaseController
-    from sigma.policy.control.gated_controller import GatedController
     from sigma.policy.control.sigma_controller import SigmaController
 
 EXPERT, BASE, SIGMA = "expert", "base", "sigma"
@@ -90,11 +89,13 @@ def load_player(
     features: Mapping[str, Any],
     adapter: Mapping[str, Any],
     n_action_steps: int,
+    memory_stride: int,
     device: "torch.device | str" = "cpu",
 ) -> "BaseController | SigmaController":
     """Load a player's policy, in the type that the features were made with; an expert has none.
 
-    ``reference`` and ``features`` are what :func:`read_base` gave, ``adapter`` is the section of the parameters.
+    ``reference`` and ``features`` are what :func:`read_base` gave, ``adapter`` is the section of the parameters and
+    ``memory_stride`` the windows', in control steps.
     Raises :class:`SigmaError` for a model of another base, and for ``n_action_steps`` (of each plan) that it cannot act
     by; both before weights are read.
     """
@@ -102,6 +103,7 @@ def load_player(
 
     from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
     from sigma.policy.control.controller import BaseController
+    from sigma.policy.control.gated_controller import GatedController
     from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
     from sigma.policy.model import lora
     from sigma.policy.model.model_folder import read_config
@@ -109,6 +111,7 @@ def load_player(
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.description import describe_base
     from sigma.policy.pi05.inputs import Normalisation
+    from sigma.studies.study.play.past_frames import GatedPastFramesController, PastFramesController
 
     model, dtype = player.model, features["dtype"]
     if player.kind == SIGMA:
@@ -139,12 +142,16 @@ def load_player(
         "seed": features["seed"],
         "normalisation": Normalisation.from_json(features["normalisation"]),
     }
-    if player.kind == "lora":
+    controller: type[BaseController] = BaseController
+    gated: type[GatedController] = GatedController
+    if player.kind == "frames":
+        controller, gated, settings["stride"] = PastFramesController, GatedPastFramesController, memory_stride
+    if player.kind in ("lora", "frames"):
         tuned = lora.load(base.policy, model)
         if player.variant == HALF:
             for layer in lora.lora_layers(tuned).values():
                 layer.scale_layer(0.5)
         if player.variant == GATED:
             calibrated = SigmaTelepathyAdapter(**adapter, calibration=read_calibration(player.calibration))
-            return GatedController(base, tuned, calibrated, **settings)
-    return BaseController(base, **settings)
+            return gated(base, tuned, calibrated, **settings)
+    return controller(base, **settings)

@@ -63,12 +63,14 @@ def _predict(
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.description import describe_base
     from sigma.policy.pi05.inputs import InputBuilder
+    from sigma.studies.study.train.past_frames import PastFrameBatches
     from sigma.training.flow import FlowModel
 
     batch = parameters.machine.batch
     if kind == "sigma":
         return predict_gated(batches, windows, open_model(batches, folder), arm, FULL_SCALE, parameters)
-    if kind == "lora":
+    if kind in ("lora", "frames"):
+        batches = PastFrameBatches.of(batches) if kind == "frames" else batches
         model = FlowModel(lora.load(batches.base.policy, folder))
         gated = predict_gated(batches, windows, model, f"{arm}_{GATED}", "", parameters)
         decoded = predict_flow(batches, windows, model, arm, batch=batch)

@@ -19,19 +19,20 @@ from sigma.training.trainer import ModelTrainer
 class FlowTrainer(ModelTrainer[FlowModel]):
     """Sigma's objective on a policy without a telepathy path.
 
-    ``kind`` ``lora`` adapts language model and action expert, ``full`` trains every weight, vision tower included.
+    ``kind`` ``lora`` adapts language model and action expert, ``frames`` too, whose ``batches`` have earlier frames;
+    ``full`` trains every weight, vision tower included.
     """
 
     def __init__(
         self,
         batches: WindowBatches,
         parameters: Parameters,
-        kind: Literal["lora", "full"],
+        kind: Literal["lora", "frames", "full"],
         start: Path | None = None,
     ):
         """``start`` is the folder of a saved LoRA whose weights are the first ones; None begins with the base."""
         super().__init__(batches, parameters)
-        self.kind, self.frozen_vision, self.start = f"flow matching, {kind}", kind == "lora", start
+        self.kind, self.frozen_vision, self.start = f"flow matching, {kind}", kind != "full", start
         if start:
             self.kind = f"{self.kind} from {digest_folder(start)}"  # a checkpoint of another start is never resumed
         if not parameters.train.lora_learning_rate:

@@ -15,6 +15,7 @@ from sigma.studies.study.cells.parameters import ArmKind
 from sigma.studies.study.cells.workspace import Workspace
 from sigma.studies.study.train.fine_tuned import save_fine_tuned
 from sigma.studies.study.train.flow_trainer import FlowTrainer
+from sigma.studies.study.train.past_frames import PastFrameBatches
 from sigma.training import batches
 from sigma.training.batches import WindowBatches
 from sigma.training.loop import Curve
@@ -32,14 +33,15 @@ def load_arm_batches(workspace: Workspace, parameters: Parameters) -> WindowBatc
 def new_trainer(
     kind: ArmKind, windows: WindowBatches, parameters: Parameters, start: Path | None = None
 ) -> Trainer | FlowTrainer:
-    """What trains an arm of this kind: Sigma, plain LoRA, or every weight of the base; ``start`` is a trained model's
-    folder to go on from, which ``full`` cannot.
+    """What trains an arm of this kind: Sigma, plain LoRA with past frames or without, or every weight of the base.
+
+    ``start`` is a trained model's folder to go on from, which ``full`` cannot.
     """
     if kind == "full" and windows.base.statistics is None:
         raise SigmaError("data/base.json: a base that was published without statistics cannot be saved fine-tuned")
     if kind == "sigma":
         return Trainer(windows, parameters, start)
-    return FlowTrainer(windows, parameters, kind, start)
+    return FlowTrainer(PastFrameBatches.of(windows) if kind == "frames" else windows, parameters, kind, start)
 
 
 @contextmanager
