@@ -20,7 +20,7 @@ from sigma.simulation.setting import PLAIN, PLAIN_NAME, Setting, SettingName
 PARAMS = Path("stages/study/params.yaml")
 ArmKind = Literal["sigma", "lora", "frames", "full"]
 # Those whose every arm is trained on every task of the group.
-GROUPS = ("compared", "memories", "parts", "twins", "others")
+GROUPS = ("compared", "parts", "twins", "others")
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Played = Annotated[int, Field(ge=2, le=100_000)]  # an interval needs two
 Seed = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -93,7 +93,6 @@ class StudyParameters(Section):
     compared: Group
     parts: Group
     twins: Group
-    memories: Group
     others: Group
     tasks: dict[str, Task] = Field(min_length=1)
     arms: dict[str, Arm] = Field(min_length=1)
@@ -228,7 +227,7 @@ def choose_rate(study: StudyParameters, task: str, arm: str, trials: Path) -> fl
 def settings_played(study: StudyParameters, task: str, arm: str) -> dict[str, Setting]:
     """The settings in which an arm plays a task by name: all, parts of Sigma the plain one, and twins also the task's
     own."""
-    for group in (study.compared, study.memories, study.others):
+    for group in (study.compared, study.others):
         if task in group.tasks and arm in group.arms:
             return study.all_settings(task)
     twin = task in study.twins.tasks and arm in study.twins.arms
