@@ -85,7 +85,9 @@ def test_a_frame_is_compared_with_the_one_that_memory_read_before_it(trained):
     assert gate.measured[AGREEMENT][rows[8]] == pytest.approx(np.sqrt((shared**2).mean()), rel=1e-4)
     (window,) = np.flatnonzero((shards.window_episode == episode) & (shards.window_step == 0))
     behind = (shards.frame_state[rows[8]] - shards.window_action[window, 7]) / gate.reference["state_spread"]
-    np.testing.assert_allclose(gate.parts["tracking"][rows[8]], np.abs(behind - gate.reference["behind_mean"]))
+    asked = (shards.window_action[window, 7] - gate.reference["state_mean"]) / gate.reference["state_spread"]
+    usual = [np.polyval(weights[::-1], x) for weights, x in zip(gate.reference["lag_weights"].T, asked, strict=True)]
+    np.testing.assert_allclose(gate.parts["tracking"][rows[8]], np.abs(behind - usual))
     norms = decided["tau_l2"][gate.split == "validation"]
     assert gate.measured["tau"][rows[8]] == pytest.approx(
         abs(decided["tau_l2"][rows[8]] / np.median(norms) - 1), rel=1e-3

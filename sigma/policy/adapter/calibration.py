@@ -18,7 +18,7 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.files import Outputs, digest_file, read_json
 from sigma.shared.records import AGAIN, NUMBER, POSITIVE, check_record
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 LEAST_EPISODES = 2
 # Shares and ratios: other instructions may lie this much farther than the trained ones lie from each other.
 WORDS_TAIL = 0.05

@@ -16,6 +16,9 @@ import numpy as np
 
 AXES = 32
 _RIDGE = 3.0
+# Of a command, from which it is told how far behind it a joint usually is: jaws that hold something stop far from where
+# they are told to close, and open without a lag.
+LAG_POWERS = 4
 # Of the standardised axes of a picture: pictures nearer than this count as the same one.
 _SAME = 0.05
 Reference = Mapping[str, np.ndarray]
@@ -72,6 +75,11 @@ def _joint_features(state: np.ndarray, axes: np.ndarray) -> np.ndarray:
     return np.concatenate([state, state[:, first] * state[:, second], axes.reshape(len(axes), -1)], axis=1)
 
 
+def _powers(command: np.ndarray) -> np.ndarray:
+    """Powers ``[D, n, LAG_POWERS]`` of standardised commands ``[n, D]``."""
+    return np.moveaxis(command[..., None] ** np.arange(LAG_POWERS), 1, 0)
+
+
 def fit_joints(sight: Sight, command: np.ndarray) -> dict[str, np.ndarray]:
     """How joints follow from pictures and other joints, how they move, and where commands lead them.
 
@@ -94,7 +102,11 @@ def fit_joints(sight: Sight, command: np.ndarray) -> dict[str, np.ndarray]:
         square = chosen.T @ chosen + _RIDGE * np.eye(chosen.shape[1])
         weights[others, joint] = np.linalg.solve(square, chosen.T @ state[:, joint])
     told = np.isfinite(command).all(axis=1)
-    behind = (sight.state - command)[told] / spread if told.any() else np.zeros((1, joints))
+    lag = np.zeros((LAG_POWERS, joints))
+    if told.any():
+        asked, behind = (command[told] - mean) / spread, (sight.state - command)[told] / spread
+        for joint, powers in enumerate(_powers(asked)):
+            lag[:, joint] = np.linalg.lstsq(powers, behind[:, joint], rcond=None)[0]
     motion = sight.motion.astype(np.float64)
     return {
         "state_mean": mean,
@@ -102,7 +114,7 @@ def fit_joints(sight: Sight, command: np.ndarray) -> dict[str, np.ndarray]:
         "joint_centre": centre,
         "joint_width": width,
         "joint_weights": weights,
-        "behind_mean": behind.mean(axis=0),
+        "lag_weights": lag,
         "motion_mean": motion.mean(axis=0),
         "motion_spread": _spread(motion) if motion.size else motion[0],
     }
@@ -121,7 +133,11 @@ def parts(
     features = (_joint_features(state, now.axes) - reference["joint_centre"]) / reference["joint_width"]
     moved = np.sqrt((((now.state - before.state) / spread) ** 2).mean(axis=1, keepdims=True))
     changed = np.sqrt(((now.axes - before.axes) ** 2).mean(axis=2))
-    behind = np.abs((now.state - command) / spread - reference["behind_mean"])
+    asked = (command - reference["state_mean"]) / spread
+    usual = np.stack(
+        [powers @ reference["lag_weights"][:, joint] for joint, powers in enumerate(_powers(asked))], axis=1
+    )
+    behind = np.abs((now.state - command) / spread - usual)
     never = np.where(known, 0.0, -np.inf)[:, None]
     found = {
         "picture": now.distance,

@@ -99,3 +99,21 @@ def test_an_episodes_first_decision_is_compared_with_nothing(learnt):
     found = _parts(learnt, known=False)
     assert np.isneginf(found["change"]).all() and np.isneginf(found["tracking"]).all()
     assert np.isfinite(found["picture"]).all() and np.isfinite(found["state"]).all()
+
+
+def test_how_far_a_joint_is_behind_is_judged_by_what_it_was_told():
+    random = np.random.default_rng(6)
+    reference = fit_views(_features(random, 300))
+    sight, told = _sight(random, reference, 300), np.linspace(0, 50, 300)
+    # Jaws that hold something stop 13 units before they are closed, and open without a lag.
+    state = sight.state.copy()
+    state[:, 2] = np.maximum(told, 13) + random.normal(size=300)
+    held = Sight(sight.axes, sight.distance, state, sight.motion)
+    command = np.column_stack([state[:, :2], told])
+    reference |= fit_joints(held, command)
+
+    def tracking(offset: float) -> np.ndarray:
+        moved = Sight(held.axes, held.distance, held.state + [0, 0, offset], held.motion)
+        return parts(moved, held, command, np.full(300, True), reference)["tracking"][:, 2]
+
+    assert min(tracking(18).min(), tracking(-18).min()) > 2 * tracking(0).max()
