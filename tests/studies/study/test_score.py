@@ -25,7 +25,7 @@ CHANCE = {"sigma": 0.85, "plain_lora": 0.3, "told_motion": 0.8, "base": 0.0, "ex
 GROUP = {"tasks": [TASK], "arms": list(ARMS)}
 TRIED = {
     "trials": {"arms": list(ARMS)},
-    "arms": dict.fromkeys(("full_finetune", "past_frames"), {"rate_of": "plain_lora"}),
+    "arms": {name: {"rate_of": "plain_lora"} for name in ("full_finetune", "past_frames")},
 }
 FEW = TRIED | {"seeds": list(SEEDS)} | dict.fromkeys(("compared", "parts", "twins", "others"), GROUP)
 
