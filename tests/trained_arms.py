@@ -35,7 +35,7 @@ def _copy_calibration(world: World, folder: Path) -> None:
         shutil.copyfile(file, folder / file.name)
 
 
-def write_lora(world: World, folder: Path, arm: str = "plain_lora") -> Path:
+def write_lora(world: World, folder: Path, arm: str = "plain_lora", kind: str = "lora") -> Path:
     """LoRA with random weights, so that it changes what the base does."""
     import torch
 
@@ -46,7 +46,7 @@ def write_lora(world: World, folder: Path, arm: str = "plain_lora") -> Path:
             torch.nn.init.normal_(parameter, std=0.5)
     lora.save(adapted, folder / "model")
     _copy_calibration(world, folder)
-    return write_record(world, folder, arm, "lora")
+    return write_record(world, folder, arm, kind)
 
 
 def write_full(world: World, folder: Path, arm: str = "full_finetune", **sizes) -> Path:

@@ -131,6 +131,11 @@ def play(task: _Task, arm: _Arm, output: _Folder, params: _Params = _PARAMS) -> 
     """Predict the held-out windows with a trained arm at every seed, and play its episodes."""
 
 
+@command(study, "Stages", "sigma.studies.study.swap.swap")
+def swap(task: _Task, output: _Record, params: _Params = _PARAMS) -> None:
+    """Exchange the memories of two episodes half-way: does the answer follow the history?"""
+
+
 @command(study, "Stages", "sigma.studies.study.score.score")
 def score(task: _Task, output: _Record, params: _Params = _PARAMS) -> None:
     """Score a task's arms, offline and in closed loop."""
@@ -139,6 +144,7 @@ def score(task: _Task, output: _Record, params: _Params = _PARAMS) -> None:
 @command(study, "Stages", "sigma.studies.study.score.page")
 def page(
     scores: Annotated[Path, Option(help="Folder with a JSON file a task.")] = _STUDY / "out/scores",
+    swapped: Annotated[Path, Option(help="Folder with those of exchanged memories.")] = _STUDY / "out/swapped",
     output: _Metrics = Path("metrics/study.json"),
     page: _Folder = _STUDY / "out/page",
     params: _Params = _PARAMS,

@@ -22,6 +22,7 @@ STUDIES = {
     "study rounds": "study/correct/score",
     "study train": "study/train/train",
     "study play": "study/play/arm",
+    "study swap": "study/swap/swap",
     "study score": "study/score/score",
     "study page": "study/score/page",
     "pretrain": "world/pretrain",

@@ -217,7 +217,7 @@ def test_calibration_files_come_back_and_altered_arrays_are_refused(tmp_path):
 def test_calibration_of_another_format_is_refused(tmp_path):
     path = tmp_path / "adapter_calibration.json"
     path.write_text('{"format_version": 1}')
-    with pytest.raises(SigmaError, match="format_version: found 1; legal: 2"):
+    with pytest.raises(SigmaError, match="format_version: found 1; legal: 3"):
         read_calibration(path)
 
 

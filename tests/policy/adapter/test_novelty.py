@@ -113,7 +113,7 @@ def test_how_far_a_joint_is_behind_is_judged_by_what_it_was_told():
     reference |= fit_joints(held, command)
 
     def tracking(offset: float) -> np.ndarray:
-        moved = Sight(held.axes, held.distance, held.state + [0, 0, offset], held.motion)
+        moved = Sight(held.axes, held.distance, held.state + np.array([0, 0, offset]), held.motion)
         return parts(moved, held, command, np.full(300, True), reference)["tracking"][:, 2]
 
     assert min(tracking(18).min(), tracking(-18).min()) > 2 * tracking(0).max()

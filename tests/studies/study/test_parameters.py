@@ -129,7 +129,7 @@ BAD = {
     "rate_of": ({"arms": {"sigma": {"rate_of": "b"}}}, r"arms\.sigma\.rate_of: found 'b'; legal: sigma, plain_lora"),
     "listed": ({"listed": ["pick_place"]}, r"listed: found \['pick_place'\]; legal: each of the tasks"),
     "group": ({"parts": {"arms": ["sigma", "sigmma"]}}, r"parts\.arms: found 'sigmma'"),
-    "kind": ({"arms": {"sigma": {"kind": "mlp"}}}, "'sigma', 'lora' or 'full'"),
+    "kind": ({"arms": {"sigma": {"kind": "mlp"}}}, "'sigma', 'lora', 'frames' or 'full'"),
     "seeds": ({"seeds": [0, 0]}, r"study\.seeds: values must be distinct, found"),
     "rates": ({"trials": {"rates": [1.0, 0.0]}}, r"study\.trials\.rates\.1: .* greater than 0, found"),
     "trials_of": ({"tasks": {"pick_place": {"trials_of": "put"}}}, r"tasks\.pick_place\.trials_of: found 'put'"),

@@ -11,7 +11,7 @@ from sigma.shared.files import digest_file, digest_folder, read_json, read_table
 from sigma.shared.tables import from_table, to_table
 from sigma.studies.study.cells.arm_folder import variant_names
 from sigma.studies.study.cells.parameters import PARAMS
-from sigma.studies.study.cells.workspace import PLAYED, model_folder
+from sigma.studies.study.cells.workspace import CLOCKS, PLAYED, model_folder
 from sigma.studies.study.score import page, score
 from tests.predictions import C, T, write_predictions
 from tests.studies.study.projects import TASK, write_study
@@ -23,7 +23,10 @@ SPANS = {"vector": 1, "chunk": C, "trajectory": T}
 ERROR = {"sigma": 0.1, "plain_lora": 0.2, "told_motion": 0.12}
 CHANCE = {"sigma": 0.85, "plain_lora": 0.3, "told_motion": 0.8, "base": 0.0, "expert": 1.0}
 GROUP = {"tasks": [TASK], "arms": list(ARMS)}
-TRIED = {"trials": {"arms": list(ARMS)}, "arms": {"full_finetune": {"rate_of": "plain_lora"}}}
+TRIED = {
+    "trials": {"arms": list(ARMS)},
+    "arms": {name: {"rate_of": "plain_lora"} for name in ("full_finetune", "past_frames")},
+}
 FEW = TRIED | {"seeds": list(SEEDS)} | dict.fromkeys(("compared", "parts", "twins", "others"), GROUP)
 
 
@@ -40,6 +43,7 @@ def write_trained(root: Path, arm: str, seed: int) -> None:
     digests["features_digest"] = digest_folder(root / "data/features")
     record = {"task": TASK, "arm": arm, "seed": seed, "kind": kind, "rate": 1.0, "validation": 0.1}
     write_json(root / model_folder(TASK, arm, seed) / "arm.json", record | counts | digests)
+    write_json(root / CLOCKS / TASK / arm / f"{seed}.json", {"seconds": 100.0 + seed})
     windows = held_out(root)
     action = windows["action"].astype(np.float64)
     columns = {name: windows[name] for name in ("window", "episode", "step", "split")}
@@ -169,21 +173,32 @@ def test_success_is_counted_over_seeds_and_compared_on_the_same_episodes(done):
 
 def test_the_page_and_the_metrics_say_what_is_better_and_what_is_not_shown(done):
     with inside(done):
+        write_json(Path("out/swapped") / f"{TASK}.json", {"episodes": 40, "followed": 0.92, "lo": 0.85, "hi": 0.96})
         line = page.run(
-            params=PARAMS, scores=Path("out/scores"), output=Path("metrics/study.json"), page=Path("out/page")
+            params=PARAMS,
+            scores=Path("out/scores"),
+            swapped=Path("out/swapped"),
+            output=Path("metrics/study.json"),
+            page=Path("out/page"),
         )
     found = read_json(done / "metrics/study.json")
     outcomes = {(row["arm"], row["setting"]): row["outcome"] for row in found["verdict"]}
-    assert outcomes == {
-        ("plain_lora_zero_noise", "plain"): "better",
-        ("plain_lora_zero_noise", "twice_as_often"): "better",
-        ("told_motion", "plain"): "not shown",
-        ("told_motion", "twice_as_often"): "not shown",
+    decodings = dict.fromkeys([f"plain_lora_{way}" for way in ("zero_noise", "mean", "sample", "gated")], "better")
+    assert {arm: outcome for (arm, setting), outcome in outcomes.items() if setting == "plain"} == decodings | {
+        "told_motion": "not shown"
     }
-    assert line == "page: Sigma against other arms: better 2, worse 0, not shown 2"
+    assert {arm: outcome for (arm, setting), outcome in outcomes.items() if setting == "twice_as_often"} == {
+        "plain_lora_zero_noise": "better",
+        "told_motion": "not shown",
+    }
+    assert line == "page: Sigma against other arms: better 5, worse 0, not shown 2"
+    assert found[TASK]["swapped_history"]["followed"] == 0.92
+    assert found[TASK]["arms"]["sigma"]["seconds"] == 101.0 and found[TASK]["arms"]["sigma"]["pictures"] == 2
     entry = found[TASK]["plain"]["sigma"]
+    assert 1.0 <= entry["passes"] <= 2.0
     assert {"success", "lo", "hi", "episodes", "seeds", "mse_vec", "mse_chk", "mse_trj", "mse_plan"} <= set(entry)
     text = (done / "out/page/index.html").read_text(encoding="utf-8")
+    assert "92 % of 40 episodes" in text
     assert "Sigma succeeds more often than plain LoRA" in text and "No difference is shown to told the motion" in text
 
 
@@ -242,4 +257,10 @@ def test_arms_that_played_other_episodes_are_refused(root):
 
 def test_a_task_without_a_score_is_named(root):
     with inside(root), pytest.raises(SigmaError, match=r"scores/pick_place\.json: not found; run `dvc repro"):
-        page.run(params=PARAMS, scores=Path("out/scores"), output=Path("study.json"), page=Path("page"))
+        page.run(
+            params=PARAMS,
+            scores=Path("out/scores"),
+            swapped=Path("out/swapped"),
+            output=Path("study.json"),
+            page=Path("page"),
+        )

@@ -15,7 +15,9 @@ from sigma.policy.control.controller import BaseController
 from sigma.policy.control.gated_controller import GatedController
 from sigma.policy.pi05.observation import Observation
 from sigma.shared.errors import SigmaError
-from sigma.studies.study.train.past_frames import FRAMES
+
+# Earlier frames of each camera, as many as in training.
+FRAMES = 4
 
 
 class PastFramesController(BaseController):

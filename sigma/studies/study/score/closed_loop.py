@@ -91,7 +91,15 @@ def score(columns: Mapping[str, Any]) -> dict[str, Any]:
     }
     if None not in columns["risk"]:
         result["gate"] = gate_measures(success.ravel(), columns["risk"], columns["scale"], first=EARLY)
+    result["passes"] = passes(columns["scale"])
     return result if columns[SPEED] is None else result | {SPEED: round(columns[SPEED], 2)}
+
+
+def passes(scales: Sequence[Sequence[float] | None]) -> float:
+    """How often a policy integrates a plan at a decision, on average: once, and between the two ends of the scale both
+    the base's and its own. ``scales`` are those of each episode, None without a gate."""
+    decisions = [scale for episode in scales if episode is not None for scale in episode]
+    return 1.0 + float(np.mean([0.0 < scale < 1.0 for scale in decisions])) if decisions else 1.0
 
 
 def against(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """``sigma study page``: every task's scores as one metrics file and one page."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sigma.studies.study.cells.arm_folder import SUBJECT, variant_names
+from sigma.studies.study.cells.arm_folder import DECODINGS, GATED, SUBJECT, variant_names
 from sigma.studies.study.cells.parameters import StudyParameters, read_study
 
 # The settings that the verdict is about; the others are told beside it.
@@ -46,15 +47,17 @@ def title(row: str) -> str:
 def verdict(scores: Mapping[str, Any], study: StudyParameters) -> list[dict[str, Any]]:
     """For each task what Sigma beats, what beats it, and what is not shown.
 
-    One Holm adjustment covers all comparisons of success with a compared arm's first variant, in :data:`CLAIMED`.
+    One Holm adjustment covers all comparisons of success with a compared arm in :data:`CLAIMED`: whatever its decoding,
+    with the gate and without.
     """
     from sigma.evaluation.crossed import holm
 
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     for task in study.compared.tasks:
         for arm in study.compared.arms:
-            row = next(iter(variant_names(arm, study.arms[arm].kind)))
-            for setting in CLAIMED:
+            names = variant_names(arm, study.arms[arm].kind)
+            rows = [row for row, variant in names.items() if variant in ("", GATED, *DECODINGS)]
+            for setting, row in product(CLAIMED, rows):
                 entry = scores[task]["closed_loop"].get(setting, {}).get(row, {})
                 if "sigma_minus" in entry:
                     found[task, row, setting] = entry["sigma_minus"]
@@ -68,8 +71,9 @@ def verdict(scores: Mapping[str, Any], study: StudyParameters) -> list[dict[str,
     return result
 
 
-def metrics(scores: Mapping[str, Any], study: StudyParameters) -> dict[str, Any]:
-    """``metrics/study.json``: task -> setting -> row -> success, and for the plain setting the test errors too."""
+def metrics(scores: Mapping[str, Any], swapped: Mapping[str, Any], study: StudyParameters) -> dict[str, Any]:
+    """``metrics/study.json``: task -> setting -> row -> success, and for the plain setting the test errors too; the
+    share of answers that follow a ``swapped`` history, and what an arm costs."""
     result: dict[str, Any] = {}
     for task, score in scores.items():
         settings = {setting: dict(rows) for setting, rows in score["closed_loop"].items()}
@@ -77,11 +81,13 @@ def metrics(scores: Mapping[str, Any], study: StudyParameters) -> dict[str, Any]
             name = "base" if row == "frozen_base" else row
             means = {metric: entry["mean"] for metric, entry in errors.items()}
             settings["plain"][name] = settings["plain"].get(name, {}) | means
-        result[task] = settings | ({"retention": score["retention"]} if "retention" in score else {})
+        result[task] = settings | {"arms": score["arms"]}
+        result[task] |= {"retention": score["retention"]} if "retention" in score else {}
+        result[task] |= {"swapped_history": swapped[task]} if task in swapped else {}
     return result | {"verdict": verdict(scores, study)}
 
 
-def run(*, params: Path, scores: Path, output: Path, page: Path) -> str:
+def run(*, params: Path, scores: Path, swapped: Path, output: Path, page: Path) -> str:
     """Join the tasks' scores; writes the metrics file ``output`` and the folder ``page``; returns one line."""
     study = read_study(params)
 
@@ -95,11 +101,13 @@ def run(*, params: Path, scores: Path, output: Path, page: Path) -> str:
         if not (scores / f"{task}.json").is_file():
             raise SigmaError(f"{scores / task}.json: not found; run `dvc repro stages/study/dvc.yaml:score@{task}`")
     read = {task: read_json(scores / f"{task}.json") for task in tasks}
-    result = metrics(read, study)
+    exchanged = {task: read_json(swapped / f"{task}.json") for task in tasks if (swapped / f"{task}.json").is_file()}
+    result = metrics(read, exchanged, study)
     with atomic_directory(page) as folder:
         pictures = {task: forest(score, title) for task, score in read.items()}
         values = {
             "scores": read,
+            "swapped": exchanged,
             "verdict": result["verdict"],
             "pictures": pictures,
             "title": title,

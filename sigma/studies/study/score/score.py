@@ -7,9 +7,11 @@ from typing import Any
 from sigma.parameters import read_parameters
 from sigma.studies.study.cells.arm_folder import SUBJECT
 from sigma.studies.study.cells.parameters import StudyParameters, find, read_study, task_values
-from sigma.studies.study.cells.workspace import PLAYED, Workspace, model_folder
+from sigma.studies.study.cells.workspace import CLOCKS, PLAYED, Workspace, model_folder
 
 UNTRAINED = ("expert", "base")
+# Pictures of each camera that a kind of arm reads at a decision, where it is more than one.
+READ = {"frames": 5}
 
 
 def run(*, task: str, params: Path, output: Path) -> str:
@@ -23,7 +25,7 @@ def run(*, task: str, params: Path, output: Path) -> str:
     report = read_parameters(Path(f"{params}: study.tasks.{task}"), task_values(study, task, params)).report
 
     from sigma.shared.errors import SigmaError
-    from sigma.shared.files import write_json
+    from sigma.shared.files import read_json, write_json
     from sigma.studies.study.cells.arm_folder import EPISODES, read_arm_record
     from sigma.studies.study.score.closed_loop import join_seeds
     from sigma.studies.study.score.offline import SPLITS, Windows, offline_table
@@ -46,8 +48,9 @@ def run(*, task: str, params: Path, output: Path) -> str:
                 actions.setdefault(row, []).append(executed)
             tables.append(folder / EPISODES)
     played = join_seeds(tables)
+    cameras = len(read_json(workspace.shards / "meta.json")["cameras"])
     result = {
-        "arms": {arm: _training(study, trained) for arm, trained in records.items()},
+        "arms": {arm: _training(study, trained, cameras) for arm, trained in records.items()},
         "offline": {split: offline_table(actions, windows, split, SUBJECT) for split in SPLITS},
         "closed_loop": _closed_loop(played, chosen.task),
     }
@@ -58,11 +61,21 @@ def run(*, task: str, params: Path, output: Path) -> str:
     return f"score: {task}: " + ", ".join(f"{row} {entry['success']:.0%}" for row, entry in plain.items())
 
 
-def _training(study: StudyParameters, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was trained of an arm: equal for every seed, but the steps whose weights were kept."""
+def _training(study: StudyParameters, records: list[dict[str, Any]], cameras: int) -> dict[str, Any]:
+    """What was trained of an arm, equal for every seed but the steps whose weights were kept and the time it took; and
+    the pictures that it reads at a decision."""
+    from statistics import median
+
+    from sigma.shared.records import NUMBER, read_record
+
     shared = {key: records[0][key] for key in ("kind", "rate", "steps", "trained_parameters")}
     selected = {str(seed): record["selected_step"] for seed, record in zip(study.seeds, records, strict=True)}
-    return shared | {"selected_step": selected}
+    files = [CLOCKS / record["task"] / record["arm"] / f"{record['seed']}.json" for record in records]
+    seconds = median(
+        read_record(file, {"seconds": NUMBER}, "run `dvc repro stages/study/dvc.yaml`")["seconds"] for file in files
+    )
+    pictures = cameras * READ.get(shared["kind"], 1)
+    return shared | {"selected_step": selected, "seconds": seconds, "pictures": pictures}
 
 
 def _closed_loop(played: Mapping[Any, Mapping[str, Any]], task: str) -> dict[str, Any]:
