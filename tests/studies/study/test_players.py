@@ -145,7 +145,7 @@ def test_an_arm_that_does_not_exist_is_refused_by_name(trained, tmp_path):
             find_player("sgima", None)
         with pytest.raises(SigmaError, match=r"arm\.json: not found"):
             find_player("plain_lora_mean", tmp_path / "plain_lora-9")
-        with pytest.raises(SigmaError, match="kind: expected 'sigma', 'lora' or 'full', found 'regressor'"):
+        with pytest.raises(SigmaError, match="kind: expected 'sigma', 'lora', 'frames' or 'full', found 'regressor'"):
             find_player("told_motion", write_record(trained, tmp_path / "odd", "told_motion", "regressor"))
 
 
