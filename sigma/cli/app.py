@@ -52,7 +52,7 @@ def _fail(message: str) -> NoReturn:
     """Print one line on standard error, in which nothing steers the terminal, and exit with status 1."""
     line = " ".join(message.split())
     shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
-    print(f"sigma: error: {shown}", file=sys.stderr)
+    print(f"sigma: error: {shown.removeprefix('sigma: error: ')}", file=sys.stderr)
     raise SystemExit(1) from None
 
 

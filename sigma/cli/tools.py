@@ -186,14 +186,15 @@ def _parameters(file: Path, profile: str | None) -> "Parameters":
 
 @tools.command(rich_help_panel=_PANEL)
 def doctor(
-    dataset: Annotated[str, Option(help="Folder of a LeRobotDataset v3.0.")],
-    base: Annotated[str, Option(help="Folder of a π0.5 checkpoint.")] = "embedded",
+    dataset: Annotated[str, Option(help="Folder of a LeRobotDataset v3.0, or a Hub id as owner/name@commit.")],
+    base: Annotated[str, Option(help="Folder of a π0.5 checkpoint, or a Hub id as owner/name@commit.")] = "embedded",
     params: _ParameterFile = Path("params.yaml"),
+    write: Annotated[bool, Option("--write", help="Set the values in the parameter file; its comments stay.")] = False,
 ) -> None:
     """Say in seconds what a dataset and a base are, what to set for them, what is refused; status 1 if something is."""
     from sigma.tools.doctor import run
 
-    report, fits = run(_parameters(params, None), dataset=dataset, base=base)
+    report, fits = run(_parameters(params, None), dataset=dataset, base=base, write=params if write else None)
     echo(report)
     raise Exit(0 if fits else 1)
 

@@ -16,9 +16,10 @@ from sigma.data.dataset.fit import LEAST_HELD_OUT, check_fit, held_out_counts
 from sigma.data.dataset.layout import renamed
 from sigma.data.dataset.origin import find_dataset
 from sigma.parameters import Parameters, read_parameters
+from sigma.parameters.schema import read_yaml
 from sigma.policy.pi05.description import describe_facts
 from sigma.shared.errors import SigmaError
-from sigma.tools.profile import text_of
+from sigma.tools.profile import leaves, text_of, write_values
 
 # As the audit's outside_range, small_values and still_joint fail: shares of audit.joint_range, and a factor.
 OUTSIDE, SHORT, STILL = 0.2, 10.0, 0.01
@@ -27,16 +28,18 @@ _WORDS = ({"wrist", "hand", "gripper", "eye"}, _SIDES)
 UNITS = {"radians": np.pi, "LeRobot's normalised units": 100.0, "degrees": 360.0}
 
 
-def run(parameters: Parameters, *, dataset: str, base: str) -> tuple[str, bool]:
-    """The report on two folders (or ``embedded``), and whether every stage would take them with the settings in it.
+def run(parameters: Parameters, *, dataset: str, base: str, write: Path | None = None) -> tuple[str, bool]:
+    """The report on a dataset and a base, and whether every stage would take them with the settings in it.
 
-    Raises :class:`SigmaError` where one of them cannot be read at all.
+    Both are folders, ``embedded``, or Hub ids as ``owner/name@commit``. Into the parameter file ``write`` the settings
+    are written where nothing is refused. Raises :class:`SigmaError` where one of the two cannot be read at all.
     """
     keys = parameters.fetch.dataset.keys
-    found = find_dataset(dataset, None, Path("data/dataset"), keys)
-    facts = describe_facts(base, None, len(found.joint_names), found.tasks)
-    data = {"source": dataset, "revision": None, "keys": dict(keys)}
-    settings: dict[str, Any] = {"fetch": {"dataset": data, "base": {"source": base, "revision": None}}}
+    (source, revision), (origin, commit) = map(_pinned, (dataset, base))
+    found = find_dataset(source, revision, Path("data/dataset"), keys)
+    facts = describe_facts(origin, commit, len(found.joint_names), found.tasks)
+    data = {"source": source, "revision": revision, "keys": dict(keys)}
+    settings: dict[str, Any] = {"fetch": {"dataset": data, "base": {"source": origin, "revision": commit}}}
     stored = renamed(found.stored_statistics(), {own: name for name, own in keys.items()})
     settings |= _settings(found, facts, parameters, stored)
     refused = ""
@@ -50,7 +53,18 @@ def run(parameters: Parameters, *, dataset: str, base: str) -> tuple[str, bool]:
     head = "set in params.yaml (these keys; the others of a section stay as they are):"
     lines = [*_facts(found, facts, stored, parameters), head, text_of(settings).rstrip()]
     lines.append(f"refused: {refused}" if refused else "no stage refuses these two by what their metadata say")
+    if write is not None and not refused:
+        before = dict(leaves(read_yaml(write)))
+        changed = {key: value for key, value in leaves(settings) if before.get(key) != value}
+        write_values(write, changed)
+        lines.append(f"written into {write}: {len(changed)} values changed")
     return "\n".join(lines), not refused
+
+
+def _pinned(address: str) -> tuple[str, str | None]:
+    """A folder or an id, and the commit behind its last ``@``."""
+    source, at, commit = address.rpartition("@")
+    return (source, commit) if at and not Path(address).expanduser().exists() else (address, None)
 
 
 def _facts(

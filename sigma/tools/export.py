@@ -40,12 +40,17 @@ def run(
         chosen["max_step"] = max_step[0]
     if chosen and not clamp:
         raise SigmaError("--no-clamp: legal without --lower, --upper and --max-step")
-    limits = policy_folder.training_limits(config) | chosen if clamp else {}
+    trained = policy_folder.training_limits(config)
+    limits = trained | chosen if clamp else {}
     policy = policy_folder.policy_config(config, base, adapter=adapter, n_action_steps=n_action_steps, limits=limits)
     check_action_steps(policy.n_action_steps, config)
     with atomic_directory(output) as temporary:
         policy_folder.write_parts(temporary, model=MODEL, calibration=CALIBRATION, base=BASE, config=policy)
     clamped = "clamped to the range and speed of its training episodes" if clamp else "no clamp"
-    clamped += "".join(f", {name} as given" for name in chosen)
+    clamped += "".join(f", {name} as given (theirs: {_brief(trained.get(name))})" for name in chosen)
     source = base["source"] + (f"@{base['revision']}" if base["revision"] else "")
     return f"{output}: Sigma on {source}, {policy.n_action_steps} steps a decision, {clamped}"
+
+
+def _brief(values: Any) -> str:
+    return "none" if values is None else " ".join(f"{value:.3g}" for value in values)

@@ -166,26 +166,31 @@ def _on_one_line(value: Any) -> Any:
     return line
 
 
-def use(name: str, file: Path, revisions: Mapping[str, str | None]) -> str:
-    """Write a profile's values into ``file``, comments kept, after checking them all; returns one line."""
+def write_values(file: Path, changed: Mapping[str, Any]) -> None:
+    """Set these parameters, by dotted name, in ``file``; its comments stay."""
     from sigma.shared.files import atomic_file
 
-    values = load(name)
-    read_yaml(file)
-    pinned = pin(values, revisions)
-    read_parameters(Path(f"profile {name}"), values)
     yaml = _yaml()
     document = yaml.load(file.read_text(encoding="utf-8"))
-    new, old = dict(leaves(values)), dict(leaves(document))
+    for key, value in changed.items():
+        _set(document, key, _on_one_line(value))
+    with atomic_file(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        yaml.dump(document, stream)
+
+
+def use(name: str, file: Path, revisions: Mapping[str, str | None]) -> str:
+    """Write a profile's values into ``file``, comments kept, after checking them all; returns one line."""
+    values = load(name)
+    old = dict(leaves(read_yaml(file)))
+    pinned = pin(values, revisions)
+    read_parameters(Path(f"profile {name}"), values)
+    new = dict(leaves(values))
     unshared = set(new) ^ set(old)
     if unshared:
         raise SigmaError(
             f"{file}: {min(unshared)} stands in this file or in the profile, not in both; take the shipped params.yaml"
         )
-    changed = [key for key, value in new.items() if old[key] != value]
-    for key in changed:
-        _set(document, key, _on_one_line(new[key]))
-    with atomic_file(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        yaml.dump(document, stream)
+    changed = {key: value for key, value in new.items() if old[key] != value}
+    write_values(file, changed)
     pins = "".join(f"; {kind} pinned to {commit[:12]}" for kind, commit in pinned.items())
     return f"profile: {name} written into {file}, {len(changed)} values changed{pins}"

@@ -1,8 +1,11 @@
 """``sigma doctor``: what it says of two folders is what the stages then do."""
 
+from pathlib import Path
+
 import pytest
 from ruamel.yaml import YAML
 
+from sigma.parameters import read_parameters
 from sigma.shared.errors import SigmaError
 from sigma.tools import doctor
 from tests.bases import CAMERAS, write_tiny_base
@@ -38,6 +41,36 @@ def test_the_printed_settings_are_those_with_which_fetch_takes_the_two(tmp_path)
     assert -1.0 <= joints["lower"] < 0 < joints["upper"] <= 1.0
     assert settings["base"] == {"statistics": "dataset", "instructions": []}
     world.run("fetch", changes=merge({}, settings))
+
+
+def test_what_is_written_is_what_is_printed_and_no_comment_is_lost(tmp_path):
+    write_tiny_base(tmp_path / "base", tokenizer_max_length=64)
+    write_dataset(tmp_path / "recorded", lengths=(28,) * 8, cameras=("observation.images.front",))
+    file = tmp_path / "params.yaml"
+    file.write_text((Path(doctor.__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    before = file.read_text(encoding="utf-8").splitlines()
+    report, fits = doctor.run(
+        read_parameters(file), dataset=str(tmp_path / "recorded"), base=str(tmp_path / "base"), write=file
+    )
+    assert fits and f"written into {file}" in report
+    printed = YAML(typ="safe").load(report.partition("stay as they are):\n")[2].rpartition("no stage")[0])
+    written, after = YAML(typ="safe").load(file), file.read_text(encoding="utf-8").splitlines()
+    for section, values in printed.items():
+        assert values.items() <= written[section].items()
+    comments = [[line.partition("#")[2].strip() for line in lines if "#" in line] for lines in (before, after)]
+    assert comments[0] == comments[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("lerobot/pi05_base@" + "a" * 40, ("lerobot/pi05_base", "a" * 40)),
+        ("lerobot/pi05_base", ("lerobot/pi05_base", None)),
+        ("/data/demos", ("/data/demos", None)),
+    ],
+)
+def test_an_address_is_an_id_and_its_commit(address, parts):
+    assert doctor._pinned(address) == parts
 
 
 @pytest.mark.parametrize(
