@@ -61,7 +61,7 @@ class SigmaTelepathyAdapter:
         min_scale: float = 0.0,
         max_scale: float = 1.0,
         risk_temperature: float = 0.5,
-        false_alarms: float = 0.01,
+        false_alarms: float = 0.001,
         calibration: Calibration | None = None,
     ):
         if not 0.0 <= min_scale <= max_scale <= 1.0:

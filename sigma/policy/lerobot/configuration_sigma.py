@@ -41,7 +41,7 @@ class AdapterConfig:
     min_scale: float = 0.0
     max_scale: float = 1.0
     risk_temperature: float = 0.5
-    false_alarms: float = 0.01
+    false_alarms: float = 0.001
 
 
 @PreTrainedConfig.register_subclass("sigma")
