@@ -169,6 +169,8 @@ def test_success_is_counted_over_seeds_and_compared_on_the_same_episodes(done):
     kept = result(done)["retention"]
     assert set(kept) == {"sigma", "plain_lora_zero_noise", "told_motion", "expert", "base"}
     assert kept["base"]["difference"] == 0 and kept["sigma"]["difference"] > 0.5
+    # This made-up gate's risk knows what fails and nothing of the task.
+    assert abs(kept["sigma"]["auroc_other_task"] - 0.5) < 0.1 and "auroc_other_task" not in kept["told_motion"]
 
 
 def test_the_page_and_the_metrics_say_what_is_better_and_what_is_not_shown(done):

@@ -5,13 +5,14 @@ Legend: S training seeds, E episodes.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sigma.evaluation.crossed import rate, rate_difference
-from sigma.evaluation.gate_measures import gate_measures
+from sigma.evaluation.gate_measures import auroc, gate_measures
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_table
 from sigma.shared.records import read_record
@@ -106,6 +107,16 @@ def against(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, fl
     """Success of ``first`` minus that of ``second`` on the same episodes, JSON-ready."""
     difference = rate_difference(first["success"], second["success"])
     return {"difference": difference.mean, "lo": difference.low, "hi": difference.high, "p": difference.p}
+
+
+def knows_other_tasks(target: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> float | None:
+    """AUROC of the gate's early risk for "this is not the task": episodes of the base's own tasks against plain ones of
+    the target; None for an arm without a gate."""
+    risks = [columns["risk"] for columns in (target, *others)]
+    if any(None in rows for rows in risks):
+        return None
+    early = [[max(row[:EARLY]) for row in rows] for rows in risks]
+    return auroc(list(chain(*early)), [False] * len(early[0]) + [True] * sum(map(len, early[1:])))
 
 
 def retention(arm: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def run(*, task: str, params: Path, output: Path) -> str:
         "closed_loop": _closed_loop(played, chosen.task),
     }
     if chosen.base_tasks:
-        result["retention"] = _retention(played, chosen.base_tasks)
+        result["retention"] = _retention(played, chosen.task, chosen.base_tasks)
     write_json(output, result)
     plain = result["closed_loop"]["plain"]
     return f"score: {task}: " + ", ".join(f"{row} {entry['success']:.0%}" for row, entry in plain.items())
@@ -90,9 +90,13 @@ def _closed_loop(played: Mapping[Any, Mapping[str, Any]], task: str) -> dict[str
     return settings
 
 
-def _retention(played: Mapping[Any, Mapping[str, Any]], tasks: list[str]) -> dict[str, Any]:
-    from sigma.studies.study.score.closed_loop import retention
+def _retention(played: Mapping[Any, Mapping[str, Any]], target: str, tasks: list[str]) -> dict[str, Any]:
+    from sigma.studies.study.score.closed_loop import knows_other_tasks, retention
 
     arms = dict.fromkeys(arm for name, _, arm in played if name == tasks[0])
     of = {arm: [played[name, "plain", arm] for name in tasks] for arm in arms}
-    return {arm: retention(episodes, of["base"]) for arm, episodes in of.items()}
+    result = {arm: retention(episodes, of["base"]) for arm, episodes in of.items()}
+    for arm, episodes in of.items():
+        if (known := knows_other_tasks(played[target, "plain", arm], episodes)) is not None:
+            result[arm]["auroc_other_task"] = known
+    return result
