@@ -136,7 +136,7 @@ class Gate:
         measures, sight = self._before_acting(observation, views, robots, telepathy)
         risk, scale = self.adapter.decide(measures)
         plans: dict[str, Tensor] = {}
-        if (scale > self.adapter.min_scale).any():
+        if (scale > 0.0).any():
             plans["action"] = action()
             measures[AGREEMENT] = self._agreement(plans["action"], robots)
             risk, scale = self.adapter.decide(measures)
@@ -216,7 +216,7 @@ class Gate:
             robot.judgements.append(judged)
             robot.step, robot.passed = robot.step + self.n_action_steps, self.n_action_steps
             robot.axes, robot.state, robot.command = sight.axes[row], sight.state[row], commands[row]
-            robot.plan = None if action is None or scale[row] <= self.adapter.min_scale else _numpy(action[row])
+            robot.plan = None if action is None or scale[row] <= 0.0 else _numpy(action[row])
 
 
 def check_fit(calibration: Calibration, builder: InputBuilder) -> None:

@@ -3,13 +3,17 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
 from sigma.shared.errors import SigmaError
+from sigma.simulation.episode import EpisodeSpec
+from sigma.simulation.setting import Setting
 from sigma.studies.study.cells.parameters import PARAMS
 from sigma.studies.study.cells.workspace import model_folder
 from sigma.studies.study.play import arm, rollout
+from sigma.studies.study.play import play as play_module
 from tests.studies.study.projects import PLAY, TASK, write_study
 from tests.trained_arms import write_sigma
 from tests.worlds import World, inside, merge
@@ -19,6 +23,31 @@ SMALL = {
     "play": PLAY | {"settings": {"late": {"delay": 2}}},
     "tasks": {TASK: {"task": "reach", "base_tasks": ["lift"]}},
 }
+
+
+def test_a_gate_is_told_where_a_late_first_plan_led():
+    class Told:
+        def __init__(self):
+            self.heard = []
+
+        def reset(self, indices):
+            pass
+
+        def act(self, observations, indices):
+            return np.arange(len(indices))[:, None, None] * 100 + np.arange(8)[None, :, None] + np.zeros((1, 1, 2))
+
+        def follow(self, index, command):
+            self.heard.append((index, command.tolist()))
+
+    told = Told()
+    for delay, heard in ((2, [1, 1]), (5, [7, 7])):
+        late = play_module.LateFirstPlan(told, told, EpisodeSpec(TASK, 4, Setting(delay=delay)))
+        for _ in range(2):
+            told.heard = []
+            late.reset([3])
+            late.act([{"state": np.array([7, 7])}], [3])
+            late.act([{"state": np.array([9, 9])}], [3])
+            assert told.heard == [(3, heard)]
 
 
 @pytest.fixture

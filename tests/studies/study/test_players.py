@@ -117,6 +117,17 @@ def test_half_of_a_lora_is_half_of_its_update(trained, tmp_path):
     assert not np.allclose(expected, acted(load(trained, "plain_lora_zero_noise", folder)), atol=0.1)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("arm", "kind"), [("plain_lora", "lora"), ("past_frames", "frames")])
+def test_behind_the_gate_lora_acts_as_without_it_and_as_the_base_where_it_is_closed(trained, tmp_path, arm, kind):
+    folder = write_lora(trained, tmp_path / f"{arm}-0", arm, kind)
+    opened, closed = {"min_scale": 1.0, "max_scale": 1.0}, {"min_scale": 0.0, "max_scale": 0.0}
+    settings = trained.configure().adapter.model_dump()
+    gated = [acted(load(trained, f"{arm}_gated", folder, adapter=settings | bounds)) for bounds in (opened, closed)]
+    np.testing.assert_allclose(gated[0], acted(load(trained, f"{arm}_zero_noise", folder)), atol=1e-4)
+    np.testing.assert_array_equal(gated[1], acted(load(trained, "base")))
+
+
 def test_full_finetuning_is_a_base_of_its_own(trained, tmp_path):
     folder = write_full(trained, tmp_path / "full_finetune-0")
     own = load_base(describe_base(str(folder / "model"), None))

@@ -16,11 +16,14 @@ from sigma.studies.study.cells.workspace import Workspace
 from sigma.studies.study.play.players import EXPERT, Player, load_player, read_base
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sigma.policy.control.controller import BaseController
-    from sigma.policy.control.gate import Judgement
+    from sigma.policy.control.gate import Gate, Judgement
     from sigma.policy.control.sigma_controller import SigmaController
     from sigma.simulation.episode import EpisodeSpec, RolloutResult
     from sigma.simulation.parallel import EpisodePool
+    from sigma.simulation.rollout import RolloutPolicy
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,32 @@ def jobs_of(study: StudyParameters, task: str, settings: dict[str, Setting], bas
         *(job(played, name, setting, counts[name]) for name, setting in settings.items()),
         *(job(other, PLAIN_NAME, PLAIN, play.base_episodes) for other in base_tasks),
     ]
+
+
+class LateFirstPlan:
+    """A policy behind a gate whose plans come ``delay`` control steps late: its gate is told what was commanded.
+
+    The first plan begins that much later, at its own first step; those after it are executed at the steps for which
+    they were made, as the gate expects.
+    """
+
+    def __init__(self, policy: "RolloutPolicy", gate: "Gate", spec: "EpisodeSpec"):
+        self.policy, self.gate = policy, gate
+        self.last = spec.n_action_steps - 1 - spec.setting.delay
+        self._begun: set[int] = set()
+
+    def reset(self, indices: list[int]) -> None:
+        self._begun -= set(indices)
+        self.policy.reset(indices)
+
+    def act(self, observations: list[dict[str, Any]], indices: list[int]) -> "np.ndarray":
+        plans = self.policy.act(observations, indices)
+        for view, plan, index in zip(observations, plans, indices, strict=True):
+            if index not in self._begun:
+                # Until its first plan comes a robot stays where it is.
+                self.gate.follow(index, plan[self.last] if self.last >= 0 else view["state"])
+                self._begun.add(index)
+        return plans
 
 
 def _controllers(
@@ -140,7 +169,9 @@ def play(
                 results = run_expert(job.seeds, spec, crew=crew)
             else:
                 controller = controllers[spec.n_action_steps]
-                policy, gate = FixedRows(controller, batch), getattr(controller, "gate", None)
+                gate, delay = getattr(controller, "gate", None), spec.setting.delay
+                acting = LateFirstPlan(controller, gate, spec) if gate is not None and delay else controller
+                policy = FixedRows(acting, batch)
                 results = run_rollouts(policy, job.seeds, spec, batch=batch, crew=crew)
                 rate = round(sum(result.decisions for result in results) / policy.seconds, 2)
                 if gate is not None:

@@ -22,7 +22,6 @@ from sigma.studies.study.cells.workspace import Workspace
 if TYPE_CHECKING:
     import torch
 
-    from sigma.policy.adapter.calibration import read_calibration
     from sigma.policy.control.controller import BaseController
     from sigma.policy.control.sigma_controller import SigmaController
 
@@ -102,6 +101,7 @@ def load_player(
     import torch
 
     from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
+    from sigma.policy.adapter.calibration import read_calibration
     from sigma.policy.control.controller import BaseController
     from sigma.policy.control.gated_controller import GatedController
     from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
