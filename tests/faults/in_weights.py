@@ -303,7 +303,7 @@ FAULTS = [
         "features of another width",
         "finetune",
         features_of(lambda held: held.update(pooled=held["pooled"][..., :-1])),
-        f"{FEATURES}: pooled has shape (50, 4, 23), meta.json says (50, 4, 24); run `dvc repro baseline`",
+        f"{FEATURES}: pooled has shape (58, 4, 23), meta.json says (58, 4, 24); run `dvc repro baseline`",
     ),
     Fault(
         "features that are no number",

@@ -20,7 +20,7 @@ def policy(trained, tmp_path_factory):
 def test_recorded_episodes_pass_and_strange_ones_are_told_with_the_reason(trained, policy, tmp_path):
     line, summary = check.run(policy=policy, dataset=trained.root / "recorded", episodes=1).splitlines()
     assert line.startswith("episode 0: 7 decisions, median scale 1.00")
-    assert summary.endswith("of 7 decisions; of ordinary ones it would be at most 1.0%")
+    assert summary.endswith("of 7 decisions; of ordinary ones it would be at most 0.1%")
     write_dataset(tmp_path / "other", lengths=(12,), tasks=("open the drawer",))
     told = check.run(policy=policy, dataset=tmp_path / "other", episodes=5)
     assert "held back at 3; step 0: scale 0.00, for the instruction" in told and "(wording, p " in told
