@@ -92,8 +92,9 @@ def score(columns: Mapping[str, Any]) -> dict[str, Any]:
     }
     if None not in columns["risk"]:
         result["gate"] = gate_measures(success.ravel(), columns["risk"], columns["scale"], first=EARLY)
-    result["passes"] = passes(columns["scale"])
-    return result if columns[SPEED] is None else result | {SPEED: round(columns[SPEED], 2)}
+    if columns[SPEED] is None:  # the expert, who has no policy
+        return result
+    return result | {SPEED: round(columns[SPEED], 2), "passes": passes(columns["scale"])}
 
 
 def passes(scales: Sequence[Sequence[float] | None]) -> float:

@@ -101,6 +101,8 @@ def run(*, params: Path, scores: Path, swapped: Path, output: Path, page: Path) 
         if not (scores / f"{task}.json").is_file():
             raise SigmaError(f"{scores / task}.json: not found; run `dvc repro stages/study/dvc.yaml:score@{task}`")
     read = {task: read_json(scores / f"{task}.json") for task in tasks}
+    if not swapped.is_dir():
+        raise SigmaError(f"{swapped}: not found; run `dvc repro stages/study/dvc.yaml:swap`")
     exchanged = {task: read_json(swapped / f"{task}.json") for task in tasks if (swapped / f"{task}.json").is_file()}
     result = metrics(read, exchanged, study)
     with atomic_directory(page) as folder:
