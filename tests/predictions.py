@@ -78,6 +78,7 @@ def write_predictions(
     root: Path,
     *,
     skill: float = 0.9,
+    without_memory: float = 0.5,
     test: int = 24,
     validation: int = 4,
     train: int = 4,
@@ -90,8 +91,9 @@ def write_predictions(
 ) -> None:
     """Write ``data/``, ``models/adapter_calibration.json`` and what else the report stage reads under ``root``.
 
-    ``skill`` 1 makes Sigma perfect, 0 the base itself, negative ones worse; ``control_tau`` scales the control pass's
-    factor norms; ``excluded`` are episodes that the audit left out, with the reason.
+    ``skill`` 1 makes Sigma perfect, 0 the base itself, negative ones worse; ``without_memory`` is its skill with memory
+    cleared; ``control_tau`` scales the control pass's factor norms; ``excluded`` are episodes that the audit left out,
+    with the reason.
     """
     random = np.random.default_rng(seed)
     columns = _windows({"train": train, "validation": validation, "test": test}, length)
@@ -102,7 +104,8 @@ def write_predictions(
     hold = (0.8 * np.sin((time[:, 0] - 1) / 6.0 + phase[:, 0])).astype(np.float32)
     error = random.normal(0.2, 0.2, (windows, 1, D)) + random.normal(0, 0.1, (windows, T, D))
     base_action = (action + error).astype(np.float32)
-    residual = (-skill * error + random.normal(0, 0.02, error.shape)).astype(np.float32)
+    noise = random.normal(0, 0.02, error.shape)
+    residual, cleared = ((noise - share * error).astype(np.float32) for share in (skill, without_memory))
     task = np.array([tasks[episode % len(tasks)] for episode in episodes])
     baseline = columns | {
         "task": task,
@@ -124,6 +127,7 @@ def write_predictions(
     sigma = {name: columns[name] for name in ("window", "episode", "step", "split")} | {
         "base_action": base_action,
         "sigma_action": base_action + residual,
+        "cleared_action": base_action + cleared,
         "tau": tau,
         "tau_l2": tau_l2,
         "sem_align": align,

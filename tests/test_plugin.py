@@ -63,7 +63,7 @@ from sigma.policy.pi05.description import describe_base
 from sigma.tools import profile
 assert Path(sigma.__file__).is_relative_to(sys.argv[1])
 assert describe_base("embedded", None)["action_dim"] == 6
-assert len(open_dataset(locate_dataset("embedded", None)).episodes) == 125
+assert len(open_dataset(locate_dataset("embedded", None)).episodes) == 200
 assert profile.names() == ["embedded", "pi05_so101", "source"]
 assert profile.load("source")["audit"]["on_failure"] == "keep"
 assert not (Path(sys.argv[1]) / "params.yaml").exists(), "the default profile is the package's own"

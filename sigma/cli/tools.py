@@ -25,7 +25,7 @@ def simulate(
     output: Annotated[Path, Option(help="Folder of the new LeRobotDataset; must not exist.")],
     tasks: Annotated[list[str], Option("--task", help="Task to record; repeat for several.")] = ["pick_place"],  # noqa: B006
     episodes: Annotated[list[int], Option(help="Episodes of each task, one number for all or one a task.")] = [  # noqa: B006
-        125
+        100
     ],
     seed: Annotated[int, Option(min=0, help="Seed of scenes, starts and noise.")] = 0,
     size: Annotated[int, Option(min=32, max=1024, help="Camera images, pixels a side.")] = 96,

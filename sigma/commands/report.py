@@ -28,7 +28,7 @@ def run(parameters: Parameters) -> str:
     heads, base = read_record(DATA / "predictions/heads.json", HEADS), read_record(DATA / "base.json", ORIGIN)
     adapter = SigmaTelepathyAdapter(**settings, calibration=read_calibration(CALIBRATION))
     evaluation = evaluate(predictions, adapter, report)
-    summary = summarise(evaluation, report.worst_windows)
+    summary = summarise(evaluation, report)
     same_heads = check_a(heads, predictions.sigma, evaluation.test, report.tolerance)
     lower_error = check_b(evaluation.differences, len(evaluation.test), report.batch)
     sentence = f"{verdict(same_heads, lower_error, evaluation.differences)} {audit.left_out}".rstrip()

@@ -24,7 +24,7 @@ BASELINE_COLUMNS = (
 )
 SIGMA_COLUMNS = (
     *IDENTITY,
-    *("base_action", "sigma_action", "tau", "tau_l2"),
+    *("base_action", "sigma_action", "cleared_action", "tau", "tau_l2"),
     *("sem_align", "control_tau_l2", "control_sem_align"),
     *(f"gate_{term}" for term in BEFORE if term != "motion"),  # a dataset may keep no motion
     f"gate_{AGREEMENT}",
@@ -80,7 +80,7 @@ def _check(base: dict[str, np.ndarray], sigma: dict[str, np.ndarray], first: Pat
     shapes = {
         "valid": (windows, horizon),
         "hold": (windows, joints),
-        **dict.fromkeys(("base_action", "base_zero_noise", "sigma_action"), plan),
+        **dict.fromkeys(("base_action", "base_zero_noise", "sigma_action", "cleared_action"), plan),
         "base_samples": (windows, base["base_samples"].shape[1], horizon, joints),
     }
     # Sigma's action is not among these: a residual that is not finite counts as zero, as it does on a robot.

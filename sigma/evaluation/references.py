@@ -16,6 +16,7 @@ TITLES = {
     "base": "frozen π0.5",
     "sigma": "Sigma",
     "sigma_scale_1": "Sigma at scale 1",
+    "sigma_memory_cleared": "Sigma, memory cleared",
     "base_one_sample": "π0.5, one sample",
     "base_zero_noise": "π0.5, zero noise",
     "base_mean_of_samples": "π0.5, mean of samples",

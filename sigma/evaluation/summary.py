@@ -4,8 +4,9 @@ Legend: W windows, T horizon, D joints.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,10 @@ def execute(predictions: Predictions, adapter: SigmaTelepathyAdapter) -> Executi
 
 
 def evaluate(predictions: Predictions, adapter: SigmaTelepathyAdapter, report: ReportParameters) -> Evaluation:
-    """Score the frozen base, Sigma, Sigma with the adapter off and every reference on all windows."""
+    """Score the frozen base, Sigma, Sigma without the adapter and without memory, and every reference on all windows.
+
+    Without memory the adapter's scale is the one that Sigma has with it, so that nothing else differs.
+    """
     base, sigma = predictions.base, predictions.sigma
     target, valid, chunk = base["action"], base["valid"], predictions.chunk
     critical = scores.critical_windows(target, valid, predictions.critical, report.critical_threshold)
@@ -74,6 +78,9 @@ def evaluate(predictions: Predictions, adapter: SigmaTelepathyAdapter, report: R
         "base": scores.plan_arm(base["base_action"], chunk),
         "sigma": scores.plan_arm(execution.plan, chunk),
         "sigma_scale_1": scores.plan_arm(execute(predictions, SigmaTelepathyAdapter(1.0, 1.0)).plan, chunk),
+        "sigma_memory_cleared": scores.plan_arm(
+            adapter.blend(base["base_action"], sigma["cleared_action"], execution.scale), chunk
+        ),
     }
     arms |= {name: scores.plan_arm(plan, chunk) for name, plan in reference_plans(base).items()}
     errors = {name: scores.window_errors(arm, target, valid, predictions.scored) for name, arm in arms.items()}
@@ -104,21 +111,37 @@ def split_metrics(evaluation: Evaluation, arm: str, batch: int) -> dict[str, dic
 
 
 def _group(evaluation: Evaluation, rows: np.ndarray) -> dict[str, Any]:
-    """Base and Sigma on a group of windows, with the interval of the executed plan."""
+    """Base and Sigma, with memory and without, on a group of windows, and the executed plan's differences."""
     episodes = len(np.unique(evaluation.predictions.base["episode"][rows]))
     group: dict[str, Any] = {"windows": len(rows), "episodes": episodes}
     if len(rows):
-        group["mse"] = {arm: evaluation.means(arm, rows) for arm in ("base", "sigma")}
-        group["mse_plan_difference"] = evaluation.difference("base", "mse_plan", rows).to_json("base", "sigma")
+        others = ("base", "sigma_memory_cleared")
+        group["mse"] = {arm: evaluation.means(arm, rows) for arm in ("sigma", *others)}
+        group["sigma_minus"] = {
+            arm: evaluation.difference(arm, "mse_plan", rows).to_json("reference", "sigma") for arm in others
+        }
     return group
 
 
-def _groups(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
-    """Test windows by subset and by task."""
+def name_tasks(instructions: np.ndarray, patterns: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """The name of each instruction: the first of ``patterns`` that fits, whatever the case, else the instruction."""
+    named = {
+        text: next(
+            (name for name, fits in patterns.items() if any(fnmatchcase(text.lower(), one.lower()) for one in fits)),
+            text,
+        )
+        for text in np.unique(instructions).tolist()
+    }
+    return np.array([named[text] for text in instructions.tolist()])
+
+
+def _groups(evaluation: Evaluation, names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Test windows by subset and by task; ``names`` as in :func:`name_tasks`."""
     base, rows = evaluation.predictions.base, evaluation.test
     subsets = {"whole": np.ones(len(rows), bool), "kept": base["kept"][rows], "strided": base["strided"][rows]}
     subsets["critical"] = evaluation.critical[rows]
-    tasks = {name: base["task"][rows] == name for name in np.unique(base["task"][rows]).tolist()}
+    named = name_tasks(base["task"][rows], names)
+    tasks = {name: named == name for name in np.unique(named).tolist()}
     return {
         kind: {name: _group(evaluation, rows[mask]) for name, mask in masks.items()}
         for kind, masks in (("subsets", subsets), ("tasks", tasks))
@@ -204,8 +227,8 @@ def _held_back(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [first[episode] for episode in sorted(first)]
 
 
-def summarise(evaluation: Evaluation, worst: int) -> dict[str, Any]:
-    """Everything that the report shows, as JSON, with at most ``worst`` single windows."""
+def summarise(evaluation: Evaluation, report: ReportParameters) -> dict[str, Any]:
+    """Everything that the report shows, as JSON."""
     notes, plan = [], evaluation.differences["base"]["mse_plan"]
     if not plan.enough:
         notes.append(
@@ -218,11 +241,11 @@ def summarise(evaluation: Evaluation, worst: int) -> dict[str, Any]:
             name: {metric: difference.to_json("reference", "sigma") for metric, difference in by_metric.items()}
             for name, by_metric in evaluation.differences.items()
         },
-        **_groups(evaluation),
+        **_groups(evaluation, report.tasks),
         **_by_step_and_joint(evaluation),
         "scale": _scales(evaluation),
         "held_back": _held_back(evaluation),
         "risk": risk_groups(evaluation, RISK_GROUPS),
-        "worst_windows": _worst_windows(evaluation, worst),
+        "worst_windows": _worst_windows(evaluation, report.worst_windows),
         "notes": notes,
     }

@@ -12,3 +12,4 @@ class ReportParameters(Section):
     batch: int = Field(ge=1, le=4096)
     worst_windows: int = Field(ge=0, le=100)
     critical_threshold: float = Field(ge=0, le=2)
+    tasks: dict[str, list[str]]

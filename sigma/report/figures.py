@@ -22,6 +22,7 @@ STYLE: dict[str, dict[str, Any]] = {
     "base": {"color": "#D55E00", "linestyle": "--"},
     "sigma": {"color": "#0072B2", "linestyle": "-"},
     "sigma_scale_1": {"color": "#56B4E9", "linestyle": "-."},
+    "sigma_memory_cleared": {"color": "#CC79A7", "linestyle": "-."},
     "base_mean_of_samples": {"color": "#E69F00", "linestyle": "--"},
     "hold_state": {"color": "#7F7F7F", "linestyle": ":"},
     "mean_trajectory": {"color": "#009E73", "linestyle": ":"},

@@ -22,18 +22,22 @@ METRIC_TITLES = {
     "tau_l2": "‖τ‖₂ of the telepathy factors",
     "sem_align": "semantic alignment with the text",
 }
-COMPARED = ("base", "base_one_sample", "base_zero_noise", *CHECKED)
+COMPARED = ("sigma_memory_cleared", "base", "base_one_sample", "base_zero_noise", *CHECKED)
 
 
 def verdict(
     check_a: Mapping[str, Any], check_b: Mapping[str, Any], differences: Mapping[str, Mapping[str, Difference]]
 ) -> str:
-    """One sentence on the executed plan against the frozen base, then on both checks; its words are a template's.
+    """One sentence on the executed plan against the frozen base and on memory, then on both checks; its words are a
+    template's.
 
-    ``differences`` holds Sigma's against the base and each reference of CHECK B, by metric.
+    ``differences`` holds Sigma's against the base, itself without memory and each reference of CHECK B, by metric.
     """
-    plan, missed = differences["base"]["mse_plan"], failures(differences)
-    lines = render("verdict.txt", check_a=check_a, check_b=check_b, plan=plan, missed=missed, titles=TITLES)
+    plan, memory = (differences[name]["mse_plan"] for name in ("base", "sigma_memory_cleared"))
+    missed = failures(differences)
+    lines = render(
+        "verdict.txt", check_a=check_a, check_b=check_b, plan=plan, memory=memory, missed=missed, titles=TITLES
+    )
     return " ".join(lines.splitlines())
 
 
@@ -89,7 +93,7 @@ def _ratios(evaluation: Evaluation) -> dict[str, dict[str, tuple[float, float, f
 
 def _draw(evaluation: Evaluation, summary: Mapping[str, Any], episode: int) -> dict[str, str]:
     """Draw every picture of the page: name -> data URI."""
-    joints, tasks, pair = summary["by_joint"], summary["tasks"], ("base", "sigma")
+    joints, tasks, pair = summary["by_joint"], summary["tasks"], ("base", "sigma_memory_cleared", "sigma")
     drawn = {
         "by_step": figures.error_by_step(summary["by_step"], evaluation.predictions.shards["fps"]),
         "by_joint": figures.grouped_bars(

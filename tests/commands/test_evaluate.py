@@ -39,7 +39,7 @@ def test_the_table_has_the_agreed_columns_and_joins_the_baselines(trained):
         **{name: () for name in ("window", "episode", "step", "split", "tau_l2", "sem_align")},
         **{name: () for name in ("control_tau_l2", "control_sem_align")},
         **{f"gate_{term}": () for term in (*BEFORE, AGREEMENT)},
-        **{name: (8, 6) for name in ("base_action", "sigma_action")},
+        **{name: (8, 6) for name in ("base_action", "sigma_action", "cleared_action")},
         "tau": (3, 4),
     }
     baseline, _ = read_columns(trained.root / "data/predictions/baseline.parquet", ())
@@ -51,6 +51,14 @@ def test_the_table_has_the_agreed_columns_and_joins_the_baselines(trained):
         unknown = first if name in ("gate_change", "gate_tracking", "gate_agreement") else np.zeros_like(first)
         if column.dtype.kind == "f":
             assert np.isneginf(column[unknown]).all() and np.isfinite(column[~unknown]).all(), name
+
+
+def test_memory_is_cleared_before_every_decision_but_the_first(trained):
+    columns, _ = read_columns(trained.root / PREDICTIONS, ())
+    first = columns["step"] == 0
+    np.testing.assert_allclose(columns["cleared_action"][first], columns["sigma_action"][first], atol=1e-4)
+    moved = np.abs(columns["cleared_action"] - columns["sigma_action"]).max(axis=(1, 2))
+    assert moved[~first].min() > 1e-4
 
 
 def test_the_calibration_is_that_of_validation_episodes_alone(trained):

@@ -30,6 +30,7 @@ REPORT = {
     "batch": 4,
     "worst_windows": 10,
     "critical_threshold": 0.25,
+    "tasks": {},
 }
 FILES = {"baseline", "sigma", "check_a", "check_b", "sigma_eval_report", "provenance"}
 
@@ -106,6 +107,19 @@ def test_other_heads_or_other_factors_fail_check_a(tmp_path, monkeypatch, change
     line, metrics = _metrics(tmp_path, monkeypatch, tolerance=tolerance)
     assert metrics["check_a"]["passed"] is passed
     assert ("CHECK A failed" in line) is not passed
+
+
+def test_instructions_of_one_task_are_scored_together_with_what_memory_is_worth(skilled, tmp_path, monkeypatch):
+    _, _, metrics = skilled
+    assert set(metrics["sigma_eval_report"]["tasks"]) == set(TASKS)
+    write_predictions(tmp_path, test=4, without_memory=0.0)
+    _, metrics = _metrics(tmp_path, monkeypatch, tasks={"into a box": ["*RED box", "put*blue*"], "other": ["*"]})
+    summary = metrics["sigma_eval_report"]
+    (name,) = summary["tasks"]
+    whole = summary["subsets"]["whole"]
+    assert name == "into a box" and summary["tasks"][name] == whole
+    assert whole["mse"]["sigma_memory_cleared"]["mse_plan"] > 5 * whole["mse"]["sigma"]["mse_plan"]
+    assert whole["sigma_minus"]["sigma_memory_cleared"]["delta_hi"] < 0
 
 
 def test_few_episodes_are_said_to_be_few(poor):

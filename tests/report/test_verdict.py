@@ -13,19 +13,26 @@ def _difference(first=0.2, second=0.1, low=-0.12, high=-0.08, episodes=50):
     return Difference(first, second, second - first, low, high, 0.001, episodes)
 
 
-def _verdict(plan, references=None, passed=True):
+def _verdict(plan, references=None, passed=True, memory=None):
     control = {metric: plan for metric in METRICS}
     references = references or {name: control for name in CHECKED}
     check_b = {"passed": passed, "test": {"samples": 400}}
-    return verdict({"passed": passed}, check_b, references | {"base": control})
+    cleared = {"mse_plan": memory or plan}
+    return verdict({"passed": passed}, check_b, references | {"base": control, "sigma_memory_cleared": cleared})
 
 
 def test_a_better_sigma_is_called_better_with_its_numbers():
-    assert _verdict(_difference()) == (
+    assert _verdict(_difference(), memory=_difference(0.15, 0.1, -0.07, -0.03)) == (
         "On 400 windows of 50 held-out episodes Sigma's executed plan has a 50.0 % lower error than the frozen π0.5 "
-        "(mse_plan 0.100 against 0.200; difference −0.100, 95 % interval −0.120 to −0.0800); CHECK B passed: its error "
-        "is lower than every reference's at all three scales; CHECK A passed."
+        "(mse_plan 0.100 against 0.200; difference −0.100, 95 % interval −0.120 to −0.0800); with memory cleared "
+        "before every decision its error is 50.0 % higher (0.150); CHECK B passed: its error is lower than every "
+        "reference's at all three scales; CHECK A passed."
     )
+
+
+def test_memory_that_changes_nothing_is_not_called_a_help():
+    sentence = _verdict(_difference(), memory=_difference(0.11, 0.1, -0.03, 0.01))
+    assert "memory is not shown to help: cleared before every decision, its error is 0.110;" in sentence
 
 
 def test_a_failure_names_the_rows_and_scales_that_cause_it():

@@ -93,6 +93,19 @@ def decide_control(model: SigmaModel, batches: WindowBatches, windows: np.ndarra
     return _joined(parts, len(windows), batch)
 
 
+def decide_cleared(model: SigmaModel, batches: WindowBatches, windows: np.ndarray, batch: int) -> np.ndarray:
+    """The model's action at ``windows`` [W, T, A] where memory and intent begin anew before every decision."""
+    parts: list[dict[str, np.ndarray]] = []
+    with torch.no_grad():
+        for index in index_batches(len(windows), batch, "evaluate: memory cleared"):
+            rows = windows[index]
+            observation, _ = batches.observation(rows)
+            passed = model.adapted_pass(observation, model.heads.path.start(observation.text))
+            action = batches.decide(model.policy, passed.encoded, rows, batches.meta["action"], passed.steering)
+            parts.append(_columns({"cleared_action": action}, None))
+    return _joined(parts, len(windows), batch)["cleared_action"]
+
+
 def _columns(tensors: dict[str, Tensor], telepathy: TelepathyState | None) -> dict[str, np.ndarray]:
     if telepathy is not None:
         tensors |= {"tau": telepathy.factors, "tau_l2": telepathy.factors.flatten(1).norm(dim=-1)}
@@ -133,12 +146,13 @@ def replay_windows(
 def replay_sigma(
     batches: WindowBatches, folder: Path, *, batch: int, base_instructions: Sequence[str] = ()
 ) -> SigmaReplay:
-    """Action, factors and alignment of every window, and the control's norm and alignment of the same windows."""
+    """Action, factors and alignment of every window, what the control's are there, and the action without memory."""
     model = open_model(batches, folder)
     windows = np.arange(len(batches.split))
     replay = replay_windows(model, batches, windows, batch, "evaluate: Sigma", base_instructions)
     load_heads(model.heads, folder / FILE)
     replay.heads["control"] = describe_heads(model.heads)
     control = decide_control(model, batches, windows, batch)
+    replay.columns["cleared_action"] = decide_cleared(model, batches, windows, batch)
     replay.columns.update({f"control_{name}": control[name] for name in ("tau_l2", "sem_align")})
     return replay

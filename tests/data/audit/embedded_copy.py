@@ -15,7 +15,7 @@ EMBEDDED = ROOT / "sigma/embedded/dataset"
 STATE, ACTION = "observation.state", "action"
 UP, WRIST = "observation.images.up", "observation.images.wrist"
 # The episode that a fault is planted in (77 frames), an earlier one of as many frames, the last one, and the longest.
-HERE, OTHER, LAST, LONGEST, FRAMES = 36, 35, 124, 85, 77
+HERE, OTHER, LAST, LONGEST, FRAMES = 72, 70, 199, 89, 77
 WHOLE = -1
 
 Table = dict[str, np.ndarray]

@@ -65,7 +65,7 @@ def test_the_warnings_of_the_clean_data_are_the_gripper_opening(clean):
 
 @pytest.mark.minutes
 def test_the_audit_takes_seconds(timed_clean):
-    """125 episodes in processor time: the limits are those for 50, and far from what it takes."""
+    """200 episodes in processor time: the limits are those for 50, and far from what it takes."""
     clean, with_films = timed_clean
     begin = time.process_time()
     assert len(audit(EMBEDDED, decode=False)) == len(clean)

@@ -26,7 +26,6 @@ def folder(trained, tmp_path):
 
 
 def load(world: World, folder, name: str, steps: int):
-    settings = world.configure()
     with inside(world.root):
         workspace = Workspace(Path("."))
         reference, features = read_base(workspace)
@@ -35,9 +34,8 @@ def load(world: World, folder, name: str, steps: int):
             player,
             reference=reference,
             features=features,
-            adapter=settings.adapter.model_dump(),
+            parameters=world.configure(),
             n_action_steps=steps,
-            memory_stride=settings.window.memory_stride,
         )
 
 

@@ -42,13 +42,11 @@ def views(count: int = 2) -> list[dict]:
 
 
 def load(world: World, name: str, folder=None, **changes):
-    settings = world.configure().adapter.model_dump()
     with inside(world.root):
         arm = find_player(name, folder)
         reference, features = read_base(HERE)
-        options = {"reference": reference, "features": features, "adapter": settings, "n_action_steps": N}
-        options |= {"memory_stride": world.configure().window.memory_stride} | changes
-        return load_player(arm, **options)
+        options = {"reference": reference, "features": features, "parameters": world.configure(), "n_action_steps": N}
+        return load_player(arm, **options | changes)
 
 
 def acted(controller) -> np.ndarray:
@@ -122,8 +120,8 @@ def test_half_of_a_lora_is_half_of_its_update(trained, tmp_path):
 def test_behind_the_gate_lora_acts_as_without_it_and_as_the_base_where_it_is_closed(trained, tmp_path, arm, kind):
     folder = write_lora(trained, tmp_path / f"{arm}-0", arm, kind)
     opened, closed = {"min_scale": 1.0, "max_scale": 1.0}, {"min_scale": 0.0, "max_scale": 0.0}
-    settings = trained.configure().adapter.model_dump()
-    gated = [acted(load(trained, f"{arm}_gated", folder, adapter=settings | bounds)) for bounds in (opened, closed)]
+    settings = [trained.configure({"adapter": bounds}) for bounds in (opened, closed)]
+    gated = [acted(load(trained, f"{arm}_gated", folder, parameters=bounded)) for bounded in settings]
     np.testing.assert_allclose(gated[0], acted(load(trained, f"{arm}_zero_noise", folder)), atol=1e-4)
     np.testing.assert_array_equal(gated[1], acted(load(trained, "base")))
 

@@ -202,7 +202,7 @@ def test_the_page_and_the_metrics_say_what_is_better_and_what_is_not_shown(done)
     assert {"success", "lo", "hi", "episodes", "seeds", "mse_vec", "mse_chk", "mse_trj", "mse_plan"} <= set(entry)
     text = (done / "out/page/index.html").read_text(encoding="utf-8")
     assert "92 % of 40 episodes" in text
-    assert "Sigma succeeds more often than plain LoRA" in text and "No difference is shown to told the motion" in text
+    assert "Sigma succeeds more often than plain LoRA" in text and "no difference is shown to told the motion" in text
 
 
 BROKEN = {

@@ -49,7 +49,6 @@ def record_corrections(
     played = range(play.first_seed, play.first_seed + max(play.episodes, play.setting_episodes, play.base_episodes))
     check_simulator()
 
-    from sigma.compute.device import open_device
     from sigma.shared.progress import progress
     from sigma.simulation.episode import EpisodeSpec
     from sigma.simulation.record import check_new
@@ -70,10 +69,8 @@ def record_corrections(
             player,
             reference=reference,
             features=features,
-            adapter=parameters.adapter.model_dump(),
+            parameters=parameters,
             n_action_steps=spec.n_action_steps,
-            memory_stride=parameters.window.memory_stride,
-            device=open_device(parameters.machine),
         )
         jobs[spec] = controller, range(seed, seed + TRIES * share), share
         seed += TRIES * share

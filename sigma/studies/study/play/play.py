@@ -110,21 +110,12 @@ def _controllers(
     """
     if player.kind == EXPERT:
         return {}
-    from sigma.compute.device import open_device
     from sigma.policy.control.robot_observation import check_words
     from sigma.simulation.tasks import task_named
 
     reference, features = read_base(workspace)
     controllers = {
-        taken: load_player(
-            player,
-            reference=reference,
-            features=features,
-            adapter=parameters.adapter.model_dump(),
-            n_action_steps=taken,
-            memory_stride=parameters.window.memory_stride,
-            device=open_device(parameters.machine),
-        )
+        taken: load_player(player, reference=reference, features=features, parameters=parameters, n_action_steps=taken)
         for taken in dict.fromkeys(job.spec.n_action_steps for job in jobs)
     }
     for job in jobs:

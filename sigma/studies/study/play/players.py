@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sigma.parameters import Parameters
 from sigma.shared import records
 from sigma.shared.errors import SigmaError
 from sigma.studies.study.cells.arm_folder import (
@@ -20,8 +21,6 @@ from sigma.studies.study.cells.arm_folder import (
 from sigma.studies.study.cells.workspace import Workspace
 
 if TYPE_CHECKING:
-    import torch
-
     from sigma.policy.control.controller import BaseController
     from sigma.policy.control.sigma_controller import SigmaController
 
@@ -86,20 +85,17 @@ def load_player(
     *,
     reference: dict[str, Any],
     features: Mapping[str, Any],
-    adapter: Mapping[str, Any],
+    parameters: Parameters,
     n_action_steps: int,
-    memory_stride: int,
-    device: "torch.device | str" = "cpu",
 ) -> "BaseController | SigmaController":
     """Load a player's policy, in the type that the features were made with; an expert has none.
 
-    ``reference`` and ``features`` are what :func:`read_base` gave, ``adapter`` is the section of the parameters and
-    ``memory_stride`` the windows', in control steps.
-    Raises :class:`SigmaError` for a model of another base, and for ``n_action_steps`` (of each plan) that it cannot act
-    by; both before weights are read.
+    ``reference`` and ``features`` are what :func:`read_base` gave. Raises :class:`SigmaError` for a model of another
+    base, and for ``n_action_steps`` (of each plan) that it cannot act by; both before weights are read.
     """
     import torch
 
+    from sigma.compute.device import open_device
     from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
     from sigma.policy.adapter.calibration import read_calibration
     from sigma.policy.control.controller import BaseController
@@ -113,7 +109,8 @@ def load_player(
     from sigma.policy.pi05.inputs import Normalisation
     from sigma.studies.study.play.past_frames import GatedPastFramesController, PastFramesController
 
-    model, dtype = player.model, features["dtype"]
+    model, dtype, adapter = player.model, features["dtype"], parameters.adapter.model_dump()
+    device = open_device(parameters.machine)
     if player.kind == SIGMA:
         config = read_config(model)
         if config["base"]["digest"] != reference["digest"]:
@@ -145,7 +142,11 @@ def load_player(
     controller: type[BaseController] = BaseController
     gated: type[GatedController] = GatedController
     if player.kind == "frames":
-        controller, gated, settings["stride"] = PastFramesController, GatedPastFramesController, memory_stride
+        controller, gated, settings["stride"] = (
+            PastFramesController,
+            GatedPastFramesController,
+            parameters.window.memory_stride,
+        )
     if player.kind in ("lora", "frames"):
         tuned = lora.load(base.policy, model)
         if player.variant == HALF:

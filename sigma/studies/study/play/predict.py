@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigma.parameters import Parameters
-from sigma.studies.study.cells.arm_folder import CALIBRATION, DECODINGS, FULL_SCALE, GATED, MODEL, PREDICTIONS
+from sigma.studies.study.cells.arm_folder import (
+    CALIBRATION,
+    DECODINGS,
+    FULL_SCALE,
+    GATED,
+    MEMORY_RESET,
+    MODEL,
+    PREDICTIONS,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,17 +66,21 @@ def _predict(
     """Load the saved model on the untouched base of ``batches`` and let it decide."""
     from dataclasses import replace
 
-    from sigma.evaluation.replay.sigma_replay import open_model
+    from sigma.evaluation.replay.sigma_replay import decide_cleared, open_model
     from sigma.policy.model import lora
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.description import describe_base
     from sigma.policy.pi05.inputs import InputBuilder
+    from sigma.shared.spans import split
     from sigma.studies.study.train.past_frames import PastFrameBatches
     from sigma.training.flow import FlowModel
 
     batch = parameters.machine.batch
     if kind == "sigma":
-        return predict_gated(batches, windows, open_model(batches, folder), arm, FULL_SCALE, parameters)
+        sigma = open_model(batches, folder)
+        predicted = predict_gated(batches, windows, sigma, arm, FULL_SCALE, parameters)
+        forgotten = split(decide_cleared(sigma, batches, windows, batch), batches.shards.meta["chunk"])
+        return Predictions(predicted.variants | {f"{arm}_{MEMORY_RESET}": forgotten}, predicted.calibration)
     if kind in ("lora", "frames"):
         batches = PastFrameBatches.of(batches) if kind == "frames" else batches
         model = FlowModel(lora.load(batches.base.policy, folder))

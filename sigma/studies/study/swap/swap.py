@@ -36,7 +36,6 @@ def run(*, task: str, params: Path, output: Path) -> str:
     check_cell(study, task, SUBJECT, params)
     parameters = read_parameters(Path(f"{params}: study.tasks.{task}"), task_values(study, task, params))
 
-    from sigma.compute.device import open_device
     from sigma.simulation.episode import EpisodeSpec
     from sigma.studies.study.play.play import check_simulator
     from sigma.studies.study.play.players import Player, load_player, read_base
@@ -61,10 +60,8 @@ def run(*, task: str, params: Path, output: Path) -> str:
                 Player(SUBJECT, SUBJECT, FULL_SCALE, model_folder(task, SUBJECT, seed) / MODEL),
                 reference=reference,
                 features=features,
-                adapter=parameters.adapter.model_dump(),
+                parameters=parameters,
                 n_action_steps=play.n_action_steps,
-                memory_stride=parameters.window.memory_stride,
-                device=open_device(parameters.machine),
             )
             assert isinstance(controller, SigmaController)
             answers[seed] = []
