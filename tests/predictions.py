@@ -163,7 +163,7 @@ def write_predictions(
     write_json(
         folder / "heads.json", {"control": heads, "sigma": heads if same_heads else {**heads, "digest": "b" * 64}}
     )
-    write_calibration(root / "models" / "adapter_calibration.json", calibration)
+    write_calibration(root / "models" / "adapter_calibration.json", calibration, root / "models" / "sigma")
     quantiles = {"q01": Q01, "q99": Q99, "eps": 1e-8}
     write_json(
         root / "data" / "features" / "meta.json",

@@ -31,6 +31,9 @@ def rollout(
     arm: Annotated[str, Option(help="expert, base, sigma, sigma_full_scale or sigma_memory_reset.")],
     output: Annotated[Path, Option(help="Table to write, with a JSON file of the times beside it.")],
     task: _Task = "pick_place",
+    settings: Annotated[
+        list[str], Option("--setting", help="Play this setting alone; repeat for several.  [default: all of them]")
+    ] = [],  # noqa: B006
     workspace: Annotated[Path, Option(help="Folder in which the pipeline's stages ran.")] = Path(),
     videos: Annotated[Path | None, Option(help="Folder to film some episodes into.")] = None,
     params: _Params = _PARAMS,

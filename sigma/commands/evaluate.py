@@ -36,5 +36,5 @@ def run(parameters: Parameters) -> str:
     with Outputs() as outputs:
         outputs.table(PREDICTIONS, to_table(result.columns))
         outputs.json(HEADS, result.heads)
-        write_calibration(CALIBRATION, result.calibration)
+        write_calibration(CALIBRATION, result.calibration, MODEL)
     return f"evaluate: {len(result.columns['window'])} windows, calibrated on {frames} frames of validation"

@@ -9,7 +9,6 @@ from huggingface_hub import HfApi, get_token
 from sigma.data.dataset.origin import HUB_ID
 from sigma.parameters import Parameters
 from sigma.parameters.schema import read_yaml
-from sigma.policy.adapter.calibration import read_calibration
 from sigma.policy.lerobot import policy_folder
 from sigma.policy.lerobot.configuration_sigma import AdapterConfig
 from sigma.policy.model import heads, lora
@@ -67,7 +66,6 @@ def prepare(repository: str, parameters: Parameters, folder: Path, *, license: s
     digest = str(heads.describe_heads(trained)["digest"])
     provenance = _provenance(digest)
     _check_adapter_settings(parameters)
-    read_calibration(CALIBRATION)  # refuses another format, and arrays that are not the record's own
     load_prompter(MODEL, config)
     adapter_config, tensors = read_json(MODEL / "adapter_config.json"), read_tensors(MODEL / lora.WEIGHTS)
     published = config | {kind: _without_path(config[kind]) for kind in ("base", "dataset")}

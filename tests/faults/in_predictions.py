@@ -97,6 +97,12 @@ FAULTS = [
         "models/adapter_calibration.safetensors: missing or altered since adapter_calibration.json was written; …",
     ),
     Fault(
+        "a calibration of another model",
+        "publish me/sigma --no-upload",
+        json_with(CALIBRATION, "model", "0" * 64),
+        f"{CALIBRATION}: was made with other weights than those in models/sigma; …",
+    ),
+    Fault(
         "metrics that name no model",
         "publish me/sigma --no-upload",
         json_without("metrics/check_a.json", "digest.sigma"),

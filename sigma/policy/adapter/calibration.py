@@ -5,6 +5,7 @@ Two files: a JSON that a person can read, and arrays beside it as safetensors, t
 Shapes: W windows, q parts of a score (cameras, joints), m trained instructions, d width of an embedding. Own design.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from sigma.shared.errors import SigmaError
 from sigma.shared.files import Outputs, digest_file, read_json
 from sigma.shared.records import AGAIN, NUMBER, POSITIVE, check_record
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 LEAST_EPISODES = 2
 # Shares and ratios: other instructions may lie this much farther than the trained ones lie from each other.
 WORDS_TAIL = 0.05
@@ -28,6 +29,7 @@ _FORM = {
     "tau_l2_median": POSITIVE | None,
     "terms": dict,
     "reference": {"file": str, "sha256": str},
+    "model": str,
 }
 _TERM = {"ordinary": int, "largest": NUMBER | None, "tail": POSITIVE}
 
@@ -127,8 +129,17 @@ def _check(values: np.ndarray, term: str) -> None:
         raise SigmaError(f"adapter calibration: the term {term} of a validation window is not finite")
 
 
-def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Write the record as JSON to ``path`` and the arrays beside it as safetensors, tied by a digest."""
+def weights_digest(model: Path) -> str:
+    """SHA-256 over the names and bytes of a model folder's weights, in hex."""
+    digest = hashlib.sha256()
+    for file in sorted(model.glob("*.safetensors")):
+        digest.update(file.name.encode() + b"\0" + bytes.fromhex(digest_file(file)))
+    return digest.hexdigest()
+
+
+def write_calibration(path: Path, calibration: Calibration, model: Path) -> None:
+    """Write the record as JSON to ``path`` and the arrays beside it as safetensors, tied to each other and to the
+    weights in the folder ``model`` by digests."""
     from safetensors.numpy import save_file
 
     tensors = {f"reference.{name}": array for name, array in calibration.reference.items()}
@@ -141,12 +152,13 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
         temporary = outputs.file(arrays)
         save_file({name: np.ascontiguousarray(array, dtype=np.float64) for name, array in tensors.items()}, temporary)
         digest = digest_file(temporary)
-        outputs.json(path, {**calibration.record, "reference": {"file": arrays.name, "sha256": digest}})
+        tied = {"reference": {"file": arrays.name, "sha256": digest}, "model": weights_digest(model)}
+        outputs.json(path, {**calibration.record, **tied})
 
 
-def read_calibration(path: Path) -> Calibration:
-    """What :func:`write_calibration` wrote to ``path``; another format version, what is no calibration, and arrays
-    that were altered are refused."""
+def read_calibration(path: Path, model: Path | None = None) -> Calibration:
+    """What :func:`write_calibration` wrote to ``path``; another format version, what is no calibration, altered arrays
+    and, where ``model`` is given, the calibration of other weights are refused."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -157,6 +169,8 @@ def read_calibration(path: Path) -> Calibration:
     check_record(record, _FORM, f"{path}: ", AGAIN)
     for term, entry in record["terms"].items():
         check_record(entry, _TERM, f"{path}: ", AGAIN, f"terms.{term}")
+    if model is not None and record["model"] != weights_digest(model):
+        raise SigmaError(f"{path}: was made with other weights than those in {model}; {AGAIN}")
     arrays = Path(path).with_suffix(".safetensors")
     entry = record["reference"]
     if entry["file"] != arrays.name:

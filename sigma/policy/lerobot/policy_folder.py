@@ -82,9 +82,9 @@ def policy_config(
 
 def check_parts(model: Path, calibration: Path, base: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """``config.json`` of the model and ``base.json``; raises :class:`SigmaError` where a part is missing or belongs to
-    another base."""
+    another base, or the calibration to other weights."""
     config, reference = read_config(model), read_record(base, BASE_RECORD)
-    read_calibration(calibration)
+    read_calibration(calibration, model)
     if config["base"]["digest"] != reference["digest"]:
         raise SigmaError(f"{model}: was trained on another base than that of {base}; train it again (dvc repro)")
     return config, reference

@@ -41,7 +41,9 @@ def _total(folder: Path) -> None:
 
 
 def _strays(folder: Path) -> None:
-    edit_rows(lambda table: pd.concat([table, table[table.episode_index == LAST].assign(episode_index=LAST + 1)]), folder)
+    edit_rows(
+        lambda table: pd.concat([table, table[table.episode_index == LAST].assign(episode_index=LAST + 1)]), folder
+    )
 
 
 def _double(folder: Path) -> None:

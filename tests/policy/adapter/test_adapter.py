@@ -201,9 +201,9 @@ def test_a_term_that_is_not_calibrated_is_refused():
 
 def test_calibration_files_come_back_and_altered_arrays_are_refused(tmp_path):
     path = tmp_path / "models" / "adapter_calibration.json"
-    write_calibration(path, CALIBRATION)
+    write_calibration(path, CALIBRATION, tmp_path)
     found = read_calibration(path)
-    assert {key: value for key, value in found.record.items() if key != "reference"} == CALIBRATION.record
+    assert CALIBRATION.record.items() <= found.record.items()
     measures = _measures(1.07)
     np.testing.assert_array_equal(
         SigmaTelepathyAdapter(calibration=found).risk(measures), _adapter().risk(measures), "to the last digit"
@@ -214,10 +214,22 @@ def test_calibration_files_come_back_and_altered_arrays_are_refused(tmp_path):
         read_calibration(path)
 
 
+def test_calibration_of_other_weights_is_refused(tmp_path):
+    path, weights = tmp_path / "adapter_calibration.json", tmp_path / "sigma" / "heads.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    write_calibration(path, CALIBRATION, weights.parent)
+    (weights.parent / "config.json").write_text("{}")
+    read_calibration(path, weights.parent)
+    weights.write_bytes(b"other")
+    with pytest.raises(SigmaError, match=r"calibration\.json: was made with other weights than those in .*sigma"):
+        read_calibration(path, weights.parent)
+
+
 def test_calibration_of_another_format_is_refused(tmp_path):
     path = tmp_path / "adapter_calibration.json"
     path.write_text('{"format_version": 1}')
-    with pytest.raises(SigmaError, match="format_version: found 1; legal: 3"):
+    with pytest.raises(SigmaError, match="format_version: found 1; legal: 4"):
         read_calibration(path)
 
 

@@ -71,13 +71,14 @@ def prepare(world: World, **changes) -> None:
     write_study(world, replaced={"settings": section["play"]["settings"]}, **section)
 
 
-def play(world: World, name: str, videos: bool = False, **changes) -> str:
+def play(world: World, name: str, videos: bool = False, settings: tuple[str, ...] = (), **changes) -> str:
     prepare(world, **changes)
     with inside(world.root):
         out = world.root / "out"
         return rollout.run(
             task=TASK,
             arm=name,
+            settings=list(settings),
             params=PARAMS,
             workspace=world.root,
             output=out / f"{name}.parquet",
@@ -132,10 +133,10 @@ def test_the_same_arm_again_gives_the_same_bytes_whatever_the_processes(world, m
 @pytest.mark.simulator
 @pytest.mark.render
 def test_a_setting_may_have_decisions_of_its_own_length(world, short_episodes):
-    play(world, "sigma", play={"settings": {"often": {"n_action_steps": 2}}}, tasks={TASK: {"base_tasks": []}})
+    play(world, "sigma", settings=("often",), play={"settings": {"late": {"delay": 1}, "often": {"n_action_steps": 2}}})
     rows = pyarrow.parquet.read_table(world.root / "out/sigma.parquet").to_pylist()
-    for row in rows:
-        assert row["decisions"] == -(-row["steps"] // (2 if row["setting"] == "often" else 4))
+    assert {(row["task"], row["setting"]) for row in rows} == {("reach", "often")}, "what was asked for, and no more"
+    assert all(row["decisions"] == -(-row["steps"] // 2) for row in rows)
 
 
 @pytest.mark.simulator
@@ -179,6 +180,7 @@ def test_bad_input_is_one_line_before_anything_is_played(world, monkeypatch):
     monkeypatch.setattr(crew.EpisodePool, "begin", played)
     monkeypatch.setattr(crew, "check_renderer", lambda size=96: None)
     refused(world, "arm 'nobody' does not exist", arm="nobody")
+    refused(world, r"play\.settings of pick_place: no 'rain'; legal: plain, late", settings=("rain",))
     refused(world, r"'stack' does not exist", tasks={TASK: {"base_tasks": ["stack"]}})
     refused(world, "n_action_steps: found 3; legal: divisors of 4", arm="sigma", play={"n_action_steps": 3})
     often = {"play": {"settings": {"often": {"n_action_steps": 3}}}}
@@ -190,9 +192,8 @@ def test_bad_input_is_one_line_before_anything_is_played(world, monkeypatch):
     )
     refused(world, "does not know the word 'levitate'")
     with inside(world.root), pytest.raises(SigmaError, match=r"out\.json: legal: a name that ends with \.parquet"):
-        rollout.run(
-            task=TASK, arm="base", params=PARAMS, workspace=world.root, output=world.root / "out.json", videos=None
-        )
+        output = world.root / "out.json"
+        rollout.run(task=TASK, arm="base", settings=[], params=PARAMS, workspace=world.root, output=output, videos=None)
 
 
 def test_without_a_renderer_nothing_is_loaded(world, monkeypatch):

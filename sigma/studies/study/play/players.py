@@ -118,10 +118,11 @@ def load_player(
         check_action_steps(n_action_steps, config)
         base = load_base(reference, device=str(device), dtype=dtype)
         always = {"min_scale": 1.0, "max_scale": 1.0} if player.variant else {}
+        calibration = read_calibration(player.calibration, model) if player.gated else None
         return SigmaController(
             SigmaTelepathyVLA.from_base(base_policy=base, lora_dir=model, device=device, dtype=getattr(torch, dtype)),
-            adapter=SigmaTelepathyAdapter(**{**adapter, **always}),
-            calibration=player.calibration,
+            adapter=SigmaTelepathyAdapter(**{**adapter, **always}, calibration=calibration),
+            calibration=None,
             n_action_steps=n_action_steps,
             memory=player.variant != MEMORY_RESET,
         )
@@ -153,6 +154,6 @@ def load_player(
             for layer in lora.lora_layers(tuned).values():
                 layer.scale_layer(0.5)
         if player.variant == GATED:
-            calibrated = SigmaTelepathyAdapter(**adapter, calibration=read_calibration(player.calibration))
+            calibrated = SigmaTelepathyAdapter(**adapter, calibration=read_calibration(player.calibration, model))
             return gated(base, tuned, calibrated, **settings)
     return controller(base, **settings)

@@ -56,7 +56,7 @@ def predict(
     for variant, actions in predicted.variants.items():
         columns |= {f"{variant}.{span}": action.astype(np.float32) for span, action in actions.items()}
     if predicted.calibration is not None:
-        write_calibration(folder / CALIBRATION, predicted.calibration)
+        write_calibration(folder / CALIBRATION, predicted.calibration, model / MODEL)
     write_table(folder / PREDICTIONS, to_table(columns))
 
 

@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 FILMED, VIDEO_SIZE = 2, 160  # successes and as many failures; side of a camera's picture in pixels
 
 
-def run(*, task: str, arm: str, params: Path, workspace: Path, output: Path, videos: Path | None) -> str:
+def run(
+    *, task: str, arm: str, settings: list[str], params: Path, workspace: Path, output: Path, videos: Path | None
+) -> str:
     """Play the episodes that the study lists for a task, with the expert, the frozen base or the trained Sigma.
 
-    ``workspace`` is the folder in which the root pipeline's stages ran, ``output`` the table to write. With ``videos``,
-    successes and failures of the lowest seeds are filmed into that folder. Returns one line with the successes.
+    By default those are all settings and the base's own tasks, else ``settings`` alone. ``workspace`` is the folder in
+    which the root pipeline's stages ran, ``output`` the table to write. With ``videos``, successes and failures of the
+    lowest seeds are filmed into that folder. Returns one line with the successes.
     """
     study = read_study(params)
     chosen = find(study.tasks, task, "tasks", params)
+    every = study.all_settings(task)
+    wanted = {name: find(every, name, f"play.settings of {task}", params) for name in settings}
     parameters = read_parameters(Path(f"{params}: study.tasks.{task}"), task_values(study, task, params))
     if output.suffix != ".parquet":
         raise SigmaError(f"{output}: legal: a name that ends with .parquet")
@@ -33,7 +38,7 @@ def run(*, task: str, arm: str, params: Path, workspace: Path, output: Path, vid
 
     from sigma.simulation.parallel import EpisodePool
 
-    jobs = jobs_of(study, task, study.all_settings(task), chosen.base_tasks)
+    jobs = jobs_of(study, task, wanted or every, [] if wanted else chosen.base_tasks)
     with EpisodePool(parameters.machine.workers) as crew:
         played, clocks = play(player, jobs, place, parameters, params, batch=study.play.batch, crew=crew)
         if videos is not None:
