@@ -12,7 +12,7 @@ from sigma.parameters.schema import read_yaml
 from sigma.policy.lerobot import policy_folder
 from sigma.policy.lerobot.configuration_sigma import AdapterConfig
 from sigma.policy.model import heads, lora
-from sigma.policy.model.model_folder import CONFIG, load_prompter
+from sigma.policy.model.model_folder import CONFIG, load_prompter, read_config
 from sigma.policy.model.sizes import TelepathySizes
 from sigma.policy.model.tensors import read_tensors
 from sigma.shared.errors import SigmaError
@@ -59,10 +59,11 @@ def prepare(repository: str, parameters: Parameters, folder: Path, *, license: s
     """Write the folder for the Hub, whole or not at all."""
     if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
         raise SigmaError(f"{folder}: holds something else; name a folder that is empty, new or of an earlier publish")
-    config, base = policy_folder.check_parts(MODEL, CALIBRATION, BASE)
+    config = read_config(MODEL)
     sizes = TelepathySizes.from_dict(config["sizes"], str(MODEL / CONFIG))
     trained = heads.TelepathyHeads(sizes, config["token_rms"])
     heads.load_heads(trained, heads.heads_file(MODEL))
+    _, base = policy_folder.check_parts(MODEL, CALIBRATION, BASE)
     digest = str(heads.describe_heads(trained)["digest"])
     provenance = _provenance(digest)
     _check_adapter_settings(parameters)

@@ -76,7 +76,7 @@ FAULTS = [
         "a calibration of another version",
         "report",
         json_with(CALIBRATION, "format_version", 9),
-        f"{CALIBRATION}: format_version: found 9; legal: 3; …",
+        f"{CALIBRATION}: format_version: found 9; legal: 4; …",
     ),
     Fault(
         "a calibration without a term's tail",

@@ -140,7 +140,7 @@ def mutate_bytes(content: bytes, draw: Callable) -> bytes:
 
 def check(dataset: Dataset) -> None:
     """What everything later takes for granted of a dataset that was opened."""
-    assert dataset.fps > 0 and dataset.joint_names and dataset.cameras and dataset.episodes
+    assert dataset.fps > 0 and dataset.joint_names and (dataset.cameras or dataset.unusable) and dataset.episodes
     for position, episode in enumerate(dataset.episodes):
         assert episode.index == position and 0 <= episode.length <= 10**7
         for name in (episode.table, *(segment.path for segment in episode.videos.values())):

@@ -146,13 +146,19 @@ def replay_windows(
 def replay_sigma(
     batches: WindowBatches, folder: Path, *, batch: int, base_instructions: Sequence[str] = ()
 ) -> SigmaReplay:
-    """Action, factors and alignment of every window, what the control's are there, and the action without memory."""
+    """Action, factors and alignment of every window, what the control's are there, and the action without memory.
+
+    The last is NaN at train windows, whose errors nobody reads.
+    """
     model = open_model(batches, folder)
     windows = np.arange(len(batches.split))
     replay = replay_windows(model, batches, windows, batch, "evaluate: Sigma", base_instructions)
     load_heads(model.heads, folder / FILE)
     replay.heads["control"] = describe_heads(model.heads)
     control = decide_control(model, batches, windows, batch)
-    replay.columns["cleared_action"] = decide_cleared(model, batches, windows, batch)
+    held_out = np.flatnonzero(batches.split != "train")
+    cleared = np.full_like(replay.columns["sigma_action"], np.nan)
+    cleared[held_out] = decide_cleared(model, batches, held_out, batch)
+    replay.columns["cleared_action"] = cleared
     replay.columns.update({f"control_{name}": control[name] for name in ("tau_l2", "sem_align")})
     return replay

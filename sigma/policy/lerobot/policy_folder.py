@@ -19,6 +19,8 @@ from lerobot.configs import FeatureType, PolicyFeature
 from sigma.policy.adapter.calibration import read_calibration
 from sigma.policy.lerobot.configuration_sigma import AdapterConfig, SigmaConfig
 from sigma.policy.lerobot.processor_sigma import make_sigma_pre_post_processors
+from sigma.policy.model import lora
+from sigma.policy.model.heads import heads_file
 from sigma.policy.model.model_folder import read_config
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json, write_json
@@ -84,6 +86,9 @@ def check_parts(model: Path, calibration: Path, base: Path) -> tuple[dict[str, A
     """``config.json`` of the model and ``base.json``; raises :class:`SigmaError` where a part is missing or belongs to
     another base, or the calibration to other weights."""
     config, reference = read_config(model), read_record(base, BASE_RECORD)
+    for weights in (model / lora.WEIGHTS, heads_file(model)):
+        if not weights.is_file():
+            raise SigmaError(f"{weights}: not found; run the stage that writes it (dvc repro)")
     read_calibration(calibration, model)
     if config["base"]["digest"] != reference["digest"]:
         raise SigmaError(f"{model}: was trained on another base than that of {base}; train it again (dvc repro)")
