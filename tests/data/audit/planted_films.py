@@ -75,7 +75,7 @@ FILM_FAULTS = (
     FilmFault("a camera without a frame", 61, partial(_lacking, WRIST, range(EVER), 61), "missing_camera"),
     FilmFault("one view under both names", 70, partial(_twins, 70), "twin_cameras", also=("swapped_cameras",)),
     FilmFault("two cameras exchanged", 80, partial(_exchanged, 80), "swapped_cameras"),
-    FilmFault("the film of another episode", 90, partial(_foreign, 90, 40), "duplicate_video", also=("frozen_camera",)),
+    FilmFault("the film of another episode", 90, partial(_foreign, 90, 40), "duplicate_video"),
 )
 
 

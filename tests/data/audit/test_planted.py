@@ -14,8 +14,9 @@ from tests.data.audit.embedded_copy import EMBEDDED, HERE, copy_embedded
 from tests.data.audit.planted import FAULTS, FILE_FAULTS
 from tests.data.audit.planted_films import FILM_FAULTS, plant_films
 
-# The gripper opens across half of its range in a tenth of a second.
-USUAL = {"jump"}
+# The gripper opens across half of its range in a tenth of a second; a cube that is shown is held for a second, while
+# the noise of the recording turns the wrist.
+USUAL = {"jump", "frozen_action"}
 
 
 def audit(folder, decode):
@@ -58,9 +59,9 @@ def test_clean_data_has_no_finding(clean, check):
 
 
 @pytest.mark.minutes
-def test_the_warnings_of_the_clean_data_are_the_gripper_opening(clean):
-    assert {(one.check, one.subject) for one in clean} == {("jump", "gripper.pos")}
-    assert len(clean) == 7 and max(one.value for one in clean) < 0.55
+def test_the_warnings_of_the_clean_data_are_the_gripper_opening_and_the_cube_held(clean):
+    assert {(one.check, one.subject) for one in clean} == {("jump", "gripper.pos"), ("frozen_action", "wrist_roll.pos")}
+    assert len(clean) == 48 and max(one.value for one in clean) < 1.25
 
 
 @pytest.mark.minutes
@@ -80,7 +81,8 @@ def test_a_fault_of_the_tables_is_the_worst_finding(fault, clean, tmp_path):
     assert (found[0].check, found[0].severity, found[0].episode) == (fault.check, fault.severity, fault.episode)
     assert {one.check for one in found} == {fault.check, *fault.also}
     if fault.check != "wrong_type":  # a column's type is that of its whole file
-        assert {one.episode for one in found} <= {HERE, fault.episode, WHOLE_DATASET}
+        own = [one for one in found if one.check not in USUAL or one.severity == "fail"]
+        assert {one.episode for one in own} <= {HERE, fault.episode, WHOLE_DATASET}
 
 
 @pytest.mark.minutes
@@ -102,7 +104,9 @@ def test_a_fault_of_the_pictures_is_the_worst_finding(fault, filmed, clean):
 
 @pytest.mark.minutes
 def test_pictures_that_are_right_have_no_finding(filmed, clean):
-    assert {one.episode for one in news(filmed, clean)} == {fault.episode for fault in FILM_FAULTS}
+    # A film that is encoded again may repeat a frame where the arm holds still, which is a warning.
+    failed = {one.episode for one in news(filmed, clean) if one.severity == "fail"}
+    assert failed == {fault.episode for fault in FILM_FAULTS if fault.severity == "fail"}
 
 
 def test_every_check_finds_a_planted_fault():
