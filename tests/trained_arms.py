@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from sigma.policy.adapter.calibration import read_calibration, write_calibration
 from sigma.policy.model import lora
 from sigma.policy.pi05.small.base_folder import save_base
 from sigma.policy.pi05.small.tokenizer import build_tokenizer
@@ -31,8 +32,12 @@ def write_sigma(world: World, folder: Path, arm: str = "told_motion") -> Path:
 
 
 def _copy_calibration(world: World, folder: Path) -> None:
-    for file in (world.root / "models").glob("adapter_calibration.*"):
-        shutil.copyfile(file, folder / file.name)
+    """The calibration of the world's Sigma, as if it had been made with the weights in ``folder``."""
+    write_calibration(
+        folder / "adapter_calibration.json",
+        read_calibration(world.root / "models/adapter_calibration.json"),
+        folder / "model",
+    )
 
 
 def write_lora(world: World, folder: Path, arm: str = "plain_lora", kind: str = "lora") -> Path:

@@ -4,7 +4,7 @@ Legend: W windows, T horizon, D joints.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,7 +16,7 @@ from sigma.evaluation.intervals import ENOUGH_EPISODES, Difference, paired_diffe
 from sigma.evaluation.predictions import SPLITS, Predictions, stored_measures
 from sigma.evaluation.references import reference_plans
 from sigma.evaluation.scores import METRICS, Arm
-from sigma.parameters.report import ReportParameters
+from sigma.parameters.report import NamedTask, ReportParameters
 from sigma.policy.adapter.adapter import Execution, SigmaTelepathyAdapter
 
 # Metric -> its column in Sigma's table; the control pass's has a prefix.
@@ -123,19 +123,18 @@ def _group(evaluation: Evaluation, rows: np.ndarray) -> dict[str, Any]:
     return group
 
 
-def name_tasks(instructions: np.ndarray, patterns: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """The name of each instruction: the first of ``patterns`` that fits, whatever the case, else the instruction."""
-    named = {
-        text: next(
-            (name for name, fits in patterns.items() if any(fnmatchcase(text.lower(), one.lower()) for one in fits)),
-            text,
-        )
-        for text in np.unique(instructions).tolist()
-    }
+def name_tasks(instructions: np.ndarray, tasks: Sequence[NamedTask]) -> np.ndarray:
+    """The name of the first task that each instruction is of, or the instruction itself."""
+
+    def name(text: str) -> str:
+        fits = lambda task: any(fnmatchcase(text.lower(), pattern.lower()) for pattern in task.instructions)  # noqa: E731
+        return next((task.name for task in tasks if fits(task)), text)
+
+    named = {text: name(text) for text in np.unique(instructions).tolist()}
     return np.array([named[text] for text in instructions.tolist()])
 
 
-def _groups(evaluation: Evaluation, names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+def _groups(evaluation: Evaluation, names: Sequence[NamedTask]) -> dict[str, dict[str, Any]]:
     """Test windows by subset and by task; ``names`` as in :func:`name_tasks`."""
     base, rows = evaluation.predictions.base, evaluation.test
     subsets = {"whole": np.ones(len(rows), bool), "kept": base["kept"][rows], "strided": base["strided"][rows]}

@@ -43,7 +43,7 @@ def run(parameters: Parameters, *, dataset: str, base: str, write: Path | None =
     stored = renamed(found.stored_statistics(), {own: name for name, own in keys.items()})
     settings |= _settings(found, facts, parameters, stored)
     if source != "embedded":  # the shipped names are of the shipped instructions
-        settings["report"] = {"tasks": {}}
+        settings["report"] = {"tasks": []}
     refused = ""
     try:
         values = parameters.model_dump(mode="json")

@@ -21,8 +21,8 @@ from sigma.shared.errors import SigmaError
 
 DEFAULT = "embedded"
 _HUB = ("dataset", "base")
-# Mappings whose keys are features, cameras, checks or tasks, not parameters.
-_FREE_KEYS = ("fetch.dataset.keys", "window.cameras", "audit.limits", "report.tasks")
+# Mappings whose keys are features, cameras or checks, not parameters.
+_FREE_KEYS = ("fetch.dataset.keys", "window.cameras", "audit.limits")
 
 
 def _package() -> Path:

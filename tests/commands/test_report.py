@@ -30,7 +30,7 @@ REPORT = {
     "batch": 4,
     "worst_windows": 10,
     "critical_threshold": 0.25,
-    "tasks": {},
+    "tasks": [],
 }
 FILES = {"baseline", "sigma", "check_a", "check_b", "sigma_eval_report", "provenance"}
 
@@ -113,7 +113,9 @@ def test_instructions_of_one_task_are_scored_together_with_what_memory_is_worth(
     _, _, metrics = skilled
     assert set(metrics["sigma_eval_report"]["tasks"]) == set(TASKS)
     write_predictions(tmp_path, test=4, without_memory=0.0)
-    _, metrics = _metrics(tmp_path, monkeypatch, tasks={"into a box": ["*RED box", "put*blue*"], "other": ["*"]})
+    patterns = {"into a box": ["*RED box", "put*blue*"], "other": ["*"]}
+    named = [{"name": name, "instructions": texts} for name, texts in patterns.items()]
+    _, metrics = _metrics(tmp_path, monkeypatch, tasks=named)
     summary = metrics["sigma_eval_report"]
     (name,) = summary["tasks"]
     whole = summary["subsets"]["whole"]

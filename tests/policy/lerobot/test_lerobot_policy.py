@@ -379,7 +379,7 @@ def test_a_damaged_folder_is_refused_by_name(folder, tmp_path):
         name = sorted(tensors)[0]
         save_file({**tensors, name: tensors[name][:1]}, file)
 
-    damaged("heads", "has shape", lambda at: swap(at / "model/sigma_telepathy_heads.safetensors"))
+    damaged("heads", "made with other weights", lambda at: swap(at / "model/sigma_telepathy_heads.safetensors"))
     damaged("reference", "missing or altered", lambda at: (at / "adapter_calibration.safetensors").unlink())
     damaged(
         "calibration", r"adapter_calibration\.json: not found", lambda at: (at / "adapter_calibration.json").unlink()
