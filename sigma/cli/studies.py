@@ -130,7 +130,13 @@ def rounds(
 
 
 @command(study, "Stages", "sigma.studies.study.play.arm")
-def play(task: _Task, arm: _Arm, output: _Folder, params: _Params = _PARAMS) -> None:
+def play(
+    task: _Task,
+    arm: _Arm,
+    output: _Folder,
+    settings: Annotated[str, Option(help="What is played: all settings, the task's own, or plain.")] = "all",
+    params: _Params = _PARAMS,
+) -> None:
     """Predict the held-out windows with a trained arm at every seed, and play its episodes."""
 
 

@@ -32,9 +32,13 @@ def run(parameters: Parameters) -> str:
     result = replay_sigma(batches, MODEL, batch=machine.batch, base_instructions=parameters.base.instructions)
     if rank():
         return ""  # the first process writes
-    frames = result.calibration.record["windows"]
+    frames, terms = result.calibration.record["windows"], result.calibration.record["terms"]
+    # Two words on a dataset with one instruction, which leaves none to compare with, are no lack.
+    silent = [term for term, entry in terms.items() if not entry["ordinary"] and term not in ("meaning", "wording")]
     with Outputs() as outputs:
         outputs.table(PREDICTIONS, to_table(result.columns))
         outputs.json(HEADS, result.heads)
         write_calibration(CALIBRATION, result.calibration, MODEL)
-    return f"evaluate: {len(result.columns['window'])} windows, calibrated on {frames} frames of validation"
+    return f"evaluate: {len(result.columns['window'])} windows, calibrated on {frames} frames of validation" + (
+        f"; the gate does not judge {', '.join(silent)}, which no decision of them has" if silent else ""
+    )

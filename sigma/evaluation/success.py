@@ -3,14 +3,12 @@
 - One arm: Wilson's score interval (1927).
 - Two arms on the same episodes: Newcombe's hybrid score interval of the paired difference (1998, method 10), which
   keeps its coverage at few discordant pairs, where a bootstrap collapses; and McNemar's exact test on these pairs.
-- The mean over several tasks: each task's interval, joined by the square-and-add rule that Newcombe's method itself is
-  made by (Zou and Donner, 2008); episodes of different tasks are drawn independently.
 
 Legend: N episodes of one task.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,26 +70,3 @@ def compare(first: np.ndarray, second: np.ndarray) -> dict[str, float | int]:
     p = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
     counts = {"both": both, "only_first": only_first, "only_second": only_second}
     return counts | dict(zip(("difference", "low", "high"), interval, strict=True)) | {"p": p}
-
-
-def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
-    """The mean of the tasks' independent estimates, with its interval."""
-    estimates, lows, highs = np.array(intervals, np.float64).T
-    below, above = (float(np.linalg.norm(margin)) / len(intervals) for margin in (estimates - lows, highs - estimates))
-    mean = float(estimates.mean())
-    return mean, mean - below, mean + above
-
-
-def retention(scores: Mapping[str, Mapping[str, Any]], against: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """An arm on the base's own tasks: its mean success, and how it differs from the base's.
-
-    ``scores`` maps a task to the arm's :func:`score`, ``against`` to :func:`compare` of the arm with the base.
-    """
-    success = [(task["success"], task["success_lo"], task["success_hi"]) for task in scores.values()]
-    change = [(task["difference"], task["low"], task["high"]) for task in against.values()]
-    return {
-        "episodes": sum(task["episodes"] for task in scores.values()),
-        **_with_bounds("success", mean_of_tasks(success)),
-        "progress": float(np.mean([task["progress"] for task in scores.values()])),
-        **_with_bounds("difference", mean_of_tasks(change)),
-    }

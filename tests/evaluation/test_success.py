@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from sigma.evaluation.success import compare, difference_of_pairs, mean_of_tasks, retention, score, wilson
+from sigma.evaluation.success import compare, difference_of_pairs, score, wilson
 
 
 @pytest.mark.minutes
@@ -57,32 +57,3 @@ def test_scores_count_what_happened():
     assert found["failures"] == {"not reached": 1, "wrong box": 1}
     assert found["success"] == pytest.approx(1 / 3)
     assert found["success_lo"] < found["success"] < found["success_hi"]
-
-
-def test_mean_of_tasks_is_narrower_than_its_parts_and_exact_for_one():
-    one = (0.5, 0.3, 0.8)
-    assert mean_of_tasks([one]) == pytest.approx(one)
-    mean, low, high = mean_of_tasks([one, (0.7, 0.5, 1.0)])
-    assert (mean, low, high) == pytest.approx((0.6, 0.6 - 0.2 / np.sqrt(2), 0.6 + 0.3 / np.sqrt(2)))
-
-
-@pytest.mark.minutes
-def test_mean_of_tasks_covers_the_mean_difference():
-    draw = np.random.default_rng(1)
-    cells = ([0.5, 0.1, 0.2, 0.2], [0.3, 0.05, 0.05, 0.6], [0.8, 0.1, 0.05, 0.05])
-    truth = np.mean([only - other for _, only, other, _ in cells])
-    tables = [draw.multinomial(50, cell, size=1500) for cell in cells]
-    covered = 0
-    for row in range(1500):
-        _, low, high = mean_of_tasks([difference_of_pairs(*map(int, table[row])) for table in tables])
-        covered += low <= truth <= high
-    assert 0.935 < covered / 1500 < 0.98
-
-
-def test_retention_is_the_mean_over_tasks_against_the_base():
-    base = {"lift": np.array([True] * 8 + [False] * 2), "push": np.array([True] * 4 + [False] * 6)}
-    arm = {"lift": np.array([True] * 4 + [False] * 6), "push": np.array([True] * 4 + [False] * 6)}
-    scores = {task: score(won, won.astype(float), ~won & False, [None] * 10) for task, won in arm.items()}
-    found = retention(scores, {task: compare(arm[task], base[task]) for task in arm})
-    assert (found["success"], found["difference"], found["episodes"]) == (pytest.approx(0.4), pytest.approx(-0.2), 20)
-    assert found["difference_lo"] < -0.2 < found["difference_hi"] < 0.05

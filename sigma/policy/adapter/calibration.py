@@ -23,6 +23,8 @@ FORMAT_VERSION = 4
 LEAST_EPISODES = 2
 # Shares and ratios: other instructions may lie this much farther than the trained ones lie from each other.
 WORDS_TAIL = 0.05
+# Of a term that no validation decision has, so that nothing is ordinary or unusual of it.
+UNJUDGED = 1e30
 _FORM = {
     **dict.fromkeys(("windows", "episodes"), int),
     **{key: [str] for key in ("instructions", "base_instructions")},
@@ -99,11 +101,11 @@ def calibrate(
     for term, rows in measured.items():
         _check(rows, term)
         units[term] = np.maximum(np.quantile(rows, 0.95, axis=0), 1e-6) if len(rows) else np.ones(rows.shape[1])
-    ordinary = {term: Ordinary.of(values) for term, values in worst_parts(measured, units).items()}
-    for term, values in scores.items():
-        values = values[~np.isneginf(values)]
+    found = worst_parts(measured, units) | {term: values[~np.isneginf(values)] for term, values in scores.items()}
+    ordinary = {}
+    for term, values in found.items():
         _check(values, term)
-        ordinary[term] = Ordinary.of(values)
+        ordinary[term] = Ordinary.of(values) if len(values) else Ordinary(UNJUDGED)
     ordinary |= {term: Ordinary.of(values, WORDS_TAIL) for term, values in instructions.leave_one_out().items()}
     record = {
         "format_version": FORMAT_VERSION,

@@ -126,7 +126,8 @@ def parts(
     """Unusual parts of B decisions, ``[B, q]`` by term, in units of their own.
 
     ``before`` is the decision before each, ``command [B, D]`` the last thing that it told the robot, raw units;
-    ``known [B]`` is False where there was none, and the rows of both count for nothing.
+    ``known [B]`` is False where there was none, and the rows of both count for nothing. What was told may be NaN where
+    nothing says it.
     """
     spread = reference["state_spread"]
     state = (now.state - reference["state_mean"]) / spread
@@ -143,7 +144,7 @@ def parts(
         "picture": now.distance,
         "change": np.where(known[:, None], moved / (changed + _SAME), never),
         "state": np.abs(state - features @ reference["joint_weights"]),
-        "tracking": np.where(known[:, None], behind, never),
+        "tracking": np.where((known & np.isfinite(command).all(axis=1))[:, None], behind, -np.inf),
     }
     if now.motion.shape[1]:
         motion = np.abs(now.motion - reference["motion_mean"]) / reference["motion_spread"]

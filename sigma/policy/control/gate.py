@@ -140,7 +140,8 @@ class Gate:
             plans["action"] = action()
             measures[AGREEMENT] = self._agreement(plans["action"], robots)
             risk, scale = self.adapter.decide(measures)
-        if (scale < 1.0).any():
+        # An action that is not finite counts as the base's.
+        if (scale < 1.0).any() or not torch.isfinite(plans["action"]).all():
             plans["base"] = base()
         if len(plans) == 2:
             measures[SIZE] = _numpy(residual_size(plans["action"] - plans["base"]))
@@ -208,8 +209,11 @@ class Gate:
     ) -> None:
         commands = self.builder.normalisation.action.unnormalise(_numpy(plan)[:, self.n_action_steps - 1])
         surprises = self.adapter.surprises(measures)
+        # A term of another robot's need that had no say here would exceed the joint risk.
+        largest = risk + math.log(len(self.adapter.ordinary)) + 1e-9
         for row, (robot, index) in enumerate(zip(robots, indices, strict=True)):
-            by_term = {term: float(values[row]) for term, values in surprises.items()}
+            heard = {term: float(values[row]) for term, values in surprises.items()}
+            by_term = {term: value for term, value in heard.items() if value <= largest[row]}
             judged = Judgement(robot.step, float(scale[row]), math.exp(-risk[row]), by_term)
             if judged.scale < CLOSED and all(earlier.scale >= CLOSED for earlier in robot.judgements):
                 self._untold.append(f"robot {index}, {judged}")

@@ -147,7 +147,7 @@ def test_a_trained_arm_plays_at_every_seed_and_its_other_variants_the_plain_sett
     for seed in (0, 1):
         write_sigma(world, world.root / model_folder(TASK, "sigma", seed), "sigma")
     with inside(world.root):
-        line = arm.run(task=TASK, arm="sigma", params=PARAMS, output=world.root / "out")
+        line = arm.run(task=TASK, arm="sigma", settings="all", params=PARAMS, output=world.root / "out")
     assert line.startswith(f"play: sigma on {TASK}: ")
     assert sorted(path.name for path in (world.root / "out").iterdir()) == ["0", "1"]
     for seed in ("0", "1"):

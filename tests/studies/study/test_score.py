@@ -175,7 +175,8 @@ def test_success_is_counted_over_seeds_and_compared_on_the_same_episodes(done):
 
 def test_the_page_and_the_metrics_say_what_is_better_and_what_is_not_shown(done):
     with inside(done):
-        write_json(Path("out/swapped") / f"{TASK}.json", {"episodes": 40, "followed": 0.92, "lo": 0.85, "hi": 0.96})
+        shares = {name: {"share": share, "lo": 0.0, "hi": 1.0} for name, share in (("followed", 0.92), ("own", 0.04))}
+        write_json(Path("out/swapped") / f"{TASK}.json", {"pairs": 40, **shares, "followed_of_answers": 0.958})
         line = page.run(
             params=PARAMS,
             scores=Path("out/scores"),
@@ -194,14 +195,14 @@ def test_the_page_and_the_metrics_say_what_is_better_and_what_is_not_shown(done)
         "told_motion": "not shown",
     }
     assert line == "page: Sigma against other arms: better 5, worse 0, not shown 2"
-    assert found[TASK]["swapped_history"]["followed"] == 0.92
+    assert found[TASK]["swapped_history"]["followed"]["share"] == 0.92
     assert found[TASK]["arms"]["sigma"]["seconds"] == 101.0 and found[TASK]["arms"]["sigma"]["pictures"] == 2
     entry = found[TASK]["plain"]["sigma"]
     # Of each episode's two decisions one lies between the ends of the scale.
     assert entry["passes"] == 1.5 and found[TASK]["plain"]["plain_lora_zero_noise"]["passes"] == 1.0
     assert {"success", "lo", "hi", "episodes", "seeds", "mse_vec", "mse_chk", "mse_trj", "mse_plan"} <= set(entry)
     text = (done / "out/page/index.html").read_text(encoding="utf-8")
-    assert "92 % of 40 episodes" in text
+    assert "92 % of the episodes of 40 pairs" in text and "Of those that answer, 96 % follow" in text
     assert "Sigma succeeds more often than plain LoRA" in text and "no difference is shown to told the motion" in text
 
 

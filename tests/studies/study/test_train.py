@@ -76,7 +76,9 @@ def test_the_folder_holds_what_the_later_stages_read(armed, name):
 def test_predictions_are_of_the_held_out_windows_in_the_baselines_order(armed, predicted, name):
     rows, baseline = held_out(armed)
     _, columns = predicted[name]
-    shown = [variant for variant in variant_names(name, KINDS[name]) if not variant.endswith("half")]
+    # Half an update is only played, and a memory that is cleared anyway cannot be reset.
+    never = "half" if name == "sigma" else ("half", "memory_reset")
+    shown = [variant for variant in variant_names(name, KINDS[name]) if not variant.endswith(never)]
     shapes = {f"{variant}.{span}": (steps, 6) for variant in shown for span, steps in SPANS.items()}
     identity = dict.fromkeys(("window", "episode", "step", "split"), ())
     assert {key: column.shape[1:] for key, column in columns.items()} == identity | shapes

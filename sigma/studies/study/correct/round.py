@@ -9,6 +9,7 @@ Ways:
 - ``twice``: two rounds of half the corrections and half the steps, the second collected by what the first trained.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,8 +85,13 @@ class _Learner:
         """Write the model of a way to ``folder``; returns where its model is."""
         if way == "before":
             return self.start
-        with TemporaryDirectory(prefix="round-") as place:
-            return self._learn(way, Path(place), folder)
+        # Always the same place, since it is written into what is made there: a training that was stopped goes on.
+        place = Path("stages/corrections/collected.tmp").resolve() / self.task / self.arm / way / str(self.seed)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        model = self._learn(way, place, folder)
+        shutil.rmtree(place)
+        return model
 
     def _learn(self, way: str, place: Path, folder: Path) -> Path:
         rounds, steps = self.rounds, self.rounds.steps

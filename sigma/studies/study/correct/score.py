@@ -16,7 +16,8 @@ BEFORE, INSTEAD, HARDER = "before", "demonstrations", "harder"
 
 def run(*, rounds: Path, params: Path, corrections: Path, output: Path) -> str:
     """Write ``output``: task -> setting -> row -> success, each with its difference to what the arm was before, and to
-    as many demonstrations. ``harder`` is all harder settings together; the base's tasks stand among the settings.
+    as many demonstrations. ``harder`` is the mean over the harder settings of each scene, which they share; the base's
+    tasks stand among the settings.
 
     ``rounds`` is the folder of all rounds. Returns one line. Raises :class:`SigmaError` where one is missing.
     """
@@ -35,10 +36,11 @@ def run(*, rounds: Path, params: Path, corrections: Path, output: Path) -> str:
         ]
         result[task] = _settings(join_seeds(tables), chosen, study.tasks[task].task)
     write_json(output, result)
-    return "rounds: " + "; ".join(
-        f"{task}: " + ", ".join(f"{row} {entry['success']:.0%}" for row, entry in settings[HARDER].items())
-        for task, settings in result.items()
-    )
+    lines = []
+    for task, settings in result.items():
+        rows = settings.get(HARDER, settings[PLAIN_NAME])
+        lines.append(f"{task}: " + ", ".join(f"{row} {entry['success']:.0%}" for row, entry in rows.items()))
+    return "rounds: " + "; ".join(lines)
 
 
 def _settings(
@@ -55,17 +57,25 @@ def _settings(
 
 
 def _rows(rows: Mapping[str, Sequence[np.ndarray]], chosen: CorrectionParameters) -> dict[str, Any]:
-    from sigma.evaluation.crossed import rate, rate_difference
+    from sigma.evaluation.crossed import crossed_mean, rate, rate_difference
 
-    won = {row: np.concatenate(parts, axis=1) for row, parts in rows.items()}
+    def share(row: str) -> tuple[float, float, float]:
+        if len(rows[row]) == 1:
+            return rate(rows[row][0])
+        found = crossed_mean(np.mean(rows[row], axis=0))
+        return found.mean, max(found.low, 0.0), min(found.high, 1.0)
+
     found: dict[str, Any] = {}
     for arm in chosen.arms:
         for way in chosen.ways:
-            success = won[row_name(arm, way)]
-            entry = dict(zip(("success", "lo", "hi"), rate(success), strict=True)) | {"episodes": success.shape[1]}
+            own = rows[row_name(arm, way)]
+            entry: dict[str, Any] = dict(zip(("success", "lo", "hi"), share(row_name(arm, way)), strict=True))
+            entry["episodes"] = len(own) * own[0].shape[1]
             for other in (BEFORE, INSTEAD):
                 if other in chosen.ways and way not in (BEFORE, other):
-                    gain = rate_difference(success, won[row_name(arm, other)])
+                    theirs = rows[row_name(arm, other)]
+                    change = np.mean(own, axis=0) - np.mean(theirs, axis=0)
+                    gain = rate_difference(own[0], theirs[0]) if len(own) == 1 else crossed_mean(change)
                     entry[f"minus_{other}"] = {"difference": gain.mean, "lo": gain.low, "hi": gain.high, "p": gain.p}
             found[row_name(arm, way)] = entry
     return found

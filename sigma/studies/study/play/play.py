@@ -121,6 +121,8 @@ def _controllers(
     for job in jobs:
         controller, delay = controllers[job.spec.n_action_steps], job.spec.setting.delay
         longest = controller.horizon - job.spec.n_action_steps
+        if getattr(controller, "gate", None) is not None:  # it is told of the first plan alone that it came late
+            longest = min(longest, job.spec.n_action_steps - 1)
         if delay > longest:
             raise SigmaError(
                 f"{params}: settings: {job.setting}: delay: found {delay}; legal: 0 to {longest}, as {player.name} "

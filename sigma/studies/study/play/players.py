@@ -149,7 +149,7 @@ def load_player(
             parameters.window.memory_stride,
         )
     if player.kind in ("lora", "frames"):
-        tuned = lora.load(base.policy, model)
+        tuned = lora.load(base.policy, model).eval()
         if player.variant == HALF:
             for layer in lora.lora_layers(tuned).values():
                 layer.scale_layer(0.5)

@@ -79,11 +79,13 @@ def _predict(
     if kind == "sigma":
         sigma = open_model(batches, folder)
         predicted = predict_gated(batches, windows, sigma, arm, FULL_SCALE, parameters)
+        if sigma.heads.sizes.memory == "cleared":
+            return predicted
         forgotten = split(decide_cleared(sigma, batches, windows, batch), batches.shards.meta["chunk"])
         return Predictions(predicted.variants | {f"{arm}_{MEMORY_RESET}": forgotten}, predicted.calibration)
     if kind in ("lora", "frames"):
         batches = PastFrameBatches.of(batches) if kind == "frames" else batches
-        model = FlowModel(lora.load(batches.base.policy, folder))
+        model = FlowModel(lora.load(batches.base.policy, folder)).eval()
         gated = predict_gated(batches, windows, model, f"{arm}_{GATED}", "", parameters)
         decoded = predict_flow(batches, windows, model, arm, batch=batch)
         return Predictions(decoded.variants | gated.variants, gated.calibration)

@@ -59,9 +59,10 @@ def run(
 
 
 def _film(folder: Path, played: Played, crew: "EpisodePool") -> None:
-    from sigma.simulation.episode import EpisodeSpec
+    from dataclasses import replace
+
     from sigma.simulation.videos import choose, film, write_films
 
     job, kept = played.job, choose(played.results, FILMED)
-    views = crew.replay({result.seed: result.actions for result in kept}, EpisodeSpec(job.spec.task, size=VIDEO_SIZE))
+    views = crew.replay({result.seed: result.actions for result in kept}, replace(job.spec, size=VIDEO_SIZE))
     write_films(folder, [film(result, views[result.seed]) for result in kept])

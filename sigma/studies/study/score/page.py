@@ -114,6 +114,7 @@ def run(*, params: Path, scores: Path, swapped: Path, output: Path, page: Path) 
             "pictures": pictures,
             "title": title,
             "subject": SUBJECT,
+            "seeds": len(study.seeds),
         }
         text = render("study.html", package="sigma.studies.study.score", **values)
         (folder / "index.html").write_text(text, encoding="utf-8")

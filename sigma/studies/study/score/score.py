@@ -83,7 +83,8 @@ def _closed_loop(played: Mapping[Any, Mapping[str, Any]], task: str) -> dict[str
 
     settings: dict[str, Any] = {}
     for (name, setting, arm), columns in played.items():
-        if name == task:
+        # The untrained ones play settings of a twin that no trained arm plays there.
+        if name == task and (name, setting, SUBJECT) in played:
             entry = settings.setdefault(setting, {})[arm] = score(columns)
             if arm != SUBJECT:
                 entry["sigma_minus"] = against(played[name, setting, SUBJECT], columns)

@@ -27,7 +27,9 @@ APART = 0.06  # metres between two starts, twice as far as the cube may miss the
 
 def run(*, task: str, params: Path, output: Path) -> str:
     """Write ``output``: for each training seed how many answers follow the exchanged memory (``other``), their own
-    history (``own``), or no history (``neither``), and the share that follows with its interval. Returns one line.
+    history (``own``), or no history (``neither``); the share of episodes that follows and of those that keep to their
+    own, the difference of both (0 for a policy that ignores the past), each with its interval over seeds and pairs; and
+    the share of the answers that follow. Returns one line.
 
     The plain episodes that every arm plays are paired where the two answers differ. Raises :class:`SigmaError` for a
     task without a moment at which memory alone knows the answer.
@@ -44,7 +46,7 @@ def run(*, task: str, params: Path, output: Path) -> str:
 
     import numpy as np
 
-    from sigma.evaluation.crossed import rate
+    from sigma.evaluation.crossed import crossed_mean
     from sigma.policy.control.sigma_controller import SigmaController
     from sigma.shared.files import write_json
     from sigma.shared.progress import progress
@@ -69,13 +71,22 @@ def run(*, task: str, params: Path, output: Path) -> str:
                 part = pairs[first : first + max(1, play.batch // 2)]
                 answers[seed] += exchange(controller, part, spec)
                 meter.advance(len(part))
-    followed = np.array([[answer == "other" for answer in found] for found in answers.values()])
-    share = dict(zip(("followed", "lo", "hi"), rate(followed), strict=True))
+    given = np.array(list(answers.values())).reshape(len(study.seeds), len(pairs), 2)
+    # The two of a pair end together, so that pairs are what is drawn.
+    other, own = ((given == name).mean(axis=2) for name in ("other", "own"))
+    shares = {}
+    for name, values, least in (("followed", other, 0.0), ("own", own, 0.0), ("difference", other - own, -1.0)):
+        found = crossed_mean(values)
+        shares[name] = {"share": found.mean, "lo": max(found.low, least), "hi": min(found.high, 1.0), "p": found.p}
+    answered = int((given != "neither").sum())
     counts = {
         str(seed): {name: found.count(name) for name in ("other", "own", "neither")} for seed, found in answers.items()
     }
-    write_json(output, {"task": task, "episodes": 2 * len(pairs), **share, "seeds": counts})
-    return f"swap: {SUBJECT} on {task}: {share['followed']:.0%} of {2 * len(pairs)} episodes follow the other's history"
+    of_answers = int((given == "other").sum()) / answered if answered else None
+    result = {"task": task, "pairs": len(pairs), **shares, "followed_of_answers": of_answers, "seeds": counts}
+    write_json(output, result)
+    followed, kept = (shares[name]["share"] for name in ("followed", "own"))
+    return f"swap: {SUBJECT} on {task}: {followed:.0%} of {len(pairs)} pairs follow the other's history, {kept:.0%} own"
 
 
 def find_pairs(seeds: Sequence[int], spec: "EpisodeSpec") -> list[tuple[int, int]]:
@@ -136,11 +147,11 @@ class _Side:
 
     def judge(self, other: "SO101Env") -> None:
         """Read the answer where it has been given; ``other`` is the partner's environment."""
-        from sigma.simulation.milestones import released_back
+        from sigma.simulation.milestones import released_back, released_in_goal
 
         env = self.episode.env
         if env.task.cued:
-            given = {"other": env.monitor.wrong_box, "own": env.monitor.success}
+            given = {"other": env.monitor.wrong_box, "own": released_in_goal(env.world, env.monitor)}
         else:
             given = {"other": released_back(env.world, other.monitor), "own": released_back(env.world, env.monitor)}
         if self.swapped:
