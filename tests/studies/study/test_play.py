@@ -186,7 +186,9 @@ def test_bad_input_is_one_line_before_anything_is_played(world, monkeypatch):
     often = {"play": {"settings": {"often": {"n_action_steps": 3}}}}
     refused(world, "n_action_steps: found 3; legal: divisors of 4", arm="sigma", **often)
     late = {"play": {"settings": {"late": {"delay": 5}}}}
-    refused(world, r"settings: late: delay: found 5; legal: 0 to 4, as sigma plans 8", arm="sigma", **late)
+    gated = r"settings: late: delay: found 5; legal: 0 to 3, as sigma acts for 4 steps behind a gate"
+    refused(world, gated, arm="sigma", **late)
+    refused(world, r"found 5; legal: 0 to 4, as sigma_full_scale plans 8 steps", arm="sigma_full_scale", **late)
     monkeypatch.setitem(
         tasks.TASKS, "lift", replace(tasks.TASKS["lift"], instructions=(Instruction(("levitate it",)),))
     )

@@ -120,13 +120,14 @@ def _controllers(
     }
     for job in jobs:
         controller, delay = controllers[job.spec.n_action_steps], job.spec.setting.delay
-        longest = controller.horizon - job.spec.n_action_steps
-        if getattr(controller, "gate", None) is not None:  # it is told of the first plan alone that it came late
-            longest = min(longest, job.spec.n_action_steps - 1)
+        taken, longest, why = job.spec.n_action_steps, controller.horizon - job.spec.n_action_steps, "plans"
+        if getattr(controller, "gate", None) is not None and taken <= longest:
+            # A gate is told of the first plan alone that it came late.
+            longest, why = taken - 1, f"acts for {taken} steps behind a gate and plans"
         if delay > longest:
             raise SigmaError(
                 f"{params}: settings: {job.setting}: delay: found {delay}; legal: 0 to {longest}, as {player.name} "
-                f"plans {controller.horizon} steps"
+                f"{why} {controller.horizon} steps"
             )
         check_words(controller.builder.base.prompter, task_named(job.spec.task).texts(job.spec.setting))
     return controllers
