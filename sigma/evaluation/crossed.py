@@ -65,6 +65,15 @@ def crossed_mean(values: np.ndarray) -> Estimate:
     return Estimate(mean, mean - margin, mean + margin, float(2 * t.sf(abs(mean) / variance**0.5, degrees)))
 
 
+def share(values: np.ndarray) -> Interval:
+    """The mean of shares ``[S, E]``, each in [0, 1] and of several outcomes of one draw, with its interval."""
+    values = np.asarray(values, dtype=np.float64)
+    if not _variance(values)[0]:
+        return rate(values[:1] > 0.5) if values[0, 0] in (0.0, 1.0) else (float(values[0, 0]),) * 3
+    found = crossed_mean(values)
+    return found.mean, max(found.low, 0.0), min(found.high, 1.0)
+
+
 def rate(success: np.ndarray) -> Interval:
     """The share of successes ``[S, E]``, bool, with its interval."""
     success = np.asarray(success, bool)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sigma.evaluation.crossed import crossed_mean, holm, rate, rate_difference
+from sigma.evaluation.crossed import crossed_mean, holm, rate, rate_difference, share
 from sigma.evaluation.success import wilson
 
 
@@ -61,6 +61,13 @@ def test_scenes_that_nobody_can_solve_are_not_seen_the_better_by_more_seeds():
         _, low, high = rate(success)
         held.append(low <= 0.96 <= high)
     assert np.mean(held) >= 0.925
+
+
+def test_a_share_keeps_an_interval_inside_the_scale_and_one_where_all_agree():
+    assert share(np.ones((3, 40))) == wilson(40, 40)
+    values = np.repeat([[0.0, 0.5, 1.0, 1.0] * 5], 3, axis=0)
+    assert share(values) == pytest.approx(astuple(crossed_mean(values))[:3])
+    assert share(np.eye(2, 20))[1] == 0.0
 
 
 def test_with_one_seed_it_is_students_interval_over_episodes():

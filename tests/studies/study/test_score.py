@@ -259,23 +259,14 @@ def test_arms_that_played_other_episodes_are_refused(root):
         run(root)
 
 
-def test_exchanged_memories_that_were_not_played_are_named(done):
-    with inside(done), pytest.raises(SigmaError, match=r"nowhere: not found; run `dvc repro .*swap"):
-        page.run(
-            params=PARAMS,
-            scores=Path("out/scores"),
-            swapped=Path("nowhere"),
-            output=Path("study.json"),
-            page=Path("page"),
-        )
-
-
-def test_a_task_without_a_score_is_named(root):
-    with inside(root), pytest.raises(SigmaError, match=r"scores/pick_place\.json: not found; run `dvc repro"):
-        page.run(
-            params=PARAMS,
-            scores=Path("out/scores"),
-            swapped=Path("out/swapped"),
-            output=Path("study.json"),
-            page=Path("page"),
-        )
+@pytest.mark.parametrize(
+    ("missing", "line"),
+    [
+        ("swapped", r"nowhere: not found; run `dvc repro .*swap"),
+        ("scores", r"pick_place\.json: not found; run `dvc repro"),
+    ],
+)
+def test_what_was_not_played_or_scored_is_named(done, missing, line):
+    folders = {"scores": Path("out/scores"), "swapped": Path("out/swapped")} | {missing: Path("nowhere")}
+    with inside(done), pytest.raises(SigmaError, match=line):
+        page.run(params=PARAMS, **folders, output=Path("study.json"), page=Path("page"))

@@ -57,19 +57,14 @@ def _settings(
 
 
 def _rows(rows: Mapping[str, Sequence[np.ndarray]], chosen: CorrectionParameters) -> dict[str, Any]:
-    from sigma.evaluation.crossed import crossed_mean, rate, rate_difference
-
-    def share(row: str) -> tuple[float, float, float]:
-        if len(rows[row]) == 1:
-            return rate(rows[row][0])
-        found = crossed_mean(np.mean(rows[row], axis=0))
-        return found.mean, max(found.low, 0.0), min(found.high, 1.0)
+    from sigma.evaluation.crossed import crossed_mean, rate, rate_difference, share
 
     found: dict[str, Any] = {}
     for arm in chosen.arms:
         for way in chosen.ways:
             own = rows[row_name(arm, way)]
-            entry: dict[str, Any] = dict(zip(("success", "lo", "hi"), share(row_name(arm, way)), strict=True))
+            success = rate(own[0]) if len(own) == 1 else share(np.mean(own, axis=0))
+            entry: dict[str, Any] = dict(zip(("success", "lo", "hi"), success, strict=True))
             entry["episodes"] = len(own) * own[0].shape[1]
             for other in (BEFORE, INSTEAD):
                 if other in chosen.ways and way not in (BEFORE, other):

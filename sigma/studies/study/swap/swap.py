@@ -46,7 +46,7 @@ def run(*, task: str, params: Path, output: Path) -> str:
 
     import numpy as np
 
-    from sigma.evaluation.crossed import crossed_mean
+    from sigma.evaluation.crossed import crossed_mean, share
     from sigma.policy.control.sigma_controller import SigmaController
     from sigma.shared.files import write_json
     from sigma.shared.progress import progress
@@ -74,10 +74,12 @@ def run(*, task: str, params: Path, output: Path) -> str:
     given = np.array(list(answers.values())).reshape(len(study.seeds), len(pairs), 2)
     # The two of a pair end together, so that pairs are what is drawn.
     other, own = ((given == name).mean(axis=2) for name in ("other", "own"))
-    shares = {}
-    for name, values, least in (("followed", other, 0.0), ("own", own, 0.0), ("difference", other - own, -1.0)):
-        found = crossed_mean(values)
-        shares[name] = {"share": found.mean, "lo": max(found.low, least), "hi": min(found.high, 1.0), "p": found.p}
+    shares: dict[str, dict[str, float]] = {
+        name: dict(zip(("share", "lo", "hi"), share(values), strict=True))
+        for name, values in (("followed", other), ("own", own))
+    }
+    more = crossed_mean(other - own)
+    shares["difference"] = {"share": more.mean, "lo": max(more.low, -1.0), "hi": min(more.high, 1.0), "p": more.p}
     answered = int((given != "neither").sum())
     counts = {
         str(seed): {name: found.count(name) for name in ("other", "own", "neither")} for seed, found in answers.items()
