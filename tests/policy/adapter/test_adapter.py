@@ -239,6 +239,15 @@ def test_an_instruction_that_differs_in_case_stops_or_spaces_is_read_as_the_trai
     assert CALIBRATION.trained_text("Put the cube in the blue box.") == "Put the cube in the blue box."
 
 
+def test_a_term_that_no_ordinary_decision_has_judges_nothing():
+    random = np.random.default_rng(5)
+    scores = {term: random.uniform(size=ORDINARY) for term in ("tau", "alignment", SIZE)}
+    calibration = _calibrate(random, scores=scores | {AGREEMENT: np.full(ORDINARY, -np.inf)})
+    adapter = SigmaTelepathyAdapter(calibration=calibration)
+    np.testing.assert_allclose(adapter.surprises({AGREEMENT: np.array([0.3, 1e6])})[AGREEMENT], 0.0, atol=1e-12)
+    assert calibration.record["terms"][AGREEMENT]["ordinary"] == 0
+
+
 def test_what_cannot_be_calibrated_on_is_refused():
     random = np.random.default_rng(0)
     with pytest.raises(SigmaError, match=r"found 1 validation episode; legal: at least 2 .*window\.validation"):

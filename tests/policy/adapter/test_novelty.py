@@ -95,6 +95,11 @@ def test_joints_that_are_not_where_the_command_led_stand_out_and_the_usual_lag_d
     assert tracking[:, :2].max() < 1e-9 and tracking[:, 2].min() > 0.5
 
 
+def test_a_command_that_nothing_tells_counts_for_nothing(learnt):
+    found = _parts(learnt, command=np.full_like(learnt[1].state, np.nan))
+    assert np.isneginf(found["tracking"]).all() and np.isfinite(found["change"]).all()
+
+
 def test_an_episodes_first_decision_is_compared_with_nothing(learnt):
     found = _parts(learnt, known=False)
     assert np.isneginf(found["change"]).all() and np.isneginf(found["tracking"]).all()

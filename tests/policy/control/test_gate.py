@@ -12,6 +12,7 @@ from sigma.policy.control.controller import BaseController
 from sigma.policy.control.gated_controller import GatedController
 from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.model import lora
+from sigma.policy.pi05 import prefix
 from tests.policy.control.test_sigma_controller import STRIDE, calibration, observations
 from tests.worlds import World
 
@@ -116,6 +117,24 @@ def test_the_same_words_pass_however_they_are_written_and_other_words_close_the_
     base = set(trained.configure().base.instructions) - set(trained.shards.tasks)
     for other in (" ".join(reversed(text.split())), "open the drawer", *base):
         assert acted(other)[1] <= 0.1, other
+
+
+@torch.no_grad()
+def test_an_action_that_is_not_finite_is_the_bases(trained, live, monkeypatch):
+    """At an episode's first decision no other term could notice it."""
+    seen = observations(trained, trained.shards.meta["splits"]["validation"][0], 0)
+    base = BaseController(trained.base(), n_action_steps=STRIDE)
+    base.reset([0])
+    integrate = prefix.integrate
+    monkeypatch.setattr(
+        prefix,
+        "integrate",
+        lambda policy, encoded, noise, steps, steering=None: (
+            integrate(policy, encoded, noise, steps, steering) * (1.0 if steering is None else float("nan"))
+        ),
+    )
+    live.reset([0])
+    np.testing.assert_array_equal(live.act([seen], [0]), base.act([seen], [0])[:, : live.horizon])
 
 
 @torch.no_grad()
