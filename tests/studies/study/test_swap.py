@@ -90,6 +90,9 @@ def test_the_two_answers_of_a_pair_differ(task):
             scenarios.append(env.scenario)
         if task == "shown_box":
             assert scenarios[0].box != scenarios[1].box
+            # The box that was shown lies on another side too, so that memory of either names the same box.
+            sides = [np.sign(scenario.layout.boxes[scenario.box][1]) for scenario in scenarios]
+            assert sides[0] == -sides[1]
         else:
             starts = [np.array(scenario.layout.cube[:2]) for scenario in scenarios]
             assert np.linalg.norm(starts[0] - starts[1]) >= swap.APART

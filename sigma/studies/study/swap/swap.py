@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sigma.policy.control.sigma_controller import SigmaController
     from sigma.simulation.env import SO101Env
     from sigma.simulation.episode import Episode, EpisodeSpec
+    from sigma.simulation.task import Scenario
 
 Answer = Literal["other", "own", "neither"]
 APART = 0.06  # metres between two starts, twice as far as the cube may miss the place from which it came
@@ -94,6 +95,9 @@ def run(*, task: str, params: Path, output: Path) -> str:
 def find_pairs(seeds: Sequence[int], spec: "EpisodeSpec") -> list[tuple[int, int]]:
     """Episodes in pairs whose answers differ: another box was shown, or the cube came from elsewhere.
 
+    Where a box was shown, the boxes of both lie alike, red on the same side: what the other was shown is then the same
+    box by its colour and by its place, whichever of the two is remembered.
+
     Raises :class:`SigmaError` for a task that shows no box and does not ask for the cube to be put back.
     """
     env = spec.environment()
@@ -109,7 +113,7 @@ def find_pairs(seeds: Sequence[int], spec: "EpisodeSpec") -> list[tuple[int, int
         for partner in waiting:
             other = scenarios[partner]
             if env.task.cued:
-                differ = scenario.box != other.box
+                differ = scenario.box != other.box and _side(scenario) != _side(other)
             else:
                 (x, y, _), (u, v, _) = scenario.layout.cube, other.layout.cube
                 differ = (x - u) ** 2 + (y - v) ** 2 >= APART**2
@@ -120,6 +124,11 @@ def find_pairs(seeds: Sequence[int], spec: "EpisodeSpec") -> list[tuple[int, int
         else:
             waiting.append(seed)
     return pairs
+
+
+def _side(scenario: "Scenario") -> bool:
+    """Whether the box that is shown stands on the robot's left."""
+    return scenario.layout.boxes[scenario.box][1] > 0
 
 
 def _shows_the_cube(env: "SO101Env") -> bool:
