@@ -139,6 +139,7 @@ def check(
     policy: Annotated[Path, Option(help="Folder that `sigma export` wrote.")],
     dataset: Annotated[Path, Option(help="Folder of a LeRobotDataset v3.0.")] = Path("data/dataset"),
     episodes: Annotated[int, Option(min=1, help="Episodes to lead the policy through, from the first on.")] = 3,
+    rename_map: Annotated[str, Option(help="JSON: a camera of the dataset to its name in the policy.")] = "{}",
 ) -> None:
     """Say what the gate would do on recorded episodes, and why."""
 

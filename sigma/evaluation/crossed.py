@@ -74,6 +74,15 @@ def share(values: np.ndarray) -> Interval:
     return found.mean, max(found.low, 0.0), min(found.high, 1.0)
 
 
+def share_difference(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """``first`` minus ``second``, shares ``[S, E]`` as :func:`share` takes them, of the same episodes."""
+    change = np.asarray(first, dtype=np.float64) - second
+    if not _variance(change)[0] and first.flat[0] in (0.0, 1.0) and second.flat[0] in (0.0, 1.0):
+        return rate_difference(first > 0.5, second > 0.5)
+    found = crossed_mean(change)
+    return Estimate(found.mean, max(found.low, -1.0), min(found.high, 1.0), found.p)
+
+
 def rate(success: np.ndarray) -> Interval:
     """The share of successes ``[S, E]``, bool, with its interval."""
     success = np.asarray(success, bool)

@@ -29,13 +29,13 @@ class Evaluation:
     """Arms, their errors by window, and paired differences on the test episodes.
 
     ``arms[name][metric]`` is ``[W, n, D]``, ``errors[name][metric]`` ``[W]``; ``differences[name][metric]`` is Sigma
-    against another arm; ``critical`` marks windows in which the gripper moves; ``surprises[term]`` is −ln p ``[W]`` of
-    each term of the risk that is known before acting.
+    against another arm; ``critical`` marks windows in which the gripper moves; ``held_back`` those at which less than
+    half of what may be let through is.
     """
 
     predictions: Predictions
     execution: Execution
-    surprises: dict[str, np.ndarray]
+    held_back: np.ndarray
     arms: dict[str, Arm]
     errors: dict[str, dict[str, np.ndarray]]
     differences: dict[str, dict[str, Difference]]
@@ -87,8 +87,8 @@ def evaluate(predictions: Predictions, adapter: SigmaTelepathyAdapter, report: R
     for metric in TELEPATHY:
         errors["base"][metric] = sigma[f"control_{metric}"].astype(np.float64)
         errors["sigma"][metric] = sigma[metric].astype(np.float64)
-    surprises = adapter.surprises(stored_measures(sigma))
-    result = Evaluation(predictions, execution, surprises, arms, errors, {}, critical, report.resamples, report.seed)
+    held_back = adapter.held_back(execution.scale)
+    result = Evaluation(predictions, execution, held_back, arms, errors, {}, critical, report.resamples, report.seed)
     for name in arms:
         if name != "sigma":
             metrics = (*METRICS, *TELEPATHY) if name == "base" else METRICS
@@ -209,7 +209,7 @@ def _scales(evaluation: Evaluation) -> dict[str, Any]:
         if len(scale):
             low, median, high = np.quantile(scale, [0.05, 0.5, 0.95]).tolist()
             spread = {"q05": low, "median": median, "q95": high, "mean": float(scale.mean())}
-            result[split] = {**spread, "closed": float((scale < 0.5).mean())}
+            result[split] = {**spread, "closed": float(evaluation.held_back[evaluation.predictions.rows(split)].mean())}
     return result
 
 
@@ -218,8 +218,8 @@ def _held_back(evaluation: Evaluation) -> list[dict[str, Any]]:
     p-value and the term that counts most."""
     columns, execution = evaluation.predictions.base, evaluation.execution
     first: dict[int, dict[str, Any]] = {}
-    for row in sorted(evaluation.test[execution.scale[evaluation.test] < 0.5], key=lambda row: columns["step"][row]):
-        term = max(evaluation.surprises, key=lambda name: evaluation.surprises[name][row])
+    for row in sorted(evaluation.test[evaluation.held_back[evaluation.test]], key=lambda row: columns["step"][row]):
+        term = max(execution.surprises, key=lambda name: execution.surprises[name][row])
         told = {"scale": float(execution.scale[row]), "p": float(np.exp(-execution.risk[row])), "term": term}
         told |= {name: columns[name][row].item() for name in ("episode", "step")}
         first.setdefault(int(columns["episode"][row]), told)

@@ -67,12 +67,15 @@ def _episode_figures(evaluation: Evaluation, episode: int) -> dict[str, str]:
     plans = {name: raw(evaluation.arms[name]["mse_plan"]) for name in ("base", "sigma")}
     moments = base["step"][windows] / fps
     tau = {name: evaluation.errors[name]["tau_l2"][windows] for name in ("base", "sigma")}
-    surprises = {term: values[windows] for term, values in evaluation.surprises.items()}
+    surprises = {term: values[windows] for term, values in evaluation.execution.surprises.items()}
     decisions = base["step"][rows] / fps
+    # Where the scale is fixed no term has a say.
+    scale = evaluation.execution.scale[windows]
+    gate = {"gate": figures.gate(moments, surprises, scale)} if surprises else {}
     return {
         "trajectories": figures.trajectories(seconds, raw(base["action"]), plans, predictions.joints, decisions),
         "telepathy": figures.telepathy(moments, tau),
-        "gate": figures.gate(moments, surprises, evaluation.execution.scale[windows]),
+        **gate,
     }
 
 

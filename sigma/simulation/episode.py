@@ -56,8 +56,8 @@ class RolloutResult:
 class Episode:
     """One running episode.
 
-    With a delay of d control steps the robot waits d steps for its first plan. After that, the plan made from the
-    observation of step t takes over at step t + d, with its own step d; until then the robot follows the plan before.
+    With a delay of d control steps the robot waits d steps for a plan that follows none. Any other, made from the
+    observation of step t, takes over at step t + d, with its own step d; until then the robot follows the plan before.
     """
 
     def __init__(self, seed: int, spec: EpisodeSpec, env: SO101Env | None = None):
@@ -75,7 +75,7 @@ class Episode:
     def execute(self, plan: np.ndarray) -> None:
         """Take a plan [T, 6], T ≥ n + d, made from the present observation, and act for n control steps."""
         present, delay = self.env.steps, self.spec.setting.delay
-        self._plans.append((present + delay, plan[delay:] if self.decisions else plan))
+        self._plans.append((present + delay, plan[delay:] if self._plans else plan))
         self.decisions += 1
         for now in range(present, present + self.spec.n_action_steps):
             if self.done:

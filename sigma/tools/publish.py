@@ -57,7 +57,8 @@ def run(
 
 def prepare(repository: str, parameters: Parameters, folder: Path, *, license: str, rollouts: Sequence[Path]) -> None:
     """Write the folder for the Hub, whole or not at all."""
-    if folder.exists() and not (folder / CARD).is_file() and any(folder.iterdir()):
+    earlier = all((folder / part).exists() for part in (CARD, STATISTICS, policy_folder.BASE, policy_folder.MODEL))
+    if folder.exists() and not earlier and any(folder.iterdir()):
         raise SigmaError(f"{folder}: holds something else; name a folder that is empty, new or of an earlier publish")
     config = read_config(MODEL)
     sizes = TelepathySizes.from_dict(config["sizes"], str(MODEL / CONFIG))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sigma.evaluation.crossed import crossed_mean, holm, rate, rate_difference, share
+from sigma.evaluation.crossed import crossed_mean, holm, rate, rate_difference, share, share_difference
 from sigma.evaluation.success import wilson
 
 
@@ -68,6 +68,8 @@ def test_a_share_keeps_an_interval_inside_the_scale_and_one_where_all_agree():
     values = np.repeat([[0.0, 0.5, 1.0, 1.0] * 5], 3, axis=0)
     assert share(values) == pytest.approx(astuple(crossed_mean(values))[:3])
     assert share(np.eye(2, 20))[1] == 0.0
+    # Where every pair of every seed says the same, the seeds tell no more than one of them.
+    assert share_difference(np.ones((3, 40)), np.zeros((3, 40))) == rate_difference(np.ones((1, 40)), np.zeros((1, 40)))
 
 
 def test_with_one_seed_it_is_students_interval_over_episodes():

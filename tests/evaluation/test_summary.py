@@ -14,7 +14,7 @@ def _evaluation(risk: np.ndarray) -> Evaluation:
     return Evaluation(
         predictions=SimpleNamespace(rows=lambda split: np.arange(7)),
         execution=SimpleNamespace(risk=risk, scale=1 / (1 + risk)),
-        surprises={},
+        held_back=np.zeros(7, bool),
         arms={},
         errors={arm: dict.fromkeys(METRICS, values) for arm, values in errors.items()},
         differences={},

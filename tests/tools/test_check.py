@@ -35,5 +35,13 @@ def test_what_is_no_dataset_and_an_adapter_that_chooses_nothing_are_refused(trai
     with inside(trained.root):
         export.run(output=fixed, clamp=False)
     trained.configure()
+    write_dataset(tmp_path / "front", lengths=(12,), cameras=("observation.images.front", "observation.images.wrist"))
+    line = r"no camera observation.images.up among .*front.*; say which it is, as by --rename-map '(.*)'$"
+    with pytest.raises(SigmaError, match=line) as caught:
+        check.run(policy=policy, dataset=tmp_path / "front", episodes=1)
+    pasted = str(caught.value).split("--rename-map '")[1].removesuffix("'")
+    assert "of 3 decisions" in check.run(policy=policy, dataset=tmp_path / "front", episodes=1, rename_map=pasted)
+    with pytest.raises(SigmaError, match="--rename-map: found up=front; legal: JSON"):
+        check.run(policy=policy, dataset=tmp_path / "front", episodes=1, rename_map="up=front")
     with pytest.raises(SigmaError, match="its adapter's scale is fixed; legal: min_scale below max_scale"):
         check.run(policy=fixed, dataset=trained.root / "recorded", episodes=1)

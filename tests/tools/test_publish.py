@@ -210,6 +210,8 @@ def test_a_folder_that_holds_something_else_is_left_alone(world):
     (world.root / "mine/notes.txt").write_text("x")
     refused(world, "mine: holds something else", folder="mine")
     assert (world.root / "mine/notes.txt").is_file()
+    (world.root / "mine/README.md").write_text("# Mine")
+    refused(world, "mine: holds something else", folder="mine")
 
 
 def test_without_a_token_nothing_is_written_or_asked(world, hub, monkeypatch):

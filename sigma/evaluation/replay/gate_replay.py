@@ -1,13 +1,14 @@
 """What the gate measures of recorded episodes, and its calibration: train episodes as the reference, validation
 episodes as ordinary decisions.
 
-A recorded episode is read as a robot would live it: each decision comes after the one at which memory read last.
+A recorded episode is read as a robot would live it: each decision comes after another, ``window.chunk`` steps before it
+or, where no frame is stored so near, the last one that is.
 
 Legend: F stored frames, V cameras, k axes of a picture, D joints.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from sigma.policy.adapter.words import Instructions, normalise_instruction
 from sigma.policy.model import lora
 from sigma.policy.model.decision import SigmaModel
 from sigma.policy.pi05.base_replay import batches as index_batches
+from sigma.policy.pi05.inputs import InputBuilder
 from sigma.policy.pi05.instruction import embed_instructions
 from sigma.policy.pi05.observation import place_views
 from sigma.training.batches import WindowBatches
@@ -114,7 +116,10 @@ def score_gate(
 
 def _embed(model: SigmaModel | FlowModel, batches: WindowBatches, texts: list[str]) -> np.ndarray:
     with lora.disabled(model.adapted if isinstance(model, SigmaModel) else model.tuned):
-        return embed_instructions(batches.builder, texts)
+        # Of the base's cameras those that the policy reads.
+        read = replace(batches.builder.base, cameras=tuple(batches.shards.meta["cameras"]))
+        normalised = [normalise_instruction(text) or text for text in texts]
+        return embed_instructions(InputBuilder(read, batches.builder.normalisation), normalised)
 
 
 def _features(batches: WindowBatches, frames: np.ndarray, batch: int, description: str) -> list[np.ndarray]:
@@ -139,14 +144,16 @@ def _sight(
 
 
 def _before(batches: WindowBatches, frames: np.ndarray) -> np.ndarray:
-    """Row of the frame that memory read last before each of ``frames``, −1 at an episode's first."""
+    """Row of the decision before each of ``frames``, −1 at an episode's first ones."""
     shards, rows = batches.shards, np.full(len(frames), -1)
-    last: dict[int, int] = {}
-    for row in np.lexsort((shards.frame_step[frames], shards.frame_episode[frames])).tolist():
-        episode, step = int(shards.frame_episode[frames[row]]), int(shards.frame_step[frames[row]])
-        rows[row] = last.get(episode, -1)
-        if step % shards.meta["memory_stride"] == 0:
-            last[episode] = row
+    steps, episodes = shards.frame_step[frames], shards.frame_episode[frames]
+    order = np.lexsort((steps, episodes))
+    # Steps of the ordered frames, those of each episode beyond all of the episode before.
+    longest = int(steps.max()) + shards.meta["chunk"] + 1
+    along = np.unique(episodes[order], return_inverse=True)[1] * longest + steps[order]
+    earlier = np.searchsorted(along, along - shards.meta["chunk"], side="right") - 1
+    known = (earlier >= 0) & (episodes[order[earlier]] == episodes[order])
+    rows[order[known]] = order[earlier[known]]
     return rows
 
 

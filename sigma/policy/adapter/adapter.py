@@ -40,11 +40,13 @@ NEAR = 0.01
 
 @dataclass(frozen=True)
 class Execution:
-    """What would be executed: ``plan [B, T, D]``, and its ``scale`` and ``risk`` ``[B]``."""
+    """What would be executed: ``plan [B, T, D]``, its ``scale`` and ``risk`` ``[B]``, and ``surprises [B]`` by term,
+    as :meth:`SigmaTelepathyAdapter.heard` gives them; none where the scale is fixed."""
 
     plan: Any
     scale: Any
     risk: Any
+    surprises: Mapping[str, Any]
 
 
 class SigmaTelepathyAdapter:
@@ -78,6 +80,10 @@ class SigmaTelepathyAdapter:
         """The scale where the bounds leave no choice, else None: then nothing has to be measured."""
         return self.min_scale if self.min_scale == self.max_scale else None
 
+    def held_back(self, scale: Any) -> Any:
+        """Where a scale lies nearer to ``min_scale`` than to ``max_scale``, as bool; nowhere where they are one."""
+        return scale < 0.5 * (self.min_scale + self.max_scale)
+
     @property
     def ordinary(self) -> Mapping[str, Ordinary]:
         """What each known term is compared with."""
@@ -92,6 +98,15 @@ class SigmaTelepathyAdapter:
             if term not in ordinary:
                 raise ValueError(f"{term!r}: not among the calibrated terms {', '.join(ordinary)}")
         return {term: ordinary[term].surprise(score) for term, score in measures.items()}
+
+    def heard(self, measures: Mapping[str, Any], risk: Any) -> dict[str, Any]:
+        """−ln p of each term, ``[B]``, 0 where it had no say in the ``risk`` that :meth:`decide` gave."""
+        most = risk + log(len(self.ordinary)) + 1e-9
+        xp = array_namespace(risk)
+        return {
+            term: xp.where(surprise <= most, surprise, xp.zeros_like(surprise))
+            for term, surprise in self.surprises(measures).items()
+        }
 
     def risk(self, measures: Mapping[str, Any]) -> Any:
         """−ln of the joint p-value of each window, ``[B]``; a term that is not given is no surprise."""
@@ -169,11 +184,11 @@ class SigmaTelepathyAdapter:
         xp = array_namespace(base, action)
         if self.fixed_scale is not None:
             scale = xp.full_like(xp.astype(base[:, 0, 0], _wide(base, xp)), self.fixed_scale)
-            return Execution(self.blend(base, action, scale), scale, xp.zeros_like(scale))
+            return Execution(self.blend(base, action, scale), scale, xp.zeros_like(scale), {})
         if SIZE in self.ordinary:
             measures = {**measures, SIZE: residual_size(xp.astype(action - base, _wide(base, xp)))}
         risk, scale = self.decide(measures)
-        return Execution(self.blend(base, action, scale), scale, risk)
+        return Execution(self.blend(base, action, scale), scale, risk, self.heard(measures, risk))
 
 
 def _wide(array: Any, xp: Any) -> Any:

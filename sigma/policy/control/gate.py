@@ -19,6 +19,7 @@ from sigma.policy.adapter.adapter import AGREEMENT, SIZE, SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import Calibration
 from sigma.policy.adapter.measures import disagreement, residual_size
 from sigma.policy.adapter.novelty import Sight, parts, project
+from sigma.policy.adapter.words import normalise_instruction
 from sigma.policy.model import lora
 from sigma.policy.model.telepathy import TelepathyState
 from sigma.policy.pi05.inputs import InputBuilder
@@ -26,7 +27,6 @@ from sigma.policy.pi05.instruction import embed_instructions
 from sigma.policy.pi05.observation import Observation, place_views
 from sigma.shared.errors import SigmaError
 
-CLOSED = 0.5
 MEANINGS = {
     "meaning": "the instruction is nearer to another task than to a trained one",
     "wording": "the instruction puts words together that no trained one does",
@@ -44,11 +44,12 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the gate decided at one decision: the scale, the joint p-value, −ln p of each term, and the term that counts
-    most."""
+    """What the gate decided at one decision: the scale, whether it holds Sigma back by more than half of what it may,
+    the joint p-value, −ln p of each term, and the term that counts most."""
 
     step: int
     scale: float
+    held_back: bool
     p: float
     surprises: dict[str, float]
 
@@ -71,6 +72,7 @@ class _Robot:
     state: np.ndarray | None = None
     command: np.ndarray | None = None  # raw units
     passed: int = 0  # control steps since the last decision
+    late: int = 0  # those of them in which nothing of the last plan was executed
     plan: np.ndarray | None = None  # the adapted policy's, normalised; None where it was not integrated
 
 
@@ -100,18 +102,19 @@ class Gate:
         """These robots begin an episode."""
         self.robots |= {index: _Robot() for index in indices}
 
-    def follow(self, index: int, command: np.ndarray, passed: int | None = None) -> None:
+    def follow(self, index: int, command: np.ndarray, passed: int | None = None, *, late: int = 0) -> None:
         """The last command of this robot was ``command [D]`` in raw units, and no step of the last plan's own.
 
-        ``passed`` control steps have passed since the last decision, where these are not ``n_action_steps``.
+        ``passed`` control steps have passed since the last decision, where these are not ``n_action_steps``; the last
+        plan began ``late`` steps after it, with its own first step.
         """
         robot = self.robots[index]
-        robot.command = np.asarray(command, dtype=np.float64)
+        robot.command, robot.late = np.asarray(command, dtype=np.float64), late
         if passed is not None:
             robot.step, robot.passed = robot.step + passed - robot.passed, passed
 
     def news(self) -> list[str]:
-        """What was not told yet: when and why a scale fell below one half, once an episode."""
+        """What was not told yet: when and why an adapted policy was held back by more than half, once an episode."""
         told, self._untold = self._untold, []
         return told
 
@@ -182,7 +185,7 @@ class Gate:
     def _measure_words(self, text: str) -> dict[str, float]:
         if text not in self._words:
             with lora.disabled(self.tuned):
-                embedding = embed_instructions(self.builder, [text])
+                embedding = embed_instructions(self.builder, [normalise_instruction(text) or text])
             measured = self.calibration.instructions.measure([text], embedding)
             self._words[text] = {term: float(score[0]) for term, score in measured.items()}
         return self._words[text]
@@ -191,7 +194,9 @@ class Gate:
         plans = _numpy(action)
         return np.array(
             [
-                -np.inf if robot.plan is None else disagreement(plan[None], robot.plan[None], robot.passed)[0]
+                -np.inf
+                if robot.plan is None
+                else disagreement(plan[None], robot.plan[None], robot.passed - robot.late)[0]
                 for plan, robot in zip(plans, robots, strict=True)
             ]
         )
@@ -208,17 +213,15 @@ class Gate:
         scale: np.ndarray,
     ) -> None:
         commands = self.builder.normalisation.action.unnormalise(_numpy(plan)[:, self.n_action_steps - 1])
-        surprises = self.adapter.surprises(measures)
-        # A term of another robot's need that had no say here would exceed the joint risk.
-        largest = risk + math.log(len(self.adapter.ordinary)) + 1e-9
+        surprises = self.adapter.heard(measures, risk)
         for row, (robot, index) in enumerate(zip(robots, indices, strict=True)):
-            heard = {term: float(values[row]) for term, values in surprises.items()}
-            by_term = {term: value for term, value in heard.items() if value <= largest[row]}
-            judged = Judgement(robot.step, float(scale[row]), math.exp(-risk[row]), by_term)
-            if judged.scale < CLOSED and all(earlier.scale >= CLOSED for earlier in robot.judgements):
+            by_term = {term: float(values[row]) for term, values in surprises.items()}
+            held_back = bool(self.adapter.held_back(scale[row]))
+            judged = Judgement(robot.step, float(scale[row]), held_back, math.exp(-risk[row]), by_term)
+            if held_back and not any(earlier.held_back for earlier in robot.judgements):
                 self._untold.append(f"robot {index}, {judged}")
             robot.judgements.append(judged)
-            robot.step, robot.passed = robot.step + self.n_action_steps, self.n_action_steps
+            robot.step, robot.passed, robot.late = robot.step + self.n_action_steps, self.n_action_steps, 0
             robot.axes, robot.state, robot.command = sight.axes[row], sight.state[row], commands[row]
             robot.plan = None if action is None or scale[row] <= 0.0 else _numpy(action[row])
 

@@ -107,8 +107,11 @@ class SigmaPolicy(PreTrainedPolicy):
     def drop_queued_actions(self) -> None:
         """Decide anew at the next control step, which LeRobot after 0.6.1 asks for when the instruction changes; memory
         and the last command are kept."""
-        for index in self._rows or []:
-            self.controller.episodes[index].step -= len(self._queue)  # these steps will not be executed
+        for row in self._rows or []:
+            self.controller.episodes[row].step -= len(self._queue)  # these steps will not be executed
+            if self._queue and self.controller.gate is not None:
+                assert self._command is not None
+                self.controller.gate.follow(row, self._command[row], self.config.n_action_steps - len(self._queue))
         self._queue.clear()
 
     def supports_rtc(self) -> bool:
@@ -194,7 +197,11 @@ class SigmaPolicy(PreTrainedPolicy):
         if not self._queue:
             plan = self._decide(batch, states, np.stack(seen, axis=1), noise)[:, : self.config.n_action_steps]
             start = states if self._command is None else self._command
-            self._queue.extend(self._clamped(plan, start).swapaxes(0, 1))
+            plan = self._clamped(plan, start)
+            self._queue.extend(plan.swapaxes(0, 1))
+            if self.controller.gate is not None:
+                for row, rows in enumerate(plan):
+                    self.controller.gate.follow(row, rows[-1])  # what the robot is told, not what was planned
         self._seen = seen  # only now: a refused batch leaves no trace
         self._command = self._queue.popleft()
         return torch.from_numpy(self._command.copy())

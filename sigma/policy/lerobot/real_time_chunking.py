@@ -13,6 +13,7 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from torch import Tensor
 
+from sigma.policy.adapter.limits import NonFiniteActionError
 from sigma.shared.errors import SigmaError
 
 Clamp = Callable[[np.ndarray, np.ndarray], np.ndarray]  # a plan (T, A) and the command (A) before it, to the plan
@@ -31,22 +32,30 @@ class RealTimeChunking:
     def reset(self) -> None:
         """The robot begins an episode."""
         self.step = 0  # control steps since the episode began
+        self._planned = 0  # the step of the last plan
         self.passed = 0  # control steps since the last plan
         self.command: np.ndarray | None = None  # the last one that was executed
         self._plan: np.ndarray | None = None
         self._seen: list[tuple[int, np.ndarray]] = []
+        self._failure: NonFiniteActionError | None = None
 
     def advance(self, state: np.ndarray, left_over: Tensor | None, steps: int) -> np.ndarray:
         """Count the control steps since the last plan, and remember the state (D) of now; returns what of the last plan
         is left, (n, A). ``steps`` is the length of the trace that will be asked for.
 
-        Raises :class:`SigmaError` where ``left_over`` [n, A] is no part of the last plan.
+        Raises :class:`SigmaError` where ``left_over`` [n, A] is no part of the last plan, and from a plan that was not
+        finite on at every call, for LeRobot would go on with the next one.
         """
+        if self._failure is not None:
+            raise self._failure
         left = np.zeros((0, len(state)), np.float32) if left_over is None else left_over.float().cpu().numpy()
         # LeRobot fills up with zeros what is shorter than its horizon.
         left = left[: 1 + max(np.flatnonzero(left.any(axis=1)), default=-1)]
         plan = left[:0] if self._plan is None else self._plan
-        starts = range(len(plan) - len(left) + 1) if len(left) else [len(plan)]
+        # LeRobot shows its horizon's rows at most; fewer are the end of the plan, which may repeat a row.
+        starts = range(max(0, len(plan) - len(left)) + 1)
+        if len(left) < self.processor.rtc_config.execution_horizon:
+            starts = starts[-1:]
         elapsed = next((start for start in starts if np.array_equal(plan[start : start + len(left)], left)), None)
         if elapsed is None:
             raise SigmaError(
@@ -54,10 +63,11 @@ class RealTimeChunking:
             )
         self.command = plan[elapsed - 1] if elapsed else self.command
         self.passed = elapsed
-        self.step += elapsed
+        # LeRobot asks again where a plan could not be made: the clock counts from the last one that was.
+        self.step = self._planned + elapsed
         self._seen = [(step, known) for step, known in self._seen if self.step - steps - len(plan) <= step < self.step]
         self._seen.append((self.step, state))
-        return left
+        return plan[elapsed:]
 
     def trace(self, steps: int) -> np.ndarray:
         """The states (steps + 1, D) up to now; between two plans the joints count as moving evenly, for LeRobot shows
@@ -71,12 +81,17 @@ class RealTimeChunking:
         """The plan (T, A) under the clamp: what is left is executed for the ``delay`` of its making, then it goes on
         from there.
 
-        An episode's first plan only begins to move: LeRobot executes it from some later row on, so that each row has to
-        be one step away from the measured ``state``.
+        Where nothing is left for a part of that time the robot stands still, and LeRobot begins with some later row: up
+        to there each row is one step away from where it stands. Of an episode's first plan it may be any row.
         """
-        kept, command = left[: min(delay, len(plan) - 1)], state if self.command is None else self.command
-        if self._plan is None:
-            plan = np.concatenate([clamp(row[None], state) for row in plan])
-        rest = clamp(plan[len(kept) :], kept[-1] if len(kept) else command)
-        self._plan = np.concatenate([kept, rest])
+        kept, held = left[: min(delay, len(plan) - 1)], state if self.command is None else self.command
+        held, rest = kept[-1] if len(kept) else held, plan[len(kept) :]
+        standing = len(plan) if self._plan is None else delay - len(kept)
+        try:
+            near = [clamp(row[None], held) for row in rest[: standing + 1]] if standing > 0 else []
+            rest = clamp(np.concatenate([*near, rest[len(near) :]]), held)
+        except NonFiniteActionError as error:
+            self._failure = error
+            raise
+        self._plan, self._planned = np.concatenate([kept, rest]), self.step
         return self._plan

@@ -153,7 +153,19 @@ def test_what_is_not_integrated_is_not_heard():
     assert (adapter.decide({"picture": np.zeros(B), AGREEMENT: np.full(B, 1e9)})[1] == 0).all()
     doubtful = {"picture": np.full(B, CALIBRATION.ordinary["picture"].scores[-1] + 0.05)}
     assert 0 < adapter.decide(doubtful)[1][0] < 1
-    assert (adapter.decide(doubtful | {SIZE: np.full(B, 1e9)})[1] == 0).all()
+    measures = doubtful | {SIZE: np.full(B, 1e9)}
+    risk, scale = adapter.decide(measures)
+    assert (scale == 0).all()
+    assert (adapter.heard(measures, risk)[SIZE] > adapter.heard(measures, risk)["picture"]).all()
+    silent = {"picture": np.full(B, 50.0), SIZE: np.full(B, 1e9)}
+    heard = adapter.heard(silent, adapter.decide(silent)[0])
+    assert (heard[SIZE] == 0).all() and (heard["picture"] > 0).all(), "the reason told is one that had a say"
+
+
+def test_held_back_by_more_than_half_of_what_it_may():
+    scales = np.array([0.0, 0.19, 0.21, 0.4])
+    assert _adapter(0.0, 0.4).held_back(scales).tolist() == [True, True, False, False]
+    assert not _adapter(0.2, 0.2).held_back(np.array([0.2])).any(), "a scale that is fixed holds nothing back"
 
 
 def test_the_card_s_call_works_without_calibration():

@@ -9,7 +9,6 @@ import torch
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import read_calibration
 from sigma.policy.control.controller import BaseController
-from sigma.policy.control.gated_controller import GatedController
 from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.model import lora
 from sigma.policy.pi05 import prefix
@@ -172,7 +171,7 @@ def test_plain_lora_stands_behind_the_same_gate(trained, live):
     base, folder = trained.base(), trained.root / "models/sigma"
     tuned = lora.load(base.policy, folder)
     adapter = SigmaTelepathyAdapter(calibration=read_calibration(calibration(trained)))
-    gated = GatedController(base, tuned, adapter, n_action_steps=STRIDE)
+    gated = BaseController(base, tuned=tuned, adapter=adapter, n_action_steps=STRIDE)
     plain = BaseController(base, n_action_steps=STRIDE)
     frozen = BaseController(trained.base(), n_action_steps=STRIDE)
     seen = observations(trained, trained.shards.meta["splits"]["validation"][0], 0)

@@ -224,6 +224,19 @@ def test_dropped_actions_are_decided_anew_and_memory_goes_on(trained, folder):
     np.testing.assert_array_equal(other.numpy(), one.act(views_now, [0, 1])[:, 0])
 
 
+def test_the_gate_is_told_what_was_commanded_and_not_what_was_planned(trained, tmp_path):
+    options = {"lower": [-200.0] * 6, "upper": [200.0] * 6, "max_step": [0.5], "clamp": True}
+    policy, before, _ = load(write_policy(trained, tmp_path / "policy", **options))
+    commands = [policy.select_action(before(lerobot_batch(views(trained, step)))).numpy() for step in range(STEPS)]
+    robots = policy.controller.gate.robots
+    np.testing.assert_allclose([robots[row].command for row in (0, 1)], commands[-1], rtol=1e-6)
+    policy.select_action(before(lerobot_batch(views(trained, STEPS))))
+    last = policy.select_action(before(lerobot_batch(views(trained, STEPS + 1)))).numpy()
+    policy.drop_queued_actions()
+    np.testing.assert_allclose([robots[row].command for row in (0, 1)], last, rtol=1e-6)
+    assert [(robots[row].step, robots[row].passed) for row in (0, 1)] == [(STEPS + 2, 2)] * 2
+
+
 def test_scale_zero_from_the_command_line_is_the_base_to_the_bit(trained, folder):
     policy, before, _ = load(folder, "--adapter.max_scale=0", "--n_action_steps=2")
     assert policy.controller.n_action_steps == 2

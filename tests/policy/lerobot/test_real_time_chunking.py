@@ -110,6 +110,41 @@ def test_memory_and_trace_count_the_control_steps_between_two_plans(trained, fol
     policy.predict_action_chunk(robot(trained, before, 0))
 
 
+@pytest.mark.parametrize(("left", "delay"), [(3, 5), (0, 4), (0, HORIZON + 2)])
+def test_where_a_plan_ran_out_before_the_next_was_made_no_row_is_more_than_a_step_away(trained, folders, left, delay):
+    policy, before, _ = chunked(folders[1], "--adapter.min_scale=1")
+    step = np.array(policy.config.max_step) + 1e-4
+    first = policy.predict_action_chunk(robot(trained, before, 0))[0]
+    rest = torch.cat([first[HORIZON - left :], torch.zeros(6 - left, 6)])
+    second = policy.predict_action_chunk(robot(trained, before, 3), inference_delay=delay, prev_chunk_left_over=rest)
+    second, stands = second[0].numpy(), first[-1].numpy()
+    np.testing.assert_array_equal(second[:left], first[HORIZON - left :])
+    # LeRobot begins with one of these, once the robot stands where the last plan has led it.
+    assert (np.abs(second[left : delay + 1] - stands) <= step).all()
+    assert (np.abs(np.diff(second, axis=0)) <= step).all()
+
+
+def test_a_plan_that_could_not_be_made_is_not_counted_and_one_that_is_not_finite_ends_the_run(
+    trained, folders, monkeypatch
+):
+    policy, before, _ = chunked(folders[1])
+    plan = policy.predict_action_chunk(robot(trained, before, 0))[0]
+    rest = torch.cat([plan[3:], torch.zeros(1, 6)])
+    with pytest.raises(SigmaError, match="is missing"):
+        seen = robot(trained, before, 3)
+        policy.predict_action_chunk({key: seen[key] for key in seen if "up" not in key}, prev_chunk_left_over=rest)
+    plan = policy.predict_action_chunk(
+        robot(trained, before, 5), prev_chunk_left_over=torch.cat([plan[5:], rest[:3] * 0])
+    )
+    assert policy.controller.episodes[0].step - policy.controller.n_action_steps == 5
+    act = policy.controller.act
+    monkeypatch.setattr(policy.controller, "act", lambda *given, **more: act(*given, **more) * np.nan)
+    for _ in range(2):
+        with pytest.raises(SigmaError, match="not finite"):
+            policy.predict_action_chunk(robot(trained, before, 6), prev_chunk_left_over=plan[0, 1:])
+        monkeypatch.setattr(policy.controller, "act", act)
+
+
 def test_lerobot_rollout_runs_it_on_a_robot(folders, tmp_path):
     arm = roll_out(folders[1], tmp_path, duration=3.0, inference=RTCInferenceConfig())
     assert len(arm.sent) > HORIZON, "no second plan was executed"

@@ -126,11 +126,13 @@ def test_the_same_seeds_are_the_same_bytes_with_lerobots_column(tmp_path):
         ({"arm": "nobody"}, "arm 'nobody' does not exist; legal: expert, base, sigma"),
         ({"settings": ["storm"]}, "study.play.settings of pick_place: no 'storm'; legal: plain, action_noise"),
         ({"seed": 30}, "--seed: found 30, whose episodes are among those that arms are judged by"),
+        ({"settings": ["late"]}, "settings: late: delay: found 9; legal: 0 to 8, as base plans 16 steps"),
         ({"task": "fold"}, "study.tasks: no 'fold'; legal: pick_place"),
     ],
 )
 def test_what_cannot_be_corrected_is_refused_before_anything_is_played(trained, changes, line):
-    write_study(trained, replaced={"first_seed": 40, "episodes": 3})
+    settings = {"action_noise": {"action_noise": 1.5}, "late": {"delay": 9}}
+    write_study(trained, replaced={"first_seed": 40, "episodes": 3, "settings": settings})
     given = {"arm": "base", "task": "pick_place", "episodes": 4, "settings": ["plain"], "patience": 4.0}
     given |= {"at_random": False, "seed": 90, "params": PARAMS, "workspace": Path(), "output": Path("corrected")}
     with inside(trained.root), pytest.raises(SigmaError) as caught:

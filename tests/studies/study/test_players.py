@@ -136,7 +136,8 @@ def test_full_finetuning_is_a_base_of_its_own(trained, tmp_path):
 
 def test_actions_are_in_the_units_that_the_run_computes_with(trained, tmp_path):
     """A LoRA arm is trained on the features' normalisation, which need not be the checkpoint's."""
-    features = json.loads((trained.root / "data/features/meta.json").read_text())
+    with inside(trained.root):
+        features = read_base(HERE)[1]
     action = features["normalisation"]["action"]
     doubled = features | {
         "normalisation": features["normalisation"]

@@ -8,8 +8,8 @@ from sigma.parameters import read_parameters
 from sigma.shared.errors import SigmaError
 from sigma.studies.study.cells.parameters import StudyParameters, find, read_study, task_values
 from sigma.studies.study.cells.workspace import Workspace
-from sigma.studies.study.play.play import check_simulator
-from sigma.studies.study.play.players import EXPERT, Player, load_player, read_base, root_player
+from sigma.studies.study.play.play import Job, acting, check_simulator, controllers
+from sigma.studies.study.play.players import EXPERT, Player, root_player
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,19 @@ def record_corrections(
             f"--seed: found {seed}, whose episodes are among those that arms are judged by ({played.start} to "
             f"{played.stop - 1}, study.play in {params}); legal: from {played.stop}"
         )
-    reference, features = read_base(workspace)
-    jobs = {}
-    for setting, share in zip(chosen.values(), shares, strict=True):
+    jobs = []
+    for (name, setting), share in zip(chosen.items(), shares, strict=True):
         spec = EpisodeSpec(study.tasks[task].task, setting.n_action_steps or play.n_action_steps, setting)
-        controller = load_player(
-            player,
-            reference=reference,
-            features=features,
-            parameters=parameters,
-            n_action_steps=spec.n_action_steps,
-        )
-        jobs[spec] = controller, range(seed, seed + TRIES * share), share
+        jobs.append(Job(name, range(seed, seed + TRIES * share), spec))
         seed += TRIES * share
+    loaded = controllers(player, workspace, parameters, jobs, params)
+    played_by = {
+        job.spec: (acting(loaded[job.spec.n_action_steps], job.spec), job.seeds, share)
+        for job, share in zip(jobs, shares, strict=True)
+    }
     with progress(f"correct {player.name}", episodes) as meter:
         counts, takeovers = record_corrected(
-            output, jobs, Rule(wanted.patience, wanted.at_random), study.play.batch, meter
+            output, played_by, Rule(wanted.patience, wanted.at_random), study.play.batch, meter
         )
     reasons = ", ".join(f"{reason} {number}" for reason, number in takeovers.most_common()) or "none"
     return (

@@ -48,6 +48,10 @@ def run(*, task: str, arm: str, way: str, seed: int, params: Path, corrections: 
         raise SigmaError(f"{corrections}: corrections.ways: no {way!r}; legal: {', '.join(rounds.ways)}")
     workspace = Workspace.of(task)
     record = read_arm_record(model_folder(task, arm, seed), workspace)
+    if record["kind"] == "full" and way not in ("before", "retrained"):
+        raise SigmaError(
+            f"{corrections}: corrections.ways: {arm} is trained with every weight and cannot go on ({way})"
+        )
     check_simulator()
 
     from sigma.shared.files import atomic_directory

@@ -57,7 +57,7 @@ def _settings(
 
 
 def _rows(rows: Mapping[str, Sequence[np.ndarray]], chosen: CorrectionParameters) -> dict[str, Any]:
-    from sigma.evaluation.crossed import crossed_mean, rate, rate_difference, share
+    from sigma.evaluation.crossed import rate, rate_difference, share, share_difference
 
     found: dict[str, Any] = {}
     for arm in chosen.arms:
@@ -69,8 +69,8 @@ def _rows(rows: Mapping[str, Sequence[np.ndarray]], chosen: CorrectionParameters
             for other in (BEFORE, INSTEAD):
                 if other in chosen.ways and way not in (BEFORE, other):
                     theirs = rows[row_name(arm, other)]
-                    change = np.mean(own, axis=0) - np.mean(theirs, axis=0)
-                    gain = rate_difference(own[0], theirs[0]) if len(own) == 1 else crossed_mean(change)
+                    difference = rate_difference if len(own) == 1 else share_difference
+                    gain = difference(np.mean(own, axis=0), np.mean(theirs, axis=0))
                     entry[f"minus_{other}"] = {"difference": gain.mean, "lo": gain.low, "hi": gain.high, "p": gain.p}
             found[row_name(arm, way)] = entry
     return found

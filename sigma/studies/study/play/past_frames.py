@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from sigma.policy.control.controller import BaseController
-from sigma.policy.control.gated_controller import GatedController
 from sigma.policy.pi05.observation import Observation
 from sigma.shared.errors import SigmaError
 
@@ -21,7 +20,7 @@ FRAMES = 4
 
 
 class PastFramesController(BaseController):
-    """A policy that reads the image tokens of earlier frames too.
+    """A policy that reads the image tokens of earlier frames too; behind a gate the frozen base reads none.
 
     ``stride`` is the control steps between them, as in training; ``n_action_steps`` must divide it.
     """
@@ -46,7 +45,3 @@ class PastFramesController(BaseController):
             if self._steps[index] % self.stride == 0:
                 seen.append(present)
         return replace(observation, earlier=torch.stack(rows))
-
-
-class GatedPastFramesController(PastFramesController, GatedController):
-    """The same behind a gate: where that is closed, the frozen base acts, which reads no earlier frame."""

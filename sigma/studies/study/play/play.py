@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,14 +47,12 @@ class Played:
     @property
     def held_back(self) -> int:
         """Episodes in which the gate closed by more than half."""
-        return sum(first_closed(judgements) is not None for judgements in self.judged)
+        return sum(first_held_back(judgements) is not None for judgements in self.judged)
 
 
-def first_closed(judgements: "list[Judgement]") -> "Judgement | None":
-    """The first decision of an episode at which the scale fell below one half."""
-    from sigma.policy.control.gate import CLOSED
-
-    return next((judgement for judgement in judgements if judgement.scale < CLOSED), None)
+def first_held_back(judgements: "list[Judgement]") -> "Judgement | None":
+    """The first decision of an episode at which the gate closed by more than half."""
+    return next((judgement for judgement in judgements if judgement.held_back), None)
 
 
 def jobs_of(study: StudyParameters, task: str, settings: dict[str, Setting], base_tasks: list[str]) -> list[Job]:
@@ -84,7 +83,8 @@ class LateFirstPlan:
 
     def __init__(self, policy: "RolloutPolicy", gate: "Gate", spec: "EpisodeSpec"):
         self.policy, self.gate = policy, gate
-        self.last = spec.n_action_steps - 1 - spec.setting.delay
+        self.delay = spec.setting.delay
+        self.last = spec.n_action_steps - 1 - self.delay
         self._begun: set[int] = set()
 
     def reset(self, indices: list[int]) -> None:
@@ -96,13 +96,21 @@ class LateFirstPlan:
         for view, plan, index in zip(observations, plans, indices, strict=True):
             if index not in self._begun:
                 # Until its first plan comes a robot stays where it is.
-                self.gate.follow(index, plan[self.last] if self.last >= 0 else view["state"])
+                told = plan[self.last] if self.last >= 0 else view["state"]
+                self.gate.follow(index, told, late=self.delay)
                 self._begun.add(index)
         return plans
 
 
-def _controllers(
-    player: Player, workspace: Workspace, parameters: Parameters, jobs: list[Job], params: Path
+def acting(controller: "BaseController | SigmaController", spec: "EpisodeSpec") -> "RolloutPolicy":
+    """What acts in these episodes."""
+    if controller.gate is None or not spec.setting.delay:
+        return controller
+    return LateFirstPlan(controller, controller.gate, spec)
+
+
+def controllers(
+    player: Player, workspace: Workspace, parameters: Parameters, jobs: Sequence[Job], params: Path
 ) -> "dict[int, BaseController | SigmaController]":
     """The player's policy for each number of control steps that a job executes a decision; none for the expert.
 
@@ -114,14 +122,14 @@ def _controllers(
     from sigma.simulation.tasks import task_named
 
     reference, features = read_base(workspace)
-    controllers = {
+    loaded = {
         taken: load_player(player, reference=reference, features=features, parameters=parameters, n_action_steps=taken)
         for taken in dict.fromkeys(job.spec.n_action_steps for job in jobs)
     }
     for job in jobs:
-        controller, delay = controllers[job.spec.n_action_steps], job.spec.setting.delay
+        controller, delay = loaded[job.spec.n_action_steps], job.spec.setting.delay
         taken, longest, why = job.spec.n_action_steps, controller.horizon - job.spec.n_action_steps, "plans"
-        if getattr(controller, "gate", None) is not None and taken <= longest:
+        if controller.gate is not None and taken <= longest:
             # A gate is told of the first plan alone that it came late.
             longest, why = taken - 1, f"acts for {taken} steps behind a gate and plans"
         if delay > longest:
@@ -130,7 +138,7 @@ def _controllers(
                 f"{why} {controller.horizon} steps"
             )
         check_words(controller.builder.base.prompter, task_named(job.spec.task).texts(job.spec.setting))
-    return controllers
+    return loaded
 
 
 def play(
@@ -151,21 +159,19 @@ def play(
     from sigma.simulation.rollout import FixedRows, run_expert, run_rollouts
     from sigma.simulation.scene import IMAGE_SIZE
 
-    controllers = _controllers(player, workspace, parameters, jobs, params)
+    loaded = controllers(player, workspace, parameters, jobs, params)
     # An expert looks at no picture.
-    size = next((controller.builder.base.resolution for controller in controllers.values()), IMAGE_SIZE)
+    size = next((controller.builder.base.resolution for controller in loaded.values()), IMAGE_SIZE)
     played, clocks = [], []
     with progress(f"rollout {player.name}", sum(len(job.seeds) for job in jobs)) as meter:
         for job in jobs:
             started = time.perf_counter()
             spec, rate, judged = replace(job.spec, size=size), None, list["list[Judgement]"]()
-            if not controllers:
+            if not loaded:
                 results = run_expert(job.seeds, spec, crew=crew)
             else:
-                controller = controllers[spec.n_action_steps]
-                gate, delay = getattr(controller, "gate", None), spec.setting.delay
-                acting = LateFirstPlan(controller, gate, spec) if gate is not None and delay else controller
-                policy = FixedRows(acting, batch)
+                controller = loaded[spec.n_action_steps]
+                gate, policy = controller.gate, FixedRows(acting(controller, spec), batch)
                 results = run_rollouts(policy, job.seeds, spec, batch=batch, crew=crew)
                 rate = round(sum(result.decisions for result in results) / policy.seconds, 2)
                 if gate is not None:
@@ -223,7 +229,7 @@ def table_rows(player: Player, played: list[Played]) -> list[dict[str, Any]]:
 
 
 def _judged(judgements: "list[Judgement]") -> dict[str, Any]:
-    closed = first_closed(judgements)
+    closed = first_held_back(judgements)
     return {
         "risk": [-math.log(judgement.p) if judgement.p else math.inf for judgement in judgements],
         "scale": [judgement.scale for judgement in judgements],

@@ -1,13 +1,14 @@
 """What plays in the closed loop: the scripted expert, the frozen base, Sigma, and the study's trained arms."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigma.parameters import Parameters
 from sigma.shared import records
 from sigma.shared.errors import SigmaError
+from sigma.shared.records import read_json
 from sigma.studies.study.cells.arm_folder import (
     CALIBRATION,
     DECODINGS,
@@ -71,13 +72,14 @@ def arm_players(model: Path, predicted: Path, workspace: Workspace) -> list[Play
 
 
 def read_base(workspace: Workspace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The base's reference and what the baseline stage computed with it; refuses a pair of two runs."""
+    """The base's reference, and how the baseline stage computed with it, the base's ``cameras`` that are read among it;
+    refuses a pair of two runs."""
     base = records.read_record(workspace.base, records.BASE)
     file = workspace.features / "meta.json"
     meta = records.read_record(file, records.FEATURES)
     if meta["base_digest"] != base["digest"]:
         raise SigmaError(f"{file}: belongs to another base than {workspace.base}; run `dvc repro`")
-    return base, meta
+    return base, meta | {"cameras": read_json(workspace.shards / "meta.json")["cameras"]}
 
 
 def load_player(
@@ -99,7 +101,6 @@ def load_player(
     from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
     from sigma.policy.adapter.calibration import read_calibration
     from sigma.policy.control.controller import BaseController
-    from sigma.policy.control.gated_controller import GatedController
     from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
     from sigma.policy.model import lora
     from sigma.policy.model.model_folder import read_config
@@ -107,7 +108,7 @@ def load_player(
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.description import describe_base
     from sigma.policy.pi05.inputs import Normalisation
-    from sigma.studies.study.play.past_frames import GatedPastFramesController, PastFramesController
+    from sigma.studies.study.play.past_frames import PastFramesController
 
     model, dtype, adapter = player.model, features["dtype"], parameters.adapter.model_dump()
     device = open_device(parameters.machine)
@@ -132,8 +133,8 @@ def load_player(
             raise SigmaError(f"{model}: {key}: found {described[key]}; legal: {reference[key]}, as the frozen base")
     if not 1 <= n_action_steps <= described["chunk_size"]:
         raise SigmaError(f"n_action_steps: found {n_action_steps}; legal: 1 to {described['chunk_size']}")
-    base = load_base(described, device=str(device), dtype=dtype)
-    settings = {
+    base = replace(load_base(described, device=str(device), dtype=dtype), cameras=tuple(features["cameras"]))
+    settings: dict[str, Any] = {
         "n_action_steps": n_action_steps,
         "decoding": next((kind for kind in DECODINGS if kind == player.variant), features["action"]),
         "samples": features["samples"],
@@ -141,19 +142,14 @@ def load_player(
         "normalisation": Normalisation.from_json(features["normalisation"]),
     }
     controller: type[BaseController] = BaseController
-    gated: type[GatedController] = GatedController
     if player.kind == "frames":
-        controller, gated, settings["stride"] = (
-            PastFramesController,
-            GatedPastFramesController,
-            parameters.window.memory_stride,
-        )
+        controller, settings["stride"] = PastFramesController, parameters.window.memory_stride
     if player.kind in ("lora", "frames"):
         tuned = lora.load(base.policy, model).eval()
         if player.variant == HALF:
             for layer in lora.lora_layers(tuned).values():
                 layer.scale_layer(0.5)
         if player.variant == GATED:
-            calibrated = SigmaTelepathyAdapter(**adapter, calibration=read_calibration(player.calibration, model))
-            return gated(base, tuned, calibrated, **settings)
+            calibration = read_calibration(player.calibration, model)
+            settings |= {"tuned": tuned, "adapter": SigmaTelepathyAdapter(**adapter, calibration=calibration)}
     return controller(base, **settings)

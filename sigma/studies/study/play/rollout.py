@@ -13,6 +13,7 @@ from sigma.studies.study.play.players import root_player
 if TYPE_CHECKING:
     from sigma.simulation.parallel import EpisodePool
 
+SHEET = "contact_sheet.png"  # what sigma.simulation.videos writes beside the films
 FILMED, VIDEO_SIZE = 2, 160  # successes and as many failures; side of a camera's picture in pixels
 
 
@@ -32,6 +33,10 @@ def run(
     parameters = read_parameters(Path(f"{params}: study.tasks.{task}"), task_values(study, task, params))
     if output.suffix != ".parquet":
         raise SigmaError(f"{output}: legal: a name that ends with .parquet")
+    if videos is not None and videos.exists() and any(videos.iterdir()) and not (videos / SHEET).is_file():
+        raise SigmaError(
+            f"--videos {videos}: holds something else; legal: a folder that is new, empty or of an earlier run"
+        )
     place = Workspace(workspace)
     player = root_player(arm, place)
     check_simulator()

@@ -47,7 +47,7 @@ def run(*, task: str, params: Path, output: Path) -> str:
 
     import numpy as np
 
-    from sigma.evaluation.crossed import crossed_mean, share
+    from sigma.evaluation.crossed import share, share_difference
     from sigma.policy.control.sigma_controller import SigmaController
     from sigma.shared.files import write_json
     from sigma.shared.progress import progress
@@ -55,6 +55,11 @@ def run(*, task: str, params: Path, output: Path) -> str:
     play, workspace = study.play, Workspace.of(task)
     spec = EpisodeSpec(study.tasks[task].task, play.n_action_steps)
     pairs = find_pairs(range(play.first_seed, play.first_seed + play.episodes), spec)
+    if len(pairs) < 2:
+        raise SigmaError(
+            f"{params}: study.play.episodes: {len(pairs)} pair among {play.episodes} episodes of {task}; an interval "
+            "needs at least 2; legal: more episodes"
+        )
     reference, features = read_base(workspace)
     answers: dict[int, list[Answer]] = {}
     with progress("swap", len(study.seeds) * len(pairs)) as meter:
@@ -79,8 +84,8 @@ def run(*, task: str, params: Path, output: Path) -> str:
         name: dict(zip(("share", "lo", "hi"), share(values), strict=True))
         for name, values in (("followed", other), ("own", own))
     }
-    more = crossed_mean(other - own)
-    shares["difference"] = {"share": more.mean, "lo": max(more.low, -1.0), "hi": min(more.high, 1.0), "p": more.p}
+    more = share_difference(other, own)
+    shares["difference"] = {"share": more.mean, "lo": more.low, "hi": more.high, "p": more.p}
     answered = int((given != "neither").sum())
     counts = {
         str(seed): {name: found.count(name) for name in ("other", "own", "neither")} for seed, found in answers.items()
