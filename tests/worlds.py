@@ -50,8 +50,18 @@ SMALL: dict[str, dict[str, Any]] = {
         "validation_draws": 4,
     },
     "lora": {"rank": 2, "alpha": 4.0},
-    "telepathy": {"factors": 3, "factor_dim": 4, "width": 16},
-    "loss": {"tsac": {"bank": ["lift the cube", "push the cube to the left", "close the box"]}},
+    # Every part is on, those too that are off by default.
+    "telepathy": {
+        "factors": 3,
+        "factor_dim": 4,
+        "width": 16,
+        "film": True,
+        "branches": ["condition", "vector", "chunk", "trajectory"],
+    },
+    "loss": {
+        "traf": {"top_k": 0.25},
+        "tsac": {"bank": ["lift the cube", "push the cube to the left", "close the box"]},
+    },
     "report": {"resamples": 200, "worst_windows": 2},
     "machine": {"threads": 1, "workers": 1, "device": "cpu"},
 }

@@ -15,11 +15,12 @@ def run(parameters: Parameters) -> str:
     """Write the base's actions, samples and pooled features; returns one line that says how many."""
     from sigma.compute.device import open_device
     from sigma.compute.processes import launch, rank, split_layers, to_start
+    from sigma.data.dataset.statistics import check_still_joints
     from sigma.data.shards import Shards
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.base_replay import frame_pictures, replay_base, select_normalisation
     from sigma.shared.errors import SigmaError
-    from sigma.shared.files import Outputs, write_json
+    from sigma.shared.files import Outputs, digest_file, write_json
     from sigma.shared.records import BASE as BASE_RECORD
     from sigma.shared.records import read_record
     from sigma.shared.tables import to_table
@@ -35,6 +36,10 @@ def run(parameters: Parameters) -> str:
             f"{SHARDS}: no episode is held out, so nothing can be trained; hold some out by params.yaml: "
             "window.validation, window.test"
         )
+    if base_parameters.statistics == "checkpoint" and reference["statistics"] is not None:
+        # The window stage has asked too, but not where base.statistics alone was changed since.
+        meta = shards.meta
+        check_still_joints(reference, meta["joint_names"], meta["exclude_joints"], meta["statistics"])
     base = load_base(reference, device=str(device), dtype=base_parameters.dtype, split=split_layers)
     normalisation = select_normalisation(base_parameters.statistics, base, shards)
     result = replay_base(base, shards, normalisation, base_parameters, batch=machine.batch)
@@ -51,7 +56,8 @@ def run(parameters: Parameters) -> str:
             {"pooled": result.pooled, "views": result.views, "text": result.text}, folder / "features.safetensors"
         )
         frames, pools, width = result.pooled.shape
-        meta = {"base_digest": reference["digest"], "normalisation": normalisation.to_json()}
+        meta = {"base_digest": reference["digest"], "shards_digest": digest_file(SHARDS / "meta.json")}
+        meta |= {"normalisation": normalisation.to_json()}
         meta |= base_parameters.model_dump(include={"statistics", "action", "samples", "seed", "dtype"})
         meta |= {"num_steps": base.num_steps, "token_rms": result.token_rms}
         write_json(folder / "meta.json", meta | {"frames": frames, "pools": pools, "width": width})

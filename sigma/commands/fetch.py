@@ -29,15 +29,18 @@ def run(parameters: Parameters) -> str:
         resolve_base(section.base.source, section.base.revision)
     except SigmaError as error:
         raise SigmaError(f"params.yaml: fetch.base: {error}") from None
-    base = describe_base(section.base.source, section.base.revision, len(dataset.joint_names), dataset.tasks)
+    others = [
+        find_dataset(entry.source, entry.revision, DATASET, {}, f"fetch.further.{number}")
+        for number, entry in enumerate(section.further)
+    ]
+    tasks = [text for one in (dataset, *others) for text in one.tasks]
+    base = describe_base(section.base.source, section.base.revision, len(dataset.joint_names), tasks)
     check_fit(dataset, base, parameters)
     check_corrections(dataset, "fetch.dataset.source", False)
-    others = []
-    for number, entry in enumerate(section.further):
-        key = f"fetch.further.{number}"
-        others.append(find_dataset(entry.source, entry.revision, DATASET, {}, key))
-        check_joins(dataset, others[-1], f"{key}.source", base, parameters)
-        check_corrections(others[-1], f"{key}.source", entry.corrections)
+    for number, (other, entry) in enumerate(zip(others, section.further, strict=True)):
+        key = f"fetch.further.{number}.source"
+        check_joins(dataset, other, key, base, parameters)
+        check_corrections(other, key, entry.corrections)
     with Outputs() as outputs:
         copy_start(section.start, base, parameters, outputs.folder(START))
         copy = outputs.folder(DATASET)

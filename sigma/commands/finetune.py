@@ -21,7 +21,7 @@ def run(parameters: Parameters) -> str:
     from sigma.shared.files import Outputs
     from sigma.shared.logs import record_training
     from sigma.training.batches import load_batches
-    from sigma.training.output import write_curve, write_model
+    from sigma.training.output import check_repository, write_curve, write_model
     from sigma.training.state import Scratch
     from sigma.training.trainer import Trainer
 
@@ -29,6 +29,7 @@ def run(parameters: Parameters) -> str:
     device = open_device(machine)
     if to_start(machine.processes):
         return launch(run, parameters, device)
+    check_repository()
     batches = load_batches(BASE, SHARDS, FEATURES, BASELINE, device=device)
     start, record = read_start(START)
     trainer = Trainer(batches, parameters, start)

@@ -11,8 +11,6 @@ from sigma.parameters.window import WindowParameters
 DATASET, DATASET_RECORD, BASE_RECORD = Path("data/dataset"), Path("data/dataset.json"), Path("data/base.json")
 EPISODES, SHARDS, METRICS = Path("data/episodes.json"), Path("data/shards"), Path("metrics/window.json")
 
-# Of one episode alone nothing says how much another differs.
-
 
 def _critical_joints(joints: Sequence[str], section: WindowParameters) -> list[str]:
     """The joints that ``window.critical_joints`` names, in any case of letters, without those that are not scored."""
@@ -26,7 +24,6 @@ def _critical_joints(joints: Sequence[str], section: WindowParameters) -> list[s
 
 def run(parameters: Parameters) -> str:
     """Write ``data/shards/`` and ``metrics/window.json``; returns the line to print."""
-
     from sigma.compute.workers import Workers
     from sigma.data.dataset.dataset import open_dataset
     from sigma.data.dataset.fit import check_fit, choose_cameras
@@ -69,6 +66,8 @@ def run(parameters: Parameters) -> str:
     cut = section.model_dump(include={"horizon", "trace"} | strides)
     protocol = Protocol(chunk_size=base["chunk_size"], **cut)
     bounds = Filter(section.min_action_norm, section.min_motion)
+    # A task without words, which no episode that is used has, would leave a reader of the list nothing to read.
+    spoken = next(text for text in dataset.tasks if text)
     windows = candidate_windows(dataset, splits, protocol, bounds, statistics, corrected)
     meta = {
         **asdict(protocol),
@@ -80,7 +79,7 @@ def run(parameters: Parameters) -> str:
         "joint_names": list(dataset.joint_names),
         "exclude_joints": list(section.exclude_joints),
         "critical_joints": critical,
-        "tasks": list(dataset.tasks),
+        "tasks": [text or spoken for text in dataset.tasks],
         "statistics": statistics,
         "splits": splits,
         "counts": count_windows(windows),

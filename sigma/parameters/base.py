@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sigma.parameters.schema import Section
+from sigma.parameters.schema import Section, Words
 
 
 class BaseParameters(Section):
@@ -13,4 +13,4 @@ class BaseParameters(Section):
     statistics: Literal["checkpoint", "dataset"]
     dtype: Literal["float32", "bfloat16"]
     seed: int = Field(ge=0)
-    instructions: list[str]
+    instructions: list[Words]

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sigma.shared.errors import SigmaError
 
 PARAMS_FILE = Path("params.yaml")
 # Levels of nesting in a file: the parser's time grows with their square, so a hostile file could stall it.
 DEEPEST = 20
+
+
+# A text that says something.
+Words = Annotated[str, Field(pattern=r"\w")]
 
 
 class Section(BaseModel):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from sigma.parameters.schema import Section
+from sigma.parameters.schema import Section, Words
 
 
 class TrainParameters(Section):
@@ -69,7 +69,7 @@ class TsacParameters(Section):
     start: float = Field(ge=0, le=1)
     end: float = Field(ge=0, le=1)
     temperature: float = Field(gt=0)
-    bank: list[str] = Field(min_length=1)
+    bank: list[Words] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> "TsacParameters":

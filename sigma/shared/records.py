@@ -46,6 +46,7 @@ REPLAY = {
 }
 FEATURES = REPLAY | {
     "base_digest": str,
+    "shards_digest": str,
     "dtype": str,
     "token_rms": NUMBER,
     **dict.fromkeys(("frames", "pools", "width"), int),

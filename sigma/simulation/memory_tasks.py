@@ -6,6 +6,8 @@ cube is shown at one place in the air and goes back to where it lay, which at th
 ``put_back_told`` says where it lay. A twin has its task's scenes, light and delay at every address.
 """
 
+from dataclasses import replace
+
 from sigma.simulation.instructions import PUT_BACK, PUT_BACK_AT, PUT_IN_BOX, PUT_IN_LIT_BOX
 from sigma.simulation.milestones import (
     at_rest_back,
@@ -30,7 +32,7 @@ _GRIP = 0.004
 SHOWN_AND_BACK = (near, grasped, lifted, shown, held_still, back, released_back, at_rest_back)
 
 
-def _pick_and_place(scenario: Scenario) -> list[Waypoint]:
+def pick_and_place(scenario: Scenario) -> list[Waypoint]:
     return [*pick(), *place(scenario.box)]
 
 
@@ -38,36 +40,12 @@ def _put_back(scenario: Scenario) -> list[Waypoint]:
     return [*pick(scenario.grip), *put_back(scenario.layout.cube[:2], scenario.grip)]
 
 
+_SHOWN_BOX = Task("shown_box", PUT_IN_LIT_BOX, PLACED_IN_BOX, pick_and_place, max_steps=110, cued=True)
+_PUT_BACK = Task("put_back", PUT_BACK, SHOWN_AND_BACK, _put_back, max_steps=140, lasting=(held_still,), grip=_GRIP)
 MEMORY_TASKS = (
-    Task("shown_box", PUT_IN_LIT_BOX, PLACED_IN_BOX, _pick_and_place, max_steps=110, cued=True),
-    Task("put_back", PUT_BACK, SHOWN_AND_BACK, _put_back, max_steps=140, lasting=(held_still,), grip=_GRIP),
-    Task(
-        "shown_box_lit",
-        PUT_IN_LIT_BOX,
-        PLACED_IN_BOX,
-        _pick_and_place,
-        max_steps=110,
-        cued=True,
-        light_stays=True,
-        twin_of="shown_box",
-    ),
-    Task(
-        "shown_box_told",
-        PUT_IN_BOX,
-        PLACED_IN_BOX,
-        _pick_and_place,
-        max_steps=110,
-        cued=True,
-        twin_of="shown_box",
-    ),
-    Task(
-        "put_back_told",
-        PUT_BACK_AT,
-        SHOWN_AND_BACK,
-        _put_back,
-        max_steps=140,
-        lasting=(held_still,),
-        grip=_GRIP,
-        twin_of="put_back",
-    ),
+    _SHOWN_BOX,
+    _PUT_BACK,
+    replace(_SHOWN_BOX, name="shown_box_lit", light_stays=True, twin_of="shown_box"),
+    replace(_SHOWN_BOX, name="shown_box_told", instructions=PUT_IN_BOX, twin_of="shown_box"),
+    replace(_PUT_BACK, name="put_back_told", instructions=PUT_BACK_AT, twin_of="put_back"),
 )

@@ -7,9 +7,8 @@ and none of them ever lets go of the cube.
 
 from sigma.shared.errors import SigmaError
 from sigma.simulation.instructions import HOLD_OVER_BOX, LIFT_CUBE, PUSH_CUBE, PUT_IN_BOX, REACH_CUBE
-from sigma.simulation.memory_tasks import MEMORY_TASKS
+from sigma.simulation.memory_tasks import MEMORY_TASKS, PLACED_IN_BOX, pick_and_place
 from sigma.simulation.milestones import (
-    at_rest_in_goal,
     behind,
     enclosed,
     grasped,
@@ -20,23 +19,16 @@ from sigma.simulation.milestones import (
     near_goal,
     over_goal,
     pushed,
-    released_in_goal,
     undisturbed,
 )
 from sigma.simulation.setting import TARGET
 from sigma.simulation.task import Task
-from sigma.simulation.waypoints import LIFT, PUSH, REACH, hold_over, pick, place
+from sigma.simulation.waypoints import LIFT, PUSH, REACH, hold_over, pick
 
 TASKS = {
     task.name: task
     for task in (
-        Task(
-            TARGET,
-            PUT_IN_BOX,
-            (near, grasped, lifted, over_goal, released_in_goal, at_rest_in_goal),
-            lambda scenario: [*pick(), *place(scenario.box)],
-            max_steps=110,
-        ),
+        Task(TARGET, PUT_IN_BOX, PLACED_IN_BOX, pick_and_place, max_steps=110),
         Task("reach", REACH_CUBE, (near, enclosed, undisturbed), lambda _: REACH, max_steps=50),
         Task("push", PUSH_CUBE, (behind, moved, pushed), lambda _: PUSH, max_steps=80, distances=(0.18, 0.24)),
         Task("lift", LIFT_CUBE, (near, grasped, lifted), lambda _: [*pick(), LIFT], max_steps=70),

@@ -229,9 +229,12 @@ def load_batches(
         if len(tensor) != len(pooled) or not all(torch.isfinite(part).all() for part in tensor.split(4096)):
             raise SigmaError(f"{file}: {name} holds a non-finite number or other frames; run `dvc repro baseline`")
     columns, _ = read_columns(baseline, COLUMNS)
+    if meta["shards_digest"] != digest_file(shards_folder / "meta.json"):
+        raise SigmaError(f"{features}: made from other shards than {shards_folder}; run `dvc repro baseline`")
     if len(pooled) != len(shards.frame_step) or len(columns["window"]) != len(shards.window_step):
         raise SigmaError(f"{baseline}: made from other shards than {shards_folder}; run `dvc repro baseline`")
     base = load_base(reference, device=str(device), dtype=meta["dtype"], split=processes.split_layers)
+    base = replace(base, cameras=tuple(shards.meta["cameras"]))  # those that the windows have
     builder = InputBuilder(base, Normalisation.from_json(meta["normalisation"]))
     digest = hashlib.sha256()
     for file in (base_file, shards_folder / "meta.json", *sorted(features.iterdir()), baseline):
@@ -255,7 +258,7 @@ def map_parts[Part](make: Callable[[slice], Part], total: int, batch: int) -> li
 def code_digest() -> str:
     """Digest of the sources that training runs, so that no checkpoint of other code is ever resumed."""
     package, digest = Path(str(importlib.resources.files("sigma"))), hashlib.sha256()
-    for folder in ("shared", "compute", "data", "policy", "training"):
+    for folder in ("shared", "compute", "data", "policy", "training", "studies/study/train"):
         for file in sorted((package / folder).rglob("*.py")):
             digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()

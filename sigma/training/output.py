@@ -1,12 +1,14 @@
 """The outputs of a training: the model folder and the curves."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sigma.policy.model import lora
 from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import save_heads
 from sigma.policy.model.model_folder import CONFIG, model_config
+from sigma.shared.errors import SigmaError
 from sigma.shared.files import atomic_directory, write_json
 from sigma.training.trainer import TrainingResult
 
@@ -32,12 +34,26 @@ def write_model(result: TrainingResult[SigmaModel], folder: Path, start: dict[st
         write_json(temporary / CONFIG, config | {"start": start})
 
 
+_LIVE: dict[str, Any] = {"report": None, "save_dvc_exp": False, "dvcyaml": None, "monitor_system": False}
+
+
+def check_repository() -> None:
+    """Raise :class:`SigmaError` where DVCLive could not write curves, before a training whose curves they are."""
+    from dvclive import Live
+    from scmrepo.exceptions import SCMError
+
+    try:
+        with TemporaryDirectory() as folder, Live(dir=folder, **_LIVE):
+            pass
+    except SCMError as error:
+        raise SigmaError(f"git: {error}: training curves need a commit; run `git add -A && git commit`") from None
+
+
 def write_curve(result: TrainingResult, folder: Path) -> None:
     """Write the curve's tables through DVCLive, so that ``dvc plots`` draws them."""
     from dvclive import Live
 
-    settings: dict[str, Any] = {"report": None, "save_dvc_exp": False, "dvcyaml": None, "monitor_system": False}
-    with atomic_directory(folder) as temporary, Live(dir=str(temporary), **settings) as live:
+    with atomic_directory(folder) as temporary, Live(dir=str(temporary), **_LIVE) as live:
         validated = {point["step"]: point for point in result.curve.validation}
         for point in result.curve.train:
             live.step = int(point["step"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import lerobot
 import peft
 import torch
 import transformers
@@ -58,7 +59,7 @@ def inputs_key(batches: WindowBatches, values: Mapping[str, Mapping[str, Any]], 
 
     ``values`` are those of the parameters that it depends on, by section.
     """
-    versions = [torch.__version__, peft.__version__, transformers.__version__]
+    versions = [package.__version__ for package in (torch, peft, transformers, lerobot)]
     device = batches.builder.device.type
     text = json.dumps([batches.digest, values, kind, versions, device, batches.dtype, code_digest()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -18,6 +18,7 @@ from sigma.policy.model.decision import SigmaModel
 from sigma.policy.model.heads import build_heads, heads_file, load_heads
 from sigma.policy.model.model_folder import base_digest, read_config
 from sigma.policy.model.sizes import TelepathySizes
+from sigma.policy.model.start import check_sizes
 from sigma.policy.model.telepathy import TelepathyPath, present_features
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder
@@ -141,12 +142,15 @@ class Trainer(ModelTrainer[SigmaModel]):
     def __init__(self, batches: WindowBatches, parameters: Parameters, start: Path | None = None):
         """``start`` is the folder of a trained Sigma whose weights are the first ones; None begins with the base.
 
-        Raises :class:`SigmaError` also where ``start`` has other units than the windows.
+        Raises :class:`SigmaError` also where ``start`` has other sizes than the parameters, or other units than the
+        windows.
         """
         super().__init__(batches, parameters)
         self.start = start
         if start:
             self.kind = f"{self.kind} from {digest_folder(start)}"  # a checkpoint of another start is never resumed
+        if start:
+            check_sizes(start, parameters, str(start))
         if start and (units := read_config(start)["normalisation"]) != batches.meta["normalisation"]:
             raise SigmaError(
                 f"{start}: normalisation: the start has other quantiles of state and action than these windows "

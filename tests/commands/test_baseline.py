@@ -1,5 +1,7 @@
 """``sigma baseline`` as a stage: what it writes, from what, and that it writes all or nothing."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.torch import load_file
@@ -67,6 +69,19 @@ def test_each_parameter_of_the_base_reaches_the_table(own, prepared, change):
     own.run("baseline", changes={"base": change})
     assert digests(own)[str(PREDICTIONS)] != digests(prepared)[str(PREDICTIONS)]
     assert digests(own)[str(FRAMES)] == digests(prepared)[str(FRAMES)]
+
+
+def test_a_joint_that_stood_still_when_the_checkpoint_was_made_is_refused_where_its_statistics_are_chosen(own):
+    clear(own)
+    file = own.root / "data/base.json"
+    base = read_json(file)
+    base["statistics"]["action"]["q99"][2] = base["statistics"]["action"]["q01"][2]
+    file.write_text(json.dumps(base))
+    joint = own.shards.meta["joint_names"][2]
+    with pytest.raises(
+        SigmaError, match=f"base.statistics: found checkpoint, in which action of joint '{joint}' never"
+    ):
+        own.run("baseline")
 
 
 def test_a_fault_leaves_no_output(own):

@@ -81,7 +81,7 @@ def test_the_calibration_is_that_of_validation_episodes_alone(trained):
     assert moved.ordinary[SIZE].scores[0] > expected.ordinary[SIZE].scores[0]
 
 
-def test_a_frame_is_compared_with_the_one_that_memory_read_before_it(trained):
+def test_a_frame_is_compared_with_the_one_a_chunk_before_it(trained):
     """The scores of one window, from the stored frames and the recorded actions alone."""
     material, shards = trained.material(), trained.shards
     model, frames = open_model(material, trained.root / "models/sigma"), stored_frames(material, np.arange(99))

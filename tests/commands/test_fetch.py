@@ -102,11 +102,13 @@ def write_other_names(folder):
     features = {"state": vector | {"names": None}, "actions": vector | {"names": None}}
     names = {"image": 0, "wrist_image": 1}
     features |= dict.fromkeys(names, image | {"names": ["height", "width", "channel"]})
+    features["intervention"] = {"dtype": "bool", "shape": (1,), "names": None}  # nobody took over
     dataset = LeRobotDataset.create("me/openpi", fps=10, features=features, root=folder, use_videos=False)
     for episode in range(6):
         for step in range(20):
             images = {name: camera_image(episode, step, camera, 32, 32) for name, camera in names.items()}
             vectors = {"state": joint_positions(episode, step), "actions": joint_positions(episode, step + 1)}
+            vectors["intervention"] = np.array([False])
             dataset.add_frame(vectors | images | {"task": "push the cube"})
         dataset.save_episode()
     dataset.finalize()

@@ -115,6 +115,17 @@ def test_excluded_episodes_are_in_no_split(ready):
     assert metrics["windows"] == shards.meta["counts"]
 
 
+def test_a_task_without_words_that_no_used_episode_has_leaves_later_stages_nothing_empty(ready):
+    table = Path("data/dataset/meta/tasks.parquet")
+    tasks = pd.read_parquet(table)
+    blank = pd.DataFrame({"task_index": [len(tasks)]}, index=pd.Index([" "], name=tasks.index.name))
+    pd.concat([tasks, blank]).to_parquet(table)
+    edit("data/dataset.json", digest=digest_folder(Path("data/dataset")))
+    window.run(parameters())
+    told = read_json(Path("data/shards/meta.json"))["tasks"]
+    assert len(told) == len(tasks) + 1 and all(told)
+
+
 def test_an_episode_that_fails_is_in_no_later_count(ready):
     """From the fault in the table through the audit's rule to the windows."""
     record, path = Path("data/dataset.json"), next(Path("data/dataset/data").rglob("*.parquet"))

@@ -3,17 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from sigma.data.dataset.dataset import ACTION, STATE, Dataset
+from sigma.data.dataset.dataset import Dataset
+from sigma.data.dataset.statistics import check_still_joints
 from sigma.parameters import Parameters
 from sigma.shared.errors import SigmaError
 
 # The adapter compares a validation window with those of other validation episodes; scores are those of test episodes.
 LEAST_HELD_OUT = {"validation": 2, "test": 1}
-# A joint that travels this many times farther than in the base's statistics, and less there than the others by as
-# much, was held still when those were made.
-MOST_SPANS = 100.0
 
 
 def check_fit(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters, further: int = 0) -> None:
@@ -50,21 +46,8 @@ def check_fit(dataset: Dataset, base: Mapping[str, Any], parameters: Parameters,
             "params.yaml: base.statistics: found checkpoint, but the base was published without statistics of these "
             "joints; legal here: dataset"
         )
-    stored = dataset.stored_statistics()
-    for feature in (STATE, ACTION) if statistics == "checkpoint" else ():
-        columns, own = base["statistics"][feature], stored.get(feature, {})
-        travels = [np.ravel(own["max"]) - np.ravel(own["min"])] if {"min", "max"} <= own.keys() else []
-        spans = np.subtract(columns["q99"], columns["q01"])[: len(joints)]
-        for place, (name, span) in enumerate(zip(joints, spans.tolist(), strict=True)):
-            moves = [float(travel[place]) for travel in travels if len(travel) == len(joints)]
-            # Where all joints move farther, the dataset is in other units: the audit's to say.
-            held = MOST_SPANS * span < np.median(spans) and any(move > MOST_SPANS * span for move in moves)
-            if name not in window.exclude_joints and (span <= 0 or held):
-                here = f" (by {span:.3g}, and in this dataset by {moves[0]:.3g})" if span > 0 else ""
-                raise SigmaError(
-                    f"params.yaml: base.statistics: found checkpoint, in which {feature} of joint {name!r} never "
-                    f"moves{here}; legal: dataset, or name the joint in window.exclude_joints"
-                )
+    if statistics == "checkpoint":
+        check_still_joints(base, joints, window.exclude_joints, dataset.stored_statistics())
 
 
 def choose_cameras(base: Mapping[str, Any], dataset: Dataset, mapping: Mapping[str, str | None]) -> dict[str, str]:

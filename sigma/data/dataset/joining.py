@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sigma.data.dataset.columns import read_rows, vector
 from sigma.data.dataset.dataset import INTERVENTION, Dataset, open_dataset
 from sigma.data.dataset.fit import choose_cameras
 from sigma.data.dataset.layout import ACTION, STATE
@@ -25,8 +28,13 @@ def check_corrections(dataset: Dataset, key: str, corrections: bool) -> None:
     none, or one of demonstrations does."""
     corrected = total = 0
     if dataset.intervenes:
-        for rows in dataset.read_each(dataset.episodes):
-            corrected, total = corrected + int(rows.intervention.sum()), total + len(rows.intervention)
+        own = [episode.index for episode in dataset.episodes]
+        # Of the tables this column alone: fetch.dataset.keys may name the others.
+        for path in dict.fromkeys(dataset.root / episode.table for episode in dataset.episodes):
+            table = read_rows(path, [INTERVENTION])
+            marked = vector(table, INTERVENTION, np.bool_, path)
+            marked = marked[np.isin(vector(table, "episode_index", np.int64, path), own)]
+            corrected, total = corrected + int(marked.sum()), total + len(marked)
     if corrections and not dataset.intervenes:
         raise SigmaError(
             f"params.yaml: {key}: {dataset.root} has no column {INTERVENTION!r} of dtype bool; legal: what "

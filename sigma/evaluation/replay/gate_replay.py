@@ -8,7 +8,7 @@ Legend: F stored frames, V cameras, k axes of a picture, D joints.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from sigma.policy.adapter.words import Instructions, normalise_instruction
 from sigma.policy.model import lora
 from sigma.policy.model.decision import SigmaModel
 from sigma.policy.pi05.base_replay import batches as index_batches
-from sigma.policy.pi05.inputs import InputBuilder
 from sigma.policy.pi05.instruction import embed_instructions
 from sigma.policy.pi05.observation import place_views
 from sigma.training.batches import WindowBatches
@@ -116,10 +115,7 @@ def score_gate(
 
 def _embed(model: SigmaModel | FlowModel, batches: WindowBatches, texts: list[str]) -> np.ndarray:
     with lora.disabled(model.adapted if isinstance(model, SigmaModel) else model.tuned):
-        # Of the base's cameras those that the policy reads.
-        read = replace(batches.builder.base, cameras=tuple(batches.shards.meta["cameras"]))
-        normalised = [normalise_instruction(text) or text for text in texts]
-        return embed_instructions(InputBuilder(read, batches.builder.normalisation), normalised)
+        return embed_instructions(batches.builder, [normalise_instruction(text) or text for text in texts])
 
 
 def _features(batches: WindowBatches, frames: np.ndarray, batch: int, description: str) -> list[np.ndarray]:

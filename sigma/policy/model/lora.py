@@ -109,7 +109,8 @@ def _check_config(config: dict[str, Any], file: Path) -> None:
 
 
 def load(policy: nn.Module, folder: Path) -> PeftModel:
-    """Attach a saved adapter strictly: every LoRA tensor of the model must be in the file, and no other.
+    """Attach a saved adapter strictly, in evaluation mode: every LoRA tensor of the model must be in the file, and no
+    other.
 
     Raises :class:`SigmaError` naming the first tensor that is missing, extra, misshapen or not finite; the policy is
     then what it was before.
@@ -128,7 +129,7 @@ def load(policy: nn.Module, folder: Path) -> PeftModel:
         model.unload()
         raise
     set_peft_model_state_dict(model, tensors)
-    return model.requires_grad_(False)
+    return model.requires_grad_(False).eval()
 
 
 def fill(model: PeftModel, folder: Path) -> None:

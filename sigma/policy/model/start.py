@@ -41,12 +41,7 @@ def copy_start(source: str | None, base: Mapping[str, Any], parameters: Paramete
             f"params.yaml: fetch.start: {source!r} was trained on another base ({config['base']['source']}); legal: a "
             f"Sigma on {base['source']}, or null"
         )
-    for key, (found, wanted) in _sizes(model, config, parameters).items():
-        if found != wanted:
-            raise SigmaError(
-                f"params.yaml: {key}: found {wanted}, but fetch.start ({source}) has {found}; legal: {found}, or "
-                "fetch.start null"
-            )
+    check_sizes(model, parameters, source)
     shutil.copytree(model, folder / MODEL, ignore=shutil.ignore_patterns(SOURCE_FILE))
     _write(folder, source, digest_folder(folder / MODEL))
 
@@ -56,9 +51,11 @@ def _write(folder: Path, source: str | None, digest: str | None) -> None:
     (folder / RECORD).write_text(json.dumps({"source": source, "digest": digest}, indent=2) + "\n", encoding="utf-8")
 
 
-def _sizes(model: Path, config: dict[str, Any], parameters: Parameters) -> dict[str, tuple[Any, Any]]:
-    """By parameter what the start has and what is asked for, where they must agree for its weights to fit."""
-    sizes, adapter = config["sizes"], read_json(model / "adapter_config.json")
+def check_sizes(model: Path, parameters: Parameters, source: str) -> None:
+    """Raise :class:`SigmaError` where the folder ``model`` of a trained Sigma, which came from ``source``, is another
+    function of its weights than the parameters ask for."""
+    config, adapter = read_config(model), read_json(model / "adapter_config.json")
+    sizes = config["sizes"]
     asked, window, lora = parameters.telepathy, parameters.window, parameters.lora
     pairs = {
         f"telepathy.{key}": (sizes.get("inner" if key == "width" else key), value)
@@ -68,7 +65,13 @@ def _sizes(model: Path, config: dict[str, Any], parameters: Parameters) -> dict[
     pairs["window.memory_stride"] = config["memory_stride"], window.memory_stride
     projections = [adapter.get("target_modules"), target_pattern(("language", "expert"), lora.projections)]
     pairs["lora.projections"] = projections[0], projections[1]
-    return pairs | {"lora.rank": (adapter.get("r"), lora.rank), "lora.alpha": (adapter.get("lora_alpha"), lora.alpha)}
+    pairs |= {"lora.rank": (adapter.get("r"), lora.rank), "lora.alpha": (adapter.get("lora_alpha"), lora.alpha)}
+    for key, (found, wanted) in pairs.items():
+        if found != wanted:
+            raise SigmaError(
+                f"params.yaml: {key}: found {wanted}, but fetch.start ({source}) has {found}; legal: {found}, or "
+                "fetch.start null"
+            )
 
 
 def read_start(folder: Path) -> tuple[Path, dict[str, Any]] | tuple[None, None]:

@@ -1,14 +1,16 @@
 """The list of tasks and arms: each is legal, changes what it names and nothing else, and has its trials' rate."""
 
+from pathlib import Path
+
 import pytest
 
 from sigma.parameters import read_parameters
 from sigma.parameters.schema import PARAMS_FILE, read_yaml
 from sigma.policy.control.robot_observation import check_words
 from sigma.shared.errors import SigmaError
-from sigma.shared.files import write_json
+from sigma.shared.files import read_json, write_json
 from sigma.simulation.tasks import BASE_TASKS, TASKS
-from sigma.studies.study.cells import cells
+from sigma.studies.study.cells import cells, rates
 from sigma.studies.study.cells.parameters import (
     PARAMS,
     Arm,
@@ -16,13 +18,11 @@ from sigma.studies.study.cells.parameters import (
     cell_parameters,
     check_cell,
     check_seed,
-    choose_rate,
     override,
     read_study,
-    settings_played,
     task_values,
 )
-from sigma.studies.study.cells.workspace import CELLS, cell_file
+from sigma.studies.study.cells.workspace import CELLS, TRIALS, cell_file
 from tests.studies.study.projects import TASK, settle, write_study
 from tests.worlds import ROOT, World, inside
 
@@ -52,15 +52,20 @@ def test_a_cell_differs_from_the_root_parameters_in_its_overrides_alone(task, ar
     assert {key: found[key] for key in overrides} == overrides
 
 
-def test_each_part_of_sigma_has_an_arm_without_it_and_every_arm_is_trained():
-    branches = values(TASK, "sigma")["telepathy.branches"]
-    parts = {f"without_{part}" for part in (*branches, "film", "recall", "traf", "tsac")}
-    assert set(SHIPPED.parts.arms) == parts | {"memory_cleared", "tau_constant"}
+def test_each_part_of_sigma_has_an_arm_without_it_or_with_it_and_every_arm_is_trained():
+    """With it, where the part is off by default."""
+    sigma = values(TASK, "sigma")
+    branches = sigma["telepathy.branches"]
+    parts = {name: name in branches for name in ("vector", "chunk", "trajectory", "condition")}
+    parts |= {"film": sigma["telepathy.film"], "traf": sigma["loss.traf.top_k"] > 0}
+    parts |= {"recall": sigma["loss.recall"] > 0, "tsac": sigma["loss.tsac.memory_text"] > 0}
+    named = {f"{'without' if on else 'with'}_{part}" for part, on in parts.items()}
+    assert set(SHIPPED.parts.arms) == named | {"memory_cleared", "tau_constant"}
     assert {arm for _, arm in SHIPPED.cells()} == set(SHIPPED.arms)
-    assert SHIPPED.trials.seed not in SHIPPED.seeds
     for branch in branches:
         left = values("put_back", f"without_{branch}")["telepathy.branches"]
         assert left == [name for name in branches if name != branch]
+    assert set(values("put_back", "with_condition")["telepathy.branches"]) == {"condition", *branches}
 
 
 def test_plain_lora_trains_as_long_as_sigma_by_the_bases_own_loss():
@@ -78,12 +83,6 @@ def test_the_shipped_tasks_and_settings_are_legal_for_the_embedded_base():
     for name, task in SHIPPED.tasks.items():
         for setting in SHIPPED.all_settings(name).values():
             check_words(base.prompter, TASKS[task.task].texts(setting))
-
-
-def test_parts_of_sigma_play_the_plain_setting_and_the_others_all():
-    assert list(settings_played(SHIPPED, "put_back", "without_film")) == ["plain"]
-    assert list(settings_played(SHIPPED, "shown_box", "sigma")) == ["plain", *SHIPPED.play.settings, "after_1s",
-                                                                    "after_3s", "after_5s", "after_8s"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -119,8 +118,8 @@ def test_a_task_an_arm_or_a_seed_that_is_not_listed_is_told_the_legal_ones():
         check_cell(SHIPPED, "pick", "sigma", PARAMS)
     with pytest.raises(SigmaError, match=r"study\.arms: no 'sigmma'; legal: sigma, plain_lora"):
         check_cell(SHIPPED, TASK, "sigmma", PARAMS)
-    with pytest.raises(SigmaError, match="without_film is not trained on pick_place; legal: sigma, plain_lora"):
-        check_cell(SHIPPED, TASK, "without_film", PARAMS)
+    with pytest.raises(SigmaError, match="with_film is not trained on pick_place; legal: sigma, plain_lora"):
+        check_cell(SHIPPED, TASK, "with_film", PARAMS)
     with pytest.raises(SigmaError, match=r"no seed 3; legal: 0, 1, 2"):
         check_seed(SHIPPED, 3, PARAMS)
 
@@ -131,6 +130,7 @@ BAD = {
     "group": ({"parts": {"arms": ["sigma", "sigmma"]}}, r"parts\.arms: found 'sigmma'"),
     "kind": ({"arms": {"sigma": {"kind": "mlp"}}}, "'sigma', 'lora', 'frames' or 'full'"),
     "seeds": ({"seeds": [0, 0]}, r"study\.seeds: values must be distinct, found"),
+    "trials": ({"trials": {"seed": 2}}, r"trials\.seed: found 2; legal: none of the training seeds \[0, 1, 2\]"),
     "rates": ({"trials": {"rates": [1.0, 0.0]}}, r"study\.trials\.rates\.1: .* greater than 0, found"),
     "trials_of": ({"tasks": {"pick_place": {"trials_of": "put"}}}, r"tasks\.pick_place\.trials_of: found 'put'"),
     "plain": ({"play": {"settings": {"plain": {}}}}, "'plain' is no harder setting"),
@@ -148,21 +148,20 @@ def test_a_list_that_does_not_hold_together_is_refused(own: World, name):
         read_study(write_study(own, **changes))
 
 
-def test_a_cell_has_the_rate_of_its_smallest_validation_error_and_ties_the_smaller(tmp_path):
-    study = SHIPPED.model_copy(update={"trials": SHIPPED.trials.model_copy(update={"rates": [0.5, 1.0, 2.0]})})
-    errors = {"sigma": (0.3, 0.2, 0.1), "plain_lora": (0.4, 0.2, 0.2)}
+def test_a_cell_has_the_rate_of_its_smallest_validation_error_and_ties_the_smaller(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    errors = dict.fromkeys(SHIPPED.trials.arms, (0.3, 0.2, 0.1, 0.4)) | {"plain_lora": (0.4, 0.2, 0.2, 0.3)}
     for arm, row in errors.items():
-        for rate, error in zip(study.trials.rates, row, strict=True):
-            write_json(tmp_path / f"pick_place/{arm}-{rate:g}.json", {"validation": error})
-    chosen = {
-        cell: choose_rate(study, *cell, tmp_path)
-        for cell in (("put_back", "sigma"), ("put_back", "without_film"), ("put_back_50", "plain_lora"))
-    }
+        for rate, error in zip(SHIPPED.trials.rates, row, strict=True):
+            write_json(TRIALS / f"pick_place/{arm}-{rate:g}.json", {"validation": error})
+    lines = rates.run(params=ROOT / PARAMS, output=Path("rates")).splitlines()
+    assert lines[2] == "  plain_lora on pick_place: 1 (validation 0.5: 0.4000, 1: 0.2000, 2: 0.2000, 4: 0.3000)"
+    cells = ("put_back/sigma", "put_back/with_film", "put_back_50/plain_lora")
     # A part takes Sigma's rate, and every task that of the one whose trials choose for it.
-    assert list(chosen.values()) == [2.0, 2.0, 1.0]
-    (tmp_path / "pick_place/plain_lora-0.5.json").unlink()
+    assert [read_json(Path(f"rates/{cell}.json")) for cell in cells] == [{"rate": 2.0}, {"rate": 2.0}, {"rate": 1.0}]
+    (TRIALS / "pick_place/plain_lora-0.5.json").unlink()
     with pytest.raises(SigmaError, match=r"pick_place/plain_lora-0\.5\.json: not found; run the stage that writes it"):
-        choose_rate(study, "put_back", "plain_lora", tmp_path)
+        rates.run(params=ROOT / PARAMS, output=Path("rates"))
 
 
 def test_a_cells_file_changes_with_its_own_parameters_alone(own: World):

@@ -9,11 +9,9 @@ import torch
 from sigma.policy.model import lora
 from sigma.policy.pi05.observation import base_pass
 from sigma.shared.errors import SigmaError
+from sigma.studies.study.cells.arm_folder import FRAMES
 from sigma.studies.study.cells.workspace import Workspace
-from sigma.studies.study.play import past_frames as played
 from sigma.studies.study.play.players import arm_players, load_player, read_base
-from sigma.studies.study.score.score import READ
-from sigma.studies.study.train import past_frames
 from sigma.studies.study.train.past_frames import PastFrameBatches
 from sigma.training.flow import FlowModel
 from tests.trained_arms import write_lora
@@ -45,8 +43,8 @@ def test_the_last_frames_that_memory_reads_are_read_and_an_episodes_first_stands
     frames = np.arange(len(shards.frame_step))
     for frame, rows in zip(frames, batches.earlier_frames(frames), strict=True):
         step = int(shards.frame_step[frame])
-        steps = [earlier for earlier in range(0, step, stride)][-past_frames.FRAMES :] or [step]
-        steps = [steps[0]] * (past_frames.FRAMES - len(steps)) + steps
+        steps = [earlier for earlier in range(0, step, stride)][-FRAMES:] or [step]
+        steps = [steps[0]] * (FRAMES - len(steps)) + steps
         assert shards.frame_step[rows].tolist() == steps
         assert set(shards.frame_episode[rows]) == {shards.frame_episode[frame]}
 
@@ -73,7 +71,7 @@ def test_earlier_frames_move_no_other_token_and_change_what_is_decided(trained):
     with torch.no_grad():
         both = [base_pass(batches.base.policy, one).encoded for one in (seen, alone)]
     added = seen.earlier.shape[1]
-    assert both[0].appended == added == past_frames.FRAMES * seen.vision.shape[1] * seen.vision.shape[2]
+    assert both[0].appended == added == FRAMES * seen.vision.shape[1] * seen.vision.shape[2]
     assert both[0].pad_mask.shape[1] == both[1].pad_mask.shape[1] + added
     keys = [next(iter(one.cache))[0] for one in both]  # of the first layer
     torch.testing.assert_close(keys[0][:, :, :-added], keys[1])
@@ -108,7 +106,3 @@ def test_a_robot_is_decided_for_as_the_recording_of_it(trained, folder):
 def test_steps_that_do_not_divide_the_stride_are_refused(trained, folder):
     with pytest.raises(SigmaError, match="n_action_steps: found 3; legal: divisors of 4"):
         load(trained, folder, "past_frames_zero_noise", 3)
-
-
-def test_training_playing_and_scoring_count_the_same_frames():
-    assert played.FRAMES == past_frames.FRAMES == READ["frames"] - 1

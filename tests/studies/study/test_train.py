@@ -219,7 +219,7 @@ def test_a_trial_writes_its_validation_loss_and_nothing_of_test(own, tmp_path):
 @pytest.mark.parametrize(
     ("task", "arm", "rate", "message"),
     [
-        ("put_back", "without_film", 1.0, "no trials of its own, it takes the rate of sigma on pick_place"),
+        ("put_back", "with_film", 1.0, "no trials of its own, it takes the rate of sigma on pick_place"),
         ("put_back_50", "sigma", 1.0, "no trials of its own, it takes the rate of sigma on pick_place"),
         (TASK, "sigma", 3.0, "no rate 3; legal: 0.5, 1, 2, 4"),
         (TASK, "sigmma", 1.0, "no 'sigmma'"),

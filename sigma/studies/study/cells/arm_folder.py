@@ -29,6 +29,7 @@ PREDICTIONS, CALIBRATION = "predictions.parquet", "adapter_calibration.json"
 EPISODES = "episodes.parquet"
 FULL_SCALE, MEMORY_RESET, GATED, HALF = "full_scale", "memory_reset", "gated", "half"
 DECODINGS: "tuple[Decoding, ...]" = ("zero_noise", "mean", "sample")
+FRAMES = 4  # earlier frames of each camera that kind ``frames`` reads, window.memory_stride control steps apart
 VARIANTS: dict[str, tuple[str, ...]] = {
     "sigma": ("", FULL_SCALE, MEMORY_RESET),
     "lora": (*DECODINGS, GATED, HALF),

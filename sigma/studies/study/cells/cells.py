@@ -11,7 +11,12 @@ from sigma.shared.files import atomic_directory
 from sigma.studies.study.cells.parameters import arm_values, read_study, task_values
 
 DATA = ("fetch", "audit", "window", "base")
-TRAINING = ("lora", "loss", "telepathy", "train")
+# The sections that a kind of arm is trained by.
+TRAINING = {
+    "sigma": ("lora", "loss", "telepathy", "train"),
+    **dict.fromkeys(("lora", "frames"), ("lora", "loss", "train")),
+    "full": ("loss", "train"),
+}
 
 
 def run(*, params: Path, output: Path) -> str:
@@ -29,7 +34,9 @@ def run(*, params: Path, output: Path) -> str:
         files[f"{name}/play.yaml"] = played | {"play": study.play.model_dump(), "settings": settings}
     for name, arm in study.cells():
         values = arm_values(study, name, arm, params)
-        files[f"{name}/arms/{arm}.yaml"] = {section: values[section] for section in TRAINING}
+        kind = study.arms[arm].kind
+        trained = {section: values[section] for section in TRAINING[kind]}
+        files[f"{name}/arms/{arm}.yaml"] = {"kind": kind} | trained
 
     from ruamel.yaml import YAML
 

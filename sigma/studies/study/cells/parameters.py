@@ -113,6 +113,8 @@ class StudyParameters(Section):
             for name in names:
                 if name not in legal:
                     raise ValueError(f"{key}: found {name!r}; legal: {', '.join(legal)}")
+        if self.trials.seed in self.seeds:
+            raise ValueError(f"trials.seed: found {self.trials.seed}; legal: none of the training seeds {self.seeds}")
         if sorted(self.listed) != sorted(self.tasks):
             raise ValueError(f"listed: found {self.listed}; legal: each of the tasks {', '.join(self.tasks)} once")
         for name, task in self.tasks.items():
@@ -203,7 +205,7 @@ def cell_parameters(file: Path, *, seed: int, rate: float, root: Path = PARAMS_F
 
     Both learning rates are multiplied by ``rate``; ``train.seed`` is the training seed.
     """
-    cell = read_yaml(file)
+    cell = {name: values for name, values in read_yaml(file).items() if name != "kind"}
     rates = {f"train.{key}": cell["train"][key] * rate for key in ("learning_rate", "lora_learning_rate")}
     data = override(read_yaml(root) | cell, rates | {"train.seed": seed}, str(file))
     return read_parameters(Path(f"{file}: {root.name}"), data)
@@ -216,19 +218,3 @@ def trial_errors(study: StudyParameters, task: str, arm: str, trials: Path) -> d
     form, again = {"validation": NUMBER}, "run `dvc repro stages/study/dvc.yaml`"
     files = {rate: trials / of / f"{judged}-{rate:g}.json" for rate in study.trials.rates}
     return {rate: read_record(file, form, again)["validation"] for rate, file in files.items()}
-
-
-def choose_rate(study: StudyParameters, task: str, arm: str, trials: Path) -> float:
-    """The multiplier with the smallest of :func:`trial_errors`; ties go to the smaller one."""
-    errors = trial_errors(study, task, arm, trials)
-    return min(errors, key=lambda rate: (errors[rate], rate))
-
-
-def settings_played(study: StudyParameters, task: str, arm: str) -> dict[str, Setting]:
-    """The settings in which an arm plays a task by name: all, parts of Sigma the plain one, and twins also the task's
-    own."""
-    for group in (study.compared, study.others):
-        if task in group.tasks and arm in group.arms:
-            return study.all_settings(task)
-    twin = task in study.twins.tasks and arm in study.twins.arms
-    return {PLAIN_NAME: PLAIN} | (study.tasks[task].settings if twin else {})

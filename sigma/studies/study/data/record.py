@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from sigma.parameters import read_parameters
-from sigma.simulation.extra import simulator_needed
 from sigma.studies.study.cells.parameters import find, read_study
 
 # Folder in a recording with demonstrations of the base's own tasks, for fetch.further.
@@ -17,9 +16,8 @@ def run(*, task: str, params: Path, output: Path) -> str:
     """
     study, machine = read_study(params), read_parameters().machine
     chosen = find(study.tasks, task, "tasks", params)
-    with simulator_needed("study record"):
-        from sigma.simulation.record import record
-        from sigma.simulation.scene import IMAGE_SIZE
+    from sigma.simulation.record import record
+    from sigma.simulation.scene import IMAGE_SIZE
 
     recording = study.recording
     counts = record(

@@ -14,9 +14,7 @@ from torch import Tensor
 from sigma.policy.control.controller import BaseController
 from sigma.policy.pi05.observation import Observation
 from sigma.shared.errors import SigmaError
-
-# Earlier frames of each camera, as many as in training.
-FRAMES = 4
+from sigma.studies.study.cells.arm_folder import FRAMES
 
 
 class PastFramesController(BaseController):

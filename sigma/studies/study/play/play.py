@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from sigma.parameters import Parameters
 from sigma.shared.errors import SigmaError
-from sigma.simulation.extra import simulator_needed
 from sigma.simulation.setting import PLAIN, PLAIN_NAME, Setting
 from sigma.studies.study.cells.parameters import StudyParameters
 from sigma.studies.study.cells.workspace import Workspace
@@ -187,8 +186,8 @@ def play(
 
 def check_simulator() -> None:
     """Raise :class:`SigmaError` where episodes cannot be simulated and drawn here."""
-    with simulator_needed("rollout"):
-        from sigma.simulation.parallel import check_renderer
+    from sigma.simulation.parallel import check_renderer
+
     check_renderer()
 
 

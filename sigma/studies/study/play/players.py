@@ -145,7 +145,7 @@ def load_player(
     if player.kind == "frames":
         controller, settings["stride"] = PastFramesController, parameters.window.memory_stride
     if player.kind in ("lora", "frames"):
-        tuned = lora.load(base.policy, model).eval()
+        tuned = lora.load(base.policy, model)
         if player.variant == HALF:
             for layer in lora.lora_layers(tuned).values():
                 layer.scale_layer(0.5)

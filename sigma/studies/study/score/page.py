@@ -20,9 +20,13 @@ TITLES = {
     "told_motion": "told the motion alone",
     "full_finetune": "full fine-tuning",
     "tau_constant": "τ a learned constant",
-    "without_film": "without FiLM",
-    "without_traf": "without TRAF",
+    "with_film": "with FiLM",
+    "with_traf": "with TRAF",
     "without_tsac": "without TSAC",
+    "without_vector": "without the step's residual",
+    "without_chunk": "without the chunk's residual",
+    "without_trajectory": "without the trajectory's residual",
+    "with_condition": "with a residual of the condition",
     "memory_cleared": "memory cleared (trained so)",
 }
 _VARIANTS = {

@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from sigma.parameters import read_parameters
-from sigma.studies.study.cells.arm_folder import SUBJECT
+from sigma.studies.study.cells.arm_folder import FRAMES, SUBJECT
 from sigma.studies.study.cells.parameters import StudyParameters, find, read_study, task_values
 from sigma.studies.study.cells.workspace import CLOCKS, PLAYED, Workspace, model_folder
 
 UNTRAINED = ("expert", "base")
-# Pictures of each camera that a kind of arm reads at a decision, where it is more than one.
-READ = {"frames": 5}
 
 
 def run(*, task: str, params: Path, output: Path) -> str:
@@ -74,7 +72,7 @@ def _training(study: StudyParameters, records: list[dict[str, Any]], cameras: in
     seconds = median(
         read_record(file, {"seconds": NUMBER}, "run `dvc repro stages/study/dvc.yaml`")["seconds"] for file in files
     )
-    pictures = cameras * READ.get(shared["kind"], 1)
+    pictures = cameras * (1 + FRAMES * (shared["kind"] == "frames"))
     return shared | {"selected_step": selected, "seconds": seconds, "pictures": pictures}
 
 

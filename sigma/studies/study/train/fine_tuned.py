@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -38,14 +39,17 @@ def save_fine_tuned(folder: Path, base: Base, normalisation: Normalisation) -> N
 
 
 def _set_statistics(folder: Path, processor: str, normalisation: Normalisation) -> None:
-    """Put q01 and q99 of state and action into every state file of a processor that has them."""
+    """Put the quantiles of state and action, or the mean and deviation that map the same numbers to −1 and 1, into
+    every state file of a processor that has them."""
     for step in read_json(folder / processor)["steps"]:
         if "state_file" not in step:
             continue
         file = folder / step["state_file"]
         tensors = load_file(file)
         for feature, quantiles in ((STATE, normalisation.state), (ACTION, normalisation.action)):
-            for name, values in ((f"{feature}.q01", quantiles.q01), (f"{feature}.q99", quantiles.q99)):
-                if name in tensors:
-                    tensors[name] = torch.as_tensor(values, dtype=tensors[name].dtype)
+            low, high = np.asarray(quantiles.q01, np.float64), np.asarray(quantiles.q99, np.float64)
+            for name, values in {"q01": low, "q99": high, "mean": (low + high) / 2, "std": (high - low) / 2}.items():
+                if f"{feature}.{name}" in tensors:
+                    known = tensors[f"{feature}.{name}"]
+                    tensors[f"{feature}.{name}"] = torch.as_tensor(values, dtype=known.dtype)
         save_file(tensors, file)

@@ -12,17 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigma.studies.study.cells.arm_folder import FRAMES
 from sigma.training.batches import WindowBatches
-
-# Earlier frames of each camera, at window.memory_stride: the last of those that memory reads too.
-FRAMES = 4
 
 
 @dataclass(eq=False)
 class PastFrameBatches(WindowBatches):
     """Windows whose observations hold the image tokens of :data:`FRAMES` earlier frames.
 
-    Where an episode has fewer, its first is repeated; before the first decision that is the present one.
+    They are the last of those that memory reads too. Where an episode has fewer, its first is repeated; before the
+    first decision that is the present one.
     """
 
     @classmethod
