@@ -10,14 +10,7 @@ from pathlib import Path
 import numpy as np
 
 CAMERAS = ("observation.images.up", "observation.images.wrist")
-JOINTS = (
-    "shoulder_pan.pos",
-    "shoulder_lift.pos",
-    "elbow_flex.pos",
-    "wrist_flex.pos",
-    "wrist_roll.pos",
-    "gripper.pos",
-)
+JOINTS = ("shoulder_pan.pos", "shoulder_lift.pos", "elbow_flex.pos", "wrist_flex.pos", "wrist_roll.pos", "gripper.pos")
 TASKS = ("push the cube", "lift the cube")
 
 Frame = dict[str, object]

@@ -68,10 +68,7 @@ def write_audit(root: Path, recorded: int, excluded: dict[str, str], jpeg: bytes
     used = [episode for episode in range(recorded) if str(episode) not in excluded]
     write_json(root / "data" / "episodes.json", {"used": used, "excluded": excluded})
     counts = {"episodes": recorded, "used": len(used), "excluded": len(excluded), "frames": 33 * recorded, "cameras": 2}
-    write_json(
-        root / "metrics" / "audit.json",
-        {**counts, "failures": 0, "warnings": 1, "checks": {"jump": 1}},
-    )
+    write_json(root / "metrics" / "audit.json", {**counts, "failures": 0, "warnings": 1, "checks": {"jump": 1}})
 
 
 def write_predictions(

@@ -74,8 +74,7 @@ def export(
     lower: Annotated[list[float] | None, Option(help="Lower limit of a joint, for each joint [the data's].")] = None,
     upper: Annotated[list[float] | None, Option(help="Upper limit of a joint, for each joint [the data's].")] = None,
     max_step: Annotated[
-        list[float] | None,
-        Option(min=0, help="Greatest change of a target in a control step, one or each joint's."),
+        list[float] | None, Option(min=0, help="Greatest change of a target in a control step, one or each joint's.")
     ] = None,
     clamp: Annotated[bool, Option(help="Clamp actions to joint limits and speed.")] = True,
 ) -> None:

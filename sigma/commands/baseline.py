@@ -15,12 +15,12 @@ def run(parameters: Parameters) -> str:
     """Write the base's actions, samples and pooled features; returns one line that says how many."""
     from sigma.compute.device import open_device
     from sigma.compute.processes import launch, rank, split_layers, to_start
-    from sigma.data.dataset.statistics import check_still_joints
     from sigma.data.shards import Shards
     from sigma.policy.pi05.base import load_base
     from sigma.policy.pi05.base_replay import frame_pictures, replay_base, select_normalisation
     from sigma.shared.errors import SigmaError
     from sigma.shared.files import Outputs, digest_file, write_json
+    from sigma.shared.quantiles import check_still_joints
     from sigma.shared.records import BASE as BASE_RECORD
     from sigma.shared.records import read_record
     from sigma.shared.tables import to_table

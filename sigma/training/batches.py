@@ -180,12 +180,7 @@ class WindowBatches:
         return None
 
     def decide(
-        self,
-        policy: PI05Policy,
-        encoded: Encoded,
-        windows: np.ndarray,
-        kind: Kind,
-        steering: Steering | None = None,
+        self, policy: PI05Policy, encoded: Encoded, windows: np.ndarray, kind: Kind, steering: Steering | None = None
     ) -> Tensor:
         """The action (B, T, A) of ``windows`` by the rule ``kind``, under the noise that the frozen base had there."""
         shards, meta = self.shards, self.meta

@@ -188,8 +188,7 @@ ALIGNMENTS = {
 CONTROLS = {
     "recall": Term(lambda given: given.forgetting.mean(), lambda loss: loss.recall),
     "tau": Term(
-        lambda given: tau_norm_loss(given.telepathy.factors, given.tau_norm, given.loss.tau_band),
-        lambda loss: loss.tau,
+        lambda given: tau_norm_loss(given.telepathy.factors, given.tau_norm, given.loss.tau_band), lambda loss: loss.tau
     ),
 }
 

@@ -27,14 +27,7 @@ from sigma.training.batches import WindowBatches
 from sigma.training.flow import FlowModel
 from sigma.training.loop import Curve, Phase
 from sigma.training.objectives import FlowObjective, TelepathyTargets
-from sigma.training.setup import (
-    check_autocast,
-    inputs_key,
-    prepare_layers,
-    schedule,
-    sections,
-    views,
-)
+from sigma.training.setup import check_autocast, inputs_key, prepare_layers, schedule, sections, views
 from sigma.training.state import Scratch
 
 

@@ -136,12 +136,7 @@ def in_units(scale, offset=0.0, **joints):
 @pytest.mark.parametrize(
     ("units", "scale", "joints", "line"),
     [
-        (
-            "degrees",
-            1.0,
-            {"wrist_roll": lambda episode, *_: 160.0 * (episode == 1)},
-            "1 of 6 episodes leave -100 to",
-        ),
+        ("degrees", 1.0, {"wrist_roll": lambda episode, *_: 160.0 * (episode == 1)}, "1 of 6 episodes leave -100 to"),
         ("radians", 0.03, {}, "all joints stay within -1.199"),
         ("radians", 0.03, {"gripper": lambda _, step, __: 3.0 * step}, "all joints stay within -1.199.* to 87"),
         ("encoder ticks", 20.0, {}, "6 of 6 episodes leave"),

@@ -17,12 +17,7 @@ from tests.predictions import JOINTS, TASKS, D, T, write_predictions
 from tests.worlds import ROOT
 
 SHIPPED = read_yaml(ROOT / PARAMS_FILE)
-ADAPTER = {
-    "min_scale": 0.0,
-    "max_scale": 1.0,
-    "risk_temperature": 0.5,
-    "false_alarms": 0.01,
-}
+ADAPTER = {"min_scale": 0.0, "max_scale": 1.0, "risk_temperature": 0.5, "false_alarms": 0.01}
 REPORT = {
     "tolerance": 0.05,
     "resamples": 200,

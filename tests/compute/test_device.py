@@ -8,15 +8,7 @@ from sigma.parameters.machine import MachineParameters
 from sigma.shared.errors import SigmaError
 
 SETTINGS = dict(
-    device="auto",
-    threads=1,
-    workers=1,
-    backend="local",
-    address=None,
-    processes=1,
-    fsdp=False,
-    batch=8,
-    compile=False,
+    device="auto", threads=1, workers=1, backend="local", address=None, processes=1, fsdp=False, batch=8, compile=False
 )
 
 

@@ -40,10 +40,7 @@ def shard_meta(V: int, S: int, D: int, T: int, L: int) -> dict:
     quantiles = {"q01": [0.0] * D, "q99": [1.0] * D}
     return {
         **{"horizon": T, "chunk": T, "chunk_size": T, "memory_stride": 2, "trace": L, "fps": 10},
-        **{
-            "cameras": [f"camera {index}" for index in range(V)],
-            "resolution": S,
-        },
+        **{"cameras": [f"camera {index}" for index in range(V)], "resolution": S},
         **{"exclude_joints": [], "critical_joints": []},
         "joint_names": [f"joint {index}" for index in range(D)],
         "tasks": ["push"],

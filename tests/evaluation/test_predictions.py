@@ -74,11 +74,7 @@ def _fewer_steps(columns):
         ("sigma", lambda columns: columns.pop("tau"), r"sigma\.parquet: column 'tau' is missing"),
         # The first version stored residuals instead.
         ("sigma", lambda columns: columns.pop("sigma_action"), r"sigma\.parquet: column 'sigma_action' is missing"),
-        (
-            "sigma",
-            _fewer_steps,
-            r"sigma\.parquet: column 'sigma_action' has shape .*, 3, 3\)",
-        ),
+        ("sigma", _fewer_steps, r"sigma\.parquet: column 'sigma_action' has shape .*, 3, 3\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(root, table, change, message):

@@ -360,12 +360,7 @@ FAULTS = [
         table_with(TABLE, column("timestamp", lambda rows: ["noon"] * len(rows))),
         f"{TABLE}: column 'timestamp' is not numeric",
     ),
-    Fault(
-        "no actions",
-        "window",
-        table_with(TABLE, lambda table: table.drop_columns("action")),
-        f"{TABLE}: …action…",
-    ),
+    Fault("no actions", "window", table_with(TABLE, lambda table: table.drop_columns("action")), f"{TABLE}: …action…"),
     Fault(
         "a task that is not listed",
         "window",

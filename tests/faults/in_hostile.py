@@ -106,8 +106,7 @@ def image_bomb(project: Project) -> None:
 
     table_with("data/dataset/data/chunk-000/file-000.parquet", change)(project)
     project.json(
-        "data/dataset/meta/info.json",
-        lambda info: info["features"]["observation.images.up"].update(dtype="image"),
+        "data/dataset/meta/info.json", lambda info: info["features"]["observation.images.up"].update(dtype="image")
     )
 
 

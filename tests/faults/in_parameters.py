@@ -55,12 +55,7 @@ FAULTS = [
         parameters(train__clip=float("inf")),
         "params.yaml: train.clip: input should be a finite number, found inf; legal: number > 0",
     ),
-    Fault(
-        "number of 5000 digits",
-        "fetch",
-        added("machine2: " + "9" * 5000 + "\n"),
-        "params.yaml: not valid YAML: …",
-    ),
+    Fault("number of 5000 digits", "fetch", added("machine2: " + "9" * 5000 + "\n"), "params.yaml: not valid YAML: …"),
     Fault("day that no month has", "fetch", added("wings: 2001-99-99\n"), "params.yaml: not valid YAML: …"),
     Fault("mapping as a key", "fetch", added("? {a: 1}\n: 2\n"), "params.yaml: …"),
     Fault(

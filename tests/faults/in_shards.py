@@ -3,18 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.faults.case import (
-    Fault,
-    Project,
-    cut,
-    flip,
-    gone,
-    json_with,
-    json_without,
-    parameters,
-    together,
-    windowed,
-)
+from tests.faults.case import Fault, Project, cut, flip, gone, json_with, json_without, parameters, together, windowed
 
 META, WINDOWS = "data/shards/meta.json", "data/shards/windows.parquet"
 FIRST, SECOND = "data/shards/shard_00000.pt", "data/shards/shard_00001.pt"
@@ -157,7 +146,7 @@ FAULTS = [
         "of other parameters than the features",
         "finetune",
         two_shards,
-        "data/predictions/baseline.parquet: made from other shards than data/shards; run `dvc repro baseline`",
+        "data/features: made from other shards than data/shards; run `dvc repro baseline`",
     ),
     Fault(
         "another size of image than meta.json names",

@@ -139,12 +139,7 @@ FAULTS = [
         flip(BASE),
         f"{BASE}: tensor … is not the one that was recorded; fetch the base again",
     ),
-    Fault(
-        "base: a tensor is missing",
-        "baseline",
-        fetched_with(lost(BIAS)),
-        f"{BASE}: 1 tensors are missing: {BIAS}",
-    ),
+    Fault("base: a tensor is missing", "baseline", fetched_with(lost(BIAS)), f"{BASE}: 1 tensors are missing: {BIAS}"),
     Fault(
         "base: a tensor too many",
         "baseline",

@@ -43,13 +43,7 @@ def test_a_fault_ends_as_the_table_says(fault: Fault, finished, tmp_path, capfd)
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    ("command", "inject"),
-    [
-        ("audit", cut(VIDEO)),
-        ("evaluate", gone(HEADS)),
-    ],
-)
+@pytest.mark.parametrize(("command", "inject"), [("audit", cut(VIDEO)), ("evaluate", gone(HEADS))])
 def test_a_fault_in_a_process_of_its_own_is_one_line_too(finished, tmp_path, command, inject):
     """What a library says when it is imported, or by a warning, would stand beside the line."""
     with project_of(finished, tmp_path / "project") as project:

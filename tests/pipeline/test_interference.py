@@ -30,19 +30,19 @@ def project(module_project) -> Iterator[Path]:
     run(module_project, "dvc", "repro")
 
 
-def set_threshold(folder: Path, value: float) -> None:
-    change_parameters(folder, {"adapter": {"threshold": value}})
+def set_temperature(folder: Path, value: float) -> None:
+    change_parameters(folder, {"adapter": {"risk_temperature": value}})
 
 
-def threshold(folder: Path) -> float:
+def temperature(folder: Path) -> float:
     """What DVC recorded."""
-    return lock(folder)["report"]["params"]["params.yaml"]["adapter"]["threshold"]
+    return lock(folder)["report"]["params"]["params.yaml"]["adapter"]["risk_temperature"]
 
 
 def expected(folder: Path, value: float, place: Path) -> dict[str, str]:
-    """What an undisturbed run of this threshold makes, in a copy of its own."""
+    """What an undisturbed run of this temperature makes, in a copy of its own."""
     shutil.copytree(folder, place, symlinks=True, ignore=shutil.ignore_patterns("runs"))
-    set_threshold(place, value)
+    set_temperature(place, value)
     run(place, "dvc", "repro")
     return products(place)
 
@@ -64,7 +64,7 @@ def halted(folder: Path, log: Path) -> tuple[subprocess.Popen, psutil.Process]:
 
 def test_a_second_repro_says_who_is_at_work_and_leaves_the_first_alone(project, tmp_path):
     wanted = expected(project, 5.5, tmp_path / "alone")
-    set_threshold(project, 5.5)
+    set_temperature(project, 5.5)
     dvc, command = halted(project, tmp_path / "first.log")
     output = run(project, "dvc", "repro", fails=True)
     assert "is busy, it is being blocked by" in output and str(dvc.pid) in output and "Traceback" not in output
@@ -76,11 +76,11 @@ def test_a_second_repro_says_who_is_at_work_and_leaves_the_first_alone(project, 
 
 def test_a_command_that_outlives_its_dvc_is_not_joined_by_another(project, tmp_path):
     wanted, before = expected(project, 4.5, tmp_path / "alone"), lock(project)
-    set_threshold(project, 7.5)
+    set_temperature(project, 7.5)
     dvc, command = halted(project, tmp_path / "first.log")
     dvc.kill()
     dvc.wait()
-    set_threshold(project, 4.5)
+    set_temperature(project, 4.5)
     output = run(project, "dvc", "repro", fails=True)
     line = f"sigma: error: report: `sigma report` (process {command.pid}) still works in this project; wait until"
     assert output.count(line) == 1 and "Traceback" not in output
@@ -88,16 +88,16 @@ def test_a_command_that_outlives_its_dvc_is_not_joined_by_another(project, tmp_p
     until(lambda: not psutil.pid_exists(command.pid) or command.status() == psutil.STATUS_ZOMBIE)
     assert lock(project) == before, "nothing of the orphan is recorded"
     run(project, "dvc", "repro")
-    assert products(project) == wanted and threshold(project) == 4.5
+    assert products(project) == wanted and temperature(project) == 4.5
 
 
 @pytest.mark.parametrize("what", ["parameter", "source"])
 def test_a_run_whose_inputs_were_edited_meanwhile_is_not_recorded(project, tmp_path, what):
     before = lock(project)
-    set_threshold(project, 3.5)
+    set_temperature(project, 3.5)
     dvc, command = halted(project, tmp_path / "run.log")
     if what == "parameter":
-        set_threshold(project, 2.5)
+        set_temperature(project, 2.5)
     else:
         with open(project / "sigma/report/verdict.py", "a") as file:
             file.write("# edited\n")
@@ -108,7 +108,7 @@ def test_a_run_whose_inputs_were_edited_meanwhile_is_not_recorded(project, tmp_p
     assert output.count(f"sigma: error: report: {name} was edited while it ran") == 1 and "Traceback" not in output
     assert lock(project) == before
     run(project, "dvc", "repro")
-    recorded = threshold(project)
+    recorded = temperature(project)
     assert recorded == (2.5 if what == "parameter" else 3.5)
     assert products(project) == expected(project, recorded, tmp_path / "alone")
 

@@ -44,10 +44,7 @@ LEAST = 25
 CUT_OFF = {"dvc.lock'": "dvc.lock", "Unable to read RWLock-file": ".dvc/tmp/rwlock"}
 COMMANDS = {"evaluate": "sigma"}  # command -> stage, where they differ
 # Training lasts longer than everything before its first step, so that most kills of it fall into it.
-LONGER = {
-    "train": {"steps": 400, "validate_every": 25, "checkpoint_every": 2},
-    "machine": {"workers": 2},
-}
+LONGER = {"train": {"steps": 400, "validate_every": 25, "checkpoint_every": 2}, "machine": {"workers": 2}}
 
 
 def project(place: Path, name: str) -> Path:

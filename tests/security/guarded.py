@@ -72,10 +72,7 @@ def run_guarded(root: Path) -> Guarded:
     root.mkdir()
     write_tiny_base(root / "base", cameras=CAMERAS, tokenizer_max_length=64)
     write_dataset(root / SOURCE, lengths=(24,) * 6, tasks=TASKS, cameras=CAMERAS, joints=(*JOINTS[:5], GRIPPER))
-    changes = {
-        "fetch": {"dataset": {"source": SOURCE}, "base": {"source": "base"}},
-        "audit": {"on_failure": "keep"},
-    }
+    changes = {"fetch": {"dataset": {"source": SOURCE}, "base": {"source": "base"}}, "audit": {"on_failure": "keep"}}
     World(root).configure(changes)
     (root / "sigma_env").write_text(f"HUGGING_FACE_HUB_TOKEN={TOKENS[1]}\n")
     printed = ""

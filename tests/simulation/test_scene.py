@@ -8,15 +8,7 @@ import pytest
 from sigma.shared.errors import SigmaError
 from sigma.simulation.kinematics import inverse
 from sigma.simulation.model import CUBE_HALF, build_model
-from sigma.simulation.scene import (
-    FEATURE_NAMES,
-    Layout,
-    World,
-    joint_ranges,
-    to_radians,
-    to_units,
-    unit_ranges,
-)
+from sigma.simulation.scene import FEATURE_NAMES, Layout, World, joint_ranges, to_radians, to_units, unit_ranges
 from sigma.simulation.tasks import BASE_TASKS, TARGET, TASKS
 
 LAYOUT = TASKS[TARGET].scenario(1).layout

@@ -21,11 +21,7 @@ def repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "metrics").mkdir()
     write(METRICS)
-    for command in (
-        "init -q",
-        "add -A",
-        "-c user.email=a@example.org -c user.name=a commit -qm first",
-    ):
+    for command in ("init -q", "add -A", "-c user.email=a@example.org -c user.name=a commit -qm first"):
         subprocess.run(["git", *command.split()], check=True)
     return tmp_path
 

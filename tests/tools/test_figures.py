@@ -20,9 +20,7 @@ def committed(tmp_path_factory):
     """The committed README and metrics files: a run in this checkout may have written other last digits."""
     folder = tmp_path_factory.mktemp("committed")
     archive = subprocess.run(
-        ["git", "archive", "HEAD", *FILES, "metrics", "stages/world"],
-        cwd=ROOT,
-        capture_output=True,
+        ["git", "archive", "HEAD", *FILES, "metrics", "stages/world"], cwd=ROOT, capture_output=True
     )
     assert archive.returncode == 0, archive.stderr.decode()
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:

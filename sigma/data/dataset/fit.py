@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sigma.data.dataset.dataset import Dataset
-from sigma.data.dataset.statistics import check_still_joints
 from sigma.parameters import Parameters
 from sigma.shared.errors import SigmaError
+from sigma.shared.quantiles import check_still_joints
 
 # The adapter compares a validation window with those of other validation episodes; scores are those of test episodes.
 LEAST_HELD_OUT = {"validation": 2, "test": 1}

@@ -157,12 +157,7 @@ class SigmaTelepathyAdapter:
         return xp.where(share == 0.0, base, blended)
 
     def __call__(
-        self,
-        *,
-        base_action_vector: Any,
-        telepathy_residual: Any,
-        telepathy_factors: Any = None,
-        alignment: Any = None,
+        self, *, base_action_vector: Any, telepathy_residual: Any, telepathy_factors: Any = None, alignment: Any = None
     ) -> Any:
         """The blended action of one span, as the source's card calls it, by what these four say."""
         xp = array_namespace(base_action_vector)

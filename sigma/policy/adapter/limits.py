@@ -10,11 +10,7 @@ class NonFiniteActionError(SigmaError):
 
 
 def limit_action(
-    action: np.ndarray,
-    previous: np.ndarray,
-    lower: np.ndarray,
-    upper: np.ndarray,
-    max_step: np.ndarray | float,
+    action: np.ndarray, previous: np.ndarray, lower: np.ndarray, upper: np.ndarray, max_step: np.ndarray | float
 ) -> np.ndarray:
     """Clamp ``action [..., D]`` to ``[lower, upper]`` and to at most ``max_step`` away from ``previous [..., D]``.
 

@@ -81,10 +81,7 @@ class SigmaController:
 
     @torch.no_grad()
     def act(
-        self,
-        observations: Sequence[RobotObservation | dict[str, Any]],
-        indices: list[int],
-        noise: Tensor | None = None,
+        self, observations: Sequence[RobotObservation | dict[str, Any]], indices: list[int], noise: Tensor | None = None
     ) -> np.ndarray:
         """Plans (B, T, A) in the robot's units for B environments ``indices``, which give one observation each.
 
@@ -99,12 +96,7 @@ class SigmaController:
         decisions = vla.decisions(observation, carried, addresses, noise)
         if gate is not None:
             plan = gate.act(
-                observation,
-                views,
-                indices,
-                base=decisions.base,
-                action=decisions.action,
-                telepathy=decisions.telepathy,
+                observation, views, indices, base=decisions.base, action=decisions.action, telepathy=decisions.telepathy
             )
         elif scale in (0.0, 1.0):
             plan = decisions.action() if scale else decisions.base()

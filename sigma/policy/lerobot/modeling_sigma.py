@@ -22,6 +22,7 @@ from sigma.policy.control.robot_observation import RobotObservation
 from sigma.policy.control.sigma_controller import SigmaController, check_action_steps
 from sigma.policy.lerobot import policy_folder
 from sigma.policy.lerobot.configuration_sigma import TRAINED_BY, PolicyError, SigmaConfig, in_one_line
+from sigma.policy.lerobot.processor_sigma import pixels
 from sigma.policy.lerobot.real_time_chunking import RealTimeChunking
 from sigma.policy.lerobot.rollout_check import check_command, check_joints
 from sigma.policy.model.vla import SigmaTelepathyVLA
@@ -248,7 +249,7 @@ class SigmaPolicy(PreTrainedPolicy):
         cameras = self.vla.config["cameras"]
         _require(batch, *cameras, TASK)
         tasks = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
-        pictures = {camera: _pixels(camera, batch[camera]) for camera in cameras}
+        pictures = {camera: pixels(camera, batch[camera]) for camera in cameras}
         rows = {len(states), len(tasks), *map(len, pictures.values())}
         if states.ndim != 2 or len(rows) != 1:
             raise SigmaError(f"{STATE} {states.shape}, {len(tasks)} tasks: legal: [B, D], B images and B instructions")
@@ -272,15 +273,6 @@ def _require(batch: Mapping[str, Any], *keys: str) -> None:
     for key in keys:
         if key not in batch:
             raise SigmaError(f"{key!r} is missing among {', '.join(sorted(batch))}; rename it by --rename_map")
-
-
-def _pixels(camera: str, images: Tensor) -> np.ndarray:
-    """uint8 [B, H, W, 3] of images [B, 3, H, W]: what the camera gave before LeRobot divided it by 255."""
-    if images.dtype != torch.uint8:
-        if not bool((images >= 0).all() and (images <= 1).all()):
-            raise SigmaError(f"{camera}: legal values lie in [0, 1]")
-        images = (images.float() * 255).round().to(torch.uint8)
-    return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _load(config: SigmaConfig, folder: Path) -> SigmaController:

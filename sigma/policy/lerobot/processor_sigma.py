@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from lerobot.processor import (
     PolicyProcessorPipeline,
@@ -10,6 +11,7 @@ from lerobot.processor import (
 )
 
 from sigma.policy.lerobot.configuration_sigma import SigmaConfig
+from sigma.shared.errors import SigmaError
 
 
 def make_sigma_pre_post_processors(
@@ -24,3 +26,12 @@ def make_sigma_pre_post_processors(
     return make_policy_processor_pipelines(
         input_steps=[steps.rename_observations, steps.add_batch_dim, steps.to_device], output_steps=[steps.to_cpu]
     )
+
+
+def pixels(camera: str, images: torch.Tensor) -> np.ndarray:
+    """uint8 [B, H, W, 3] of images [B, 3, H, W]: what the camera gave before LeRobot divided it by 255."""
+    if images.dtype != torch.uint8:
+        if not bool((images >= 0).all() and (images <= 1).all()):
+            raise SigmaError(f"{camera}: legal values lie in [0, 1]")
+        images = (images.float() * 255).round().to(torch.uint8)
+    return images.permute(0, 2, 3, 1).cpu().numpy()

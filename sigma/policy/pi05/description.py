@@ -13,14 +13,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from sigma.policy.pi05.base_origin import HUB_ID, resolve_base
-from sigma.policy.pi05.configuration import (
-    ACTION,
-    STATE,
-    fit_joints,
-    normalisations,
-    read_configuration,
-    vector_sizes,
-)
+from sigma.policy.pi05.configuration import ACTION, STATE, fit_joints, normalisations, read_configuration, vector_sizes
 from sigma.policy.pi05.prompt import Prompter, read_tokenizer
 from sigma.policy.pi05.weights import stored_tensors, tensor_digest
 from sigma.shared.errors import SigmaError
@@ -132,12 +125,7 @@ def _tokenizer(folder: Path, pinned: dict[str, str] | None, *, verify: bool, dow
 
 
 def read_facts(
-    folder: Path,
-    pinned: dict[str, str] | None,
-    joints: Mapping[str, int] | None,
-    *,
-    verify: bool,
-    download: bool,
+    folder: Path, pinned: dict[str, str] | None, joints: Mapping[str, int] | None, *, verify: bool, download: bool
 ) -> tuple[PI05Config, PreTrainedTokenizerFast, dict[str, Quantiles] | None, dict[str, Any]]:
     """Everything but the weights, and the JSON-ready description of it.
 

@@ -17,11 +17,7 @@ from typing import Any
 
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
-from lerobot.policies.common.vla_utils import (
-    make_att_2d_masks,
-    pad_vector,
-    prepare_attention_masks_4d,
-)
+from lerobot.policies.common.vla_utils import make_att_2d_masks, pad_vector, prepare_attention_masks_4d
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from torch import Tensor
@@ -215,12 +211,7 @@ def integrate(
 
 
 def flow_matching_loss(
-    policy: PI05Policy,
-    encoded: Encoded,
-    actions: Tensor,
-    noise: Tensor,
-    time: Tensor,
-    steering: Steering | None = None,
+    policy: PI05Policy, encoded: Encoded, actions: Tensor, noise: Tensor, time: Tensor, steering: Steering | None = None
 ) -> Tensor:
     """π0.5's flow-matching loss, unreduced ``[B, K, Tc, A]``, of K noise draws that share one prefix.
 

@@ -34,10 +34,7 @@ class TrainerSteps:
     """Optimizer steps as one of the project's trainers makes them, with ``draws`` draws of noise a window."""
 
     def __init__(
-        self,
-        project: Project,
-        new_trainer: Callable[[WindowBatches, Parameters], Trainer | FlowTrainer],
-        draws: int,
+        self, project: Project, new_trainer: Callable[[WindowBatches, Parameters], Trainer | FlowTrainer], draws: int
     ):
         data = project.root / "data"
         self.train = project.parameters.train.model_copy(update={"accumulation": 1, "flow_draws": draws})

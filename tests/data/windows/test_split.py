@@ -9,9 +9,7 @@ from sigma.shared.errors import SigmaError
 
 
 @given(
-    st.dictionaries(st.integers(0, 500), st.integers(0, 3), min_size=4, max_size=60),
-    st.data(),
-    st.integers(0, 2**32),
+    st.dictionaries(st.integers(0, 500), st.integers(0, 3), min_size=4, max_size=60), st.data(), st.integers(0, 2**32)
 )
 def test_every_episode_is_in_exactly_one_split(task_of, data, seed):
     validation = data.draw(st.integers(2, len(task_of) - 2))

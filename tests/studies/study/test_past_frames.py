@@ -29,11 +29,7 @@ def load(world: World, folder, name: str, steps: int):
         reference, features = read_base(workspace)
         player = next(one for one in arm_players(folder, folder, workspace) if one.name == name)
         return load_player(
-            player,
-            reference=reference,
-            features=features,
-            parameters=world.configure(),
-            n_action_steps=steps,
+            player, reference=reference, features=features, parameters=world.configure(), n_action_steps=steps
         )
 
 

@@ -36,8 +36,8 @@ def test_a_gate_is_told_where_a_late_first_plan_led():
         def act(self, observations, indices):
             return np.arange(len(indices))[:, None, None] * 100 + np.arange(8)[None, :, None] + np.zeros((1, 1, 2))
 
-        def follow(self, index, command):
-            self.heard.append((index, command.tolist()))
+        def follow(self, index, command, *, late):
+            self.heard.append((index, command.tolist(), late))
 
     told = Told()
     for delay, heard in ((2, [1, 1]), (5, [7, 7])):
@@ -47,7 +47,7 @@ def test_a_gate_is_told_where_a_late_first_plan_led():
             late.reset([3])
             late.act([{"state": np.array([7, 7])}], [3])
             late.act([{"state": np.array([9, 9])}], [3])
-            assert told.heard == [(3, heard)]
+            assert told.heard == [(3, heard, delay)]
 
 
 @pytest.fixture

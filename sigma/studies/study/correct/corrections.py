@@ -49,11 +49,7 @@ def corrected(
 
 
 def record_corrected(
-    output: Path,
-    jobs: Mapping[EpisodeSpec, tuple[RolloutPolicy, range, int]],
-    rule: Rule,
-    batch: int,
-    meter: "Meter",
+    output: Path, jobs: Mapping[EpisodeSpec, tuple[RolloutPolicy, range, int]], rule: Rule, batch: int, meter: "Meter"
 ) -> tuple[Counter[str], Counter[str]]:
     """Write the successes of all jobs (policy, seeds, number wanted) to the new folder ``output``.
 

@@ -5,12 +5,7 @@ from pathlib import Path
 
 from sigma.shared.records import POSITIVE, read_record
 from sigma.studies.study.cells.arm_folder import CURVES, MODEL, RECORD
-from sigma.studies.study.cells.parameters import (
-    cell_parameters,
-    check_cell,
-    check_seed,
-    read_study,
-)
+from sigma.studies.study.cells.parameters import cell_parameters, check_cell, check_seed, read_study
 from sigma.studies.study.cells.workspace import CLOCKS, RATES, Workspace, cell_file
 
 
