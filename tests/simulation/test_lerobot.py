@@ -158,7 +158,7 @@ def embedded_world(tmp_path_factory) -> World:
 @pytest.mark.render
 def test_lerobot_eval_scores_the_same_successes_on_the_same_seeds(embedded_world, tmp_path):
     """The command itself, with its own processes, against our rollout; some episodes succeed and some fail."""
-    first, count, steps = 64, 6, 12
+    first, count, steps = 2, 6, 12
     folder = write_policy(embedded_world, tmp_path / "policy", clamp=True, **WIDE)
     command = [
         *(str(Path(sys.executable).with_name("lerobot-eval")), f"--policy.path={folder}", f"--env.type={TYPE}"),
