@@ -99,6 +99,8 @@ def test_a_training_goes_on_from_an_earlier_sigma(trained, own):
         own.run("fetch", changes={"fetch": {"start": str(earlier)}})
         model = own.trainer_from(Path("data/start/model")).build()
     heads, stored = load_file(earlier / HEADS), load_file(earlier / lora.WEIGHTS)
+    with pytest.raises(SigmaError, match=r"lora.alpha: found 8.0, but fetch.start .* has 4.0; legal: 4.0"):
+        own.run("finetune", changes={"lora": {"alpha": 8.0}})  # the fetch stage need not run for it
     assert all(torch.equal(value, heads[name]) for name, value in model.heads.state_dict().items())
     found = {name.replace(".default", ""): value for name, value in lora.named_parameters(model.adapted).items()}
     assert same(found, stored)

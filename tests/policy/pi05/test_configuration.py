@@ -18,6 +18,7 @@ from sigma.policy.pi05.small.processor_pi05_small import make_pi05_small_pre_pos
 from sigma.policy.pi05.small.tokenizer import build_tokenizer
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import read_json, write_json
+from sigma.studies.study.train.fine_tuned import save_fine_tuned
 from tests.bases import CAMERAS, write_tiny_base
 
 
@@ -55,7 +56,12 @@ def test_a_base_normalised_by_mean_and_deviation_acts_as_under_lerobot(tmp_path)
     # The dataset's statistics then are its mean and deviation too.
     columns = {name: [float(number)] * 6 for name, number in {"mean": 3, "std": 2, "q01": 0, "q99": 9}.items()}
     shards = SimpleNamespace(meta={"statistics": dict.fromkeys(stats, columns)})
-    assert select_normalisation("dataset", base, shards).action.q01.tolist() == [1.0] * 6
+    normalisation = select_normalisation("dataset", base, shards)
+    assert normalisation.action.q01.tolist() == [1.0] * 6
+    # Fine-tuned whole it is written with the units that it was trained in.
+    save_fine_tuned(tmp_path / "tuned", base, normalisation)
+    tuned = load_base(describe_base(str(tmp_path / "tuned"), None)).statistics["action"]
+    assert (tuned.q01.tolist(), tuned.q99.tolist()) == ([1.0] * 6, [5.0] * 6)
 
 
 def test_fields_of_another_lerobot_pass_where_they_switch_nothing_on(folder, caplog):

@@ -193,9 +193,16 @@ def test_bad_input_is_one_line_before_anything_is_played(world, monkeypatch):
         tasks.TASKS, "lift", replace(tasks.TASKS["lift"], instructions=(Instruction(("levitate it",)),))
     )
     refused(world, "does not know the word 'levitate'")
+    given = {"task": TASK, "arm": "base", "settings": [], "params": PARAMS, "workspace": world.root}
     with inside(world.root), pytest.raises(SigmaError, match=r"out\.json: legal: a name that ends with \.parquet"):
-        output = world.root / "out.json"
-        rollout.run(task=TASK, arm="base", settings=[], params=PARAMS, workspace=world.root, output=output, videos=None)
+        rollout.run(**given, output=world.root / "out.json", videos=None)
+    (world.root / "holiday").mkdir()
+    (world.root / "holiday/beach.mp4").write_text("x")
+    with (
+        inside(world.root),
+        pytest.raises(SigmaError, match=r"--videos .*holiday: holds something else; legal: a folder"),
+    ):
+        rollout.run(**given, output=world.root / "out.parquet", videos=world.root / "holiday")
 
 
 def test_without_a_renderer_nothing_is_loaded(world, monkeypatch):
