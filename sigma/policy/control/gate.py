@@ -134,7 +134,14 @@ class Gate:
         telepathy: TelepathyState | None = None,
     ) -> Tensor:
         """The executed plan (B, T, A), normalised; ``base`` and ``action`` integrate the frozen base's and the adapted
-        policy's, and are called where something of them is executed."""
+        policy's, and are called where something of them is executed.
+
+        The scale is decided up to three times, each time with what is known by then:
+
+        1. before acting: what is seen, felt and told. At scale 0 everywhere the adapted plan is never made;
+        2. with the adapted plan: whether it agrees with the one before. At scale 1 everywhere the base's is never made;
+        3. with both: how large their difference is.
+        """
         robots = [self.robots[index] for index in indices]
         measures, sight = self._before_acting(observation, views, robots, telepathy)
         risk, scale = self.adapter.decide(measures)

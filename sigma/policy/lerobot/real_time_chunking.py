@@ -3,6 +3,11 @@
 LeRobot asks for the next plan at any control step and says what of the last one is still to be executed. From that
 alone the policy knows how many control steps have passed, which memory and the trace of joint states count by.
 
+    last plan   |--- executed ---|--- left, n rows ----------|
+                                 ^ now: the next is asked for
+    next plan                    |- kept -|--- its own rows -----------|
+                                   delay  ^ LeRobot executes it from here on
+
 Legend: T steps of a plan, n of the last plan's that are left, A action dim, D state dim.
 """
 
