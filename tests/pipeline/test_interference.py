@@ -99,12 +99,12 @@ def test_a_run_whose_inputs_were_edited_meanwhile_is_not_recorded(project, tmp_p
     if what == "parameter":
         set_temperature(project, 2.5)
     else:
-        with open(project / "sigma/report/verdict.py", "a") as file:
+        with open(project / "sigma/report/provenance.py", "a") as file:
             file.write("# edited\n")
     command.resume()
     assert dvc.wait() != 0
     output = (tmp_path / "run.log").read_text()
-    name = {"parameter": "params.yaml: adapter", "source": "sigma/report/verdict.py"}[what]
+    name = {"parameter": "params.yaml: adapter", "source": "sigma/report"}[what]
     assert output.count(f"sigma: error: report: {name} was edited while it ran") == 1 and "Traceback" not in output
     assert lock(project) == before
     run(project, "dvc", "repro")
@@ -144,9 +144,9 @@ def revision(folder: Path, name: str) -> str:
 
 def test_an_experiment_in_a_copy_runs_the_copys_code(project):
     mark(project, 1)
-    run(project, "dvc", "exp", "run", "--queue", "-n", "queued", "-S", "adapter.threshold=6.5")
+    run(project, "dvc", "exp", "run", "--queue", "-n", "queued", "-S", "adapter.risk_temperature=6.5")
     mark(project, 2)
-    run(project, "dvc", "exp", "run", "--temp", "-n", "temporary", "-S", "adapter.threshold=6.25")
+    run(project, "dvc", "exp", "run", "--temp", "-n", "temporary", "-S", "adapter.risk_temperature=6.25")
     assert marked(project, revision(project, "temporary")) == 2
     mark(project, 3)
     run(project, "dvc", "queue", "start", "-j", "1")
