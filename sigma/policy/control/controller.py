@@ -84,8 +84,8 @@ class BaseController:
             with lora.disabled(gate.tuned):
                 return self._integrate(observation, indices)
 
-        action = lambda: self._integrate(adapted, indices)  # noqa: E731
-        return self._executed(gate.act(observation, views, indices, base=frozen, action=action), indices)
+        plans = gate.act(observation, views, indices, base=frozen, action=lambda: self._integrate(adapted, indices))
+        return self._executed(plans, indices)
 
     def _adapted_view(self, observation: Observation, indices: Sequence[int]) -> Observation:
         """What an adapted policy reads at this decision, where that is more than the frozen base does."""
