@@ -1,13 +1,14 @@
 """``sigma evaluate`` as a stage: its tables, and a calibration that has seen validation alone."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sigma.commands.evaluate import CALIBRATION, HEADS, PREDICTIONS
 from sigma.evaluation.predictions import stored_measures
-from sigma.evaluation.replay.gate_replay import calibrate_gate, measure_gate, stored_frames
+from sigma.evaluation.replay.gate_replay import _before, calibrate_gate, measure_gate, stored_frames
 from sigma.evaluation.replay.sigma_replay import decide, open_model
 from sigma.policy.adapter.adapter import AGREEMENT, BEFORE, SIZE, SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import read_calibration
@@ -79,6 +80,13 @@ def test_the_calibration_is_that_of_validation_episodes_alone(trained):
     decided["sigma_action"][~other] += 1.0
     moved = calibrate_gate(model, material, gate, decided, [])
     assert moved.ordinary[SIZE].scores[0] > expected.ordinary[SIZE].scores[0]
+
+
+def test_the_decision_before_a_frame_is_the_last_one_stored_at_least_a_chunk_earlier():
+    """Whatever memory's stride is, which in some profiles is four chunks."""
+    episode, step = np.array([3, 3, 3, 3, 5, 5]), np.array([32, 0, 8, 12, 0, 24])
+    shards = SimpleNamespace(frame_episode=episode, frame_step=step, meta={"chunk": 8, "memory_stride": 32})
+    assert _before(SimpleNamespace(shards=shards), np.arange(6)).tolist() == [3, -1, 1, 1, -1, 4]
 
 
 def test_a_frame_is_compared_with_the_one_a_chunk_before_it(trained):

@@ -129,12 +129,15 @@ def test_few_episodes_are_said_to_be_few(poor):
 def test_scale_zero_repeats_the_baseline_to_the_bit(skilled, tmp_path, monkeypatch):
     _, _, before = skilled
     write_predictions(tmp_path)
-    _, after = _metrics(tmp_path, monkeypatch, {"max_scale": 0.0, "min_scale": 0.0})
+    _, after = _run(tmp_path, monkeypatch, {"max_scale": 0.0, "min_scale": 0.0})
     for split, values in after["sigma"].items():
         for metric in ("mse_vec", "mse_chk", "mse_trj", "mse_plan"):
             assert values[metric] == after["baseline"][split][metric] == before["baseline"][split][metric]
             assert values[metric] != before["sigma"][split][metric]
     assert after["check_b"]["passed"] is False
+    # No term has a say where the scale is fixed.
+    page = (tmp_path / "reports/index.html").read_text()
+    assert "In no test episode is Sigma held back" in page and "The gate in the same episode" not in page
 
 
 def test_the_scores_are_those_of_the_plan_that_would_be_executed(tmp_path, monkeypatch):

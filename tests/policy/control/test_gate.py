@@ -8,6 +8,7 @@ import torch
 
 from sigma.policy.adapter.adapter import SigmaTelepathyAdapter
 from sigma.policy.adapter.calibration import read_calibration
+from sigma.policy.control import gate
 from sigma.policy.control.controller import BaseController
 from sigma.policy.control.sigma_controller import SigmaController
 from sigma.policy.model import lora
@@ -116,6 +117,21 @@ def test_the_same_words_pass_however_they_are_written_and_other_words_close_the_
     base = set(trained.configure().base.instructions) - set(trained.shards.tasks)
     for other in (" ".join(reversed(text.split())), "open the drawer", *base):
         assert acted(other)[1] <= 0.1, other
+    # An untrained text is read as the trained ones were: by its words alone.
+    assert live.gate._measure_words("Open the drawer.") == live.gate._measure_words("open the drawer")
+
+
+@torch.no_grad()
+def test_a_plan_that_began_late_is_compared_where_it_was_executed(trained, live, monkeypatch):
+    passed = []
+    monkeypatch.setattr(gate, "disagreement", lambda plan, before, steps: passed.append(steps) or np.zeros(len(plan)))
+    episode = trained.shards.meta["splits"]["validation"][0]
+    for late in (0, 1):
+        live.reset([0])
+        live.act([observations(trained, episode, 0)], [0])
+        live.gate.follow(0, recorded_command(trained, episode, STRIDE), late=late)
+        live.act([observations(trained, episode, STRIDE)], [0])
+    assert passed == [STRIDE, STRIDE - 1]
 
 
 @torch.no_grad()

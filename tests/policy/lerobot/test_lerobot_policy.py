@@ -1,6 +1,7 @@
 """Sigma behind LeRobot's interface: the same decisions as the project's own controller, to the bit."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from sigma.policy.lerobot.configuration_sigma import PolicyError, SigmaConfig
 from sigma.policy.lerobot.modeling_sigma import SigmaPolicy
 from sigma.shared.errors import SigmaError
 from sigma.shared.files import digest_folder, read_json
+from sigma.studies.study.cells.workspace import Workspace
+from sigma.studies.study.play.players import Player, load_player, read_base
 from tests.bases import CAMERAS, write_tiny_base
 from tests.lerobot_policies import lerobot_batch, views, write_policy
+from tests.worlds import inside
 
 STEPS = 4  # control steps a decision
 
@@ -85,6 +89,13 @@ def test_a_camera_that_the_windows_leave_out_is_asked_of_nobody(prepared, tmp_pa
     chunk = after(policy.predict_action_chunk(before(lerobot_batch(seen))))
     (expected,) = plans_of(controller(world), world)
     np.testing.assert_array_equal(chunk.numpy(), expected)
+    # Training, calibration and the frozen base in closed loop read no more either.
+    assert world.material().base.cameras == (CAMERAS[0],)
+    with inside(world.root):
+        reference, features = read_base(Workspace(Path()))
+        options = {"reference": reference, "features": features, "parameters": world.configure(changes)}
+        base = load_player(Player("base", "base"), **options, n_action_steps=STEPS)
+    assert base.builder.base.cameras == (CAMERAS[0],)
 
 
 @torch.no_grad()
